@@ -1,0 +1,58 @@
+"""Client side: NumPyClients that keep personal parameters on the device.
+
+``PersonalClient`` takes any ``torch.nn.Module`` and its loaders; ``client_app`` makes a Flower
+``ClientApp`` of it. This package knows no data set and no study.
+"""
+
+from clients.app import client_app
+from clients.personal import PersonalClient
+from clients.scopes import Scope, ScopeError, assign_scopes, components, select
+from clients.state import (
+    CorruptStateError,
+    ForeignStateError,
+    PersonalState,
+    PersonalStateError,
+    Snapshot,
+)
+from clients.tether import Pull, Tether
+from clients.training import (
+    FineTuning,
+    Optimization,
+    Phase,
+    TrainingDivergedError,
+    body_only,
+    evaluate,
+    fine_tune,
+    head_then_body,
+    in_memory_loader,
+    joint,
+    train,
+)
+
+__all__ = [
+    "CorruptStateError",
+    "FineTuning",
+    "ForeignStateError",
+    "Optimization",
+    "PersonalClient",
+    "PersonalState",
+    "PersonalStateError",
+    "Phase",
+    "Pull",
+    "Scope",
+    "ScopeError",
+    "Snapshot",
+    "Tether",
+    "TrainingDivergedError",
+    "assign_scopes",
+    "body_only",
+    "client_app",
+    "components",
+    "evaluate",
+    "fine_tune",
+    "head_then_body",
+    "in_memory_loader",
+    "joint",
+    "select",
+    "train",
+]

@@ -1,0 +1,95 @@
+"""The bridge between Flower's Messages and NumPyClients: arrays are matched by name."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
+from flwr.clientapp import ClientApp
+from flwr.clientapp.typing import Mod
+from numpy.typing import NDArray
+
+from clients.personal import PersonalClient
+from strategies.arrays import to_record, view
+from strategies.protocol import ARRAYS, CONFIG, METRICS, NUM_EXAMPLES, PROPERTIES
+
+BuildClient = Callable[[Context, Mapping[str, Any]], PersonalClient]
+"""(context, the message's config) -> the client of this node, built anew for every message."""
+
+
+def client_app(build: BuildClient, mods: list[Mod] | None = None) -> ClientApp:
+    """Return a ``ClientApp`` that answers train, evaluate and query messages with a client.
+
+    Parameters
+    ----------
+    build : makes the node's :class:`PersonalClient`; called for every message, because that is
+        how Flower runs clients, so it should cache what is slow (data, models)
+    mods : Flower mods around train and evaluate, e.g. for differential privacy
+
+    Examples
+    --------
+    ::
+
+        def build(context, config):
+            model, scopes = Net(), assign_scopes(Net(), personal="head")
+            state = PersonalState(context.state)
+            return PersonalClient(model, scopes, train_loader, test_loader=loader, state=state)
+
+        app = client_app(build)
+    """
+    app = ClientApp()
+
+    @app.train(mods=mods)
+    def train(message: Message, context: Context) -> Message:
+        config = _config(message)
+        client = build(context, config)
+        parameters = match(message.content[ARRAYS], client.shared_names)
+        arrays, num_examples, metrics = client.fit(parameters, config)
+        content = RecordDict(
+            {
+                ARRAYS: to_record(dict(zip(client.shared_names, arrays, strict=True))),
+                METRICS: MetricRecord({NUM_EXAMPLES: num_examples, **metrics}),  # type: ignore[dict-item]
+            }
+        )
+        return Message(content, reply_to=message)
+
+    @app.evaluate(mods=mods)
+    def evaluate(message: Message, context: Context) -> Message:
+        config = _config(message)
+        client = build(context, config)
+        parameters = match(message.content[ARRAYS], client.shared_names)
+        loss, num_examples, metrics = client.evaluate(parameters, config)
+        record = MetricRecord({NUM_EXAMPLES: num_examples, "loss": loss, **metrics})  # type: ignore[dict-item]
+        return Message(RecordDict({METRICS: record}), reply_to=message)
+
+    @app.query()
+    def query(message: Message, context: Context) -> Message:
+        config = _config(message)
+        properties = build(context, config).get_properties(config)
+        return Message(RecordDict({PROPERTIES: ConfigRecord(properties)}), reply_to=message)  # type: ignore[arg-type]
+
+    return app
+
+
+def match(arrays: Mapping[str, Array], names: list[str]) -> list[NDArray[np.generic]]:
+    """Return the arrays of a message in the order of ``names``.
+
+    Raises
+    ------
+    ValueError
+        If a name is missing or unexpected, or an array cannot be read; the message says which.
+    """
+    missing = [name for name in names if name not in arrays]
+    unexpected = [name for name in arrays if name not in names]
+    if missing or unexpected:
+        raise ValueError(
+            f"the arrays in the message are not those this client shares: missing {missing}, "
+            f"unexpected {unexpected}"
+        )
+    return [view(arrays[name]) for name in names]
+
+
+def _config(message: Message) -> dict[str, Any]:
+    if ARRAYS in message.content and not isinstance(message.content[ARRAYS], ArrayRecord):
+        raise ValueError(f"record {ARRAYS!r} of the message is no ArrayRecord")
+    return dict(message.content.config_records.get(CONFIG, {}))

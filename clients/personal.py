@@ -1,0 +1,302 @@
+"""The client that keeps personal parameters to itself."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from flwr.client import NumPyClient
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from clients.scopes import Scope, names_of
+from clients.state import PersonalState, Snapshot, tensor_spec
+from clients.tether import Pull
+from clients.training import (
+    Criterion,
+    FineTuning,
+    Loader,
+    Optimization,
+    Schedule,
+    evaluate,
+    fine_tune,
+    joint,
+    train,
+)
+from strategies.protocol import NUM_EXAMPLES, NUM_ROUNDS, PARTITION_ID, PROPERTIES, SERVER_ROUND
+from strategies.randomness import named_seed
+
+NDArrays = list[NDArray[Any]]
+Scalars = dict[str, bool | bytes | float | int | str]
+
+PERSONAL_PART = "personal"
+FINE_TUNED_PART = "fine-tuned"
+
+
+class PersonalClient(NumPyClient):
+    """Train a shared model with a personal part that never leaves the device.
+
+    Works with any ``torch.nn.Module`` and any iterable of ``(inputs, targets)`` batches, such as
+    a ``DataLoader``. Arrays travel as a list in the order of :attr:`shared_names`;
+    :func:`clients.client_app` matches them by name, and in a Flower project that uses
+    ``client_fn`` it is ``PersonalClient(...).to_client()``.
+
+    What it draws at random (the order of batches, dropout) comes from torch's global generator,
+    seeded afresh from (seed, client, round) for every message and put back afterwards. A
+    ``DataLoader`` with a generator of its own stays outside of that.
+
+    Parameters
+    ----------
+    model : the architecture, on the device to train on. Its current values are the client's
+        first personal parameters.
+    scopes : scope of every state-dict entry, from :func:`clients.assign_scopes`
+    train_loader : the client's training batches. A client without examples takes no step and
+        returns what it received with ``num-examples`` 0, which strategies leave out.
+    validation_loader, test_loader : its other two splits, or None
+    num_examples : number of training examples; counted from the loader's ``dataset`` by default
+    schedule : phases of local training (:func:`clients.joint` and its siblings)
+    optimization : optimizer and its settings
+    pulls : what parameters are tethered to
+    fine_tuning : personalization at evaluation, if the method has it
+    criterion : mean loss from (outputs, targets)
+    state : where personal parameters live between messages; None keeps them nowhere, which only
+        makes sense if nothing is personal
+    partition_id : the client's own number
+    properties : further properties of the client that a query may ask for
+    seed : the run's seed
+
+    Raises
+    ------
+    ValueError
+        If ``scopes`` are not those of ``model``.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        scopes: Mapping[str, Scope],
+        train_loader: Loader,
+        validation_loader: Loader | None = None,
+        test_loader: Loader | None = None,
+        *,
+        num_examples: int | None = None,
+        schedule: Schedule = joint(1),
+        optimization: Optimization = Optimization(),
+        pulls: Sequence[Pull] = (),
+        fine_tuning: FineTuning | None = None,
+        criterion: Criterion = cross_entropy,
+        state: PersonalState | None = None,
+        partition_id: int = 0,
+        properties: Mapping[str, bool | int | float | str] | None = None,
+        seed: int = 0,
+    ) -> None:
+        self._entries = model.state_dict()  # views of the model's own tensors
+        if scopes.keys() != self._entries.keys():
+            odd = sorted(scopes.keys() ^ self._entries.keys())
+            raise ValueError(f"scopes and state dict differ in {odd}")
+        self.model = model
+        self.scopes = scopes
+        self.train_loader = train_loader
+        self.validation_loader = validation_loader
+        self.test_loader = test_loader
+        self.num_examples = count_examples(train_loader) if num_examples is None else num_examples
+        self.schedule = schedule
+        self.optimization = optimization
+        self.pulls = pulls
+        self.fine_tuning = fine_tuning
+        self.criterion = criterion
+        self.state = state or PersonalState()
+        self.partition_id = partition_id
+        self.properties = dict(properties or {})
+        self.seed = seed
+        self.shared_names = names_of(scopes, Scope.SHARED, Scope.GROUP)
+        self.personal_names = names_of(scopes, Scope.PERSONAL)
+        self._spec = tensor_spec({name: self._entries[name] for name in self.personal_names})
+
+    # ------------------------------------------------------------------ Flower's NumPyClient
+
+    def get_parameters(self, config: dict[str, Any]) -> NDArrays:
+        """Return the shared and group arrays, in the order of ``shared_names``, as copies."""
+        return [self._entries[name].detach().cpu().numpy().copy() for name in self.shared_names]
+
+    def fit(self, parameters: NDArrays, config: dict[str, Any]) -> tuple[NDArrays, int, Scalars]:
+        """Train from the received arrays and the client's own; keep the personal ones.
+
+        Parameters
+        ----------
+        parameters : the shared and group arrays, in the order of ``shared_names``
+        config : ``server-round`` is read
+
+        Returns
+        -------
+        the trained shared and group arrays; the number of training examples; ``train-loss``
+        (NaN without a step) and ``partition-id``
+
+        Raises
+        ------
+        ValueError
+            If an array has a wrong shape.
+        TrainingDivergedError, PersonalStateError
+            See there. The client's state is then what it was before.
+        """
+        server_round = int(config.get(SERVER_ROUND, 0))
+        before = self._load(parameters)
+        with self._random(server_round, "train"):
+            current = dict(self.model.named_parameters())
+            tethers = [tether for pull in self.pulls if (tether := pull.tether(current, self.scopes))]
+            result = train(
+                self.model,
+                self.train_loader if self.num_examples else (),
+                self.schedule,
+                self.scopes,
+                criterion=self.criterion,
+                optimization=self.optimization,
+                tethers=tethers,
+            )
+        others = {} if before is None else dict(before.arrays)
+        if self.personal_names:
+            self._keep(server_round, others, PERSONAL_PART, self.personal_names)
+        metrics: Scalars = {"train-loss": result.loss, PARTITION_ID: self.partition_id}
+        return self.get_parameters({}), self.num_examples, metrics
+
+    def evaluate(self, parameters: NDArrays, config: dict[str, Any]) -> tuple[float, int, Scalars]:
+        """Score the personalized model on the client's own test and validation examples.
+
+        Parameters
+        ----------
+        parameters : the shared and group arrays, in the order of ``shared_names``
+        config : ``server-round`` and ``num-server-rounds`` are read (fine-tuning after the last round)
+
+        Returns
+        -------
+        test loss; number of test examples; ``accuracy``, ``validation-loss``,
+        ``validation-accuracy`` (NaN without validation examples), ``partition-id``, and
+        ``fine-tuning-epochs`` if the method fine-tunes
+        """
+        server_round = int(config.get(SERVER_ROUND, 0))
+        before = self._load(parameters)
+        metrics: Scalars = {PARTITION_ID: self.partition_id}
+        if self.fine_tuning is not None:
+            last = server_round >= int(config.get(NUM_ROUNDS, 0))
+            metrics["fine-tuning-epochs"] = 0
+            if last or self.fine_tuning.every_round:
+                metrics["fine-tuning-epochs"] = self._fine_tune(server_round)
+            if last:
+                others = {} if before is None else dict(before.arrays)
+                trained = names_of(self.scopes, *self.fine_tuning.trains)
+                self._keep(server_round, others, FINE_TUNED_PART, trained)
+        test = evaluate(self.model, self.test_loader, self.criterion)
+        validation = evaluate(self.model, self.validation_loader, self.criterion)
+        metrics["accuracy"] = test.accuracy
+        metrics["validation-loss"] = validation.loss
+        metrics["validation-accuracy"] = validation.accuracy
+        return test.loss, test.examples, metrics
+
+    def get_properties(self, config: dict[str, Any]) -> Scalars:
+        """Answer a query.
+
+        Parameters
+        ----------
+        config : ``properties``, the comma-separated names wanted; all by default
+
+        Returns
+        -------
+        Among ``partition-id``, ``num-examples`` (training), ``classes`` (labels among the
+        training examples, such as ``"0,3,7"``), ``shared`` and ``personal`` (names of arrays), and
+        what the client was given as ``properties``.
+
+        Raises
+        ------
+        ValueError
+            If an unknown property is asked for.
+        """
+        known: dict[str, Callable[[], Any]] = {
+            PARTITION_ID: lambda: self.partition_id,
+            NUM_EXAMPLES: lambda: self.num_examples,
+            "classes": lambda: ",".join(map(str, self._classes())),
+            "shared": lambda: ",".join(self.shared_names),
+            "personal": lambda: ",".join(self.personal_names),
+            **{name: lambda value=value: value for name, value in self.properties.items()},
+        }
+        wanted = str(config.get(PROPERTIES, "")).split(",") if config.get(PROPERTIES) else known
+        if unknown := sorted(set(wanted) - known.keys()):
+            raise ValueError(f"unknown properties {unknown}; known are {sorted(known)}")
+        return {name: known[name]() for name in wanted}
+
+    # ------------------------------------------------------------------ the inside
+
+    def _classes(self) -> list[int]:
+        seen: set[int] = set()
+        for batch in self.train_loader:
+            seen.update(batch[-1].flatten().tolist())
+        return sorted(seen)
+
+    def _load(self, parameters: NDArrays) -> Snapshot | None:
+        """Put the received arrays and the client's own into the model."""
+        if len(parameters) != len(self.shared_names):
+            raise ValueError(
+                f"received {len(parameters)} arrays instead of the {len(self.shared_names)} that "
+                f"are not personal: {self.shared_names}"
+            )
+        for name, values in zip(self.shared_names, parameters, strict=True):
+            if tuple(values.shape) != tuple(self._entries[name].shape):
+                raise ValueError(
+                    f"array {name!r} has shape {tuple(values.shape)} instead of "
+                    f"{tuple(self._entries[name].shape)}"
+                )
+            # A received array may be a read-only view of the message; torch wants its own.
+            self._entries[name].copy_(torch.from_numpy(values.copy()))
+        if not self.personal_names and self.fine_tuning is None:
+            return None
+        snapshot = self.state.load(self._spec)
+        if snapshot is not None:
+            for name, tensor in snapshot.part(PERSONAL_PART).items():
+                self._entries[name].copy_(tensor)
+        return snapshot
+
+    def _keep(
+        self, server_round: int, others: dict[str, Tensor], part: str, names: Sequence[str]
+    ) -> None:
+        own = {f"{part}/{name}": self._entries[name].detach().cpu().clone() for name in names}
+        self.state.save(Snapshot(server_round, {**others, **own}), self._spec)
+
+    def _fine_tune(self, server_round: int) -> int:
+        assert self.fine_tuning is not None
+        with self._random(server_round, "fine-tune"):
+            return fine_tune(
+                self.model,
+                self.train_loader if self.num_examples else (),
+                self.validation_loader,
+                self.fine_tuning,
+                self.scopes,
+                criterion=self.criterion,
+                optimization=self.optimization,
+            )
+
+    def _random(self, server_round: int, purpose: str) -> Any:
+        """Context in which torch draws from this client's, round's and purpose's own stream."""
+        return seeded(named_seed(self.seed, purpose, self.partition_id, server_round), self.model)
+
+
+class seeded:
+    """Context manager: seed torch's global generators, and put them back at the end."""
+
+    def __init__(self, seed: int, model: nn.Module) -> None:
+        devices = {p.device.index or 0 for p in model.parameters() if p.device.type == "cuda"}
+        self._fork = torch.random.fork_rng(devices=sorted(devices))
+        self._seed = seed
+
+    def __enter__(self) -> None:
+        self._fork.__enter__()
+        torch.manual_seed(self._seed)
+
+    def __exit__(self, *error: Any) -> None:
+        self._fork.__exit__(*error)
+
+
+def count_examples(loader: Loader) -> int:
+    """Return the number of examples of a loader, from its ``dataset`` where it has one."""
+    dataset = getattr(loader, "dataset", None)
+    if dataset is not None and hasattr(dataset, "__len__"):
+        return len(dataset)
+    return sum(len(batch[-1]) for batch in loader)

@@ -1,0 +1,207 @@
+"""Whose is a parameter? Every entry of a model's state dict has exactly one scope.
+
+``shared`` entries are averaged over everyone, ``group`` entries inside the client's group, and
+``personal`` entries never leave the device. A *rule* says which entries get a scope: a
+comma-separated list of
+
+- components: ``all``, ``none``; ``norm`` (normalization layers, by module type); ``se``
+  (torchvision's ``SqueezeExcitation``, or modules that declare themselves), ``adapter``
+  (modules that declare themselves); ``head`` and any other part that the model declares;
+  ``body`` (everything that is not ``head``);
+- module paths, with ``*``, ``?`` and ``[]`` as in :mod:`fnmatch`: ``body.0``, ``layer4.*.bn1``;
+  everything below a matched module belongs to it. The path of a single entry
+  (``head.bias``) works too.
+
+A model declares its parts by an attribute ``parts``, a mapping of part to module paths, such as
+``{"head": ("fc",)}``; a module declares itself by a class attribute ``component = "adapter"``.
+Names are never searched for substrings: in torchvision's ResNet the batch norm at
+``layer2.0.downsample.1`` is found by its type, and a linear layer called ``subnet`` is not.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from enum import StrEnum
+from fnmatch import fnmatchcase
+
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
+
+Parts = Mapping[str, Sequence[str]]
+"""Name of a part -> paths of its modules."""
+
+BATCH_NORM: tuple[type[nn.Module], ...] = (_NormBase,)
+"""Normalization with running statistics: batch norm and instance norm."""
+
+NORM: tuple[type[nn.Module], ...] = (_NormBase, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm)
+
+
+class Scope(StrEnum):
+    """Whose a parameter is."""
+
+    SHARED = "shared"
+    GROUP = "group"
+    PERSONAL = "personal"
+
+
+class ScopeError(ValueError):
+    """A rule that matches nothing, or an entry with no scope or with two."""
+
+
+def components(model: nn.Module, parts: Parts | None = None) -> dict[str, frozenset[str]]:
+    """Return the components of a model: name -> the state-dict entries that belong to it.
+
+    Parameters
+    ----------
+    model : module
+    parts : declaration of the model's parts; by default the model's attribute ``parts``
+
+    Raises
+    ------
+    ScopeError
+        If a declared part names a module the model does not have.
+    """
+    from torchvision.ops import SqueezeExcitation  # a second to import, so only where needed
+
+    entries = tuple(_tensors(model))
+    found: dict[str, set[str]] = {"all": set(entries), "none": set()}
+    for path, module in model.named_modules(remove_duplicate=False):
+        names = [getattr(module, "component", None)]
+        names += ["norm"] if isinstance(module, NORM) else []
+        names += ["se"] if isinstance(module, SqueezeExcitation) else []
+        for name in filter(None, names):
+            found.setdefault(name, set()).update(_below(path, entries))
+    declared = getattr(model, "parts", {}) if parts is None else parts
+    modules = dict(model.named_modules(remove_duplicate=False))
+    for part, paths in declared.items():
+        for path in paths:
+            if path not in modules:
+                raise ScopeError(
+                    f"part {part!r} names the module {path!r}, which {_name(model)} does not have; "
+                    f"its modules: {', '.join(filter(None, modules))}"
+                )
+            found.setdefault(part, set()).update(_below(path, entries))
+    if "head" in found:
+        found["body"] = found["all"] - found["head"]
+    return {name: frozenset(members) for name, members in found.items()}
+
+
+def select(model: nn.Module, rule: str, parts: Parts | None = None) -> frozenset[str]:
+    """Return the state-dict entries that a rule selects.
+
+    Raises
+    ------
+    ScopeError
+        If a word of the rule matches nothing; the message lists what the model has.
+    """
+    known = components(model, parts)
+    selected: set[str] = set()
+    words = [word.strip() for word in rule.split(",") if word.strip()]
+    if not words:
+        raise ScopeError(f"the rule {rule!r} is empty; write 'none' for no entries")
+    for word in words:
+        members = known[word] if word in known else _matching(known["all"], word)
+        if not members and word != "none":
+            raise ScopeError(f"{word!r} matches nothing in {_name(model)}; it has {_inventory(known)}")
+        selected |= members
+    return frozenset(selected)
+
+
+def assign_scopes(
+    model: nn.Module,
+    personal: str = "none",
+    group: str = "none",
+    shared: str | None = None,
+    parts: Parts | None = None,
+) -> dict[str, Scope]:
+    """Return the scope of every entry of ``model.state_dict()``, buffers included.
+
+    Parameters
+    ----------
+    model : module
+    personal, group : rules
+    shared : rule; by default everything that is neither personal nor group
+    parts : declaration of the model's parts; by default the model's attribute ``parts``
+
+    Returns
+    -------
+    dict in the order of the state dict
+
+    Raises
+    ------
+    ScopeError
+        If a rule matches nothing, if an entry has no scope or two, or if two entries that are
+        one tensor (tied weights) have different scopes. The message lists the entries.
+    """
+    tensors = _tensors(model)
+    chosen = {Scope.PERSONAL: select(model, personal, parts), Scope.GROUP: select(model, group, parts)}
+    rest = frozenset(tensors) - chosen[Scope.PERSONAL] - chosen[Scope.GROUP]
+    chosen[Scope.SHARED] = rest if shared is None else select(model, shared, parts)
+    scopes: dict[str, Scope] = {}
+    for name in tensors:
+        having = [scope for scope in Scope if name in chosen[scope]]
+        if len(having) != 1:
+            states = " and ".join(having) or "no scope"
+            raise ScopeError(
+                f"{name!r} has {states}; every entry needs exactly one of shared, group, personal "
+                f"(rules: personal={personal!r}, group={group!r}, shared={shared!r}; "
+                f"{_name(model)} has {_inventory(components(model, parts))})"
+            )
+        scopes[name] = having[0]
+    _check_tied(tensors, scopes)
+    return scopes
+
+
+def names_of(scopes: Mapping[str, Scope], *wanted: Scope) -> list[str]:
+    """Return the names that have one of the wanted scopes, in the order of ``scopes``."""
+    return [name for name, scope in scopes.items() if scope in wanted]
+
+
+def _tensors(model: nn.Module) -> dict[str, Tensor]:
+    state = model.state_dict(keep_vars=True)
+    for name, value in state.items():
+        if not isinstance(value, Tensor):
+            raise ScopeError(
+                f"state dict entry {name!r} of {_name(model)} is a {type(value).__name__}; only "
+                "tensors can be shared or kept"
+            )
+    return state
+
+
+def _check_tied(tensors: Mapping[str, Tensor], scopes: Mapping[str, Scope]) -> None:
+    first: dict[int, str] = {}
+    for name, tensor in tensors.items():
+        if tensor.numel() == 0:
+            continue
+        other = first.setdefault(tensor.data_ptr(), name)
+        if scopes[other] is not scopes[name]:
+            raise ScopeError(
+                f"{other!r} ({scopes[other]}) and {name!r} ({scopes[name]}) are one tensor; tied "
+                "entries need the same scope"
+            )
+
+
+def _below(path: str, entries: Iterable[str]) -> set[str]:
+    return {name for name in entries if not path or name == path or name.startswith(path + ".")}
+
+
+def _matching(entries: Iterable[str], pattern: str) -> frozenset[str]:
+    """Entries whose own path, or the path of a module around them, matches the pattern."""
+    return frozenset(
+        name
+        for name in entries
+        if any(fnmatchcase(prefix, pattern) for prefix in _prefixes(name))
+    )
+
+
+def _prefixes(name: str) -> list[str]:
+    segments = name.split(".")
+    return [".".join(segments[: length + 1]) for length in range(len(segments))]
+
+
+def _name(model: nn.Module) -> str:
+    return type(model).__name__
+
+
+def _inventory(known: Mapping[str, frozenset[str]]) -> str:
+    described = [f"{part} ({len(members)})" for part, members in sorted(known.items()) if members]
+    paths = sorted({name.rpartition(".")[0] or name for name in known["all"]})
+    return f"the components {', '.join(described)} and the module paths {', '.join(paths)}"

@@ -1,0 +1,383 @@
+"""The one local training loop. What differs between methods is data: phases, tethers, scopes."""
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.utils.data import DataLoader, Sampler, TensorDataset
+
+from clients.scopes import Scope
+from clients.tether import Tether, check_stable
+
+Batch = Sequence[Tensor]
+"""Inputs first, targets last; the first dimension of each is the example."""
+
+Criterion = Callable[[Tensor, Tensor], Tensor]
+"""(outputs, targets) -> mean loss over the examples, a scalar tensor."""
+
+Loader = Iterable[Batch]
+
+EVERYTHING = frozenset(Scope)
+
+
+class TrainingDivergedError(RuntimeError):
+    """Local training produced a loss or a parameter that is not finite."""
+
+
+@dataclass(frozen=True)
+class Phase:
+    """A stretch of local training: which scopes are trained and for how long.
+
+    Attributes
+    ----------
+    trains : scopes whose parameters move; everything else is frozen, buffers included
+    epochs : passes over the client's training data
+    steps : if positive, this many minibatch steps instead of ``epochs``
+    """
+
+    trains: frozenset[Scope] = EVERYTHING
+    epochs: int = 1
+    steps: int = 0
+
+    def __post_init__(self) -> None:
+        if self.epochs < 0 or self.steps < 0:
+            raise ValueError(f"epochs and steps must be >= 0, got {self.epochs} and {self.steps}")
+
+
+Schedule = tuple[Phase, ...]
+_OTHERS = frozenset({Scope.SHARED, Scope.GROUP})
+
+
+def joint(epochs: int, steps: int = 0) -> Schedule:
+    """Train everything together (FedAvg, FedPer)."""
+    return (Phase(EVERYTHING, epochs, steps),)
+
+
+def head_then_body(epochs: int, steps: int = 0, head_epochs: int = 1) -> Schedule:
+    """Train what is personal, then what is not (FedRep, Collins et al. 2021, Algorithm 1)."""
+    return (Phase(frozenset({Scope.PERSONAL}), head_epochs), Phase(_OTHERS, epochs, steps))
+
+
+def body_only(epochs: int, steps: int = 0) -> Schedule:
+    """Train only what is not personal; the head keeps its first values (FedBABU, Oh et al. 2022)."""
+    return (Phase(_OTHERS, epochs, steps),)
+
+
+@dataclass(frozen=True)
+class Optimization:
+    """How a client steps. The optimizer starts afresh in every phase of every round.
+
+    Attributes
+    ----------
+    optimizer : ``"sgd"`` (with ``momentum``) or ``"adam"``
+    learning_rate : > 0
+    momentum : in [0, 1), SGD only
+    weight_decay : >= 0, of the trained parameters only
+    gradient_clip : largest Euclidean norm of the whole gradient, tethers included; 0 for none
+    """
+
+    optimizer: Literal["sgd", "adam"] = "sgd"
+    learning_rate: float = 0.1
+    momentum: float = 0.9
+    weight_decay: float = 0.0
+    gradient_clip: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.optimizer not in ("sgd", "adam"):
+            raise ValueError(f"optimizer must be 'sgd' or 'adam', got {self.optimizer!r}")
+        if not self.learning_rate > 0:
+            raise ValueError(f"learning_rate must be > 0, got {self.learning_rate}")
+        if not 0 <= self.momentum < 1:
+            raise ValueError(f"momentum must be in [0, 1), got {self.momentum}")
+        if self.weight_decay < 0 or self.gradient_clip < 0:
+            raise ValueError("weight_decay and gradient_clip must be >= 0")
+
+    def build(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
+        """Return a new optimizer over these parameters."""
+        if self.optimizer == "adam":
+            return torch.optim.Adam(
+                parameters, lr=self.learning_rate, weight_decay=self.weight_decay
+            )
+        return torch.optim.SGD(
+            parameters,
+            lr=self.learning_rate,
+            momentum=self.momentum,
+            weight_decay=self.weight_decay,
+        )
+
+
+@dataclass(frozen=True)
+class TrainingResult:
+    """What a client's training did.
+
+    Attributes
+    ----------
+    loss : mean data loss over the batches of the last phase that took a step, NaN without steps
+    steps : optimizer steps over all phases
+    """
+
+    loss: float
+    steps: int
+
+
+def train(
+    model: nn.Module,
+    loader: Loader,
+    schedule: Schedule,
+    scopes: Mapping[str, Scope],
+    *,
+    criterion: Criterion = cross_entropy,
+    optimization: Optimization = Optimization(),
+    tethers: Sequence[Tether] = (),
+) -> TrainingResult:
+    """Train ``model`` in place on a client's batches.
+
+    A client with fewer examples than a batch trains on one smaller batch; one without examples
+    takes no step. Batch norm never sees a batch of one: such a batch joins its neighbour, and
+    where it has none (a client with a single example) batch norm uses its running statistics for
+    that step and leaves them as they are.
+
+    Parameters
+    ----------
+    model : on the device where it is to be trained
+    loader : yields batches; iterated once an epoch
+    schedule : phases, in order
+    scopes : scope of every state-dict entry, from :func:`clients.scopes.assign_scopes`
+    criterion : mean loss of a batch from the model's outputs and the targets
+    optimization, tethers : see there
+
+    Raises
+    ------
+    TrainingDivergedError
+        If the loss or a trained parameter stops being finite.
+    ValueError
+        If the tethers are too strong for the learning rate.
+    """
+    check_stable(tethers, optimization.learning_rate)
+    was_trainable = {name: p.requires_grad for name, p in model.named_parameters()}
+    result = TrainingResult(math.nan, 0)
+    try:
+        for phase in schedule:
+            done = _train_phase(model, loader, phase, scopes, criterion, optimization, tethers)
+            if done.steps:
+                result = TrainingResult(done.loss, result.steps + done.steps)
+    finally:
+        for name, parameter in model.named_parameters():
+            parameter.requires_grad_(was_trainable[name])
+            parameter.grad = None
+        model.eval()
+    _check_finite(model)
+    return result
+
+
+def _train_phase(
+    model: nn.Module,
+    loader: Loader,
+    phase: Phase,
+    scopes: Mapping[str, Scope],
+    criterion: Criterion,
+    optimization: Optimization,
+    tethers: Sequence[Tether],
+) -> TrainingResult:
+    parameters = _freeze_all_but(model, phase.trains, scopes)
+    if not parameters:
+        return TrainingResult(math.nan, 0)
+    optimizer = optimization.build(parameters.values())
+    live_norms = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.training]
+    device = device_of(model)
+    total, count, steps = torch.zeros((), device=device), 0, 0
+    for batch in _batches(loader, phase, merge=bool(live_norms)):
+        inputs, targets = batch[0].to(device), batch[-1].to(device)
+        size = len(targets)
+        for norm in live_norms:
+            norm.train(size > 1)
+        optimizer.zero_grad(set_to_none=True)
+        loss = criterion(model(inputs), targets)
+        loss.backward()  # type: ignore[no-untyped-call]
+        for tether in tethers:
+            tether.add_gradient(parameters)
+        if optimization.gradient_clip:
+            nn.utils.clip_grad_norm_(parameters.values(), optimization.gradient_clip)
+        optimizer.step()
+        total += loss.detach() * size
+        count, steps = count + size, steps + 1
+    mean = float(total) / count if count else math.nan
+    if count and not math.isfinite(mean):
+        raise TrainingDivergedError(
+            f"the training loss became {mean} within {steps} steps at learning rate "
+            f"{optimization.learning_rate:g}; a smaller one or gradient_clip would help"
+        )
+    return TrainingResult(mean, steps)
+
+
+def _freeze_all_but(
+    model: nn.Module, trained: frozenset[Scope], scopes: Mapping[str, Scope]
+) -> dict[str, nn.Parameter]:
+    """Freeze what a phase does not train, and return the parameters that it does.
+
+    Frozen for good: no gradient, so nothing for momentum or weight decay to act on, and a module
+    whose own buffers are not trained (the batch norm of a frozen body) is in eval mode, so that
+    its statistics stay as they are.
+    """
+    model.train()
+    for path, module in model.named_modules():
+        own = [f"{path}.{name}" if path else name for name, _ in module.named_buffers(recurse=False)]
+        if any(name in scopes and scopes[name] not in trained for name in own):
+            module.training = False
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(scopes[name] in trained)
+    return {name: p for name, p in model.named_parameters() if p.requires_grad}
+
+
+def _batches(loader: Loader, phase: Phase, merge: bool) -> Iterator[Batch]:
+    epochs, steps = phase.epochs, phase.steps
+    taken = 0
+    while steps or epochs:
+        before = taken
+        for batch in merge_lone_examples(loader) if merge else loader:
+            yield batch
+            taken += 1
+            if steps and taken == steps:
+                return
+        if taken == before:
+            return  # no data
+        epochs -= 0 if steps else 1
+
+
+def merge_lone_examples(batches: Loader) -> Iterator[Batch]:
+    """Yield the batches, a batch of one joined with its neighbour where it has one."""
+    held: Batch | None = None
+    for batch in batches:
+        if held is not None and 1 in (len(held[0]), len(batch[0])):
+            yield tuple(torch.cat(pair) for pair in zip(held, batch, strict=True))
+            held = None
+            continue
+        if held is not None:
+            yield held
+        held = batch
+    if held is not None:
+        yield held
+
+
+def _check_finite(model: nn.Module) -> None:
+    for name, tensor in model.state_dict().items():
+        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+            raise TrainingDivergedError(f"{name!r} is not finite after training")
+
+
+def device_of(model: nn.Module) -> torch.device:
+    """Return the device of a model's parameters."""
+    return next((p.device for p in model.parameters()), torch.device("cpu"))
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """A model's scores on some examples; NaN without examples."""
+
+    loss: float
+    accuracy: float
+    examples: int
+
+
+@torch.no_grad()
+def evaluate(
+    model: nn.Module, loader: Loader | None, criterion: Criterion = cross_entropy
+) -> Evaluation:
+    """Return mean loss and accuracy (share of examples whose largest output is their class)."""
+    model.eval()
+    device = device_of(model)
+    loss, correct, count = 0.0, 0, 0
+    for batch in loader or ():
+        inputs, targets = batch[0].to(device), batch[-1].to(device)
+        outputs = model(inputs)
+        loss += float(criterion(outputs, targets)) * len(targets)
+        correct += int((outputs.argmax(dim=1) == targets).sum())
+        count += len(targets)
+    if not count:
+        return Evaluation(math.nan, math.nan, 0)
+    return Evaluation(loss / count, correct / count, count)
+
+
+@dataclass(frozen=True)
+class FineTuning:
+    """Personalization at evaluation: a few epochs of training from the model as it stands.
+
+    Attributes
+    ----------
+    trains : scopes whose parameters move
+    epochs : candidates, ascending, 0 allowed; each client takes the one with the highest
+        accuracy on its own validation examples (ties: the lower loss, then fewer epochs), or the
+        last candidate if it has no validation examples
+    every_round : fine-tune at every evaluation (FedBABU, whose head is not trained otherwise),
+        or only after the last round
+    """
+
+    trains: frozenset[Scope] = EVERYTHING
+    epochs: tuple[int, ...] = (0, 1, 2, 5)
+    every_round: bool = False
+
+    def __post_init__(self) -> None:
+        if not self.epochs or min(self.epochs) < 0 or sorted(set(self.epochs)) != list(self.epochs):
+            raise ValueError(f"epochs must ascend from 0 or more, got {self.epochs}")
+
+
+def fine_tune(
+    model: nn.Module,
+    loader: Loader,
+    validation: Loader | None,
+    fine_tuning: FineTuning,
+    scopes: Mapping[str, Scope],
+    *,
+    criterion: Criterion = cross_entropy,
+    optimization: Optimization = Optimization(),
+) -> int:
+    """Fine-tune ``model`` in place; return the number of epochs that validation chose.
+
+    One run through the candidates: each continues from the one before (with a fresh optimizer).
+    """
+    best, best_score, done = 0, (-math.inf, -math.inf), 0
+    best_state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    for epochs in fine_tuning.epochs:
+        schedule = (Phase(fine_tuning.trains, epochs - done),)
+        train(model, loader, schedule, scopes, criterion=criterion, optimization=optimization)
+        done = epochs
+        found = evaluate(model, validation, criterion)
+        score = (found.accuracy, -found.loss) if found.examples else (float(epochs), 0.0)
+        if score > best_score:
+            best, best_score = epochs, score
+            best_state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    model.load_state_dict(best_state)
+    return best
+
+
+class _BatchIndices(Sampler[Tensor]):
+    """Indices of whole batches, so that in-memory tensors are indexed once a batch."""
+
+    def __init__(self, length: int, batch_size: int, shuffle: bool) -> None:
+        self.length, self.batch_size, self.shuffle = length, batch_size, shuffle
+
+    def __iter__(self) -> Iterator[Tensor]:
+        order = torch.randperm(self.length) if self.shuffle else torch.arange(self.length)
+        return iter(order.split(self.batch_size) if self.length else ())
+
+    def __len__(self) -> int:
+        return math.ceil(self.length / self.batch_size)
+
+
+def in_memory_loader(
+    inputs: Tensor, targets: Tensor, batch_size: int, shuffle: bool = False
+) -> DataLoader[Batch]:
+    """Return a torch ``DataLoader`` over tensors that fetches whole batches at once.
+
+    Much faster than collating single examples, and an empty data set is fine. The order comes
+    from torch's global generator, which :class:`clients.PersonalClient` seeds for every round.
+    """
+    if batch_size < 1:
+        raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+    indices = _BatchIndices(len(inputs), batch_size, shuffle)
+    return DataLoader(TensorDataset(inputs, targets), batch_size=None, sampler=indices)

@@ -1,0 +1,1 @@
+"""The Flower app: run config -> data, model, method; results of every client."""

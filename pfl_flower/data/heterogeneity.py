@@ -1,0 +1,75 @@
+"""How clients differ beyond which examples they have. Each is a function of one client."""
+
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import Tensor
+
+from pfl_flower.data.sources import DataError
+from strategies.randomness import generator
+
+Transform = Callable[[Tensor, Tensor, int, int, int], tuple[Tensor, Tensor]]
+"""(float inputs, targets, number of classes, client, seed) -> what this client sees and says."""
+
+
+def _taste(
+    inputs: Tensor, targets: Tensor, num_classes: int, client: int, seed: int
+) -> tuple[Tensor, Tensor]:
+    """Each client names the classes in its own way: a personal permutation of the labels."""
+    names = generator(seed, "taste", client).permutation(num_classes)
+    return inputs, torch.from_numpy(names)[targets]
+
+
+def _lighting(
+    inputs: Tensor, targets: Tensor, num_classes: int, client: int, seed: int
+) -> tuple[Tensor, Tensor]:
+    """Each client sees under its own light: blur, inversion of every second, gain and offset.
+
+    Pixel ``x`` in [0, 1] becomes ``gain * x + offset`` with gain uniform in [0.1, 3] and offset
+    uniform in [-1, 1]; the blur's standard deviation is uniform in [0.1, 0.5] pixels.
+    """
+    from torchvision.transforms.v2 import functional as F
+
+    if inputs.ndim != 4:
+        raise DataError("heterogeneity 'lighting' needs images")
+    draw = generator(seed, "lighting", client)
+    gain, offset, sigma = draw.uniform(0.1, 3.0), draw.uniform(-1.0, 1.0), draw.uniform(0.1, 0.5)
+    images = F.gaussian_blur(inputs, kernel_size=[3, 3], sigma=[sigma, sigma])
+    if client % 2:
+        images = F.invert(images)
+    channels = inputs.shape[1]
+    # normalize computes (x - mean) / std
+    images = F.normalize(images, mean=[-offset / gain] * channels, std=[1 / gain] * channels)
+    return images, targets
+
+
+def _interest(
+    inputs: Tensor, targets: Tensor, num_classes: int, client: int, seed: int
+) -> tuple[Tensor, Tensor]:
+    """Each client cares about one of the ways an example can be labelled (client modulo K)."""
+    if targets.ndim != 2:
+        raise DataError("heterogeneity 'interest' needs examples with several labels ('gallery')")
+    return inputs, targets[:, client % targets.shape[1]]
+
+
+HETEROGENEITIES: Mapping[str, Transform] = {
+    "taste": _taste,
+    "lighting": _lighting,
+    "interest": _interest,
+}
+"""Name -> transform. A new one is one row."""
+
+
+def parse_heterogeneity(text: str) -> tuple[str, ...]:
+    """Return the names in a comma-separated list; ``"none"`` or an empty text is none.
+
+    Raises
+    ------
+    ValueError
+        If a name is unknown.
+    """
+    names = tuple(word.strip() for word in text.split(",") if word.strip() not in ("", "none"))
+    for name in names:
+        if name not in HETEROGENEITIES:
+            raise ValueError(f"{name!r} is unknown; choose from none, {', '.join(HETEROGENEITIES)}")
+    return names

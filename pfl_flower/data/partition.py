@@ -1,0 +1,97 @@
+"""Who gets which examples: flwr-datasets' partitioners, by name."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from pfl_flower.data.sources import DataError, Examples
+
+
+@dataclass(frozen=True)
+class PartitionRequest:
+    """How to split: the number of clients, the partitioner's own settings, the seed."""
+
+    num_clients: int
+    alpha: float
+    classes_per_client: int
+    seed: int
+
+
+def _iid(request: PartitionRequest) -> Any:
+    from flwr_datasets.partitioner import IidPartitioner
+
+    return IidPartitioner(num_partitions=request.num_clients)
+
+
+def _dirichlet(request: PartitionRequest) -> Any:
+    from flwr_datasets.partitioner import DirichletPartitioner
+
+    return DirichletPartitioner(
+        num_partitions=request.num_clients,
+        partition_by="label",
+        alpha=request.alpha,
+        min_partition_size=10,
+        seed=request.seed,
+    )
+
+
+def _pathological(request: PartitionRequest) -> Any:
+    from flwr_datasets.partitioner import PathologicalPartitioner
+
+    return PathologicalPartitioner(
+        num_partitions=request.num_clients,
+        partition_by="label",
+        num_classes_per_partition=request.classes_per_client,
+        class_assignment_mode="random",
+        seed=request.seed,
+    )
+
+
+def _natural(_: PartitionRequest) -> Any:
+    from flwr_datasets.partitioner import NaturalIdPartitioner
+
+    return NaturalIdPartitioner(partition_by="owner")
+
+
+PARTITIONS: Mapping[str, Callable[[PartitionRequest], Any]] = {
+    "iid": _iid,
+    "dirichlet": _dirichlet,
+    "pathological": _pathological,
+    "natural": _natural,
+}
+"""Name of a partition -> flwr-datasets partitioner. A new one is one row."""
+
+
+def partition(examples: Examples, name: str, request: PartitionRequest) -> list[np.ndarray]:
+    """Return, for every client, the indices of its examples; together they are a partition.
+
+    Raises
+    ------
+    DataError
+        If the data set has no natural clients or too few, or the partitioner cannot do it.
+    """
+    from datasets import Dataset, disable_progress_bars
+
+    disable_progress_bars()
+    targets = examples.targets
+    labels = targets if targets.ndim == 1 else targets[:, 0]
+    # IidPartitioner takes every n-th row, so rows are shuffled first. Only labels go in: the
+    # partitioners decide who gets which row, the rows themselves stay tensors.
+    order = np.random.default_rng(request.seed).permutation(len(examples))
+    columns = {"row": order, "label": labels.numpy()[order]}
+    if name == "natural":
+        if examples.owner is None:
+            raise DataError("this data set has no natural clients; use iid, dirichlet or pathological")
+        columns["owner"] = examples.owner[order]
+        found = len(np.unique(examples.owner))
+        if found < request.num_clients:
+            raise DataError(f"{request.num_clients} clients, but only {found} natural ones")
+    partitioner = PARTITIONS[name](request)
+    partitioner.dataset = Dataset.from_dict(columns)
+    try:
+        parts = [partitioner.load_partition(i) for i in range(request.num_clients)]
+    except ValueError as error:
+        raise DataError(f"partition {name!r} for {request.num_clients} clients: {error}") from error
+    return [np.sort(np.asarray(part["row"], dtype=np.int64)) for part in parts]

@@ -1,0 +1,163 @@
+"""Where examples come from: scikit-learn's data sets, torchvision's, and generated ones."""
+
+import os
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from strategies.randomness import generator
+
+
+class DataError(ValueError):
+    """A data set that is missing, or cannot be split as asked."""
+
+
+@dataclass(frozen=True)
+class Examples:
+    """Labelled examples.
+
+    Attributes
+    ----------
+    inputs : ``(N, *shape)``; float32, or uint8 pixels in 0..255
+    targets : ``(N,)`` int64 class labels, or ``(N, K)`` for examples that can be labelled in K ways
+    owner : ``(N,)`` number of the natural client each example belongs to, or None
+    fold : ``(N,)`` 0 for examples to learn from and 1 for examples to test on, or None if any
+        example may serve either purpose
+    """
+
+    inputs: Tensor
+    targets: Tensor
+    owner: np.ndarray | None = None
+    fold: np.ndarray | None = None
+
+    def __len__(self) -> int:
+        return len(self.targets)
+
+
+@dataclass(frozen=True)
+class SourceRequest:
+    """What a source is told: where data is, whether it may download, for how many clients."""
+
+    data_dir: Path | None
+    download: bool
+    seed: int
+    num_clients: int
+
+
+@dataclass(frozen=True)
+class Source:
+    """A data set: how to load it, and what a server without data must know of it.
+
+    Attributes
+    ----------
+    load : reads or generates the examples
+    shape : of one example
+    num_classes : number of classes
+    """
+
+    load: Callable[[SourceRequest], Examples]
+    shape: tuple[int, ...]
+    num_classes: int
+
+
+def _digits(_: SourceRequest) -> Examples:
+    from sklearn.datasets import load_digits  # a second to import, so only where needed
+
+    pixels, labels = load_digits(return_X_y=True)
+    images = torch.from_numpy(pixels.reshape(-1, 1, 8, 8) / 16.0).float()
+    return Examples(images, torch.from_numpy(labels).long())
+
+
+def _breast_cancer(_: SourceRequest) -> Examples:
+    from sklearn.datasets import load_breast_cancer
+
+    features, labels = load_breast_cancer(return_X_y=True)
+    # Robust to leave as is: per-feature scale only, no labels involved.
+    scaled = (features - features.mean(axis=0)) / features.std(axis=0)
+    return Examples(torch.from_numpy(scaled).float(), torch.from_numpy(labels).long())
+
+
+GALLERY_CHANNELS = 3
+
+
+def _gallery(request: SourceRequest, train: int = 250, test: int = 100) -> Examples:
+    """Pictures of three channels, each holding another digit; labelled once per channel.
+
+    The digits of test pictures never occur in training pictures.
+    """
+    digits = _digits(request)
+    draw = generator(request.seed, "gallery")
+    order = draw.permutation(len(digits))
+    pools = {0: order[: len(order) * 3 // 4], 1: order[len(order) * 3 // 4 :]}
+    chosen, folds = [], []
+    for fold, count in ((0, train), (1, test)):
+        total = request.num_clients * count
+        chosen.append(draw.choice(pools[fold], size=(total, GALLERY_CHANNELS)))
+        folds.append(np.full(total, fold))
+    index = torch.from_numpy(np.concatenate(chosen))
+    owner = np.concatenate(
+        [np.repeat(np.arange(request.num_clients), count) for count in (train, test)]
+    )
+    return Examples(
+        digits.inputs[index].squeeze(2), digits.targets[index], owner, np.concatenate(folds)
+    )
+
+
+def _torchvision(name: str) -> Callable[[SourceRequest], Examples]:
+    def load(request: SourceRequest) -> Examples:
+        from torchvision import datasets
+
+        root = request.data_dir or default_cache()
+        make = getattr(datasets, name)
+        try:
+            splits = [_open(make, name, root, train, request.download) for train in (True, False)]
+        except (RuntimeError, OSError) as error:
+            raise DataError(
+                f"{name} was not found in {root} ({error}). Put the files where torchvision keeps "
+                f"them under that folder, name another folder with data-dir or $PFL_DATA_DIR, or "
+                f"let it be downloaded with --run-config 'download=true'"
+            ) from error
+        pixels = torch.cat([torch.as_tensor(np.asarray(split.data)) for split in splits])
+        images = pixels.unsqueeze(1) if pixels.ndim == 3 else pixels.permute(0, 3, 1, 2)
+        labels = torch.cat([torch.as_tensor(split.targets) for split in splits])
+        return Examples(images.contiguous(), labels.long())
+
+    return load
+
+
+def _open(make: Callable[..., Any], name: str, root: Path, train: bool, download: bool) -> Any:
+    """Open a torchvision data set; files that are there but still packed go to the cache first."""
+    packed = list((root / name / "raw").glob("*.gz"))
+    unpacked = list((root / name / "raw").glob("*-ubyte"))
+    if packed and not unpacked:
+        root, download = default_cache(), True  # the checksums match, so nothing is downloaded
+        raw = root / name / "raw"
+        raw.mkdir(parents=True, exist_ok=True)
+        for file in packed:
+            if not (raw / file.name).exists():
+                shutil.copyfile(file, raw / file.name)
+    return make(root, train=train, download=download)
+
+
+def default_cache() -> Path:
+    """Return the folder for downloaded and unpacked data."""
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(base) / "pfl-flower"
+
+
+SOURCES: Mapping[str, Source] = {
+    "digits": Source(_digits, (1, 8, 8), 10),
+    "breast-cancer": Source(_breast_cancer, (30,), 2),
+    "gallery": Source(_gallery, (GALLERY_CHANNELS, 8, 8), 10),
+    "mnist": Source(_torchvision("MNIST"), (1, 28, 28), 10),
+    "fashion-mnist": Source(_torchvision("FashionMNIST"), (1, 28, 28), 10),
+    "cifar10": Source(_torchvision("CIFAR10"), (3, 32, 32), 10),
+    "cifar100": Source(_torchvision("CIFAR100"), (3, 32, 32), 100),
+}
+"""Name of a data set -> its source. A new one is one row."""

@@ -1,0 +1,76 @@
+"""Small networks with named parts, and the table of them."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from pfl_flower.models.blocks import BottleneckAdapter, LowRankAdapter
+from pfl_flower.models.networks import CNN, MLP, Shape, resnet
+from strategies.randomness import named_seed
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """What decides a network: hashable, so that networks can be cached by it.
+
+    Attributes
+    ----------
+    model : a key of :data:`MODELS`
+    shape : of one example: (channels, height, width) or (features,)
+    num_classes : number of outputs
+    norm : ``"none"``, ``"batch"`` or ``"group"``
+    adapter_size : bottleneck or rank of the adapters, for the networks that have some
+    """
+
+    model: str
+    shape: Shape
+    num_classes: int
+    norm: str = "none"
+    adapter_size: int = 8
+
+
+MODELS: Mapping[str, Callable[[Architecture], nn.Module]] = {
+    "mlp": lambda a: MLP(a.shape, a.num_classes),
+    "adapter-mlp": lambda a: MLP(a.shape, a.num_classes, adapter_size=a.adapter_size),
+    "low-rank-mlp": lambda a: MLP(a.shape, a.num_classes, rank=a.adapter_size),
+    "cnn": lambda a: CNN(a.shape, a.num_classes, a.norm),
+    "se-cnn": lambda a: CNN(a.shape, a.num_classes, a.norm, squeeze_excitation=True),
+    "adapter-cnn": lambda a: CNN(a.shape, a.num_classes, a.norm, adapter_size=a.adapter_size),
+    "resnet18": lambda a: resnet(a.shape, a.num_classes, a.norm),
+}
+"""Name of a model -> how to build it. A new model is one row."""
+
+IMAGE_MODELS = frozenset({"cnn", "se-cnn", "adapter-cnn", "resnet18"})
+
+
+def build_model(architecture: Architecture, seed: int) -> nn.Module:
+    """Return a network whose first values depend on the architecture and the seed only.
+
+    Raises
+    ------
+    ValueError
+        If an image network is asked for examples that are not images.
+    """
+    if architecture.model in IMAGE_MODELS and len(architecture.shape) != 3:
+        flat = sorted(set(MODELS) - IMAGE_MODELS)
+        raise ValueError(
+            f"model {architecture.model!r} needs images, but one example has shape "
+            f"{architecture.shape}; use one of {flat}"
+        )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(named_seed(seed, "model"))
+        return MODELS[architecture.model](architecture)
+
+
+__all__ = [
+    "CNN",
+    "IMAGE_MODELS",
+    "MLP",
+    "MODELS",
+    "Architecture",
+    "BottleneckAdapter",
+    "LowRankAdapter",
+    "build_model",
+]

@@ -1,0 +1,70 @@
+"""Building blocks that declare which component they are."""
+
+import torch
+from torch import Tensor, nn
+
+
+class BottleneckAdapter(nn.Module):
+    """Residual bottleneck adapter: ``h + up(relu(down(h)))`` (Houlsby et al. 2019).
+
+    ``up`` starts at zero, so the adapter starts as the identity, bit for bit.
+
+    Parameters
+    ----------
+    width : channels (of ``(N, C, H, W)``) or features (of ``(N, F)``)
+    size : width of the bottleneck
+    convolutional : 1x1 convolutions instead of linear layers
+    """
+
+    component = "adapter"
+
+    def __init__(self, width: int, size: int, convolutional: bool = False) -> None:
+        super().__init__()
+        self.down: nn.Module
+        self.up: nn.Module
+        if convolutional:
+            self.down, self.up = nn.Conv2d(width, size, 1), nn.Conv2d(size, width, 1)
+        else:
+            self.down, self.up = nn.Linear(width, size), nn.Linear(size, width)
+        for parameter in self.up.parameters():
+            nn.init.zeros_(parameter)
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """Return ``hidden`` with the adapter's correction, same shape."""
+        return hidden + self.up(torch.relu(self.down(hidden)))
+
+
+class LowRankAdapter(nn.Module):
+    """Low-rank correction ``up(down(x))`` of a linear layer (LoRA, Hu et al. 2022).
+
+    ``up`` starts at zero, so the correction starts at zero.
+
+    Parameters
+    ----------
+    in_features, out_features : of the linear layer that it corrects
+    size : the rank
+    """
+
+    component = "adapter"
+
+    def __init__(self, in_features: int, out_features: int, size: int) -> None:
+        super().__init__()
+        self.down = nn.Linear(in_features, size, bias=False)
+        self.up = nn.Linear(size, out_features, bias=False)
+        nn.init.zeros_(self.up.weight)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Return the correction, shape ``(N, out_features)``."""
+        correction: Tensor = self.up(self.down(inputs))
+        return correction
+
+
+def normalization(kind: str, channels: int) -> nn.Module:
+    """Return a normalization layer: ``"batch"``, ``"group"`` (groups of 4 or more channels), or
+    the identity for ``"none"``.
+    """
+    if kind == "batch":
+        return nn.BatchNorm2d(channels)
+    if kind == "group":
+        return nn.GroupNorm(max(1, channels // 4), channels)
+    return nn.Identity()

@@ -1,0 +1,117 @@
+"""Small networks with named parts. Every one has a ``head``; the rest is the ``body``."""
+
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+from torchvision.models import resnet18
+from torchvision.ops import SqueezeExcitation
+
+from pfl_flower.models.blocks import BottleneckAdapter, LowRankAdapter, normalization
+
+Shape = tuple[int, ...]
+
+
+class MLP(nn.Module):
+    """Perceptron with one hidden layer of 64, optionally with adapters.
+
+    Parameters
+    ----------
+    shape : of one example; flattened
+    num_classes : number of outputs
+    adapter_size : bottleneck of a residual adapter after the hidden layer; 0 for none
+    rank : rank of a low-rank adapter beside the hidden layer; 0 for none
+    hidden : width of the hidden layer
+    """
+
+    parts: ClassVar = {"head": ("head",)}
+
+    def __init__(
+        self,
+        shape: Shape,
+        num_classes: int,
+        adapter_size: int = 0,
+        rank: int = 0,
+        hidden: int = 64,
+    ) -> None:
+        super().__init__()
+        features = int(torch.Size(shape).numel())
+        self.hidden = nn.Linear(features, hidden)
+        self.head = nn.Linear(hidden, num_classes)
+        # Made last, so that a network with adapters starts as the one without, bit for bit.
+        self.low_rank = LowRankAdapter(features, hidden, rank) if rank else None
+        self.adapter = BottleneckAdapter(hidden, adapter_size) if adapter_size else nn.Identity()
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Return logits, shape ``(N, num_classes)``, of inputs ``(N, *shape)``."""
+        flat = inputs.flatten(1)
+        hidden = self.hidden(flat)
+        if self.low_rank is not None:
+            hidden = hidden + self.low_rank(flat)
+        logits: Tensor = self.head(self.adapter(torch.relu(hidden)))
+        return logits
+
+
+class CNN(nn.Module):
+    """Two 3x3 convolutions, a layer of 64 and a head, optionally with norm, SE and adapters.
+
+    Parameters
+    ----------
+    shape : (channels, height, width) of one example
+    num_classes : number of outputs
+    norm : ``"none"``, ``"batch"`` or ``"group"``, after each convolution
+    adapter_size : bottleneck of the residual adapters after each block; 0 for none
+    squeeze_excitation : a torchvision ``SqueezeExcitation`` after the last convolution, and the
+        input channels kept apart by grouped convolutions (each channel is seen through filters
+        of its own, so that the SE block can turn one up and another down)
+    """
+
+    parts: ClassVar = {"head": ("head",)}
+
+    def __init__(
+        self,
+        shape: Shape,
+        num_classes: int,
+        norm: str = "none",
+        adapter_size: int = 0,
+        squeeze_excitation: bool = False,
+    ) -> None:
+        super().__init__()
+        channels, height, width = shape
+        groups = channels if squeeze_excitation else 1
+        first, second = 16 * groups, 32 * groups
+        self.conv1 = nn.Conv2d(channels, first, 3, padding=1, groups=groups)
+        self.norm1 = normalization(norm, first)
+        self.conv2 = nn.Conv2d(first, second, 3, padding=1, stride=2, groups=groups)
+        self.norm2 = normalization(norm, second)
+        self.se = SqueezeExcitation(second, max(8, second // 8)) if squeeze_excitation else None
+        self.hidden = nn.Linear(second * ((height + 1) // 2) * ((width + 1) // 2), 64)
+        self.head = nn.Linear(64, num_classes)
+        # Made last, so that a network with adapters starts as the one without, bit for bit.
+        self.adapter1, self.adapter2 = (
+            BottleneckAdapter(c, adapter_size, convolutional=True) if adapter_size else nn.Identity()
+            for c in (first, second)
+        )
+        self.adapter3 = BottleneckAdapter(64, adapter_size) if adapter_size else nn.Identity()
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Return logits, shape ``(N, num_classes)``, of images ``(N, *shape)``."""
+        hidden = self.adapter1(torch.relu(self.norm1(self.conv1(inputs))))
+        hidden = self.adapter2(torch.relu(self.norm2(self.conv2(hidden))))
+        if self.se is not None:
+            hidden = self.se(hidden)
+        logits: Tensor = self.head(self.adapter3(torch.relu(self.hidden(hidden.flatten(1)))))
+        return logits
+
+
+def resnet(shape: Shape, num_classes: int, norm: str = "batch") -> nn.Module:
+    """Return torchvision's ResNet-18 for images of ``shape[0]`` channels; its head is ``fc``."""
+    layer = nn.Identity if norm == "none" else None
+    if norm == "group":
+        def layer(channels: int) -> nn.Module:  # type: ignore[misc]
+            return normalization("group", channels)
+    model = resnet18(num_classes=num_classes, norm_layer=layer)
+    if shape[0] != 3:
+        model.conv1 = nn.Conv2d(shape[0], 64, 7, stride=2, padding=3, bias=False)
+    model.parts = {"head": ("fc",)}  # type: ignore[assignment]
+    return model

@@ -1,0 +1,72 @@
+"""Pictures that a person would want to look at."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+
+matplotlib.use("Agg")  # no screen needed
+from matplotlib import pyplot as plt
+
+COLORS = plt.get_cmap("tab10").colors
+
+
+def plot_clients(accuracies: Mapping[str, np.ndarray], path: Path) -> None:
+    """Draw every client's accuracy under every method: a dot a client, a bar at the mean.
+
+    Parameters
+    ----------
+    accuracies : method -> accuracy of each client, in [0, 1]
+    path : of the PNG
+    """
+    methods = list(accuracies)
+    figure, axes = plt.subplots(figsize=(1.6 + 1.5 * len(methods), 4.2), layout="constrained")
+    for place, method in enumerate(methods):
+        values = np.sort(100 * np.asarray(accuracies[method]))
+        spots = place + np.linspace(-0.28, 0.28, len(values)) if len(values) > 1 else [place]
+        color = COLORS[place % len(COLORS)]
+        axes.scatter(spots, values, color=color, alpha=0.75, s=26, zorder=3)
+        if len(values):
+            mean = values.mean()
+            axes.hlines(mean, place - 0.38, place + 0.38, color=color, linewidth=2.5)
+            axes.annotate(
+                f"{mean:.1f}", (place, mean), (0, 5), textcoords="offset points", ha="center"
+            )
+    axes.set_xticks(range(len(methods)), methods)
+    axes.set_xlim(-0.6, len(methods) - 0.4)
+    axes.set_ylim(0, 105)
+    axes.set_ylabel("test accuracy of each client, %")
+    axes.set_title("A dot is a client, a bar the mean over clients", fontsize=10)
+    axes.grid(axis="y", alpha=0.3)
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.savefig(path, dpi=130)
+    plt.close(figure)
+
+
+def plot_curves(
+    curves: Mapping[str, tuple[Sequence[float], Sequence[float]]],
+    path: Path,
+    x_label: str,
+    title: str,
+) -> None:
+    """Draw one line a method.
+
+    Parameters
+    ----------
+    curves : method -> (x values, accuracies in [0, 1])
+    path : of the PNG
+    x_label, title : words around the picture
+    """
+    figure, axes = plt.subplots(figsize=(6.4, 4.2), layout="constrained")
+    for place, (method, (x, y)) in enumerate(curves.items()):
+        color = COLORS[place % len(COLORS)]
+        axes.plot(x, 100 * np.asarray(y), marker="o", markersize=4, color=color, label=method)
+    axes.set_xlabel(x_label)
+    axes.set_ylabel("mean test accuracy over clients, %")
+    axes.set_title(title, fontsize=10)
+    axes.grid(alpha=0.3)
+    axes.legend(frameon=False)
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.savefig(path, dpi=130)
+    plt.close(figure)

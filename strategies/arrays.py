@@ -1,0 +1,144 @@
+"""Small pure functions on Flower's named arrays: views without a copy, specs, weighted means."""
+
+from collections.abc import Mapping, Sequence
+from io import BytesIO
+
+import numpy as np
+from flwr.app import Array, ArrayRecord
+from numpy.lib import format as npy
+from numpy.typing import NDArray
+
+# 2**15 float32 values are 128 KiB: the running sum of a chunk stays in a core's own cache
+# while the same chunk of every client streams past it.
+_CHUNK = 2**15
+
+Spec = dict[str, tuple[tuple[int, ...], str]]
+"""Name of an array -> (shape, dtype), e.g. ``{"head.bias": ((10,), "float32")}``."""
+
+
+def view(array: Array) -> NDArray[np.generic]:
+    """Return the content of a Flower ``Array`` as a read-only NumPy view, without a copy.
+
+    ``Array.numpy()`` copies; a server that only reads needs no copy.
+
+    Raises
+    ------
+    ValueError
+        If the bytes are not a NumPy array, are longer or shorter than their header says, would
+        need pickle, or disagree with the dtype and shape that the ``Array`` states.
+    """
+    if array.stype != "numpy.ndarray":
+        raise ValueError(f"serialization type {array.stype!r} instead of 'numpy.ndarray'")
+    stream = BytesIO(array.data)
+    version = npy.read_magic(stream)
+    if version == (1, 0):
+        shape, fortran, dtype = npy.read_array_header_1_0(stream)
+    elif version == (2, 0):
+        shape, fortran, dtype = npy.read_array_header_2_0(stream)
+    else:
+        raise ValueError(f"unknown version {version} of the NumPy format")
+    if dtype.hasobject:
+        raise ValueError("an array of Python objects, which would need pickle")
+    if (tuple(array.shape), array.dtype) != (shape, str(dtype)):
+        raise ValueError(
+            f"bytes hold {dtype} {shape} but the record states {array.dtype} {tuple(array.shape)}"
+        )
+    content = np.frombuffer(array.data, dtype=np.uint8, offset=stream.tell())
+    expected = dtype.itemsize * int(np.prod(shape, dtype=np.int64))
+    if content.size != expected:
+        raise ValueError(f"{content.size} bytes of content instead of {expected}")
+    return content.view(dtype).reshape(shape, order="F" if fortran else "C")
+
+
+def encode(values: NDArray[np.generic]) -> Array:
+    """Return ``values`` as a Flower ``Array`` (NumPy format), copying the content once."""
+    values = np.ascontiguousarray(values).reshape(values.shape)  # keeps 0-dimensional arrays so
+    stream = BytesIO()
+    npy.write_array_header_1_0(stream, npy.header_data_from_array_1_0(values))
+    return Array(
+        dtype=str(values.dtype),
+        shape=tuple(values.shape),
+        stype="numpy.ndarray",
+        data=b"".join((stream.getvalue(), values.reshape(-1).view(np.uint8).data)),
+    )
+
+
+def spec_of(arrays: Mapping[str, Array]) -> Spec:
+    """Return the names, shapes and dtypes that a record states, without decoding it."""
+    return {name: (tuple(array.shape), array.dtype) for name, array in arrays.items()}
+
+
+def num_bytes(arrays: Mapping[str, Array]) -> int:
+    """Return the number of payload bytes of a record of arrays."""
+    return sum(len(array.data) for array in arrays.values())
+
+
+def difference(expected: Spec, found: Spec) -> str:
+    """Say in words how ``found`` differs from ``expected``; an empty string when it does not."""
+    words = []
+    if missing := sorted(expected.keys() - found.keys()):
+        words.append(f"missing {missing}")
+    if unexpected := sorted(found.keys() - expected.keys()):
+        words.append(f"unexpected {unexpected}")
+    for name in sorted(expected.keys() & found.keys()):
+        if expected[name] != found[name]:
+            (shape, dtype), (got_shape, got_dtype) = expected[name], found[name]
+            words.append(f"{name!r} is {got_dtype} {got_shape} instead of {dtype} {shape}")
+    return "; ".join(words)
+
+
+def weighted_mean(
+    arrays: Sequence[NDArray[np.generic]], weights: Sequence[float]
+) -> NDArray[np.generic]:
+    """Return the weighted mean of arrays of one shape and dtype, in that dtype.
+
+    Each array is read once. Floating-point arrays are averaged with ``weights`` normalised to
+    sum to 1 (half precision is summed in single precision). Integer and boolean arrays are
+    counters and masks, which have no mean: they get the elementwise maximum. So the
+    ``num_batches_tracked`` of batch norm stays an integer.
+
+    Parameters
+    ----------
+    arrays : sequence of arrays, all of one shape and dtype
+    weights : one positive finite number an array
+
+    Notes
+    -----
+    FedAvg, McMahan et al. 2017, Algorithm 1: sum_i n_i w_i / sum_j n_j.
+    """
+    first = arrays[0]
+    if not np.issubdtype(first.dtype, np.inexact):
+        return np.maximum.reduce(arrays) if len(arrays) > 1 else first.copy()
+    total = float(sum(weights))
+    fractions = [float(weight) / total for weight in weights]
+    sum_dtype = np.dtype(np.float32) if first.dtype == np.float16 else first.dtype
+    flat = [array.reshape(-1) for array in arrays]
+    mean = np.empty(flat[0].size, dtype=first.dtype)
+    running = np.empty(min(_CHUNK, mean.size), dtype=sum_dtype)
+    term = np.empty_like(running)
+    for start in range(0, mean.size, _CHUNK):
+        part = slice(start, min(start + _CHUNK, mean.size))
+        length = part.stop - part.start
+        np.multiply(flat[0][part], fractions[0], out=running[:length], dtype=sum_dtype)
+        for values, fraction in zip(flat[1:], fractions[1:], strict=True):
+            np.multiply(values[part], fraction, out=term[:length], dtype=sum_dtype)
+            running[:length] += term[:length]
+        mean[part] = running[:length]
+    return mean.reshape(first.shape)
+
+
+def is_finite(values: NDArray[np.generic]) -> bool:
+    """Return whether no entry is NaN or infinite (integers always are finite).
+
+    One sum tells: a NaN or an infinity anywhere makes it non-finite. Only a sum that overflows
+    by itself needs the elementwise look.
+    """
+    if not np.issubdtype(values.dtype, np.inexact):
+        return True
+    with np.errstate(over="ignore", invalid="ignore"):
+        return bool(np.isfinite(np.sum(values))) or bool(np.isfinite(values).all())
+
+
+def to_record(arrays: Mapping[str, NDArray[np.generic]]) -> ArrayRecord:
+    """Return named NumPy arrays as an ``ArrayRecord``."""
+    return ArrayRecord({name: encode(values) for name, values in arrays.items()})

@@ -1,0 +1,444 @@
+"""Weighted averaging of whatever arrays the clients share."""
+
+import math
+import time
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from logging import INFO, WARNING
+from typing import Literal
+
+import numpy as np
+from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, MetricRecord, RecordDict
+from flwr.common.logger import log
+from flwr.serverapp import Grid
+from flwr.serverapp.strategy import FedAvg
+from numpy.typing import NDArray
+
+from strategies.arrays import (
+    Spec,
+    difference,
+    encode,
+    is_finite,
+    num_bytes,
+    spec_of,
+    view,
+    weighted_mean,
+)
+from strategies.protocol import (
+    ARRAYS,
+    CONFIG,
+    NUM_EXAMPLES,
+    PARTITION_ID,
+    PROPERTIES,
+    SERVER_ROUND,
+)
+from strategies.randomness import generator
+
+Phase = Literal["train", "evaluate"]
+MetricsAggregation = Callable[[list[RecordDict], str], MetricRecord]
+
+_IDENTIFY_TIMEOUT = 120.0  # seconds; a SuperNode may have to import torch before it can answer
+
+
+@dataclass(frozen=True)
+class ClientReport:
+    """What one client did in one phase of one round.
+
+    Attributes
+    ----------
+    round, phase : the round (from 1) and ``"train"`` or ``"evaluate"``
+    node_id : Flower's id of the node
+    client : the client's own number (its ``partition-id``; the node id if it states none)
+    metrics : the scalars the client reported
+    bytes_down, bytes_up : payload bytes of the arrays sent to it and received from it
+    dropped : why the reply was not used; empty when it was
+    """
+
+    round: int
+    phase: Phase
+    node_id: int
+    client: int
+    metrics: Mapping[str, float]
+    bytes_down: int
+    bytes_up: int
+    dropped: str = ""
+
+
+@dataclass
+class _Reply:
+    """A reply, taken apart once."""
+
+    message: Message
+    client: int
+    content: RecordDict = field(default_factory=RecordDict)
+    arrays: ArrayRecord = field(default_factory=ArrayRecord)
+    views: dict[str, NDArray[np.generic]] = field(default_factory=dict)
+    spec: Spec = field(default_factory=dict)
+    metrics: MetricRecord = field(default_factory=MetricRecord)
+    weight: float = 0.0
+    dropped: str = ""
+
+    @property
+    def node_id(self) -> int:
+        return self.message.metadata.src_node_id
+
+
+def mean_metrics(records: list[RecordDict], weighted_by_key: str) -> MetricRecord:
+    """Return the mean of each scalar metric over clients, weighted by ``weighted_by_key``.
+
+    A metric that a client does not have is NaN there and is left out of that mean (a client
+    without validation examples has no validation accuracy). The weight itself and the client's
+    number are not averaged.
+    """
+    totals: dict[str, float] = {}
+    weights: dict[str, float] = {}
+    for record in records:
+        metrics = next(iter(record.metric_records.values()))
+        weight = float(metrics[weighted_by_key])  # type: ignore[arg-type]
+        for name, value in metrics.items():
+            if name in (weighted_by_key, PARTITION_ID) or isinstance(value, list):
+                continue
+            if math.isfinite(value):
+                totals[name] = totals.get(name, 0.0) + weight * value
+                weights[name] = weights.get(name, 0.0) + weight
+    return MetricRecord({name: totals[name] / weights[name] for name in totals if weights[name]})
+
+
+class PartialAveraging(FedAvg):
+    """Average whatever arrays the clients share; what they keep, the server never sees.
+
+    FedAvg (McMahan et al. 2017), FedPer (Arivazhagan et al. 2019), FedRep (Collins et al. 2021),
+    FedBN (Li et al. 2021) and LG-FedAvg (Liang et al. 2020) are one strategy: they differ in
+    which arrays a client sends. Beyond Flower's ``FedAvg``, whose arguments it takes, it
+
+    - checks every reply (names, shapes, dtypes, finite values, positive weight) and drops a bad
+      one with a logged reason and the node's id; the round goes on with the others;
+    - keeps integer arrays integers (elementwise maximum) and reads each array once, in place;
+    - samples clients and sums their arrays in an order that depends on the seed and on the
+      clients' own numbers (metric and property ``"partition-id"``), never on node ids or on
+      which reply came first, so the same seed gives the same bits on every engine;
+    - keeps a :class:`ClientReport` of every client, phase and round in ``reports``.
+
+    Parameters
+    ----------
+    fraction_train, fraction_evaluate, min_train_nodes, min_evaluate_nodes, min_available_nodes, \
+weighted_by_key, arrayrecord_key, configrecord_key, train_metrics_aggr_fn, \
+evaluate_metrics_aggr_fn
+        As in :class:`flwr.serverapp.strategy.FedAvg`. The default aggregation of metrics is
+        :func:`mean_metrics`.
+    weighting : "examples" (default) or "uniform"
+        Weight each client's arrays by its number of examples or all alike.
+    server_momentum : float in [0, 1) (default: 0)
+        FedAvgM (Hsu et al. 2019): ``v <- momentum * v + (x - mean)``, ``x <- x - v``.
+    parameter_names : collection of str, optional
+        The arrays that momentum applies to. Required with momentum: buffers such as a running
+        variance must not get it (it can make them negative), and only names tell them apart.
+    seed : int (default: 0)
+        Seed of client sampling.
+
+    Raises
+    ------
+    ValueError
+        If an argument is out of range, or ``server_momentum`` comes without ``parameter_names``.
+    """
+
+    def __init__(
+        self,
+        fraction_train: float = 1.0,
+        fraction_evaluate: float = 1.0,
+        min_train_nodes: int = 2,
+        min_evaluate_nodes: int = 2,
+        min_available_nodes: int = 2,
+        weighted_by_key: str = NUM_EXAMPLES,
+        arrayrecord_key: str = ARRAYS,
+        configrecord_key: str = CONFIG,
+        train_metrics_aggr_fn: MetricsAggregation | None = None,
+        evaluate_metrics_aggr_fn: MetricsAggregation | None = None,
+        *,
+        weighting: Literal["examples", "uniform"] = "examples",
+        server_momentum: float = 0.0,
+        parameter_names: Collection[str] | None = None,
+        seed: int = 0,
+    ) -> None:
+        for name, value in (("train", fraction_train), ("evaluate", fraction_evaluate)):
+            if not 0.0 <= value <= 1.0:
+                raise ValueError(f"fraction_{name} must be in [0, 1], got {value}")
+        if weighting not in ("examples", "uniform"):
+            raise ValueError(f"weighting must be 'examples' or 'uniform', got {weighting!r}")
+        if not 0.0 <= server_momentum < 1.0:
+            raise ValueError(f"server_momentum must be in [0, 1), got {server_momentum}")
+        if server_momentum and parameter_names is None:
+            raise ValueError("server_momentum needs parameter_names, so that buffers are left out")
+        super().__init__(
+            fraction_train=fraction_train,
+            fraction_evaluate=fraction_evaluate,
+            min_train_nodes=min_train_nodes,
+            min_evaluate_nodes=min_evaluate_nodes,
+            min_available_nodes=min_available_nodes,
+            weighted_by_key=weighted_by_key,
+            arrayrecord_key=arrayrecord_key,
+            configrecord_key=configrecord_key,
+            train_metrics_aggr_fn=train_metrics_aggr_fn or mean_metrics,
+            evaluate_metrics_aggr_fn=evaluate_metrics_aggr_fn or mean_metrics,
+        )
+        self.weighting = weighting
+        self.server_momentum = server_momentum
+        self.parameter_names = frozenset(parameter_names or ())
+        self.seed = seed
+        self.reports: list[ClientReport] = []
+        self.clients: dict[int, int] = {}
+        """Node id -> the client's own number, as far as known."""
+        self._velocity: dict[str, NDArray[np.generic]] = {}
+        self._sent = ArrayRecord()
+        self._bytes_down = 0
+
+    def summary(self) -> None:
+        """Log what this strategy averages and how."""
+        super().summary()
+        log(INFO, "\t└──> Averaging: weighted by %s, seed %d", self.weighting, self.seed)
+        if self.server_momentum:
+            log(INFO, "\t\t└── Server momentum: %s", self.server_momentum)
+
+    # ------------------------------------------------------------------ the way down
+
+    def configure_train(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterable[Message]:
+        """Sample clients and send them the shared arrays."""
+        nodes = self._sample(
+            grid, server_round, "train", self.fraction_train, self.min_train_nodes
+        )
+        return self._messages(server_round, arrays, config, nodes, MessageType.TRAIN)
+
+    def configure_evaluate(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterable[Message]:
+        """Sample clients and ask them to evaluate their personalized models."""
+        nodes = self._sample(
+            grid, server_round, "evaluate", self.fraction_evaluate, self.min_evaluate_nodes
+        )
+        return self._messages(server_round, arrays, config, nodes, MessageType.EVALUATE)
+
+    def _messages(
+        self,
+        server_round: int,
+        arrays: ArrayRecord,
+        config: ConfigRecord,
+        nodes: list[int],
+        message_type: str,
+    ) -> Iterable[Message]:
+        self._sent, self._bytes_down = arrays, num_bytes(arrays)
+        config[SERVER_ROUND] = server_round
+        record = RecordDict({self.arrayrecord_key: arrays, self.configrecord_key: config})
+        return self._construct_messages(record, nodes, message_type)
+
+    def _sample(
+        self, grid: Grid, server_round: int, phase: Phase, fraction: float, minimum: int
+    ) -> list[int]:
+        """Return the nodes of this phase, ordered by their clients' numbers."""
+        if fraction == 0.0:
+            return []
+        nodes = self._wait_for_nodes(grid, max(self.min_available_nodes, minimum))
+        size = max(int(len(nodes) * fraction), minimum)
+        if size < len(nodes):
+            self._identify(grid, nodes)
+            nodes.sort(key=self._order)
+            draw = generator(self.seed, "sample", phase, server_round)
+            nodes = [nodes[i] for i in draw.choice(len(nodes), size=size, replace=False)]
+        nodes.sort(key=self._order)
+        log(INFO, "configure_%s: sampled %d nodes", phase, len(nodes))
+        return nodes
+
+    @staticmethod
+    def _wait_for_nodes(grid: Grid, minimum: int) -> list[int]:
+        told = -1
+        while len(nodes := list(grid.get_node_ids())) < minimum:
+            if len(nodes) != told:
+                told = len(nodes)
+                log(INFO, "Waiting for nodes: %d connected, %d needed", told, minimum)
+            time.sleep(0.2)
+        return nodes
+
+    def _order(self, node_id: int) -> tuple[bool, int, int]:
+        """Sort key: by the client's number, nodes that state none last, by node id."""
+        return node_id not in self.clients, self.clients.get(node_id, node_id), node_id
+
+    def _identify(self, grid: Grid, nodes: Sequence[int]) -> None:
+        """Ask nodes not met before for their clients' numbers, once.
+
+        A node that does not answer (another app's clients need not know the query) keeps its
+        node id as its number, until a reply of its states one.
+        """
+        unknown = [node for node in nodes if node not in self.clients]
+        if not unknown:
+            return
+        question = RecordDict({CONFIG: ConfigRecord({PROPERTIES: PARTITION_ID})})
+        messages = self._construct_messages(question, unknown, MessageType.QUERY)
+        for reply in grid.send_and_receive(messages, timeout=_IDENTIFY_TIMEOUT):
+            node_id = reply.metadata.src_node_id
+            answer = reply.content.get(PROPERTIES) if reply.has_content() else None
+            if isinstance(answer, ConfigRecord) and isinstance(answer.get(PARTITION_ID), int):
+                self.clients[node_id] = int(answer[PARTITION_ID])  # type: ignore[call-overload]
+
+    # ------------------------------------------------------------------ the way up
+
+    def aggregate_train(
+        self, server_round: int, replies: Iterable[Message]
+    ) -> tuple[ArrayRecord | None, MetricRecord | None]:
+        """Return the means of the arrays and metrics of all good replies.
+
+        Bad replies are dropped with a logged reason. Without a single good one both are None
+        and the run goes on with the arrays it has.
+        """
+        parsed = self._take_apart(replies, with_arrays=True)
+        self._drop_deviants(parsed)
+        arrays = self.aggregate_arrays([reply for reply in parsed if not reply.dropped])
+        good = [reply for reply in parsed if not reply.dropped]
+        self._report(server_round, "train", parsed)
+        if not good:
+            return None, None
+        metrics = self.train_metrics_aggr_fn([r.content for r in good], self.weighted_by_key)
+        return arrays, metrics
+
+    def aggregate_evaluate(
+        self, server_round: int, replies: Iterable[Message]
+    ) -> MetricRecord | None:
+        """Return the means of the metrics of all good replies."""
+        parsed = self._take_apart(replies, with_arrays=False)
+        self._report(server_round, "evaluate", parsed)
+        good = [reply.content for reply in parsed if not reply.dropped]
+        return self.evaluate_metrics_aggr_fn(good, self.weighted_by_key) if good else None
+
+    def aggregate_arrays(self, replies: list[_Reply]) -> ArrayRecord:
+        """Return the mean of the replies' arrays; marks replies with non-finite values dropped.
+
+        The check for NaN and infinity costs nothing extra when all is well: whatever is not
+        finite in a reply is not finite in the mean either, so only a bad mean leads to a search.
+        """
+        means: dict[str, NDArray[np.generic]] = {}
+        arrays = ArrayRecord()
+        for name in replies[0].spec if replies else ():
+            mean = self._mean(name, replies)
+            if not is_finite(mean) and self._drop_non_finite(replies):
+                return self.aggregate_arrays([reply for reply in replies if not reply.dropped])
+            if self.server_momentum and name in self.parameter_names and name in self._sent:
+                means[name] = mean
+            else:
+                arrays[name] = encode(mean)
+        for name, mean in means.items():  # only once every array has proved finite
+            arrays[name] = encode(self._with_momentum(name, mean))
+        return arrays
+
+    def _mean(self, name: str, replies: Sequence[_Reply]) -> NDArray[np.generic]:
+        weights = [r.weight if self.weighting == "examples" else 1.0 for r in replies]
+        return weighted_mean([reply.views[name] for reply in replies], weights)
+
+    def _with_momentum(self, name: str, mean: NDArray[np.generic]) -> NDArray[np.generic]:
+        before = view(self._sent[name])
+        step = before - mean  # type: ignore[operator]
+        if name in self._velocity:
+            step += self.server_momentum * self._velocity[name]  # type: ignore[operator]
+        self._velocity[name] = step
+        return np.asarray(before - step)  # type: ignore[operator]
+
+    @staticmethod
+    def _drop_non_finite(replies: Sequence[_Reply]) -> bool:
+        for reply in replies:
+            bad = [name for name, values in reply.views.items() if not is_finite(values)]
+            if bad:
+                reply.dropped = f"values that are not finite in {bad}"
+        return any(reply.dropped for reply in replies)
+
+    def _take_apart(self, replies: Iterable[Message], with_arrays: bool) -> list[_Reply]:
+        """Check each reply by itself; order them by their clients' numbers."""
+        parsed = []
+        for message in replies:
+            reply = _Reply(message, message.metadata.src_node_id)
+            try:
+                self._parse(reply, with_arrays)
+            except ValueError as error:
+                reply.dropped = str(error)
+            parsed.append(reply)
+            if reply.client != reply.node_id:
+                self.clients[reply.node_id] = reply.client
+        for reply in parsed:
+            reply.client = self.clients.get(reply.node_id, reply.client)
+        return sorted(parsed, key=lambda reply: self._order(reply.node_id))
+
+    def _parse(self, reply: _Reply, with_arrays: bool) -> None:
+        if reply.message.has_error():
+            raise ValueError(f"the client failed: {reply.message.error.reason}")
+        reply.content = reply.message.content
+        metric_records = list(reply.content.metric_records.values())
+        if len(metric_records) != 1:
+            raise ValueError(f"{len(metric_records)} metric records instead of 1")
+        reply.metrics = metric_records[0]
+        number = reply.metrics.get(PARTITION_ID)
+        if isinstance(number, int):
+            reply.client = number
+        array_records = list(reply.content.array_records.values())
+        if with_arrays:
+            if len(array_records) != 1:
+                raise ValueError(f"{len(array_records)} array records instead of 1")
+            reply.arrays = array_records[0]
+        weight = reply.metrics.get(self.weighted_by_key)
+        if isinstance(weight, list) or weight is None:
+            raise ValueError(f"no number {self.weighted_by_key!r} among its metrics")
+        if not (math.isfinite(weight) and weight > 0):
+            raise ValueError(f"{self.weighted_by_key} is {weight}; it must be positive and finite")
+        reply.weight = float(weight)
+        for name, array in reply.arrays.items():
+            try:
+                reply.views[name] = view(array)
+            except ValueError as error:
+                raise ValueError(f"array {name!r} cannot be read: {error}") from error
+        reply.spec = spec_of(reply.arrays)
+
+    def _drop_deviants(self, replies: Sequence[_Reply]) -> None:
+        """Drop replies whose arrays are not those of this round."""
+        good = [reply for reply in replies if not reply.dropped]
+        reference = _reference([reply.spec for reply in good], spec_of(self._sent))
+        for reply in good:
+            reply.dropped = difference(reference, reply.spec)
+
+    def _report(self, server_round: int, phase: Phase, replies: Sequence[_Reply]) -> None:
+        dropped = [reply for reply in replies if reply.dropped]
+        used = len(replies) - len(dropped)
+        log(INFO, "aggregate_%s: %d replies used, %d dropped", phase, used, len(dropped))
+        for reply in dropped:
+            log(
+                WARNING,
+                "Round %d: dropped the %s reply of node %d (client %d): %s",
+                *(server_round, phase, reply.node_id, reply.client, reply.dropped),
+            )
+        for reply in replies:
+            metrics = {k: v for k, v in reply.metrics.items() if not isinstance(v, list)}
+            self.reports.append(
+                ClientReport(
+                    round=server_round,
+                    phase=phase,
+                    node_id=reply.node_id,
+                    client=reply.client,
+                    metrics=metrics,
+                    bytes_down=self._bytes_down,
+                    bytes_up=num_bytes(reply.arrays),
+                    dropped=reply.dropped,
+                )
+            )
+
+
+def _reference(specs: Sequence[Spec], sent: Spec) -> Spec:
+    """Return the arrays that this round's replies should hold.
+
+    The shapes and dtypes are those that were sent. The names are those sent, if anybody replied
+    with exactly those; otherwise clients share a part of what was sent, and the names are those
+    that most replies have. Where nothing was sent the most common reply decides it all.
+    """
+    if not specs or any(spec == sent for spec in specs):
+        return sent
+    counts = Counter(frozenset(spec) for spec in specs)
+    names = max(counts, key=lambda key: (counts[key], sorted(key)))
+    most_common = Counter(tuple(sorted(s.items())) for s in specs if s.keys() == names)
+    shapes = dict(most_common.most_common(1)[0][0])
+    return {name: sent.get(name, shapes[name]) for name in sorted(names)}
