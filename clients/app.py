@@ -43,7 +43,7 @@ def client_app(build: BuildClient, mods: list[Mod] | None = None) -> ClientApp:
     def train(message: Message, context: Context) -> Message:
         config = _config(message)
         client = build(context, config)
-        parameters = match(message.content[ARRAYS], client.shared_names)
+        parameters = match(_arrays(message), client.shared_names)
         arrays, num_examples, metrics = client.fit(parameters, config)
         content = RecordDict(
             {
@@ -57,7 +57,7 @@ def client_app(build: BuildClient, mods: list[Mod] | None = None) -> ClientApp:
     def evaluate(message: Message, context: Context) -> Message:
         config = _config(message)
         client = build(context, config)
-        parameters = match(message.content[ARRAYS], client.shared_names)
+        parameters = match(_arrays(message), client.shared_names)
         loss, num_examples, metrics = client.evaluate(parameters, config)
         record = MetricRecord({NUM_EXAMPLES: num_examples, "loss": loss, **metrics})  # type: ignore[dict-item]
         return Message(RecordDict({METRICS: record}), reply_to=message)
@@ -89,7 +89,12 @@ def match(arrays: Mapping[str, Array], names: list[str]) -> list[NDArray[np.gene
     return [view(arrays[name]) for name in names]
 
 
+def _arrays(message: Message) -> ArrayRecord:
+    records = message.content.array_records
+    if ARRAYS not in records:
+        raise ValueError(f"the message has no array record {ARRAYS!r}, only {list(records)}")
+    return records[ARRAYS]
+
+
 def _config(message: Message) -> dict[str, Any]:
-    if ARRAYS in message.content and not isinstance(message.content[ARRAYS], ArrayRecord):
-        raise ValueError(f"record {ARRAYS!r} of the message is no ArrayRecord")
     return dict(message.content.config_records.get(CONFIG, {}))

@@ -1,6 +1,7 @@
 """The client that keeps personal parameters to itself."""
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -143,7 +144,7 @@ class PersonalClient(NumPyClient):
         before = self._load(parameters)
         with self._random(server_round, "train"):
             current = dict(self.model.named_parameters())
-            tethers = [tether for pull in self.pulls if (tether := pull.tether(current, self.scopes))]
+            pulled = [pull.tether(current, self.scopes) for pull in self.pulls]
             result = train(
                 self.model,
                 self.train_loader if self.num_examples else (),
@@ -151,7 +152,7 @@ class PersonalClient(NumPyClient):
                 self.scopes,
                 criterion=self.criterion,
                 optimization=self.optimization,
-                tethers=tethers,
+                tethers=[tether for tether in pulled if tether is not None],
             )
         others = {} if before is None else dict(before.arrays)
         if self.personal_names:
@@ -216,7 +217,7 @@ class PersonalClient(NumPyClient):
             "classes": lambda: ",".join(map(str, self._classes())),
             "shared": lambda: ",".join(self.shared_names),
             "personal": lambda: ",".join(self.personal_names),
-            **{name: lambda value=value: value for name, value in self.properties.items()},
+            **{name: partial(self.properties.__getitem__, name) for name in self.properties},
         }
         wanted = str(config.get(PROPERTIES, "")).split(",") if config.get(PROPERTIES) else known
         if unknown := sorted(set(wanted) - known.keys()):
@@ -275,10 +276,10 @@ class PersonalClient(NumPyClient):
 
     def _random(self, server_round: int, purpose: str) -> Any:
         """Context in which torch draws from this client's, round's and purpose's own stream."""
-        return seeded(named_seed(self.seed, purpose, self.partition_id, server_round), self.model)
+        return _Seeded(named_seed(self.seed, purpose, self.partition_id, server_round), self.model)
 
 
-class seeded:
+class _Seeded:
     """Context manager: seed torch's global generators, and put them back at the end."""
 
     def __init__(self, seed: int, model: nn.Module) -> None:

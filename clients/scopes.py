@@ -100,7 +100,9 @@ def select(model: nn.Module, rule: str, parts: Parts | None = None) -> frozenset
     for word in words:
         members = known[word] if word in known else _matching(known["all"], word)
         if not members and word != "none":
-            raise ScopeError(f"{word!r} matches nothing in {_name(model)}; it has {_inventory(known)}")
+            raise ScopeError(
+                f"{word!r} matches nothing in {_name(model)}; it has {_inventory(known)}"
+            )
         selected |= members
     return frozenset(selected)
 
@@ -132,7 +134,10 @@ def assign_scopes(
         one tensor (tied weights) have different scopes. The message lists the entries.
     """
     tensors = _tensors(model)
-    chosen = {Scope.PERSONAL: select(model, personal, parts), Scope.GROUP: select(model, group, parts)}
+    chosen = {
+        Scope.PERSONAL: select(model, personal, parts),
+        Scope.GROUP: select(model, group, parts),
+    }
     rest = frozenset(tensors) - chosen[Scope.PERSONAL] - chosen[Scope.GROUP]
     chosen[Scope.SHARED] = rest if shared is None else select(model, shared, parts)
     scopes: dict[str, Scope] = {}
@@ -186,9 +191,7 @@ def _below(path: str, entries: Iterable[str]) -> set[str]:
 def _matching(entries: Iterable[str], pattern: str) -> frozenset[str]:
     """Entries whose own path, or the path of a module around them, matches the pattern."""
     return frozenset(
-        name
-        for name in entries
-        if any(fnmatchcase(prefix, pattern) for prefix in _prefixes(name))
+        name for name in entries if any(fnmatchcase(prefix, pattern) for prefix in _prefixes(name))
     )
 
 

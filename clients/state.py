@@ -17,6 +17,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import torch
@@ -123,8 +124,8 @@ class PersonalState:
                 name: torch.from_numpy(np.array(view(array)))
                 for name, array in self.records.array_records[self._key].items()
             }
-            kept = int(self.records.config_records[self._key + ".about"]["round"])  # type: ignore[call-overload]
-            return Snapshot(kept, arrays)
+            about = self.records.config_records[self._key + ".about"]
+            return Snapshot(cast(int, about["round"]), arrays)
         path = self.path
         if path is None or not path.exists():
             return None

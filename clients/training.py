@@ -64,7 +64,7 @@ def head_then_body(epochs: int, steps: int = 0, head_epochs: int = 1) -> Schedul
 
 
 def body_only(epochs: int, steps: int = 0) -> Schedule:
-    """Train only what is not personal; the head keeps its first values (FedBABU, Oh et al. 2022)."""
+    """Train what is not personal; the head keeps its first values (FedBABU, Oh et al. 2022)."""
     return (Phase(_OTHERS, epochs, steps),)
 
 
@@ -226,7 +226,9 @@ def _freeze_all_but(
     """
     model.train()
     for path, module in model.named_modules():
-        own = [f"{path}.{name}" if path else name for name, _ in module.named_buffers(recurse=False)]
+        own = [
+            f"{path}.{name}" if path else name for name, _ in module.named_buffers(recurse=False)
+        ]
         if any(name in scopes and scopes[name] not in trained for name in own):
             module.training = False
     for name, parameter in model.named_parameters():
@@ -363,7 +365,7 @@ class _BatchIndices(Sampler[Tensor]):
 
     def __iter__(self) -> Iterator[Tensor]:
         order = torch.randperm(self.length) if self.shuffle else torch.arange(self.length)
-        return iter(order.split(self.batch_size) if self.length else ())
+        return iter(torch.split(order, self.batch_size) if self.length else ())
 
     def __len__(self) -> int:
         return math.ceil(self.length / self.batch_size)

@@ -1,19 +1,25 @@
 """The ClientApp: from a node's config and the run config to its ``PersonalClient``."""
 
 import copy
+import os
 from collections.abc import Mapping
 from functools import lru_cache
-from typing import Any
-
-import os
 from pathlib import Path
+from typing import Any
 
 import torch
 from flwr.app import Context
 from flwr.clientapp import ClientApp
 from torch import Tensor, nn
 
-from clients import PersonalClient, PersonalState, Scope, assign_scopes, client_app, in_memory_loader
+from clients import (
+    PersonalClient,
+    PersonalState,
+    Scope,
+    assign_scopes,
+    client_app,
+    in_memory_loader,
+)
 from pfl_flower.config import ConfigError, RunConfig
 from pfl_flower.data import federation
 from pfl_flower.models import Architecture, build_model

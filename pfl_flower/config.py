@@ -90,7 +90,7 @@ class RunConfig:
     classes_per_client: int = _key(2, "classes per client of pathological", _range(1))
     min_examples: int = _key(0, "quantity skew: fewest training examples", _range(0))
     max_examples: int = _key(0, "quantity skew: most training examples; 0: all", _range(0))
-    validation_fraction: float = _key(0.15, "of each client's examples", _range(0, 0.9))
+    validation_fraction: float = _key(0.1, "of each client's examples", _range(0, 0.9))
     test_fraction: float = _key(0.25, "of each client's examples", _range(0, 0.9, open_low=True))
     model: str = _key("auto", "network", _choice("auto", *MODELS))
     norm: str | None = _key(None, "layer", _choice("none", "batch", "group"), kind=str)
@@ -249,7 +249,7 @@ class RunConfig:
             base = "cnn" if image else "mlp"
             named = f"{self.row.block}-{base}" if self.row.block else base
             model = named if named in MODELS else base
-        norm = self.value("norm", "batch" if model == "resnet18" else "none")
+        norm = self.value("norm", "batch")
         return Architecture(model, source.shape, source.num_classes, norm, self.adapter_size)
 
     @property

@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from logging import INFO, WARNING
+from typing import cast
 
 import numpy as np
 from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, RecordDict
@@ -87,9 +88,7 @@ def play(grid: Grid, config: RunConfig, progress: Progress | None = None) -> lis
 def run_method(grid: Grid, config: RunConfig, progress: Progress | None = None) -> MethodRun:
     """Run one method from the common start for all rounds."""
     model, initial = initial_model(config.architecture, config.seed)
-    scopes = model_scopes(
-        config.architecture, config.seed, config.personal_rule, config.group_rule
-    )
+    scopes = model_scopes(config.architecture, config.seed, config.personal_rule, config.group_rule)
     shared = names_of(scopes, Scope.SHARED, Scope.GROUP)
     strategy = config.row.strategy(
         fraction_train=config.fraction_train,
@@ -101,7 +100,10 @@ def run_method(grid: Grid, config: RunConfig, progress: Progress | None = None) 
         parameter_names=[name for name, _ in model.named_parameters()],
         seed=config.seed,
     )
-    about = {METHOD: config.method, NUM_ROUNDS: config.num_server_rounds}
+
+    def about() -> ConfigRecord:
+        return ConfigRecord({METHOD: config.method, NUM_ROUNDS: config.num_server_rounds})
+
     log(INFO, "Method %s: %s", config.method, config.row.summary)
     start = time.perf_counter()
     result = strategy.start(
@@ -109,8 +111,8 @@ def run_method(grid: Grid, config: RunConfig, progress: Progress | None = None) 
         to_record({name: initial[name].numpy() for name in shared}),
         num_rounds=config.num_server_rounds,
         timeout=config.timeout,
-        train_config=ConfigRecord({**about}),
-        evaluate_config=ConfigRecord({**about}),
+        train_config=about(),
+        evaluate_config=about(),
         evaluate_fn=lambda r, _: progress(config.method, r) if progress else None,
     )
     sizes = {scope: sum(initial[n].numel() for n in names_of(scopes, scope)) for scope in Scope}
@@ -146,19 +148,22 @@ def wait_for_clients(grid: Grid, config: RunConfig) -> None:
     expected = config.min_nodes or _num_partitions(grid, nodes[0], config)
     while (found := len(list(grid.get_node_ids()))) < expected:
         if time.monotonic() > deadline:
-            log(WARNING, "Only %d of %d nodes are there; going on without the others", found, expected)
+            log(
+                WARNING,
+                "Only %d of %d nodes are there; going on without the others",
+                found,
+                expected,
+            )
             return
         time.sleep(0.2)
     log(INFO, "%d nodes are there", found)
 
 
 def _num_partitions(grid: Grid, node_id: int, config: RunConfig) -> int:
-    record = RecordDict(
-        {CONFIG: ConfigRecord({PROPERTIES: NUM_PARTITIONS, METHOD: config.method})}
-    )
+    record = RecordDict({CONFIG: ConfigRecord({PROPERTIES: NUM_PARTITIONS, METHOD: config.method})})
     question = Message(record, node_id, MessageType.QUERY)
     for reply in grid.send_and_receive([question], timeout=config.timeout):
         if reply.has_error():
             raise FederationError(f"a client cannot start: {reply.error.reason}")
-        return int(reply.content.config_records[PROPERTIES][NUM_PARTITIONS])  # type: ignore[call-overload]
+        return cast(int, reply.content.config_records[PROPERTIES][NUM_PARTITIONS])
     raise FederationError(f"node {node_id} did not answer within {config.timeout:g} seconds")

@@ -55,7 +55,7 @@ class InProcessGrid(Grid):
         self.contexts: dict[int, Context] = {}
         for partition_id in range(num_nodes):
             node_id = _FIRST_NODE_ID + partition_id
-            config = {"partition-id": partition_id, "num-partitions": num_nodes}
+            config: dict[str, Any] = {"partition-id": partition_id, "num-partitions": num_nodes}
             config.update(node_config(partition_id) if node_config else {})
             self.contexts[node_id] = Context(
                 run_id=run_id,

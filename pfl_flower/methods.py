@@ -90,7 +90,7 @@ METHODS: Mapping[str, Method] = {
     "fedbn": Method(
         summary="everything shared but the normalization layers",
         source="Li et al. 2021, arXiv:2102.07623",
-        settings={"personal": "norm", "norm": "batch"},
+        settings={"personal": "norm"},
     ),
     "personal-se": Method(
         summary="everything shared but the squeeze-and-excitation blocks",

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from io import BytesIO
+from typing import Any
 
 import numpy as np
 from flwr.app import Array, ArrayRecord
@@ -16,7 +17,7 @@ Spec = dict[str, tuple[tuple[int, ...], str]]
 """Name of an array -> (shape, dtype), e.g. ``{"head.bias": ((10,), "float32")}``."""
 
 
-def view(array: Array) -> NDArray[np.generic]:
+def view(array: Array) -> NDArray[Any]:
     """Return the content of a Flower ``Array`` as a read-only NumPy view, without a copy.
 
     ``Array.numpy()`` copies; a server that only reads needs no copy.
@@ -50,7 +51,7 @@ def view(array: Array) -> NDArray[np.generic]:
     return content.view(dtype).reshape(shape, order="F" if fortran else "C")
 
 
-def encode(values: NDArray[np.generic]) -> Array:
+def encode(values: NDArray[Any]) -> Array:
     """Return ``values`` as a Flower ``Array`` (NumPy format), copying the content once."""
     values = np.ascontiguousarray(values).reshape(values.shape)  # keeps 0-dimensional arrays so
     stream = BytesIO()
@@ -87,9 +88,7 @@ def difference(expected: Spec, found: Spec) -> str:
     return "; ".join(words)
 
 
-def weighted_mean(
-    arrays: Sequence[NDArray[np.generic]], weights: Sequence[float]
-) -> NDArray[np.generic]:
+def weighted_mean(arrays: Sequence[NDArray[Any]], weights: Sequence[float]) -> NDArray[Any]:
     """Return the weighted mean of arrays of one shape and dtype, in that dtype.
 
     Each array is read once. Floating-point arrays are averaged with ``weights`` normalised to
@@ -127,7 +126,7 @@ def weighted_mean(
     return mean.reshape(first.shape)
 
 
-def is_finite(values: NDArray[np.generic]) -> bool:
+def is_finite(values: NDArray[Any]) -> bool:
     """Return whether no entry is NaN or infinite (integers always are finite).
 
     One sum tells: a NaN or an infinity anywhere makes it non-finite. Only a sum that overflows
@@ -139,6 +138,6 @@ def is_finite(values: NDArray[np.generic]) -> bool:
         return bool(np.isfinite(np.sum(values))) or bool(np.isfinite(values).all())
 
 
-def to_record(arrays: Mapping[str, NDArray[np.generic]]) -> ArrayRecord:
+def to_record(arrays: Mapping[str, NDArray[Any]]) -> ArrayRecord:
     """Return named NumPy arrays as an ``ArrayRecord``."""
     return ArrayRecord({name: encode(values) for name, values in arrays.items()})

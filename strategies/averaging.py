@@ -6,9 +6,8 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from logging import INFO, WARNING
-from typing import Literal
+from typing import Any, Literal
 
-import numpy as np
 from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, MetricRecord, RecordDict
 from flwr.common.logger import log
 from flwr.serverapp import Grid
@@ -73,7 +72,7 @@ class _Reply:
     client: int
     content: RecordDict = field(default_factory=RecordDict)
     arrays: ArrayRecord = field(default_factory=ArrayRecord)
-    views: dict[str, NDArray[np.generic]] = field(default_factory=dict)
+    views: dict[str, NDArray[Any]] = field(default_factory=dict)
     spec: Spec = field(default_factory=dict)
     metrics: MetricRecord = field(default_factory=MetricRecord)
     weight: float = 0.0
@@ -189,7 +188,7 @@ evaluate_metrics_aggr_fn
         self.reports: list[ClientReport] = []
         self.clients: dict[int, int] = {}
         """Node id -> the client's own number, as far as known."""
-        self._velocity: dict[str, NDArray[np.generic]] = {}
+        self._velocity: dict[str, NDArray[Any]] = {}
         self._sent = ArrayRecord()
         self._bytes_down = 0
 
@@ -206,9 +205,7 @@ evaluate_metrics_aggr_fn
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
         """Sample clients and send them the shared arrays."""
-        nodes = self._sample(
-            grid, server_round, "train", self.fraction_train, self.min_train_nodes
-        )
+        nodes = self._sample(grid, server_round, "train", self.fraction_train, self.min_train_nodes)
         return self._messages(server_round, arrays, config, nodes, MessageType.TRAIN)
 
     def configure_evaluate(
@@ -277,9 +274,10 @@ evaluate_metrics_aggr_fn
         messages = self._construct_messages(question, unknown, MessageType.QUERY)
         for reply in grid.send_and_receive(messages, timeout=_IDENTIFY_TIMEOUT):
             node_id = reply.metadata.src_node_id
-            answer = reply.content.get(PROPERTIES) if reply.has_content() else None
-            if isinstance(answer, ConfigRecord) and isinstance(answer.get(PARTITION_ID), int):
-                self.clients[node_id] = int(answer[PARTITION_ID])  # type: ignore[call-overload]
+            answer = reply.content.config_records.get(PROPERTIES) if reply.has_content() else None
+            number = answer.get(PARTITION_ID) if answer else None
+            if isinstance(number, int):
+                self.clients[node_id] = number
 
     # ------------------------------------------------------------------ the way up
 
@@ -316,7 +314,7 @@ evaluate_metrics_aggr_fn
         The check for NaN and infinity costs nothing extra when all is well: whatever is not
         finite in a reply is not finite in the mean either, so only a bad mean leads to a search.
         """
-        means: dict[str, NDArray[np.generic]] = {}
+        means: dict[str, NDArray[Any]] = {}
         arrays = ArrayRecord()
         for name in replies[0].spec if replies else ():
             mean = self._mean(name, replies)
@@ -330,17 +328,18 @@ evaluate_metrics_aggr_fn
             arrays[name] = encode(self._with_momentum(name, mean))
         return arrays
 
-    def _mean(self, name: str, replies: Sequence[_Reply]) -> NDArray[np.generic]:
+    def _mean(self, name: str, replies: Sequence[_Reply]) -> NDArray[Any]:
         weights = [r.weight if self.weighting == "examples" else 1.0 for r in replies]
         return weighted_mean([reply.views[name] for reply in replies], weights)
 
-    def _with_momentum(self, name: str, mean: NDArray[np.generic]) -> NDArray[np.generic]:
+    def _with_momentum(self, name: str, mean: NDArray[Any]) -> NDArray[Any]:
         before = view(self._sent[name])
-        step = before - mean  # type: ignore[operator]
+        step = before - mean
         if name in self._velocity:
-            step += self.server_momentum * self._velocity[name]  # type: ignore[operator]
+            step += self.server_momentum * self._velocity[name]
         self._velocity[name] = step
-        return np.asarray(before - step)  # type: ignore[operator]
+        after: NDArray[Any] = before - step
+        return after
 
     @staticmethod
     def _drop_non_finite(replies: Sequence[_Reply]) -> bool:

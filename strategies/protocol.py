@@ -15,7 +15,7 @@ METRICS = "metrics"
 """Record of what the client measured."""
 
 PROPERTIES = "properties"
-"""``ConfigRecord`` in the reply to a query; in a query's config, the comma-separated names wanted."""
+"""``ConfigRecord`` in the reply to a query; in a query's config, the names wanted (a,b,c)."""
 
 NUM_EXAMPLES = "num-examples"
 """Metric: number of examples behind a reply. The weight of the client in every mean."""

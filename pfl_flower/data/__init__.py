@@ -41,7 +41,7 @@ class DataSettings:
     classes_per_client: int = 2
     min_examples: int = 0
     max_examples: int = 0
-    validation_fraction: float = 0.15
+    validation_fraction: float = 0.1
     test_fraction: float = 0.25
     seed: int = 0
     data_dir: str = ""
@@ -143,7 +143,7 @@ class Federation:
         if not high:
             return 0
         draw = generator(self.settings.seed, "quantity", client)
-        return int(round(np.exp(draw.uniform(np.log(max(low, 1)), np.log(high)))))
+        return round(float(np.exp(draw.uniform(np.log(max(low, 1)), np.log(high)))))
 
 
 def data_directory(stated: str) -> Path | None:

@@ -83,7 +83,9 @@ def partition(examples: Examples, name: str, request: PartitionRequest) -> list[
     columns = {"row": order, "label": labels.numpy()[order]}
     if name == "natural":
         if examples.owner is None:
-            raise DataError("this data set has no natural clients; use iid, dirichlet or pathological")
+            raise DataError(
+                "this data set has no natural clients; use iid, dirichlet or pathological"
+            )
         columns["owner"] = examples.owner[order]
         found = len(np.unique(examples.owner))
         if found < request.num_clients:

@@ -87,7 +87,7 @@ GALLERY_CHANNELS = 3
 
 
 def _gallery(request: SourceRequest, train: int = 250, test: int = 100) -> Examples:
-    """Pictures of three channels, each holding another digit; labelled once per channel.
+    """Pictures of three channels, each holding another digit (class); labelled once per channel.
 
     The digits of test pictures never occur in training pictures.
     """
@@ -98,7 +98,8 @@ def _gallery(request: SourceRequest, train: int = 250, test: int = 100) -> Examp
     chosen, folds = [], []
     for fold, count in ((0, train), (1, test)):
         total = request.num_clients * count
-        chosen.append(draw.choice(pools[fold], size=(total, GALLERY_CHANNELS)))
+        classes = draw.permuted(np.tile(np.arange(10), (total, 1)), axis=1)[:, :GALLERY_CHANNELS]
+        chosen.append(_draw_of_class(digits.targets.numpy(), pools[fold], classes, draw))
         folds.append(np.full(total, fold))
     index = torch.from_numpy(np.concatenate(chosen))
     owner = np.concatenate(
@@ -107,6 +108,17 @@ def _gallery(request: SourceRequest, train: int = 250, test: int = 100) -> Examp
     return Examples(
         digits.inputs[index].squeeze(2), digits.targets[index], owner, np.concatenate(folds)
     )
+
+
+def _draw_of_class(
+    labels: np.ndarray, pool: np.ndarray, classes: np.ndarray, draw: np.random.Generator
+) -> np.ndarray:
+    """Return, for an array of classes, the index of a random example of each from ``pool``."""
+    chosen = np.empty_like(classes)
+    for label in np.unique(classes):
+        wanted = classes == label
+        chosen[wanted] = draw.choice(pool[labels[pool] == label], size=wanted.sum())
+    return chosen
 
 
 def _torchvision(name: str) -> Callable[[SourceRequest], Examples]:

@@ -31,7 +31,8 @@ class BottleneckAdapter(nn.Module):
 
     def forward(self, hidden: Tensor) -> Tensor:
         """Return ``hidden`` with the adapter's correction, same shape."""
-        return hidden + self.up(torch.relu(self.down(hidden)))
+        correction: Tensor = self.up(torch.relu(self.down(hidden)))
+        return hidden + correction
 
 
 class LowRankAdapter(nn.Module):
@@ -60,9 +61,7 @@ class LowRankAdapter(nn.Module):
 
 
 def normalization(kind: str, channels: int) -> nn.Module:
-    """Return a normalization layer: ``"batch"``, ``"group"`` (groups of 4 or more channels), or
-    the identity for ``"none"``.
-    """
+    """Return a layer: ``"batch"``, ``"group"`` (of 4 channels each) or nothing for ``"none"``."""
     if kind == "batch":
         return nn.BatchNorm2d(channels)
     if kind == "group":

@@ -89,7 +89,9 @@ class CNN(nn.Module):
         self.head = nn.Linear(64, num_classes)
         # Made last, so that a network with adapters starts as the one without, bit for bit.
         self.adapter1, self.adapter2 = (
-            BottleneckAdapter(c, adapter_size, convolutional=True) if adapter_size else nn.Identity()
+            BottleneckAdapter(c, adapter_size, convolutional=True)
+            if adapter_size
+            else nn.Identity()
             for c in (first, second)
         )
         self.adapter3 = BottleneckAdapter(64, adapter_size) if adapter_size else nn.Identity()
@@ -106,11 +108,9 @@ class CNN(nn.Module):
 
 def resnet(shape: Shape, num_classes: int, norm: str = "batch") -> nn.Module:
     """Return torchvision's ResNet-18 for images of ``shape[0]`` channels; its head is ``fc``."""
-    layer = nn.Identity if norm == "none" else None
-    if norm == "group":
-        def layer(channels: int) -> nn.Module:  # type: ignore[misc]
-            return normalization("group", channels)
-    model = resnet18(num_classes=num_classes, norm_layer=layer)
+    model: nn.Module = resnet18(
+        num_classes=num_classes, norm_layer=lambda channels: normalization(norm, channels)
+    )
     if shape[0] != 3:
         model.conv1 = nn.Conv2d(shape[0], 64, 7, stride=2, padding=3, bias=False)
     model.parts = {"head": ("fc",)}  # type: ignore[assignment]

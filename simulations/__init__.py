@@ -1,0 +1,1 @@
+"""Runnable studies: each answers one question, prints its table and checks its promises."""

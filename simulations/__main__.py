@@ -1,0 +1,54 @@
+"""``python -m simulations`` lists the studies; ``python -m simulations <study>`` runs one."""
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+
+from pfl_flower.engines import ENGINES
+from simulations import gallery, lighting, taste
+from simulations.study import print_summary, run_study, write_outcome
+
+STUDIES = {study.name: study for study in (taste.STUDY, lighting.STUDY, gallery.STUDY)}
+
+
+def _seeds(text: str) -> list[int]:
+    return [int(word) for word in text.split(",")]
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m simulations", description=__doc__)
+    parser.add_argument("study", nargs="?", choices=STUDIES, help="which study; none lists them")
+    parser.add_argument("--seeds", type=_seeds, default=[0, 1, 2, 3, 4], help="such as 0,1,2")
+    parser.add_argument("--rounds", type=int, help="instead of the study's own number")
+    parser.add_argument("--engine", choices=ENGINES, default="in-process")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="runs side by side")
+    parser.add_argument("--out", type=Path, help="folder for results; ./results/<study> by default")
+    parser.add_argument("--check", action="store_true", help="fail when a claim does not hold")
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; return the exit code."""
+    options = _parser().parse_args(arguments)
+    console = Console(width=None if sys.stdout.isatty() else 110)
+    if options.study is None:
+        for study in STUDIES.values():
+            console.print(f"[bold]{study.name}[/bold]  {study.question}", highlight=False)
+        return 0
+    study = STUDIES[options.study]
+    jobs = 1 if options.engine == "ray" else options.jobs
+    outcome = run_study(study, options.seeds, options.rounds, options.engine, jobs)
+    folder = options.out or Path("results") / study.name
+    summary = write_outcome(study, outcome, folder)
+    print_summary(summary, console)
+    console.print(f"Results: {folder.resolve()}", highlight=False, soft_wrap=True)
+    failed = [name for name, claim in summary["claims"].items() if not claim["holds"]]
+    return 1 if failed and options.check else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

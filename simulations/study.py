@@ -1,0 +1,241 @@
+"""What a study is, and the one runner of all of them."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from dataclasses import dataclass, field
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from pfl_flower.engines import Engine, simulate
+from pfl_flower.results import spread, summarize, write_csv, write_json
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One line of a study's table: a name and the run-config keys it sets.
+
+    Attributes
+    ----------
+    name : shown in the table
+    config : hyphenated run-config keys
+    point : where it stands on the study's curve; None for the table only
+    """
+
+    name: str
+    config: Mapping[str, Any]
+    point: float | None = None
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A promise of a study: ``value`` is at least ``threshold``.
+
+    Attributes
+    ----------
+    name : what is promised, in words
+    value, threshold : fractions, not per cent
+    """
+
+    name: str
+    value: float
+    threshold: float
+
+    @property
+    def holds(self) -> bool:
+        """Whether the promise is kept."""
+        return self.value >= self.threshold
+
+
+@dataclass(frozen=True)
+class Result:
+    """What one arm gave on one seed."""
+
+    arm: Arm
+    seed: int
+    accuracy: np.ndarray
+    summary: Mapping[str, Any]
+
+
+@dataclass
+class Outcome:
+    """All results of a study."""
+
+    results: list[Result]
+
+    @property
+    def seeds(self) -> list[int]:
+        """The seeds, ascending."""
+        return sorted({result.seed for result in self.results})
+
+    def of(self, name: str, point: float | None = None) -> list[Result]:
+        """Return the results of an arm, by seed."""
+        found = [r for r in self.results if (r.arm.name, r.arm.point) == (name, point)]
+        return sorted(found, key=lambda result: result.seed)
+
+    def means(self, name: str, point: float | None = None) -> np.ndarray:
+        """Return the mean accuracy over clients of an arm, for every seed."""
+        return np.array([result.accuracy.mean() for result in self.of(name, point)])
+
+    def at_least(self, name: str, threshold: float) -> Claim:
+        """Claim that an arm's mean accuracy reaches a threshold on every seed."""
+        words = f"{name}: mean accuracy of at least {threshold:.0%} on every seed"
+        return Claim(words, float(self.means(name).min()), threshold)
+
+    def above(self, name: str, other: str, margin: float) -> Claim:
+        """Claim that an arm is a margin above another on every seed."""
+        words = f"{name}: at least {100 * margin:g} points above {other} on every seed"
+        return Claim(words, float((self.means(name) - self.means(other)).min()), margin)
+
+
+@dataclass(frozen=True)
+class Study:
+    """A question, the federation it is asked on, and what is compared.
+
+    Attributes
+    ----------
+    name, question : for people
+    num_clients : number of clients
+    config : run-config keys of every arm
+    arms : what is compared
+    claims : outcome -> promises
+    draw : outcome, folder -> further pictures
+    """
+
+    name: str
+    question: str
+    num_clients: int
+    config: Mapping[str, Any]
+    arms: Sequence[Arm]
+    claims: Callable[[Outcome], list[Claim]]
+    draw: Callable[[Outcome, Path], None] = field(default=lambda outcome, folder: None)
+
+
+def run_arm(
+    study_config: Mapping[str, Any], num_clients: int, arm: Arm, seed: int, engine: Engine
+) -> Result:
+    """Run one arm on one seed."""
+    config = {**study_config, **arm.config, "seed": seed, "baselines": ""}
+    (run,) = simulate(config, num_clients, engine)
+    return Result(arm, seed, run.by_client(), summarize(run))
+
+
+def run_study(
+    study: Study,
+    seeds: Sequence[int],
+    rounds: int | None = None,
+    engine: Engine = "in-process",
+    jobs: int = 1,
+    console: Console | None = None,
+) -> Outcome:
+    """Run every arm on every seed, ``jobs`` at a time, and show how far it is.
+
+    All arms of a seed have the same data, splits, network and first values.
+    """
+    config = dict(study.config) | ({"num-server-rounds": rounds} if rounds else {})
+    cells = [(config, study.num_clients, arm, seed, engine) for seed in seeds for arm in study.arms]
+    columns = (
+        TextColumn(f"[bold]{study.name}[/bold]"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.description}"),
+    )
+    results = []
+    with Progress(*columns, console=console or Console(stderr=True)) as progress:
+        task = progress.add_task("", total=len(cells))
+        for result in _results(cells, jobs):
+            results.append(result)
+            words = f"{result.arm.name}, seed {result.seed}: {result.accuracy.mean():.1%}"
+            progress.update(task, advance=1, description=words)
+    order = {(arm.name, arm.point): place for place, arm in enumerate(study.arms)}
+    results.sort(key=lambda r: (order[r.arm.name, r.arm.point], r.seed))
+    return Outcome(results)
+
+
+def _results(cells: Sequence[tuple[Any, ...]], jobs: int) -> Iterator[Result]:
+    if jobs <= 1:
+        for cell in cells:
+            yield run_arm(*cell)
+        return
+    # spawn, because a fork of a process in which torch has run threads may hang
+    with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
+        futures: list[Future[Result]] = [pool.submit(run_arm, *cell) for cell in cells]
+        for future in as_completed(futures):
+            yield future.result()
+
+
+def summary_of(study: Study, outcome: Outcome) -> dict[str, Any]:
+    """Return the content of ``summary.json``: scores and costs per arm, and the claims."""
+    methods: dict[str, Any] = {}
+    for arm in study.arms:
+        results = outcome.of(arm.name, arm.point)
+        costs = [result.summary for result in results]
+        key = arm.name if arm.point is None else f"{arm.name} at {arm.point:g}"
+        methods[key] = {
+            "accuracy": spread(np.concatenate([result.accuracy for result in results])),
+            "accuracy_by_seed": {r.seed: float(r.accuracy.mean()) for r in results},
+            "bytes_per_round": costs[0]["bytes_per_round"],
+            "parameters": costs[0]["parameters"],
+            "seconds_per_round": float(np.mean([cost["seconds_per_round"] for cost in costs])),
+        }
+    claims = {
+        claim.name: {"value": claim.value, "threshold": claim.threshold, "holds": claim.holds}
+        for claim in study.claims(outcome)
+    }
+    return {
+        "study": study.name,
+        "question": study.question,
+        "clients": study.num_clients,
+        "seeds": outcome.seeds,
+        "config": dict(study.config),
+        "methods": methods,
+        "claims": claims,
+    }
+
+
+def write_outcome(study: Study, outcome: Outcome, folder: Path) -> dict[str, Any]:
+    """Write ``summary.json``, ``clients.csv`` and the pictures; return the summary."""
+    from pfl_flower.plots import plot_clients
+
+    folder.mkdir(parents=True, exist_ok=True)
+    summary = summary_of(study, outcome)
+    write_json(folder / "summary.json", summary)
+    rows = [
+        {"method": r.arm.name, "point": "" if r.arm.point is None else r.arm.point}
+        | {"seed": r.seed, "client": client, "accuracy": float(accuracy)}
+        for r in outcome.results
+        for client, accuracy in enumerate(r.accuracy)
+    ]
+    write_csv(folder / "clients.csv", rows)
+    table = [arm.name for arm in study.arms if arm.point is None]
+    dots = {name: np.concatenate([r.accuracy for r in outcome.of(name)]) for name in table}
+    plot_clients(dots, folder / "accuracy.png")
+    study.draw(outcome, folder)
+    return summary
+
+
+def print_summary(summary: Mapping[str, Any], console: Console) -> None:
+    """Print the table and the claims."""
+    console.print(f"\n[bold]{summary['question']}[/bold]")
+    table = Table("method", "mean", "std", "worst tenth", "down + up a round", "s a round")
+    for column in table.columns[1:]:
+        column.justify = "right"
+    for name, entry in summary["methods"].items():
+        accuracy, traffic = entry["accuracy"], entry["bytes_per_round"]
+        table.add_row(
+            name,
+            *(f"{100 * accuracy[key]:.1f}" for key in ("mean", "std", "worst_tenth")),
+            f"{traffic['down'] / 1e3:.0f} + {traffic['up'] / 1e3:.0f} kB",
+            f"{entry['seconds_per_round']:.2f}",
+        )
+    console.print(table)
+    for name, claim in summary["claims"].items():
+        mark = "[green]holds[/green]" if claim["holds"] else "[red]FAILS[/red]"
+        value, threshold = 100 * claim["value"], 100 * claim["threshold"]
+        console.print(f"{mark}  {name}  ({value:.1f} against {threshold:.1f})", highlight=False)
