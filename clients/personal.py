@@ -160,13 +160,15 @@ class PersonalClient(NumPyClient):
         metrics: Scalars = {"train-loss": result.loss, PARTITION_ID: self.partition_id}
         return self.get_parameters({}), self.num_examples, metrics
 
-    def evaluate(self, parameters: NDArrays, config: dict[str, Any]) -> tuple[float, int, Scalars]:
+    def evaluate(
+        self, parameters: NDArrays, config: dict[str, Any]
+    ) -> tuple[float, int, Scalars]:
         """Score the personalized model on the client's own test and validation examples.
 
         Parameters
         ----------
         parameters : the shared and group arrays, in the order of ``shared_names``
-        config : ``server-round`` and ``num-server-rounds`` are read (fine-tuning after the last round)
+        config : ``server-round`` and ``num-server-rounds`` are read, to fine-tune after the last
 
         Returns
         -------

@@ -174,7 +174,7 @@ def write_file(path: Path, snapshot: Snapshot, identity: Mapping[str, str]) -> N
         If the disk refuses; a file that was there before is intact.
     """
     metadata = {**identity, "round": str(snapshot.round)}
-    arrays = {n: np.ascontiguousarray(t.numpy()) for n, t in snapshot.arrays.items()}
+    arrays = {n: np.asarray(t.numpy(), order="C") for n, t in snapshot.arrays.items()}
     metadata["checksum"] = _checksum(metadata, arrays)
     temporary = ""
     try:
@@ -250,7 +250,7 @@ def read_file(path: Path, identity: Mapping[str, str], expected: Spec) -> Snapsh
 def _checksum(metadata: Mapping[str, str], arrays: Mapping[str, np.ndarray]) -> str:
     digest = sha256(json.dumps(sorted(metadata.items())).encode())
     for name in sorted(arrays):
-        array = np.ascontiguousarray(arrays[name])
+        array = np.asarray(arrays[name], order="C")
         digest.update(f"{name} {array.dtype} {array.shape}".encode())
         digest.update(array.reshape(-1).view(np.uint8).data)
     return digest.hexdigest()

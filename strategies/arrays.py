@@ -53,7 +53,7 @@ def view(array: Array) -> NDArray[Any]:
 
 def encode(values: NDArray[Any]) -> Array:
     """Return ``values`` as a Flower ``Array`` (NumPy format), copying the content once."""
-    values = np.ascontiguousarray(values).reshape(values.shape)  # keeps 0-dimensional arrays so
+    values = np.asarray(values, order="C")  # ascontiguousarray would make 0 dimensions 1
     stream = BytesIO()
     npy.write_array_header_1_0(stream, npy.header_data_from_array_1_0(values))
     return Array(

@@ -189,7 +189,7 @@ evaluate_metrics_aggr_fn
         self.clients: dict[int, int] = {}
         """Node id -> the client's own number, as far as known."""
         self._velocity: dict[str, NDArray[Any]] = {}
-        self._sent = ArrayRecord()
+        self._sent: ArrayRecord | None = None
         self._bytes_down = 0
 
     def summary(self) -> None:
@@ -320,7 +320,7 @@ evaluate_metrics_aggr_fn
             mean = self._mean(name, replies)
             if not is_finite(mean) and self._drop_non_finite(replies):
                 return self.aggregate_arrays([reply for reply in replies if not reply.dropped])
-            if self.server_momentum and name in self.parameter_names and name in self._sent:
+            if self.server_momentum and name in self.parameter_names and name in (self._sent or ()):
                 means[name] = mean
             else:
                 arrays[name] = encode(mean)
@@ -333,6 +333,7 @@ evaluate_metrics_aggr_fn
         return weighted_mean([reply.views[name] for reply in replies], weights)
 
     def _with_momentum(self, name: str, mean: NDArray[Any]) -> NDArray[Any]:
+        assert self._sent is not None
         before = view(self._sent[name])
         step = before - mean
         if name in self._velocity:
@@ -397,7 +398,7 @@ evaluate_metrics_aggr_fn
     def _drop_deviants(self, replies: Sequence[_Reply]) -> None:
         """Drop replies whose arrays are not those of this round."""
         good = [reply for reply in replies if not reply.dropped]
-        reference = _reference([reply.spec for reply in good], spec_of(self._sent))
+        reference = _reference([reply.spec for reply in good], self._sent)
         for reply in good:
             reply.dropped = difference(reference, reply.spec)
 
@@ -427,14 +428,15 @@ evaluate_metrics_aggr_fn
             )
 
 
-def _reference(specs: Sequence[Spec], sent: Spec) -> Spec:
+def _reference(specs: Sequence[Spec], record: ArrayRecord | None) -> Spec:
     """Return the arrays that this round's replies should hold.
 
     The shapes and dtypes are those that were sent. The names are those sent, if anybody replied
     with exactly those; otherwise clients share a part of what was sent, and the names are those
-    that most replies have. Where nothing was sent the most common reply decides it all.
+    that most replies have. Where it is not known what was sent the most common reply decides.
     """
-    if not specs or any(spec == sent for spec in specs):
+    sent = spec_of(record or {})
+    if not specs or (record is not None and any(spec == sent for spec in specs)):
         return sent
     counts = Counter(frozenset(spec) for spec in specs)
     names = max(counts, key=lambda key: (counts[key], sorted(key)))

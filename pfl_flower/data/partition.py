@@ -1,7 +1,9 @@
 """Who gets which examples: flwr-datasets' partitioners, by name."""
 
 from collections.abc import Callable, Mapping
+from contextlib import redirect_stderr
 from dataclasses import dataclass
+from io import StringIO
 from typing import Any
 
 import numpy as np
@@ -93,7 +95,8 @@ def partition(examples: Examples, name: str, request: PartitionRequest) -> list[
     partitioner = PARTITIONS[name](request)
     partitioner.dataset = Dataset.from_dict(columns)
     try:
-        parts = [partitioner.load_partition(i) for i in range(request.num_clients)]
+        with redirect_stderr(StringIO()):  # some partitioners draw a progress bar of their own
+            parts = [partitioner.load_partition(i) for i in range(request.num_clients)]
     except ValueError as error:
         raise DataError(f"partition {name!r} for {request.num_clients} clients: {error}") from error
     return [np.sort(np.asarray(part["row"], dtype=np.int64)) for part in parts]

@@ -1,0 +1,14 @@
+"""What all tests share."""
+
+import pytest
+import torch
+
+from pfl_flower.grid import identify_process
+
+
+@pytest.fixture(autouse=True)
+def _one_thread_and_an_identity(monkeypatch):
+    """One torch thread, a process that may make Messages, and no personal directory around."""
+    torch.set_num_threads(1)
+    identify_process()
+    monkeypatch.delenv("PFL_PERSONAL_DIR", raising=False)

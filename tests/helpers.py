@@ -1,0 +1,106 @@
+"""Messages made by hand, and a tiny network."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message, MetricRecord, RecordDict
+from torch import nn
+
+from clients import PersonalClient, PersonalState, assign_scopes, in_memory_loader
+from strategies.arrays import to_record
+from pfl_flower.grid import identify_process
+from strategies.protocol import ARRAYS, METRICS, NUM_EXAMPLES, PARTITION_ID
+
+identify_process()  # messages are also made while tests are collected
+
+
+def request(node_id: int, message_type: str = "train") -> Message:
+    """An empty message to a node."""
+    message = Message(RecordDict(), node_id, message_type)
+    message.metadata.__dict__["_message_id"] = f"to-{node_id}"
+    return message
+
+
+def reply(
+    node_id: int,
+    arrays: Mapping[str, np.ndarray] | ArrayRecord | None = None,
+    metrics: Mapping[str, Any] | None = None,
+) -> Message:
+    """A node's reply to a train message."""
+    content = RecordDict()
+    if arrays is not None:
+        content[ARRAYS] = arrays if isinstance(arrays, ArrayRecord) else to_record(arrays)
+    values = {NUM_EXAMPLES: 1, PARTITION_ID: node_id - 100} | dict(metrics or {})
+    content[METRICS] = MetricRecord({k: v for k, v in values.items() if v is not None})
+    return Message(content, reply_to=request(node_id))
+
+
+def error_reply(node_id: int) -> Message:
+    """A node's reply when its client raised."""
+    return Message(Error(2, "out of memory"), reply_to=request(node_id))
+
+
+def decoded(record: ArrayRecord | None) -> dict[str, np.ndarray]:
+    """A record's arrays by Flower's own decoder."""
+    assert record is not None
+    return {name: array.numpy() for name, array in record.items()}
+
+
+class TinyNet(nn.Module):
+    """Linear, batch norm, linear: a body with buffers and a head."""
+
+    parts = {"head": ("head",)}
+
+    def __init__(self, seed: int = 0) -> None:
+        super().__init__()
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            self.body = nn.Linear(4, 8)
+            self.bn = nn.BatchNorm1d(8)
+            self.head = nn.Linear(8, 3)
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        return self.head(torch.relu(self.bn(self.body(inputs))))
+
+
+def examples(count: int, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
+    """Random inputs of 4 features and labels of 3 classes that depend on them."""
+    draw = torch.Generator().manual_seed(seed)
+    inputs = torch.randn(count, 4, generator=draw)
+    return inputs, inputs[:, :3].argmax(dim=1)
+
+
+def tiny_client(
+    personal: str = "head",
+    count: int = 20,
+    batch_size: int = 8,
+    model: nn.Module | None = None,
+    records: RecordDict | None = None,
+    **options: Any,
+) -> PersonalClient:
+    """A client of a TinyNet (or ``model``) on generated examples."""
+    model = model or TinyNet()
+    inputs, targets = examples(count, seed=options.get("partition_id", 0))
+    loader = in_memory_loader(inputs, targets, batch_size, shuffle=True)
+    test = in_memory_loader(*examples(12, seed=99), 12)
+    options.setdefault("state", PersonalState(records if records is not None else RecordDict()))
+    return PersonalClient(
+        model, assign_scopes(model, personal), loader, test, test, **options
+    )
+
+
+def config(**values: Any) -> ConfigRecord:
+    """A config record with hyphenated keys."""
+    return ConfigRecord({name.replace("_", "-"): value for name, value in values.items()})
+
+
+def flat(arrays: Sequence[np.ndarray]) -> np.ndarray:
+    """All values in one vector."""
+    return np.concatenate([array.ravel() for array in arrays]) if arrays else np.zeros(0)
+
+
+def as_array(text: bytes, dtype: str = "float32", shape: tuple[int, ...] = (2,)) -> Array:
+    """An ``Array`` with any bytes."""
+    return Array(dtype=dtype, shape=shape, stype="numpy.ndarray", data=text)

@@ -1,0 +1,115 @@
+import numpy as np
+import pytest
+from flwr.app import Array
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from strategies.arrays import encode, is_finite, view, weighted_mean
+from tests.helpers import as_array
+
+dtypes = st.sampled_from([np.float16, np.float32, np.float64, np.int64, np.uint8, np.bool_])
+shapes = hnp.array_shapes(min_dims=0, max_dims=3, min_side=0, max_side=5)
+
+
+@given(hnp.arrays(dtypes, shapes))
+def test_encode_and_view_agree_with_flowers_own_format(values):
+    mine, theirs = encode(values), Array(values)
+    assert (mine.dtype, mine.shape, mine.data) == (theirs.dtype, theirs.shape, theirs.data)
+    np.testing.assert_array_equal(view(theirs), values)
+
+
+def test_view_reads_fortran_order_and_does_not_copy():
+    values = np.asfortranarray(np.arange(6.0).reshape(2, 3))
+    array = Array(values)
+    np.testing.assert_array_equal(view(array), values)
+    assert not view(array).flags.owndata
+
+
+@pytest.mark.parametrize(
+    ("array", "words"),
+    [
+        (as_array(b"nonsense"), "magic"),
+        (as_array(encode(np.zeros(2, np.float32)).data[:-1]), "7 bytes of content instead of 8"),
+        (as_array(encode(np.zeros(2, np.float32)).data + b"x"), "9 bytes of content"),
+        (as_array(encode(np.zeros(3, np.float32)).data), "states float32"),
+        (as_array(encode(np.zeros(2)).data), "bytes hold float64"),
+        (Array("float32", (2,), "pickle", b""), "serialization type"),
+    ],
+)
+def test_view_refuses_damaged_bytes(array, words):
+    with pytest.raises(ValueError, match=words):
+        view(array)
+
+
+def test_view_refuses_objects():
+    header = encode(np.zeros(1)).data.replace(b"'<f8'", b"'|O' ")
+    with pytest.raises(ValueError, match="pickle"):
+        view(as_array(header, "object", (1,)))
+
+
+weights = st.floats(1e-3, 1e3)
+
+
+@given(
+    st.lists(
+        st.tuples(hnp.arrays(np.float32, (7,), elements=st.floats(-1e3, 1e3, width=32)), weights),
+        min_size=1,
+        max_size=6,
+    )
+)
+def test_weighted_mean_is_the_closed_form_and_stays_in_range(pairs):
+    arrays, given_weights = [a for a, _ in pairs], [w for _, w in pairs]
+    mean = weighted_mean(arrays, given_weights)
+    expected = np.average(np.stack(arrays).astype(np.float64), axis=0, weights=given_weights)
+    np.testing.assert_allclose(mean, expected, rtol=1e-4, atol=1e-3)
+    assert (mean <= np.max(arrays, axis=0) + 1e-3).all()
+    assert (mean >= np.min(arrays, axis=0) - 1e-3).all()
+
+
+@given(st.permutations(range(5)))
+def test_the_order_of_clients_does_not_matter(order):
+    arrays = [np.random.default_rng(i).normal(size=50).astype(np.float32) for i in range(5)]
+    given_weights = [1.0, 2.0, 3.0, 4.0, 5.0]
+    mean = weighted_mean(arrays, given_weights)
+    other = weighted_mean([arrays[i] for i in order], [given_weights[i] for i in order])
+    np.testing.assert_allclose(mean, other, atol=1e-6)
+
+
+def test_weighted_mean_over_more_than_one_chunk():
+    draw = np.random.default_rng(0)
+    arrays = [draw.normal(size=(70_001,)).astype(np.float32) for _ in range(3)]
+    expected = (arrays[0] * 1 + arrays[1] * 2 + arrays[2] * 3) / 6
+    np.testing.assert_allclose(weighted_mean(arrays, [1, 2, 3]), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64, np.int64, np.bool_])
+def test_dtype_and_shape_stay(dtype):
+    for shape in [(), (0,), (2, 3)]:
+        mean = weighted_mean([np.ones(shape, dtype), np.zeros(shape, dtype)], [1, 3])
+        assert mean.dtype == dtype
+        assert mean.shape == shape
+
+
+def test_integers_get_the_maximum():
+    counters = [np.array(3, np.int64), np.array(7, np.int64)]
+    assert weighted_mean(counters, [9, 1]) == 7
+
+
+def test_half_precision_is_summed_in_single_precision():
+    arrays = [np.full(4, 60_000, np.float16)] * 8
+    assert (weighted_mean(arrays, [1] * 8) == np.float16(60_000)).all()
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_is_finite_sees_every_bad_value(bad):
+    values = np.zeros(100, np.float32)
+    assert is_finite(values)
+    values[37] = bad
+    assert not is_finite(values)
+    assert not is_finite(np.array([np.inf, -np.inf]))
+
+
+def test_is_finite_is_not_fooled_by_a_sum_that_overflows():
+    assert is_finite(np.full(10, 3e38, np.float32))
+    assert is_finite(np.array([2**62], np.int64))
