@@ -6,7 +6,7 @@ from pfl_flower.plots import plot_curves
 from simulations.study import Arm, Claim, Outcome, Study
 
 SIZES = (20, 50, 100, 150)
-CURVE = ("personal-se", "fedper", "local")
+CURVE = ("personal-se", "local")
 
 
 def _claims(outcome: Outcome) -> list[Claim]:
