@@ -160,9 +160,7 @@ class PersonalClient(NumPyClient):
         metrics: Scalars = {"train-loss": result.loss, PARTITION_ID: self.partition_id}
         return self.get_parameters({}), self.num_examples, metrics
 
-    def evaluate(
-        self, parameters: NDArrays, config: dict[str, Any]
-    ) -> tuple[float, int, Scalars]:
+    def evaluate(self, parameters: NDArrays, config: dict[str, Any]) -> tuple[float, int, Scalars]:
         """Score the personalized model on the client's own test and validation examples.
 
         Parameters

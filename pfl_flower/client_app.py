@@ -36,12 +36,18 @@ def initial_model(architecture: Architecture, seed: int) -> tuple[nn.Module, dic
 
 
 @lru_cache(maxsize=16)
-def model_scopes(
+def _scopes(
     architecture: Architecture, seed: int, personal: str, group: str
 ) -> Mapping[str, Scope]:
     """Return the scope of every entry of the network, checked once a process."""
     model, _ = initial_model(architecture, seed)
     return assign_scopes(model, personal, group)
+
+
+def scopes_of(config: RunConfig) -> Mapping[str, Scope]:
+    """Return the scopes of a config's network under its method's rules."""
+    rules = config.personal_rule, config.group_rule
+    return _scopes(config.architecture, config.seed, *rules)
 
 
 def choose_device(name: str) -> torch.device:
@@ -80,7 +86,7 @@ def build_client(config: RunConfig, context: Context, durable: bool = True) -> P
     )
     return config.row.client(
         model.to(choose_device(config.device)),
-        model_scopes(config.architecture, config.seed, config.personal_rule, config.group_rule),
+        scopes_of(config),
         in_memory_loader(*data.train, config.batch_size, shuffle=True),
         in_memory_loader(*data.validation, _EVALUATION_BATCH),
         in_memory_loader(*data.test, _EVALUATION_BATCH),

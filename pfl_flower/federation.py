@@ -13,7 +13,7 @@ from flwr.serverapp import Grid
 
 from clients import Scope
 from clients.scopes import names_of
-from pfl_flower.client_app import initial_model, model_scopes
+from pfl_flower.client_app import initial_model, scopes_of
 from pfl_flower.config import RunConfig
 from strategies import ClientReport
 from strategies.arrays import to_record
@@ -77,18 +77,22 @@ def play(grid: Grid, config: RunConfig, progress: Progress | None = None) -> lis
 
     Raises
     ------
+    ScopeError
+        If a rule of scopes does not fit the model.
     FederationError
         If no node connects, or the first to connect cannot build its client.
     """
+    configs = [config.for_method(name) for name in (config.method, *config.baseline_names)]
+    for each in configs:
+        scopes_of(each)  # a rule that fits no part of the model ends the run here
     wait_for_clients(grid, config)
-    names = (config.method, *config.baseline_names)
-    return [run_method(grid, config.for_method(name), progress) for name in names]
+    return [run_method(grid, each, progress) for each in configs]
 
 
 def run_method(grid: Grid, config: RunConfig, progress: Progress | None = None) -> MethodRun:
     """Run one method from the common start for all rounds."""
     model, initial = initial_model(config.architecture, config.seed)
-    scopes = model_scopes(config.architecture, config.seed, config.personal_rule, config.group_rule)
+    scopes = scopes_of(config)
     shared = names_of(scopes, Scope.SHARED, Scope.GROUP)
     strategy = config.row.strategy(
         fraction_train=config.fraction_train,

@@ -18,7 +18,11 @@ def main(grid: Grid, context: Context) -> None:
     """Run the method of the run config, then its baselines; write and say what came out."""
     config = RunConfig.parse(context.run_config)
     folder = results_folder(config.results_dir, f"{config.method}-{config.dataset}")
-    runs = play(grid, config)
+    try:
+        runs = play(grid, config)
+    except BaseException:
+        folder.rmdir()  # still empty
+        raise
     write(folder, runs)
     log(INFO, "")
     for line in describe(runs):

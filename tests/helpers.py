@@ -9,8 +9,8 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message, MetricRec
 from torch import nn
 
 from clients import PersonalClient, PersonalState, assign_scopes, in_memory_loader
-from strategies.arrays import to_record
 from pfl_flower.grid import identify_process
+from strategies.arrays import to_record
 from strategies.protocol import ARRAYS, METRICS, NUM_EXAMPLES, PARTITION_ID
 
 identify_process()  # messages are also made while tests are collected
@@ -62,7 +62,8 @@ class TinyNet(nn.Module):
             self.head = nn.Linear(8, 3)
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
-        return self.head(torch.relu(self.bn(self.body(inputs))))
+        logits: torch.Tensor = self.head(torch.relu(self.bn(self.body(inputs))))
+        return logits
 
 
 def examples(count: int, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
@@ -86,9 +87,7 @@ def tiny_client(
     loader = in_memory_loader(inputs, targets, batch_size, shuffle=True)
     test = in_memory_loader(*examples(12, seed=99), 12)
     options.setdefault("state", PersonalState(records if records is not None else RecordDict()))
-    return PersonalClient(
-        model, assign_scopes(model, personal), loader, test, test, **options
-    )
+    return PersonalClient(model, assign_scopes(model, personal), loader, test, test, **options)
 
 
 def config(**values: Any) -> ConfigRecord:

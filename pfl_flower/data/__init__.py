@@ -84,18 +84,20 @@ class Federation:
             seed=named_seed(settings.seed, "partition") % 2**32,
         )
         self.indices = partition(self.examples, settings.partition, request)
+        poor = [client for client, rows in enumerate(self.indices) if len(rows) < 2]
+        if poor:
+            raise DataError(
+                f"{len(poor)} of {num_clients} clients (the first is {poor[0]}) have too few "
+                f"examples of {settings.dataset!r} for a training and a test example; use fewer "
+                f"clients, or a larger alpha or classes-per-client"
+            )
         self._clients: dict[int, ClientData] = {}
 
     def client(self, client: int) -> ClientData:
         """Return the splits of one client.
 
-        Each has at least one test and one training example. The test split is the same whatever
-        the limit on training examples.
-
-        Raises
-        ------
-        DataError
-            If the client has too few examples for that.
+        Each has at least one test and one training example, whatever the fractions. The test
+        split is the same whatever the limit on training examples.
         """
         if client not in self._clients:
             self._clients[client] = self._make(client)
@@ -122,20 +124,15 @@ class Federation:
         order = generator(settings.seed, "split", client).permutation(len(indices))
         if self.examples.fold is None:
             size = max(1, round(settings.test_fraction * len(order)))
+            size = min(size, len(order) - 1)
             test, rest = order[:size], order[size:]
         else:
             is_test = self.examples.fold[indices[order]] == 1
             test, rest = order[is_test], order[~is_test]
-        size = round(settings.validation_fraction * len(order))
+        size = min(round(settings.validation_fraction * len(order)), len(rest) - 1)
         validation, train = rest[:size], rest[size:]
         limit = self._limit(client)
         train = train[:limit] if limit else train
-        if not (len(test) and len(train)):
-            raise DataError(
-                f"client {client} of {len(self.indices)} has {len(indices)} examples of "
-                f"{settings.dataset!r}, too few for a training and a test example; use fewer "
-                f"clients, or a larger alpha or classes-per-client"
-            )
         return [train, validation, test]
 
     def _limit(self, client: int) -> int:

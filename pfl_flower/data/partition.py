@@ -46,7 +46,7 @@ def _pathological(request: PartitionRequest) -> Any:
         num_partitions=request.num_clients,
         partition_by="label",
         num_classes_per_partition=request.classes_per_client,
-        class_assignment_mode="random",
+        class_assignment_mode="first-deterministic",
         seed=request.seed,
     )
 
@@ -67,7 +67,10 @@ PARTITIONS: Mapping[str, Callable[[PartitionRequest], Any]] = {
 
 
 def partition(examples: Examples, name: str, request: PartitionRequest) -> list[np.ndarray]:
-    """Return, for every client, the indices of its examples; together they are a partition.
+    """Return, for every client, the indices of its examples.
+
+    No example has two clients, and none is left out, but for ``pathological`` (with fewer clients
+    than classes some classes may be nobody's).
 
     Raises
     ------
@@ -76,6 +79,11 @@ def partition(examples: Examples, name: str, request: PartitionRequest) -> list[
     """
     from datasets import Dataset, disable_progress_bars
 
+    if len(examples) < 2 * request.num_clients:
+        raise DataError(
+            f"{request.num_clients} clients need a training and a test example each, but the data "
+            f"set has only {len(examples)} examples; use fewer clients"
+        )
     disable_progress_bars()
     targets = examples.targets
     labels = targets if targets.ndim == 1 else targets[:, 0]

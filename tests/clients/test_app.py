@@ -17,8 +17,9 @@ from tests.helpers import config, decoded, flat, tiny_client
 
 def build(context, message_config):
     number = context.node_config["partition-id"]
-    return tiny_client(PERSONAL, count=20 + number, partition_id=number,
-                       state=PersonalState(context.state))
+    return tiny_client(
+        PERSONAL, count=20 + number, partition_id=number, state=PersonalState(context.state)
+    )
 
 
 PERSONAL = "head"

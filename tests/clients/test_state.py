@@ -176,7 +176,9 @@ def test_a_killed_writer_always_leaves_the_old_or_the_new_state_whole(tmp_path):
         progress += found.round > last
         last = found.round
     leftovers = list(tmp_path.glob(".*"))
-    print(f"\n{kills} kills, {last} states written, {len(leftovers)} kills in the middle of a write")
+    print(
+        f"\n{kills} kills, {last} states written, {len(leftovers)} kills in the middle of a write"
+    )
     assert progress > kills / 2
     assert leftovers  # so some kills did hit a write
     for leftover in leftovers:  # what killed writers left behind goes once it is old

@@ -5,7 +5,7 @@ import pytest
 
 from clients import Scope
 from clients.scopes import names_of
-from pfl_flower.client_app import initial_model, make_app, model_scopes
+from pfl_flower.client_app import initial_model, make_app, scopes_of
 from pfl_flower.config import RunConfig
 from pfl_flower.engines import simulate
 from pfl_flower.federation import play
@@ -74,7 +74,7 @@ def test_no_personal_array_is_in_any_message(method):
     config = RunConfig.parse(SMALL | {"method": method})
     grid = Inspected(make_app(config.dump()), 3)
     play(grid, config)
-    scopes = model_scopes(config.architecture, 0, config.personal_rule, config.group_rule)
+    scopes = scopes_of(config)
     personal, shared = names_of(scopes, Scope.PERSONAL), names_of(scopes, Scope.SHARED)
     assert len(grid.seen) == 2 * (1 + 3 * 3 * 2)
     secrets = [

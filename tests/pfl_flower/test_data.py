@@ -1,0 +1,184 @@
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import pfl_flower.data as data_module
+from pfl_flower.config import RunConfig
+from pfl_flower.data import DataError, DataSettings, Federation
+from pfl_flower.engines import simulate
+from pfl_flower.federation import FederationError
+
+
+def splits(federation, client):
+    data = federation.client(client)
+    return [data.train, data.validation, data.test]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"partition": "iid"},
+        {"partition": "dirichlet", "alpha": 0.3},
+        {"partition": "pathological", "classes_per_client": 2},
+        {"dataset": "breast-cancer", "partition": "iid"},
+        {"dataset": "gallery", "partition": "natural", "heterogeneity": "interest"},
+    ],
+)
+def test_clients_partition_the_data_and_every_split_is_disjoint(options):
+    federation = Federation(DataSettings(**options), 6)
+    together = np.concatenate(federation.indices)
+    assert len(np.unique(together)) == len(together)
+    if options["partition"] != "pathological":  # with few clients it leaves classes out
+        assert len(together) == len(federation.examples)
+    for client in range(6):
+        sizes = [len(targets) for _, targets in splits(federation, client)]
+        assert min(sizes) >= 1
+        assert sum(sizes) == len(federation.indices[client])
+        parts = federation._split(client, federation.indices[client])
+        assert sorted(np.concatenate(parts)) == list(range(sum(sizes)))
+        for inputs, targets in splits(federation, client):
+            assert inputs.dtype == torch.float32
+            assert targets.dtype == torch.int64
+            assert inputs.shape[1:] == federation.source.shape
+
+
+def test_the_seed_decides_everything():
+    def pixels(seed):
+        options = DataSettings(partition="dirichlet", heterogeneity="taste,lighting", seed=seed)
+        return torch.cat([x.flatten() for x, _ in splits(Federation(options, 4), 2)])
+
+    assert torch.equal(pixels(1), pixels(1))
+    assert not pixels(1).equal(pixels(2))
+
+
+def test_pathological_clients_have_so_many_classes():
+    federation = Federation(DataSettings(partition="pathological", classes_per_client=3), 10)
+    for client in range(10):
+        labels = torch.cat([targets for _, targets in splits(federation, client)])
+        assert len(labels.unique()) == 3
+
+
+def test_taste_is_a_permutation_of_names_of_its_own_for_every_client():
+    plain = Federation(DataSettings(), 3)
+    tasted = Federation(DataSettings(heterogeneity="taste"), 3)
+    names = []
+    for client in range(3):
+        pairs = {
+            (int(a), int(b))
+            for (_, before), (_, after) in zip(
+                splits(plain, client), splits(tasted, client), strict=True
+            )
+            for a, b in zip(before, after, strict=True)
+        }
+        assert len(pairs) == 10
+        assert {b for _, b in pairs} == set(range(10))
+        names.append(tuple(b for _, b in sorted(pairs)))
+    assert len(set(names)) == 3
+
+
+def test_lighting_keeps_labels_and_inverts_every_second_client():
+    plain = Federation(DataSettings(), 4)
+    lit = Federation(DataSettings(heterogeneity="lighting"), 4)
+    for client in range(4):
+        (before, labels), (after, same) = plain.client(client).train, lit.client(client).train
+        assert torch.equal(labels, same)
+        correlation = torch.corrcoef(torch.stack([before.flatten(), after.flatten()]))[0, 1]
+        assert (correlation < -0.8) if client % 2 else (correlation > 0.8)
+
+
+def test_gallery_pictures_hold_three_different_digits_and_clients_care_about_one():
+    options = DataSettings(dataset="gallery", partition="natural", heterogeneity="interest")
+    federation = Federation(options, 4)
+    assert federation.examples.targets.sort(dim=1).values.diff(dim=1).min() > 0
+    for client in range(4):
+        rows = federation.indices[client]
+        train, _, _ = federation._split(client, rows)
+        expected = federation.examples.targets[rows][train][:, client % 3]
+        assert torch.equal(federation.client(client).train[1], expected)
+    with pytest.raises(DataError, match="needs heterogeneity 'interest'"):
+        Federation(DataSettings(dataset="gallery", partition="natural"), 2).client(0)
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(1, 30), st.integers(0, 60))
+def test_quantity_skew_limits_training_only(low, more):
+    options = {"min_examples": low, "max_examples": low + more}
+    limited, whole = Federation(DataSettings(**options), 5), Federation(DataSettings(), 5)
+    for client in range(5):
+        assert low <= len(limited.client(client).train[1]) <= low + more
+        assert torch.equal(limited.client(client).test[0], whole.client(client).test[0])
+
+
+def test_too_many_clients_is_an_error_that_says_what_to_do():
+    with pytest.raises(DataError, match="1700 clients need a training and a test example each"):
+        Federation(DataSettings(), 1700)
+
+
+def test_a_client_with_a_single_example_is_an_error(monkeypatch):
+    monkeypatch.setattr(data_module, "partition", lambda *_: [np.arange(5), np.arange(1)])
+    with pytest.raises(DataError, match=r"1 of 2 clients \(the first is 1\) have too few"):
+        Federation(DataSettings(), 2)
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(300, 890), st.floats(0, 0.45), st.floats(0.01, 0.5))
+def test_tiny_clients_have_a_training_and_a_test_example(count, validation, test):
+    options = DataSettings(validation_fraction=validation, test_fraction=test)
+    federation = Federation(options, count)
+    for client in (0, count - 1):
+        data = federation.client(client)
+        assert len(data.train[1]) >= 1
+        assert len(data.test[1]) >= 1
+
+
+def test_data_without_natural_clients_says_so():
+    with pytest.raises(DataError, match="no natural clients"):
+        Federation(DataSettings(partition="natural"), 3)
+
+
+def test_lighting_needs_images():
+    options = DataSettings(dataset="breast-cancer", heterogeneity="lighting")
+    with pytest.raises(DataError, match="needs images"):
+        Federation(options, 3).client(0)
+
+
+def test_a_missing_data_set_says_where_it_was_looked_for_and_how_to_get_it(tmp_path, monkeypatch):
+    monkeypatch.setenv("PFL_DATA_DIR", str(tmp_path))
+    with pytest.raises(DataError) as error:
+        Federation(DataSettings(dataset="cifar10"), 2)
+    assert str(tmp_path) in str(error.value)
+    assert "download=true" in str(error.value)
+    with pytest.raises(FederationError, match="a client cannot start: .*CIFAR10 was not found"):
+        simulate({"dataset": "cifar10"}, 2)
+
+
+def idx(values):
+    """An array in the format of MNIST's files."""
+    header = bytes([0, 0, 8, values.ndim])
+    return header + b"".join(n.to_bytes(4, "big") for n in values.shape) + values.tobytes()
+
+
+def test_torchvision_data_sets_are_read_from_the_data_folder(tmp_path, monkeypatch):
+    raw = tmp_path / "MNIST" / "raw"
+    raw.mkdir(parents=True)
+    draw = np.random.default_rng(0)
+    for part, count in (("train", 60), ("t10k", 20)):
+        images = draw.integers(0, 256, (count, 28, 28), dtype=np.uint8)
+        labels = np.arange(count, dtype=np.uint8) % 10
+        (raw / f"{part}-images-idx3-ubyte").write_bytes(idx(images))
+        (raw / f"{part}-labels-idx1-ubyte").write_bytes(idx(labels))
+    monkeypatch.setenv("PFL_DATA_DIR", str(tmp_path))
+    federation = Federation(DataSettings(dataset="mnist"), 4)
+    assert len(federation.examples) == 80
+    inputs, _ = federation.client(0).train
+    assert inputs.shape[1:] == (1, 28, 28)
+    assert 0.9 < inputs.max() <= 1.0
+
+
+def test_settings_of_the_config_reach_the_data():
+    config = RunConfig.parse({"alpha": 0.1, "min-examples": 3, "max-examples": 7, "seed": 4})
+    assert config.data == DataSettings(
+        heterogeneity="taste", alpha=0.1, min_examples=3, max_examples=7, seed=4
+    )

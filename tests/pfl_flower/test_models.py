@@ -1,0 +1,49 @@
+import pytest
+import torch
+
+from pfl_flower.models import MODELS, Architecture, build_model
+from pfl_flower.models.blocks import BottleneckAdapter, LowRankAdapter
+
+
+@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("norm", ["none", "batch", "group"])
+@pytest.mark.parametrize("shape", [(1, 8, 8), (3, 9, 11)])
+def test_every_model_answers_and_every_parameter_learns(name, norm, shape):
+    model = build_model(Architecture(name, shape, 7, norm), seed=0)
+    logits = model(torch.randn(4, *shape))
+    assert logits.shape == (4, 7)
+    logits.square().sum().backward()
+    for path, parameter in model.named_parameters():
+        assert parameter.grad is not None, path
+
+
+def test_the_seed_decides_the_first_values_and_the_global_generator_is_left_alone():
+    torch.manual_seed(0)
+    before = torch.get_rng_state()
+    first, same, other = (
+        build_model(Architecture("cnn", (1, 8, 8), 10), seed).head.weight for seed in (1, 1, 2)
+    )
+    assert torch.equal(first, same)
+    assert not torch.equal(first, other)
+    assert torch.equal(before, torch.get_rng_state())
+
+
+def test_adapters_start_as_the_identity_and_then_learn():
+    hidden = torch.randn(5, 16)
+    adapter = BottleneckAdapter(16, 4)
+    assert torch.equal(adapter(hidden), hidden)
+    assert not LowRankAdapter(16, 8, 2)(hidden).any()
+    adapter(hidden).sum().backward()
+    assert adapter.up.weight.grad.any()
+
+
+def test_the_size_of_an_se_block():
+    model = build_model(Architecture("se-cnn", (3, 8, 8), 10, "none"), seed=0)
+    channels, squeeze = 96, 12
+    expected = 2 * channels * squeeze + channels + squeeze
+    assert sum(p.numel() for p in model.se.parameters()) == expected
+
+
+def test_image_networks_refuse_flat_examples():
+    with pytest.raises(ValueError, match="needs images"):
+        build_model(Architecture("cnn", (30,), 2), seed=0)
