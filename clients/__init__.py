@@ -5,6 +5,8 @@
 """
 
 from clients.app import client_app
+from clients.evaluation import FineTuning, evaluate, fine_tune
+from clients.loaders import in_memory_loader
 from clients.personal import PersonalClient
 from clients.scopes import Scope, ScopeError, assign_scopes, components, select
 from clients.state import (
@@ -16,15 +18,11 @@ from clients.state import (
 )
 from clients.tether import Pull, Tether
 from clients.training import (
-    FineTuning,
     Optimization,
     Phase,
     TrainingDivergedError,
     body_only,
-    evaluate,
-    fine_tune,
     head_then_body,
-    in_memory_loader,
     joint,
     train,
 )

@@ -10,20 +10,12 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
+from clients.evaluation import FineTuning, evaluate, fine_tune
+from clients.loaders import Loader
 from clients.scopes import Scope, names_of
 from clients.state import PersonalState, Snapshot, tensor_spec
 from clients.tether import Pull
-from clients.training import (
-    Criterion,
-    FineTuning,
-    Loader,
-    Optimization,
-    Schedule,
-    evaluate,
-    fine_tune,
-    joint,
-    train,
-)
+from clients.training import Criterion, Optimization, Schedule, joint, train
 from strategies.protocol import NUM_EXAMPLES, NUM_ROUNDS, PARTITION_ID, PROPERTIES, SERVER_ROUND
 from strategies.randomness import named_seed
 

@@ -9,18 +9,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.nn.modules.batchnorm import _BatchNorm
-from torch.utils.data import DataLoader, Sampler, TensorDataset
 
+from clients.loaders import Batch, Loader, merge_lone_examples
 from clients.scopes import Scope
 from clients.tether import Tether, check_stable
 
-Batch = Sequence[Tensor]
-"""Inputs first, targets last; the first dimension of each is the example."""
-
 Criterion = Callable[[Tensor, Tensor], Tensor]
 """(outputs, targets) -> mean loss over the examples, a scalar tensor."""
-
-Loader = Iterable[Batch]
 
 EVERYTHING = frozenset(Scope)
 
@@ -251,21 +246,6 @@ def _batches(loader: Loader, phase: Phase, merge: bool) -> Iterator[Batch]:
         epochs -= 0 if steps else 1
 
 
-def merge_lone_examples(batches: Loader) -> Iterator[Batch]:
-    """Yield the batches, a batch of one joined with its neighbour where it has one."""
-    held: Batch | None = None
-    for batch in batches:
-        if held is not None and 1 in (len(held[0]), len(batch[0])):
-            yield tuple(torch.cat(pair) for pair in zip(held, batch, strict=True))
-            held = None
-            continue
-        if held is not None:
-            yield held
-        held = batch
-    if held is not None:
-        yield held
-
-
 def _check_finite(model: nn.Module) -> None:
     for name, tensor in model.state_dict().items():
         if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
@@ -275,111 +255,3 @@ def _check_finite(model: nn.Module) -> None:
 def device_of(model: nn.Module) -> torch.device:
     """Return the device of a model's parameters."""
     return next((p.device for p in model.parameters()), torch.device("cpu"))
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """A model's scores on some examples; NaN without examples."""
-
-    loss: float
-    accuracy: float
-    examples: int
-
-
-@torch.no_grad()
-def evaluate(
-    model: nn.Module, loader: Loader | None, criterion: Criterion = cross_entropy
-) -> Evaluation:
-    """Return mean loss and accuracy (share of examples whose largest output is their class)."""
-    model.eval()
-    device = device_of(model)
-    loss, correct, count = 0.0, 0, 0
-    for batch in loader or ():
-        inputs, targets = batch[0].to(device), batch[-1].to(device)
-        outputs = model(inputs)
-        loss += float(criterion(outputs, targets)) * len(targets)
-        correct += int((outputs.argmax(dim=1) == targets).sum())
-        count += len(targets)
-    if not count:
-        return Evaluation(math.nan, math.nan, 0)
-    return Evaluation(loss / count, correct / count, count)
-
-
-@dataclass(frozen=True)
-class FineTuning:
-    """Personalization at evaluation: a few epochs of training from the model as it stands.
-
-    Attributes
-    ----------
-    trains : scopes whose parameters move
-    epochs : candidates, ascending, 0 allowed; each client takes the one with the highest
-        accuracy on its own validation examples (ties: the lower loss, then fewer epochs), or the
-        last candidate if it has no validation examples
-    every_round : fine-tune at every evaluation (FedBABU, whose head is not trained otherwise),
-        or only after the last round
-    """
-
-    trains: frozenset[Scope] = EVERYTHING
-    epochs: tuple[int, ...] = (0, 1, 2, 5)
-    every_round: bool = False
-
-    def __post_init__(self) -> None:
-        if not self.epochs or min(self.epochs) < 0 or sorted(set(self.epochs)) != list(self.epochs):
-            raise ValueError(f"epochs must ascend from 0 or more, got {self.epochs}")
-
-
-def fine_tune(
-    model: nn.Module,
-    loader: Loader,
-    validation: Loader | None,
-    fine_tuning: FineTuning,
-    scopes: Mapping[str, Scope],
-    *,
-    criterion: Criterion = cross_entropy,
-    optimization: Optimization = Optimization(),
-) -> int:
-    """Fine-tune ``model`` in place; return the number of epochs that validation chose.
-
-    One run through the candidates: each continues from the one before (with a fresh optimizer).
-    """
-    best, best_score, done = 0, (-math.inf, -math.inf), 0
-    best_state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    for epochs in fine_tuning.epochs:
-        schedule = (Phase(fine_tuning.trains, epochs - done),)
-        train(model, loader, schedule, scopes, criterion=criterion, optimization=optimization)
-        done = epochs
-        found = evaluate(model, validation, criterion)
-        score = (found.accuracy, -found.loss) if found.examples else (float(epochs), 0.0)
-        if score > best_score:
-            best, best_score = epochs, score
-            best_state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    model.load_state_dict(best_state)
-    return best
-
-
-class _BatchIndices(Sampler[Tensor]):
-    """Indices of whole batches, so that in-memory tensors are indexed once a batch."""
-
-    def __init__(self, length: int, batch_size: int, shuffle: bool) -> None:
-        self.length, self.batch_size, self.shuffle = length, batch_size, shuffle
-
-    def __iter__(self) -> Iterator[Tensor]:
-        order = torch.randperm(self.length) if self.shuffle else torch.arange(self.length)
-        return iter(torch.split(order, self.batch_size) if self.length else ())
-
-    def __len__(self) -> int:
-        return math.ceil(self.length / self.batch_size)
-
-
-def in_memory_loader(
-    inputs: Tensor, targets: Tensor, batch_size: int, shuffle: bool = False
-) -> DataLoader[Batch]:
-    """Return a torch ``DataLoader`` over tensors that fetches whole batches at once.
-
-    Much faster than collating single examples, and an empty data set is fine. The order comes
-    from torch's global generator, which :class:`clients.PersonalClient` seeds for every round.
-    """
-    if batch_size < 1:
-        raise ValueError(f"batch_size must be at least 1, got {batch_size}")
-    indices = _BatchIndices(len(inputs), batch_size, shuffle)
-    return DataLoader(TensorDataset(inputs, targets), batch_size=None, sampler=indices)

@@ -3,6 +3,7 @@
 Use one in any Flower project: ``PartialAveraging(...).start(grid, initial_arrays, num_rounds)``.
 """
 
-from strategies.averaging import ClientReport, PartialAveraging, mean_metrics
+from strategies.averaging import PartialAveraging
+from strategies.replies import ClientReport, Reply, mean_metrics
 
-__all__ = ["ClientReport", "PartialAveraging", "mean_metrics"]
+__all__ = ["ClientReport", "PartialAveraging", "Reply", "mean_metrics"]

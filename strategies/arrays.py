@@ -25,21 +25,20 @@ def view(array: Array) -> NDArray[Any]:
     Raises
     ------
     ValueError
-        If the bytes are not a NumPy array, are longer or shorter than their header says, would
-        need pickle, or disagree with the dtype and shape that the ``Array`` states.
+        If the bytes are not a NumPy array of numbers, are longer or shorter than their header
+        says, or disagree with the dtype and shape that the ``Array`` states.
     """
     if array.stype != "numpy.ndarray":
         raise ValueError(f"serialization type {array.stype!r} instead of 'numpy.ndarray'")
     stream = BytesIO(array.data)
-    version = npy.read_magic(stream)
-    if version == (1, 0):
-        shape, fortran, dtype = npy.read_array_header_1_0(stream)
-    elif version == (2, 0):
-        shape, fortran, dtype = npy.read_array_header_2_0(stream)
-    else:
-        raise ValueError(f"unknown version {version} of the NumPy format")
-    if dtype.hasobject:
-        raise ValueError("an array of Python objects, which would need pickle")
+    try:
+        version = npy.read_magic(stream)
+        read = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
+        shape, fortran, dtype = read(stream)
+    except Exception as error:  # bytes from the wire make NumPy raise almost anything
+        raise ValueError(f"its header cannot be read ({error})") from error
+    if dtype.kind not in "biufc":
+        raise ValueError(f"an array of {dtype}; only numbers and booleans can be averaged")
     if (tuple(array.shape), array.dtype) != (shape, str(dtype)):
         raise ValueError(
             f"bytes hold {dtype} {shape} but the record states {array.dtype} {tuple(array.shape)}"
@@ -108,8 +107,9 @@ def weighted_mean(arrays: Sequence[NDArray[Any]], weights: Sequence[float]) -> N
     first = arrays[0]
     if not np.issubdtype(first.dtype, np.inexact):
         return np.maximum.reduce(arrays) if len(arrays) > 1 else first.copy()
-    total = float(sum(weights))
-    fractions = [float(weight) / total for weight in weights]
+    largest = max(weights)  # first, so that not even absurd weights overflow
+    total = sum(weight / largest for weight in weights)
+    fractions = [weight / largest / total for weight in weights]
     sum_dtype = np.dtype(np.float32) if first.dtype == np.float16 else first.dtype
     flat = [array.reshape(-1) for array in arrays]
     mean = np.empty(flat[0].size, dtype=first.dtype)

@@ -1,10 +1,7 @@
 """Weighted averaging of whatever arrays the clients share."""
 
-import math
 import time
-from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Iterable, Sequence
 from logging import INFO, WARNING
 from typing import Any, Literal
 
@@ -14,16 +11,7 @@ from flwr.serverapp import Grid
 from flwr.serverapp.strategy import FedAvg
 from numpy.typing import NDArray
 
-from strategies.arrays import (
-    Spec,
-    difference,
-    encode,
-    is_finite,
-    num_bytes,
-    spec_of,
-    view,
-    weighted_mean,
-)
+from strategies.arrays import encode, is_finite, num_bytes, view, weighted_mean
 from strategies.protocol import (
     ARRAYS,
     CONFIG,
@@ -33,75 +21,19 @@ from strategies.protocol import (
     SERVER_ROUND,
 )
 from strategies.randomness import generator
+from strategies.replies import (
+    ClientReport,
+    Phase,
+    Reply,
+    drop_deviants,
+    drop_non_finite,
+    mean_metrics,
+    take_apart,
+)
 
-Phase = Literal["train", "evaluate"]
 MetricsAggregation = Callable[[list[RecordDict], str], MetricRecord]
 
 _IDENTIFY_TIMEOUT = 120.0  # seconds; a SuperNode may have to import torch before it can answer
-
-
-@dataclass(frozen=True)
-class ClientReport:
-    """What one client did in one phase of one round.
-
-    Attributes
-    ----------
-    round, phase : the round (from 1) and ``"train"`` or ``"evaluate"``
-    node_id : Flower's id of the node
-    client : the client's own number (its ``partition-id``; the node id if it states none)
-    metrics : the scalars the client reported
-    bytes_down, bytes_up : payload bytes of the arrays sent to it and received from it
-    dropped : why the reply was not used; empty when it was
-    """
-
-    round: int
-    phase: Phase
-    node_id: int
-    client: int
-    metrics: Mapping[str, float]
-    bytes_down: int
-    bytes_up: int
-    dropped: str = ""
-
-
-@dataclass
-class _Reply:
-    """A reply, taken apart once."""
-
-    message: Message
-    client: int
-    content: RecordDict = field(default_factory=RecordDict)
-    arrays: ArrayRecord = field(default_factory=ArrayRecord)
-    views: dict[str, NDArray[Any]] = field(default_factory=dict)
-    spec: Spec = field(default_factory=dict)
-    metrics: MetricRecord = field(default_factory=MetricRecord)
-    weight: float = 0.0
-    dropped: str = ""
-
-    @property
-    def node_id(self) -> int:
-        return self.message.metadata.src_node_id
-
-
-def mean_metrics(records: list[RecordDict], weighted_by_key: str) -> MetricRecord:
-    """Return the mean of each scalar metric over clients, weighted by ``weighted_by_key``.
-
-    A metric that a client does not have is NaN there and is left out of that mean (a client
-    without validation examples has no validation accuracy). The weight itself and the client's
-    number are not averaged.
-    """
-    totals: dict[str, float] = {}
-    weights: dict[str, float] = {}
-    for record in records:
-        metrics = next(iter(record.metric_records.values()))
-        weight = float(metrics[weighted_by_key])  # type: ignore[arg-type]
-        for name, value in metrics.items():
-            if name in (weighted_by_key, PARTITION_ID) or isinstance(value, list):
-                continue
-            if math.isfinite(value):
-                totals[name] = totals.get(name, 0.0) + weight * value
-                weights[name] = weights.get(name, 0.0) + weight
-    return MetricRecord({name: totals[name] / weights[name] for name in totals if weights[name]})
 
 
 class PartialAveraging(FedAvg):
@@ -290,7 +222,7 @@ evaluate_metrics_aggr_fn
         and the run goes on with the arrays it has.
         """
         parsed = self._take_apart(replies, with_arrays=True)
-        self._drop_deviants(parsed)
+        drop_deviants(parsed, self._sent)
         arrays = self.aggregate_arrays([reply for reply in parsed if not reply.dropped])
         good = [reply for reply in parsed if not reply.dropped]
         self._report(server_round, "train", parsed)
@@ -308,7 +240,7 @@ evaluate_metrics_aggr_fn
         good = [reply.content for reply in parsed if not reply.dropped]
         return self.evaluate_metrics_aggr_fn(good, self.weighted_by_key) if good else None
 
-    def aggregate_arrays(self, replies: list[_Reply]) -> ArrayRecord:
+    def aggregate_arrays(self, replies: list[Reply]) -> ArrayRecord:
         """Return the mean of the replies' arrays; marks replies with non-finite values dropped.
 
         The check for NaN and infinity costs nothing extra when all is well: whatever is not
@@ -318,7 +250,7 @@ evaluate_metrics_aggr_fn
         arrays = ArrayRecord()
         for name in replies[0].spec if replies else ():
             mean = self._mean(name, replies)
-            if not is_finite(mean) and self._drop_non_finite(replies):
+            if not is_finite(mean) and drop_non_finite(replies):
                 return self.aggregate_arrays([reply for reply in replies if not reply.dropped])
             if self.server_momentum and name in self.parameter_names and name in (self._sent or ()):
                 means[name] = mean
@@ -328,7 +260,7 @@ evaluate_metrics_aggr_fn
             arrays[name] = encode(self._with_momentum(name, mean))
         return arrays
 
-    def _mean(self, name: str, replies: Sequence[_Reply]) -> NDArray[Any]:
+    def _mean(self, name: str, replies: Sequence[Reply]) -> NDArray[Any]:
         weights = [r.weight if self.weighting == "examples" else 1.0 for r in replies]
         return weighted_mean([reply.views[name] for reply in replies], weights)
 
@@ -342,67 +274,16 @@ evaluate_metrics_aggr_fn
         after: NDArray[Any] = before - step
         return after
 
-    @staticmethod
-    def _drop_non_finite(replies: Sequence[_Reply]) -> bool:
-        for reply in replies:
-            bad = [name for name, values in reply.views.items() if not is_finite(values)]
-            if bad:
-                reply.dropped = f"values that are not finite in {bad}"
-        return any(reply.dropped for reply in replies)
-
-    def _take_apart(self, replies: Iterable[Message], with_arrays: bool) -> list[_Reply]:
+    def _take_apart(self, messages: Iterable[Message], with_arrays: bool) -> list[Reply]:
         """Check each reply by itself; order them by their clients' numbers."""
-        parsed = []
-        for message in replies:
-            reply = _Reply(message, message.metadata.src_node_id)
-            try:
-                self._parse(reply, with_arrays)
-            except ValueError as error:
-                reply.dropped = str(error)
-            parsed.append(reply)
+        replies = [take_apart(m, self.weighted_by_key, with_arrays) for m in messages]
+        for reply in replies:
             if reply.client != reply.node_id:
                 self.clients[reply.node_id] = reply.client
-        for reply in parsed:
             reply.client = self.clients.get(reply.node_id, reply.client)
-        return sorted(parsed, key=lambda reply: self._order(reply.node_id))
+        return sorted(replies, key=lambda reply: self._order(reply.node_id))
 
-    def _parse(self, reply: _Reply, with_arrays: bool) -> None:
-        if reply.message.has_error():
-            raise ValueError(f"the client failed: {reply.message.error.reason}")
-        reply.content = reply.message.content
-        metric_records = list(reply.content.metric_records.values())
-        if len(metric_records) != 1:
-            raise ValueError(f"{len(metric_records)} metric records instead of 1")
-        reply.metrics = metric_records[0]
-        number = reply.metrics.get(PARTITION_ID)
-        if isinstance(number, int):
-            reply.client = number
-        array_records = list(reply.content.array_records.values())
-        if with_arrays:
-            if len(array_records) != 1:
-                raise ValueError(f"{len(array_records)} array records instead of 1")
-            reply.arrays = array_records[0]
-        weight = reply.metrics.get(self.weighted_by_key)
-        if isinstance(weight, list) or weight is None:
-            raise ValueError(f"no number {self.weighted_by_key!r} among its metrics")
-        if not (math.isfinite(weight) and weight > 0):
-            raise ValueError(f"{self.weighted_by_key} is {weight}; it must be positive and finite")
-        reply.weight = float(weight)
-        for name, array in reply.arrays.items():
-            try:
-                reply.views[name] = view(array)
-            except ValueError as error:
-                raise ValueError(f"array {name!r} cannot be read: {error}") from error
-        reply.spec = spec_of(reply.arrays)
-
-    def _drop_deviants(self, replies: Sequence[_Reply]) -> None:
-        """Drop replies whose arrays are not those of this round."""
-        good = [reply for reply in replies if not reply.dropped]
-        reference = _reference([reply.spec for reply in good], self._sent)
-        for reply in good:
-            reply.dropped = difference(reference, reply.spec)
-
-    def _report(self, server_round: int, phase: Phase, replies: Sequence[_Reply]) -> None:
+    def _report(self, server_round: int, phase: Phase, replies: Sequence[Reply]) -> None:
         dropped = [reply for reply in replies if reply.dropped]
         used = len(replies) - len(dropped)
         log(INFO, "aggregate_%s: %d replies used, %d dropped", phase, used, len(dropped))
@@ -426,20 +307,3 @@ evaluate_metrics_aggr_fn
                     dropped=reply.dropped,
                 )
             )
-
-
-def _reference(specs: Sequence[Spec], record: ArrayRecord | None) -> Spec:
-    """Return the arrays that this round's replies should hold.
-
-    The shapes and dtypes are those that were sent. The names are those sent, if anybody replied
-    with exactly those; otherwise clients share a part of what was sent, and the names are those
-    that most replies have. Where it is not known what was sent the most common reply decides.
-    """
-    sent = spec_of(record or {})
-    if not specs or (record is not None and any(spec == sent for spec in specs)):
-        return sent
-    counts = Counter(frozenset(spec) for spec in specs)
-    names = max(counts, key=lambda key: (counts[key], sorted(key)))
-    most_common = Counter(tuple(sorted(s.items())) for s in specs if s.keys() == names)
-    shapes = dict(most_common.most_common(1)[0][0])
-    return {name: sent.get(name, shapes[name]) for name in sorted(names)}

@@ -23,7 +23,7 @@ from clients import (
     joint,
     train,
 )
-from clients.training import merge_lone_examples
+from clients.loaders import merge_lone_examples
 from tests.helpers import TinyNet, examples
 
 

@@ -44,8 +44,25 @@ def test_view_refuses_damaged_bytes(array, words):
 
 def test_view_refuses_objects():
     header = encode(np.zeros(1)).data.replace(b"'<f8'", b"'|O' ")
-    with pytest.raises(ValueError, match="pickle"):
+    with pytest.raises(ValueError, match="only numbers"):
         view(as_array(header, "object", (1,)))
+
+
+@pytest.mark.parametrize("values", [np.array(["a"]), np.array([1], "M8[s]"), np.zeros(2, "i4,f4")])
+def test_view_refuses_what_has_no_mean(values):
+    with pytest.raises(ValueError, match="only numbers"):
+        view(Array(values))
+
+
+@given(st.binary(max_size=200), st.integers(0, 150), st.booleans())
+def test_no_bytes_from_the_wire_raise_anything_but_a_value_error(junk, place, insert):
+    whole = encode(np.arange(6, dtype=np.float32).reshape(2, 3)).data
+    bad = whole[:place] + junk + whole[place + (0 if insert else len(junk)) :]
+    try:
+        values = view(as_array(bad, "float32", (2, 3)))
+    except ValueError:
+        return
+    assert values.shape == (2, 3)
 
 
 weights = st.floats(1e-3, 1e3)
@@ -89,6 +106,11 @@ def test_dtype_and_shape_stay(dtype):
         mean = weighted_mean([np.ones(shape, dtype), np.zeros(shape, dtype)], [1, 3])
         assert mean.dtype == dtype
         assert mean.shape == shape
+
+
+def test_absurd_weights_do_not_overflow():
+    mean = weighted_mean([np.zeros(2, np.float32), np.ones(2, np.float32)], [1e308, 1e308])
+    assert mean.tolist() == [0.5, 0.5]
 
 
 def test_integers_get_the_maximum():

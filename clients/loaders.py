@@ -1,0 +1,56 @@
+"""Batches: what a loader yields, in-memory loaders, and examples that are alone."""
+
+import math
+from collections.abc import Iterable, Iterator, Sequence
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Sampler, TensorDataset
+
+Batch = Sequence[Tensor]
+"""Inputs first, targets last; the first dimension of each is the example."""
+
+Loader = Iterable[Batch]
+
+
+def merge_lone_examples(batches: Loader) -> Iterator[Batch]:
+    """Yield the batches, a batch of one joined with its neighbour where it has one."""
+    held: Batch | None = None
+    for batch in batches:
+        if held is not None and 1 in (len(held[0]), len(batch[0])):
+            yield tuple(torch.cat(pair) for pair in zip(held, batch, strict=True))
+            held = None
+            continue
+        if held is not None:
+            yield held
+        held = batch
+    if held is not None:
+        yield held
+
+
+class _BatchIndices(Sampler[Tensor]):
+    """Indices of whole batches, so that in-memory tensors are indexed once a batch."""
+
+    def __init__(self, length: int, batch_size: int, shuffle: bool) -> None:
+        self.length, self.batch_size, self.shuffle = length, batch_size, shuffle
+
+    def __iter__(self) -> Iterator[Tensor]:
+        order = torch.randperm(self.length) if self.shuffle else torch.arange(self.length)
+        return iter(torch.split(order, self.batch_size) if self.length else ())
+
+    def __len__(self) -> int:
+        return math.ceil(self.length / self.batch_size)
+
+
+def in_memory_loader(
+    inputs: Tensor, targets: Tensor, batch_size: int, shuffle: bool = False
+) -> DataLoader[Batch]:
+    """Return a torch ``DataLoader`` over tensors that fetches whole batches at once.
+
+    Much faster than collating single examples, and an empty data set is fine. The order comes
+    from torch's global generator, which :class:`clients.PersonalClient` seeds for every round.
+    """
+    if batch_size < 1:
+        raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+    indices = _BatchIndices(len(inputs), batch_size, shuffle)
+    return DataLoader(TensorDataset(inputs, targets), batch_size=None, sampler=indices)

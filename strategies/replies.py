@@ -1,0 +1,177 @@
+"""What comes back from clients: taken apart, checked, and told from what a round expects."""
+
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from flwr.app import ArrayRecord, Message, MetricRecord, RecordDict
+from numpy.typing import NDArray
+
+from strategies.arrays import Spec, difference, is_finite, spec_of, view
+from strategies.protocol import PARTITION_ID
+
+Phase = Literal["train", "evaluate"]
+
+
+@dataclass(frozen=True)
+class ClientReport:
+    """What one client did in one phase of one round.
+
+    Attributes
+    ----------
+    round, phase : the round (from 1) and ``"train"`` or ``"evaluate"``
+    node_id : Flower's id of the node
+    client : the client's own number (its ``partition-id``; the node id if it states none)
+    metrics : the scalars the client reported
+    bytes_down, bytes_up : payload bytes of the arrays sent to it and received from it
+    dropped : why the reply was not used; empty when it was
+    """
+
+    round: int
+    phase: Phase
+    node_id: int
+    client: int
+    metrics: Mapping[str, float]
+    bytes_down: int
+    bytes_up: int
+    dropped: str = ""
+
+
+@dataclass
+class Reply:
+    """A reply, taken apart once.
+
+    Attributes
+    ----------
+    message : as it came
+    client : the client's own number; the node id while it is not known
+    content : its records; empty for an error
+    arrays, views, spec : its arrays as they came, as NumPy views, and their names and shapes
+    metrics, weight : its metrics, and among them the weight
+    dropped : why it is not used; empty if it is
+    """
+
+    message: Message
+    client: int
+    content: RecordDict = field(default_factory=RecordDict)
+    arrays: ArrayRecord = field(default_factory=ArrayRecord)
+    views: dict[str, NDArray[Any]] = field(default_factory=dict)
+    spec: Spec = field(default_factory=dict)
+    metrics: MetricRecord = field(default_factory=MetricRecord)
+    weight: float = 0.0
+    dropped: str = ""
+
+    @property
+    def node_id(self) -> int:
+        """Id of the node that sent it."""
+        return self.message.metadata.src_node_id
+
+
+def mean_metrics(records: list[RecordDict], weighted_by_key: str) -> MetricRecord:
+    """Return the mean of each scalar metric over clients, weighted by ``weighted_by_key``.
+
+    A metric that a client does not have is NaN there and is left out of that mean (a client
+    without validation examples has no validation accuracy). The weight itself and the client's
+    number are not averaged.
+    """
+    totals: dict[str, float] = {}
+    weights: dict[str, float] = {}
+    for record in records:
+        metrics = next(iter(record.metric_records.values()))
+        weight = float(metrics[weighted_by_key])  # type: ignore[arg-type]
+        for name, value in metrics.items():
+            if name in (weighted_by_key, PARTITION_ID) or isinstance(value, list):
+                continue
+            if math.isfinite(value):
+                totals[name] = totals.get(name, 0.0) + weight * value
+                weights[name] = weights.get(name, 0.0) + weight
+    return MetricRecord({name: totals[name] / weights[name] for name in totals if weights[name]})
+
+
+def take_apart(message: Message, weighted_by_key: str, with_arrays: bool) -> Reply:
+    """Return a reply with everything read that can be read, ``dropped`` if it cannot be used.
+
+    Parameters
+    ----------
+    message : the reply
+    weighted_by_key : name of the metric that is the client's weight
+    with_arrays : whether it must hold arrays (it does after training)
+    """
+    reply = Reply(message, message.metadata.src_node_id)
+    try:
+        _parse(reply, weighted_by_key, with_arrays)
+    except ValueError as error:
+        reply.dropped = str(error)
+    return reply
+
+
+def _parse(reply: Reply, weighted_by_key: str, with_arrays: bool) -> None:
+    if reply.message.has_error():
+        raise ValueError(f"the client failed: {reply.message.error.reason}")
+    reply.content = reply.message.content
+    metric_records = list(reply.content.metric_records.values())
+    if len(metric_records) != 1:
+        raise ValueError(f"{len(metric_records)} metric records instead of 1")
+    reply.metrics = metric_records[0]
+    number = reply.metrics.get(PARTITION_ID)
+    if isinstance(number, int):
+        reply.client = number
+    array_records = list(reply.content.array_records.values())
+    if with_arrays:
+        if len(array_records) != 1:
+            raise ValueError(f"{len(array_records)} array records instead of 1")
+        reply.arrays = array_records[0]
+    weight = reply.metrics.get(weighted_by_key)
+    if isinstance(weight, list) or weight is None:
+        raise ValueError(f"no number {weighted_by_key!r} among its metrics")
+    if not (math.isfinite(weight) and weight > 0):
+        raise ValueError(f"{weighted_by_key} is {weight}; it must be positive and finite")
+    reply.weight = float(weight)
+    for name, array in reply.arrays.items():
+        try:
+            reply.views[name] = view(array)
+        except ValueError as error:
+            raise ValueError(f"array {name!r} cannot be read: {error}") from error
+    reply.spec = spec_of(reply.arrays)
+
+
+def drop_deviants(replies: Sequence[Reply], sent: ArrayRecord | None) -> None:
+    """Mark replies dropped whose arrays are not those of this round.
+
+    Parameters
+    ----------
+    replies : of the round
+    sent : what clients received, if known
+    """
+    good = [reply for reply in replies if not reply.dropped]
+    reference = _reference([reply.spec for reply in good], sent)
+    for reply in good:
+        reply.dropped = difference(reference, reply.spec)
+
+
+def drop_non_finite(replies: Sequence[Reply]) -> bool:
+    """Mark replies dropped that hold NaN or infinity; return whether there were any."""
+    for reply in replies:
+        bad = [name for name, values in reply.views.items() if not is_finite(values)]
+        if bad:
+            reply.dropped = f"values that are not finite in {bad}"
+    return any(reply.dropped for reply in replies)
+
+
+def _reference(specs: Sequence[Spec], record: ArrayRecord | None) -> Spec:
+    """Return the arrays that this round's replies should hold.
+
+    The shapes and dtypes are those that were sent. The names are those sent, if anybody replied
+    with exactly those; otherwise clients share a part of what was sent, and the names are those
+    that most replies have. Where it is not known what was sent the most common reply decides.
+    """
+    sent = spec_of(record or {})
+    if not specs or (record is not None and any(spec == sent for spec in specs)):
+        return sent
+    counts = Counter(frozenset(spec) for spec in specs)
+    names = max(counts, key=lambda key: (counts[key], sorted(key)))
+    most_common = Counter(tuple(sorted(s.items())) for s in specs if s.keys() == names)
+    shapes = dict(most_common.most_common(1)[0][0])
+    return {name: sent.get(name, shapes[name]) for name in sorted(names)}

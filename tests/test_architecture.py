@@ -1,0 +1,42 @@
+"""The house keeps its shape: imports run one way, and nothing unpickles."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+FLOORS = ["strategies", "clients", "pfl_flower", "simulations"]
+FILES = [path for floor in FLOORS for path in sorted((ROOT / floor).rglob("*.py"))]
+
+
+def imported(path: Path) -> set[str]:
+    """The top-level names of all modules that a file imports, anywhere in it."""
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path} has a relative import"
+            names.add((node.module or "").split(".")[0])
+    return names
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_imports_run_one_way(path):
+    floor = FLOORS.index(path.relative_to(ROOT).parts[0])
+    names = imported(path)
+    assert not names & set(FLOORS[floor + 1 :])
+    assert not names & {"pickle", "dill", "cloudpickle", "joblib"}
+    if FLOORS[floor] == "strategies":
+        assert not names & {"torch", "torchvision"}
+
+
+def test_the_data_sets_and_studies_are_unknown_below():
+    command = "import sys, strategies, clients; print('pfl_flower' in sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-c", command], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == "False"
