@@ -123,7 +123,7 @@ def test_a_client_with_a_single_example_is_an_error(monkeypatch):
 
 
 @settings(max_examples=20, deadline=None)
-@given(st.integers(300, 890), st.floats(0, 0.45), st.floats(0.01, 0.5))
+@given(st.integers(300, 890), st.floats(0, 0.09), st.floats(0.01, 0.9))
 def test_tiny_clients_have_a_training_and_a_test_example(count, validation, test):
     options = DataSettings(validation_fraction=validation, test_fraction=test)
     federation = Federation(options, count)
