@@ -17,14 +17,17 @@ BuildClient = Callable[[Context, Mapping[str, Any]], PersonalClient]
 """(context, the message's config) -> the client of this node, built anew for every message."""
 
 
-def client_app(build: BuildClient, mods: list[Mod] | None = None) -> ClientApp:
+def client_app(
+    build: BuildClient, mods: list[Mod] | None = None, evaluate_mods: list[Mod] | None = None
+) -> ClientApp:
     """Return a ``ClientApp`` that answers train, evaluate and query messages with a client.
 
     Parameters
     ----------
     build : makes the node's :class:`PersonalClient`; called for every message, because that is
         how Flower runs clients, so it should cache what is slow (data, models)
-    mods : Flower mods around train and evaluate, e.g. for differential privacy
+    mods : Flower mods around training, e.g. for differential privacy
+    evaluate_mods : Flower mods around evaluation
 
     Examples
     --------
@@ -53,7 +56,7 @@ def client_app(build: BuildClient, mods: list[Mod] | None = None) -> ClientApp:
         )
         return Message(content, reply_to=message)
 
-    @app.evaluate(mods=mods)
+    @app.evaluate(mods=evaluate_mods)
     def evaluate(message: Message, context: Context) -> Message:
         config = _config(message)
         client = build(context, config)

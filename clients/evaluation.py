@@ -26,19 +26,23 @@ class Evaluation:
 def evaluate(
     model: nn.Module, loader: Loader | None, criterion: Criterion = cross_entropy
 ) -> Evaluation:
-    """Return mean loss and accuracy (share of examples whose largest output is their class)."""
+    """Return mean loss and accuracy (share of examples whose largest output is their class).
+
+    Accuracy is NaN unless outputs are ``(N, classes)`` and targets whole numbers.
+    """
     model.eval()
     device = device_of(model)
-    loss, correct, count = 0.0, 0, 0
+    loss, correct, count, classification = 0.0, 0, 0, True
     for batch in loader or ():
         inputs, targets = batch[0].to(device), batch[-1].to(device)
         outputs = model(inputs)
         loss += float(criterion(outputs, targets)) * len(targets)
-        correct += int((outputs.argmax(dim=1) == targets).sum())
+        if classification := outputs.ndim == 2 and not targets.is_floating_point():
+            correct += int((outputs.argmax(dim=1) == targets).sum())
         count += len(targets)
     if not count:
         return Evaluation(math.nan, math.nan, 0)
-    return Evaluation(loss / count, correct / count, count)
+    return Evaluation(loss / count, correct / count if classification else math.nan, count)
 
 
 @dataclass(frozen=True)

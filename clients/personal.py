@@ -9,6 +9,7 @@ from flwr.client import NumPyClient
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
+from torch.utils.data import DataLoader
 
 from clients.evaluation import FineTuning, evaluate, fine_tune
 from clients.loaders import Loader
@@ -16,6 +17,7 @@ from clients.scopes import Scope, names_of
 from clients.state import PersonalState, Snapshot, tensor_spec
 from clients.tether import Pull
 from clients.training import Criterion, Optimization, Schedule, joint, train
+from strategies.arrays import Spec
 from strategies.protocol import NUM_EXAMPLES, NUM_ROUNDS, PARTITION_ID, PROPERTIES, SERVER_ROUND
 from strategies.randomness import named_seed
 
@@ -54,14 +56,16 @@ class PersonalClient(NumPyClient):
     criterion : mean loss from (outputs, targets)
     state : where personal parameters live between messages; None keeps them nowhere, which only
         makes sense if nothing is personal
-    partition_id : the client's own number
+    partition_id : the client's own number, which tells its random stream and its reports from
+        others'; None if it has none
     properties : further properties of the client that a query may ask for
     seed : the run's seed
 
     Raises
     ------
     ValueError
-        If ``scopes`` are not those of ``model``.
+        If ``scopes`` are not those of ``model``, an entry is bfloat16, or ``train_loader`` can be
+        iterated only once.
     """
 
     def __init__(
@@ -79,7 +83,7 @@ class PersonalClient(NumPyClient):
         fine_tuning: FineTuning | None = None,
         criterion: Criterion = cross_entropy,
         state: PersonalState | None = None,
-        partition_id: int = 0,
+        partition_id: int | None = None,
         properties: Mapping[str, bool | int | float | str] | None = None,
         seed: int = 0,
     ) -> None:
@@ -87,6 +91,8 @@ class PersonalClient(NumPyClient):
         if scopes.keys() != self._entries.keys():
             odd = sorted(scopes.keys() ^ self._entries.keys())
             raise ValueError(f"scopes and state dict differ in {odd}")
+        if strange := [n for n, t in self._entries.items() if t.dtype == torch.bfloat16]:
+            raise ValueError(f"NumPy has no bfloat16, so these cannot travel: {strange}")
         self.model = model
         self.scopes = scopes
         self.train_loader = train_loader
@@ -104,9 +110,18 @@ class PersonalClient(NumPyClient):
         self.seed = seed
         self.shared_names = names_of(scopes, Scope.SHARED, Scope.GROUP)
         self.personal_names = names_of(scopes, Scope.PERSONAL)
-        self._spec = tensor_spec({name: self._entries[name] for name in self.personal_names})
+        self._spec = self._expected()
 
     # ------------------------------------------------------------------ Flower's NumPyClient
+
+    def _expected(self) -> Spec:
+        """What the personal state belongs to: the whole model by scope, and what is kept."""
+        specs = tensor_spec(self._entries)
+        expected = {f"{self.scopes[name]}/{name}": spec for name, spec in specs.items()}
+        if self.fine_tuning is not None:
+            tuned = names_of(self.scopes, *self.fine_tuning.trains)
+            expected |= {f"{FINE_TUNED_PART}/{name}": specs[name] for name in tuned}
+        return expected
 
     def get_parameters(self, config: dict[str, Any]) -> NDArrays:
         """Return the shared and group arrays, in the order of ``shared_names``, as copies."""
@@ -149,7 +164,7 @@ class PersonalClient(NumPyClient):
         others = {} if before is None else dict(before.arrays)
         if self.personal_names:
             self._keep(server_round, others, PERSONAL_PART, self.personal_names)
-        metrics: Scalars = {"train-loss": result.loss, PARTITION_ID: self.partition_id}
+        metrics = {"train-loss": result.loss} | self._identity()
         return self.get_parameters({}), self.num_examples, metrics
 
     def evaluate(self, parameters: NDArrays, config: dict[str, Any]) -> tuple[float, int, Scalars]:
@@ -168,9 +183,9 @@ class PersonalClient(NumPyClient):
         """
         server_round = int(config.get(SERVER_ROUND, 0))
         before = self._load(parameters)
-        metrics: Scalars = {PARTITION_ID: self.partition_id}
+        metrics = self._identity()
         if self.fine_tuning is not None:
-            last = server_round >= int(config.get(NUM_ROUNDS, 0))
+            last = NUM_ROUNDS in config and server_round >= int(config[NUM_ROUNDS])
             metrics["fine-tuning-epochs"] = 0
             if last or self.fine_tuning.every_round:
                 metrics["fine-tuning-epochs"] = self._fine_tune(server_round)
@@ -178,8 +193,9 @@ class PersonalClient(NumPyClient):
                 others = {} if before is None else dict(before.arrays)
                 trained = names_of(self.scopes, *self.fine_tuning.trains)
                 self._keep(server_round, others, FINE_TUNED_PART, trained)
-        test = evaluate(self.model, self.test_loader, self.criterion)
-        validation = evaluate(self.model, self.validation_loader, self.criterion)
+        with self._random(server_round, "evaluate"):
+            test = evaluate(self.model, self.test_loader, self.criterion)
+            validation = evaluate(self.model, self.validation_loader, self.criterion)
         metrics["accuracy"] = test.accuracy
         metrics["validation-loss"] = validation.loss
         metrics["validation-accuracy"] = validation.accuracy
@@ -204,7 +220,7 @@ class PersonalClient(NumPyClient):
             If an unknown property is asked for.
         """
         known: dict[str, Callable[[], Any]] = {
-            PARTITION_ID: lambda: self.partition_id,
+            **{name: partial(dict.get, self._identity(), name) for name in self._identity()},
             NUM_EXAMPLES: lambda: self.num_examples,
             "classes": lambda: ",".join(map(str, self._classes())),
             "shared": lambda: ",".join(self.shared_names),
@@ -218,10 +234,14 @@ class PersonalClient(NumPyClient):
 
     # ------------------------------------------------------------------ the inside
 
+    def _identity(self) -> Scalars:
+        return {} if self.partition_id is None else {PARTITION_ID: self.partition_id}
+
     def _classes(self) -> list[int]:
         seen: set[int] = set()
-        for batch in self.train_loader:
-            seen.update(batch[-1].flatten().tolist())
+        with self._random(0, "query"):
+            for batch in self.train_loader:
+                seen.update(batch[-1].flatten().tolist())
         return sorted(seen)
 
     def _load(self, parameters: NDArrays) -> Snapshot | None:
@@ -268,7 +288,9 @@ class PersonalClient(NumPyClient):
 
     def _random(self, server_round: int, purpose: str) -> Any:
         """Context in which torch draws from this client's, round's and purpose's own stream."""
-        return _Seeded(named_seed(self.seed, purpose, self.partition_id, server_round), self.model)
+        return _Seeded(
+            named_seed(self.seed, purpose, self.partition_id or 0, server_round), self.model
+        )
 
 
 class _Seeded:
@@ -288,8 +310,19 @@ class _Seeded:
 
 
 def count_examples(loader: Loader) -> int:
-    """Return the number of examples of a loader, from its ``dataset`` where it has one."""
+    """Return the number of examples that an epoch of a loader trains on.
+
+    Raises
+    ------
+    ValueError
+        If it is an iterator, which an epoch would use up.
+    """
+    if isinstance(loader, DataLoader) and loader.batch_size is not None:
+        count = len(loader.sampler)  # type: ignore[arg-type]
+        return count - count % loader.batch_size if loader.drop_last else count
     dataset = getattr(loader, "dataset", None)
     if dataset is not None and hasattr(dataset, "__len__"):
         return len(dataset)
+    if iter(loader) is loader:
+        raise ValueError("a loader must be iterable again and again; this is an iterator")
     return sum(len(batch[-1]) for batch in loader)

@@ -16,12 +16,14 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from hashlib import sha256
+from logging import WARNING
 from pathlib import Path
 from typing import cast
 
 import numpy as np
 import torch
 from flwr.app import ConfigRecord, RecordDict
+from flwr.common.logger import log
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save as serialize
 from torch import Tensor
@@ -86,16 +88,22 @@ class PersonalState:
     ----------
     records : ``context.state`` of the node, or any ``RecordDict`` that outlives the round
     method : name of the method; states of different methods never mix
-    client : the client's name: letters, digits, ``.``, ``_`` and ``-``
+    client : the client's name, of its file: letters, digits, ``.``, ``_`` and ``-``; required
+        with a directory, and never the same for two clients
     directory : the node's personal directory; None keeps the state in ``records`` only
+    purpose : what the state was made on, in words (data set, split, seed, ...); a file made on
+        something else is foreign, because its parameters have seen other examples
     """
 
     records: RecordDict = field(default_factory=RecordDict)
     method: str = "personal"
-    client: str = "client"
+    client: str = ""
     directory: Path | None = None
+    purpose: str = ""
 
     def __post_init__(self) -> None:
+        if self.directory is None and not self.client:
+            return
         if not re.fullmatch(r"[A-Za-z0-9._-]*[A-Za-z0-9_-]", self.client):
             raise ValueError(f"{self.client!r} is no file name: use letters, digits, '.', '_', '-'")
 
@@ -111,7 +119,8 @@ class PersonalState:
 
         Parameters
         ----------
-        expected : the personal entries of the model at hand
+        expected : every entry of the model at hand, as ``<scope>/<name>``, and what else is
+            kept, as ``<part>/<name>``
 
         Raises
         ------
@@ -129,7 +138,14 @@ class PersonalState:
         path = self.path
         if path is None or not path.exists():
             return None
-        return read_file(path, self._identity(expected), expected)
+        snapshot = read_file(path, self._identity(expected), expected)
+        log(
+            WARNING,
+            "%s goes on with its personal parameters of round %d from %s; they fit shared arrays "
+            "of that time, so start the server from those too",
+            *(self.client, snapshot.round, path),
+        )
+        return snapshot
 
     def save(self, snapshot: Snapshot, expected: Spec) -> None:
         """Keep ``snapshot``: on the disk first, then for the next round.
@@ -161,6 +177,7 @@ class PersonalState:
             "app": "pfl-flower",
             "method": self.method,
             "client": self.client,
+            "purpose": self.purpose,
             "fingerprint": fingerprint(expected),
         }
 
@@ -203,8 +220,8 @@ def read_file(path: Path, identity: Mapping[str, str], expected: Spec) -> Snapsh
     Parameters
     ----------
     path : the file
-    identity : metadata it must state: format, app, method, client, fingerprint
-    expected : personal entries of the model, to say in words how a foreign file differs
+    identity : metadata it must state: format, app, method, client, purpose, fingerprint
+    expected : what the fingerprint is of, to say in words how a foreign file differs
 
     Raises
     ------
@@ -221,7 +238,11 @@ def read_file(path: Path, identity: Mapping[str, str], expected: Spec) -> Snapsh
         with safe_open(path, framework="numpy") as file:
             metadata = dict(file.metadata() or {})
             arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
+    except OSError as error:
+        raise PersonalStateError(
+            f"the personal file cannot be read ({error}). {way_out}"
+        ) from error
+    except (SafetensorError, ValueError, KeyError, TypeError) as error:
         raise CorruptStateError(
             f"the personal file is damaged ({error}); restore it from a backup. {way_out}"
         ) from error
@@ -237,14 +258,19 @@ def read_file(path: Path, identity: Mapping[str, str], expected: Spec) -> Snapsh
         if metadata.get(key) == value:
             continue
         if key == "fingerprint":
-            tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
-            found = tensor_spec(Snapshot(0, tensors).part("personal"))
-            reason = f"holds the personal part of another model: {difference(expected, found)}"
+            reason = f"was kept for another model: {_model_difference(expected, arrays)}"
         else:
             reason = f"belongs to {key} {metadata.get(key)!r}, not {value!r}"
         raise ForeignStateError(f"the personal file {reason}. {way_out}")
     tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
     return Snapshot(int(metadata["round"]), tensors)
+
+
+def _model_difference(expected: Spec, arrays: Mapping[str, np.ndarray]) -> str:
+    found = {name: (array.shape, str(array.dtype)) for name, array in arrays.items()}
+    parts = {name.partition("/")[0] for name in found}
+    wanted = {name: spec for name, spec in expected.items() if name.partition("/")[0] in parts}
+    return difference(wanted, found) or "what it holds fits, but the rest of the model differs"
 
 
 def _checksum(metadata: Mapping[str, str], arrays: Mapping[str, np.ndarray]) -> str:
@@ -271,6 +297,7 @@ def _sync_directory(directory: Path) -> None:
     except OSError:
         return
     try:
-        os.fsync(descriptor)
+        with contextlib.suppress(OSError):  # some network file systems cannot
+            os.fsync(descriptor)
     finally:
         os.close(descriptor)

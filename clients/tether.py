@@ -17,6 +17,9 @@ from clients.scopes import Scope
 
 Strength = float | Mapping[str, Tensor]
 
+UNSTABLE = 2.0
+"""Explicit gradient steps diverge from learning rate * strength = 2 on."""
+
 
 @dataclass(frozen=True)
 class Tether:
@@ -74,30 +77,35 @@ class Tether:
             pull = (parameter - anchor) * self._coefficient(name)
             parameter.grad = pull if parameter.grad is None else parameter.grad.add_(pull)
 
-    def largest_strength(self) -> float:
-        """Return the largest single strength, which limits the step size."""
+    def largest_strengths(self) -> dict[str, float]:
+        """Return the largest strength within each parameter, which limits the step size."""
         if not isinstance(self.strength, Mapping):
-            return self.strength
-        return max((float(v.max()) for v in self.strength.values() if v.numel()), default=0.0)
+            return dict.fromkeys(self.centre, self.strength)
+        return {n: float(self.strength[n].max()) for n in self.centre if self.strength[n].numel()}
 
 
 def check_stable(tethers: Sequence[Tether], learning_rate: float) -> None:
     """Refuse tethers that explicit gradient steps of this size cannot follow.
 
     On the pull alone a step multiplies the distance to the centre by ``1 - learning_rate * c``:
-    it diverges from ``learning_rate * c = 2`` on.
+    it diverges from ``learning_rate * c = 2`` on. The strengths of several tethers on one
+    parameter add up.
 
     Raises
     ------
     ValueError
         The message says the largest strength that this learning rate allows.
     """
-    total = sum(tether.largest_strength() for tether in tethers)
-    if learning_rate * total >= 2.0:
+    totals: dict[str, float] = {}
+    for tether in tethers:
+        for name, strength in tether.largest_strengths().items():
+            totals[name] = totals.get(name, 0.0) + strength
+    name = max(totals, key=lambda n: totals[n], default="")
+    if name and learning_rate * totals[name] >= UNSTABLE:
         raise ValueError(
-            f"tethers of strength {total:g} diverge at learning rate {learning_rate:g}; the "
-            f"strength must be below {2.0 / learning_rate:g}, or the learning rate below "
-            f"{2.0 / total:g}"
+            f"tethers of strength {totals[name]:g} on {name!r} diverge at learning rate "
+            f"{learning_rate:g}; the strength must be below {UNSTABLE / learning_rate:g}, or the "
+            f"learning rate below {UNSTABLE / totals[name]:g}"
         )
 
 

@@ -151,19 +151,24 @@ def train(
     TrainingDivergedError
         If the loss or a trained parameter stops being finite.
     ValueError
-        If the tethers are too strong for the learning rate.
+        If the tethers are too strong for steps of SGD at this learning rate.
     """
-    check_stable(tethers, optimization.learning_rate)
+    if optimization.optimizer == "sgd":
+        check_stable(tethers, optimization.learning_rate)
     was_trainable = {name: p.requires_grad for name, p in model.named_parameters()}
     result = TrainingResult(math.nan, 0)
+    trainable = frozenset(name for name, asked in was_trainable.items() if asked)
     try:
         for phase in schedule:
-            done = _train_phase(model, loader, phase, scopes, criterion, optimization, tethers)
+            done = _train_phase(
+                model, loader, phase, scopes, trainable, criterion, optimization, tethers
+            )
             if done.steps:
                 result = TrainingResult(done.loss, result.steps + done.steps)
     finally:
         for name, parameter in model.named_parameters():
-            parameter.requires_grad_(was_trainable[name])
+            if was_trainable[name]:
+                parameter.requires_grad_(True)
             parameter.grad = None
         model.eval()
     _check_finite(model)
@@ -175,11 +180,12 @@ def _train_phase(
     loader: Loader,
     phase: Phase,
     scopes: Mapping[str, Scope],
+    trainable: frozenset[str],
     criterion: Criterion,
     optimization: Optimization,
     tethers: Sequence[Tether],
 ) -> TrainingResult:
-    parameters = _freeze_all_but(model, phase.trains, scopes)
+    parameters = _freeze_all_but(model, phase.trains, scopes, trainable)
     if not parameters:
         return TrainingResult(math.nan, 0)
     optimizer = optimization.build(parameters.values())
@@ -211,9 +217,14 @@ def _train_phase(
 
 
 def _freeze_all_but(
-    model: nn.Module, trained: frozenset[Scope], scopes: Mapping[str, Scope]
+    model: nn.Module,
+    trained: frozenset[Scope],
+    scopes: Mapping[str, Scope],
+    trainable: frozenset[str],
 ) -> dict[str, nn.Parameter]:
     """Freeze what a phase does not train, and return the parameters that it does.
+
+    What the user froze (``requires_grad`` false) stays frozen.
 
     Frozen for good: no gradient, so nothing for momentum or weight decay to act on, and a module
     whose own buffers are not trained (the batch norm of a frozen body) is in eval mode, so that
@@ -227,7 +238,8 @@ def _freeze_all_but(
         if any(name in scopes and scopes[name] not in trained for name in own):
             module.training = False
     for name, parameter in model.named_parameters():
-        parameter.requires_grad_(scopes[name] in trained)
+        if name in trainable:
+            parameter.requires_grad_(scopes[name] in trained)
     return {name: p for name, p in model.named_parameters() if p.requires_grad}
 
 

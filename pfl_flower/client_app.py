@@ -36,18 +36,15 @@ def initial_model(architecture: Architecture, seed: int) -> tuple[nn.Module, dic
 
 
 @lru_cache(maxsize=16)
-def _scopes(
-    architecture: Architecture, seed: int, personal: str, group: str
-) -> Mapping[str, Scope]:
+def _scopes(architecture: Architecture, seed: int, personal: str) -> Mapping[str, Scope]:
     """Return the scope of every entry of the network, checked once a process."""
     model, _ = initial_model(architecture, seed)
-    return assign_scopes(model, personal, group)
+    return assign_scopes(model, personal)
 
 
 def scopes_of(config: RunConfig) -> Mapping[str, Scope]:
     """Return the scopes of a config's network under its method's rules."""
-    rules = config.personal_rule, config.group_rule
-    return _scopes(config.architecture, config.seed, *rules)
+    return _scopes(config.architecture, config.seed, config.personal_rule)
 
 
 def choose_device(name: str) -> torch.device:
@@ -83,6 +80,7 @@ def build_client(config: RunConfig, context: Context, durable: bool = True) -> P
         config.method,
         client=f"client-{partition_id}",
         directory=Path(str(directory)).expanduser() if directory and durable else None,
+        purpose=f"{config.data.describe()} clients={num_partitions}",
     )
     return config.row.client(
         model.to(choose_device(config.device)),

@@ -7,9 +7,10 @@ from dataclasses import Field, asdict, dataclass, field, fields, replace
 from typing import Any
 
 from clients import FineTuning, Optimization, Pull, Scope
+from clients.tether import UNSTABLE
 from clients.training import EVERYTHING, Schedule
 from pfl_flower.data import PARTITIONS, SOURCES, DataSettings
-from pfl_flower.data.heterogeneity import parse_heterogeneity
+from pfl_flower.data.heterogeneity import HETEROGENEITIES
 from pfl_flower.methods import METHODS, SCHEDULES, Method
 from pfl_flower.models import IMAGE_MODELS, MODELS, Architecture
 
@@ -37,18 +38,11 @@ def _names(choices: Mapping[str, Any]) -> Check:
 def _range(low: float, high: float = math.inf, *, open_low: bool = False) -> Check:
     def check(value: float) -> str:
         inside = low < value <= high if open_low else low <= value <= high
+        inside = inside and math.isfinite(value)
         bounds = f"{'above' if open_low else 'at least'} {low:g}"
         return "" if inside else bounds + (f" and at most {high:g}" if high < math.inf else "")
 
     return check
-
-
-def _heterogeneity(value: str) -> str:
-    try:
-        parse_heterogeneity(value)
-    except ValueError as error:
-        return f"known ({error})"
-    return ""
 
 
 def _epochs(value: str) -> str:
@@ -85,18 +79,21 @@ class RunConfig:
     )
     dataset: str = _key("digits", "data set", _choice(*SOURCES))
     partition: str = _key("iid", "who gets which examples", _choice(*PARTITIONS))
-    heterogeneity: str = _key("taste", "how clients differ otherwise", _heterogeneity)
+    heterogeneity: str = _key(
+        "taste", "how clients differ otherwise", _names({"none": None, **HETEROGENEITIES})
+    )
     alpha: float = _key(0.5, "concentration of dirichlet", _range(0, open_low=True))
     classes_per_client: int = _key(2, "classes per client of pathological", _range(1))
     min_examples: int = _key(0, "quantity skew: fewest training examples", _range(0))
     max_examples: int = _key(0, "quantity skew: most training examples; 0: all", _range(0))
     validation_fraction: float = _key(0.1, "of each client's examples", _range(0, 0.9))
-    test_fraction: float = _key(0.25, "of each client's examples", _range(0, 0.9, open_low=True))
+    test_fraction: float = _key(
+        0.25, "of each client's examples (gallery has its own)", _range(0, 0.9, open_low=True)
+    )
     model: str = _key("auto", "network", _choice("auto", *MODELS))
     norm: str | None = _key(None, "layer", _choice("none", "batch", "group"), kind=str)
     adapter_size: int = _key(8, "bottleneck or rank of adapters", _range(1))
     personal: str | None = _key(None, "rule: what is personal", kind=str)
-    group: str | None = _key(None, "rule: what is shared within a group", kind=str)
     schedule: str | None = _key(None, "local training", _choice(*SCHEDULES), kind=str)
     mu: float | None = _key(None, "pull to the received model", _range(0), kind=float)
     personal_decay: float | None = _key(
@@ -116,6 +113,9 @@ class RunConfig:
     gradient_clip: float = _key(0.0, "largest norm of a gradient; 0: none", _range(0))
     weighting: str = _key("examples", "of clients in the mean", _choice("examples", "uniform"))
     server_momentum: float = _key(0.0, "of the server's step", _range(0, 0.999))
+    initial: str = _key(
+        "", "results folder of an earlier run of this method, to start from its shared arrays"
+    )
     seed: int = _key(0, "of every random choice", _range(0))
     threads: int = _key(1, "torch threads a worker", _range(1))
     device: str = _key("cpu", "cpu, cuda, cuda:1, ... or auto")
@@ -131,7 +131,7 @@ class RunConfig:
             value = getattr(self, item.name)
             if value is not None and (wanted := item.metadata["check"](value)):
                 raise ConfigError(f"{key_of(item)} is {value!r}; it must be {wanted}")
-        if self.max_examples and self.min_examples > self.max_examples:
+        if self.min_examples > self.max_examples:
             raise ConfigError(
                 f"min-examples {self.min_examples} is above max-examples {self.max_examples}"
             )
@@ -143,6 +143,13 @@ class RunConfig:
             raise ConfigError(
                 f"model {self.model!r} needs images, {self.dataset!r} has shape {shape}; use {flat}"
             )
+
+        for pull in self.pulls if self.optimizer == "sgd" else ():
+            if self.learning_rate * pull.strength >= UNSTABLE:
+                raise ConfigError(
+                    f"a pull of {pull.strength:g} (mu or personal-decay) diverges at learning-rate "
+                    f"{self.learning_rate:g}; it must be below {UNSTABLE / self.learning_rate:g}"
+                )
 
     @classmethod
     def parse(cls, values: Mapping[str, Any]) -> "RunConfig":
@@ -177,8 +184,8 @@ class RunConfig:
             method=name,
             model=self.architecture.model,
             norm=self.architecture.norm,
+            initial="",
             personal=None,
-            group=None,
             schedule=None,
             mu=None,
             personal_decay=None,
@@ -198,11 +205,6 @@ class RunConfig:
     def personal_rule(self) -> str:
         """The rule of what is personal."""
         return str(self.value("personal", "none"))
-
-    @property
-    def group_rule(self) -> str:
-        """The rule of what is shared within a group."""
-        return str(self.value("group", "none"))
 
     @property
     def local_schedule(self) -> Schedule:

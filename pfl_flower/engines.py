@@ -46,7 +46,7 @@ def simulate(
     config = RunConfig.parse(run_config)
     with _quiet() if quiet else _as_it_is():
         if engine == "in-process":
-            return play(InProcessGrid(make_app(run_config), num_clients), config, progress)
+            return list(play(InProcessGrid(make_app(run_config), num_clients), config, progress))
         return _on_ray(run_config, config, num_clients, progress)
 
 

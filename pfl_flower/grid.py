@@ -5,9 +5,10 @@ it gives the same numbers. This is the one file that touches a private module of
 ``Message`` made outside a run needs ``TaskIdentity``.
 """
 
+import copy
 import traceback
 from collections.abc import Callable, Iterable, Mapping
-from logging import ERROR
+from logging import DEBUG
 from typing import Any
 from uuid import uuid4
 
@@ -27,8 +28,9 @@ class InProcessGrid(Grid):
     """Run ``client_app`` for every message, in order, in the calling thread.
 
     Each node has a ``Context`` of its own, whose state lasts as long as the grid. A client that
-    raises becomes an error reply, worded as Flower words it, and its context's state is what it
-    was before the message.
+    raises becomes an error reply, as in Flower (the traceback is logged at DEBUG), and its
+    context's state is what it was before the message. As on other engines, nothing that a client
+    changes in a message is seen by others.
 
     Parameters
     ----------
@@ -116,15 +118,28 @@ class InProcessGrid(Grid):
             reason = f"node {node_id} is not part of this grid"
             return Message(Error(ErrorCode.NODE_UNAVAILABLE, reason), reply_to=message)
         context = self.contexts[node_id]
-        kept = RecordDict(dict(context.state))
+        kept = _copy(context.state)
         try:
-            return self.client_app(message=message, context=context)
+            own = Message(metadata=copy.copy(message.metadata), content=_copy(message.content))  # type: ignore[call-overload]
+            reply = self.client_app(message=own, context=context)
+            if reply.has_content():
+                reply.content = _copy(reply.content)
+            return reply
         except Exception as error:
-            log(ERROR, traceback.format_exc())
+            log(DEBUG, traceback.format_exc())
             context.state = kept
-            reason = f"{type(error)}:<'{error}'>"
+            reason = f"{type(error).__name__}: {error}"
             code = ErrorCode.CLIENT_APP_RAISED_EXCEPTION
             return Message(Error(code, reason), reply_to=message)
+
+
+def _copy(records: RecordDict) -> RecordDict:
+    """Copy everything that can be changed in place; arrays are immutable bytes and are shared."""
+    copied = RecordDict()
+    for name, record in records.items():
+        values = {k: list(v) if isinstance(v, list) else v for k, v in record.items()}
+        copied[name] = type(record)(values)  # type: ignore[arg-type]
+    return copied
 
 
 def identify_process(run_id: int = 1) -> None:

@@ -30,11 +30,9 @@ def plot_clients(accuracies: Mapping[str, np.ndarray], path: Path) -> None:
         if len(values):
             mean = values.mean()
             axes.hlines(mean, place - 0.38, place + 0.38, color=color, linewidth=2.5)
-            axes.annotate(
-                f"{mean:.1f}", (place, mean), (0, 5), textcoords="offset points", ha="center"
-            )
+            axes.annotate(f"{mean:.1f}", (place + 0.38, mean), (2, -3), textcoords="offset points")
     axes.set_xticks(range(len(methods)), methods)
-    axes.set_xlim(-0.6, len(methods) - 0.4)
+    axes.set_xlim(-0.6, len(methods) - 0.2)
     axes.set_ylim(0, 105)
     axes.set_ylabel("test accuracy of each client, %")
     axes.set_title("A dot is a client, a bar the mean over clients", fontsize=10)

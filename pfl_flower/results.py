@@ -24,8 +24,13 @@ def worst_tenth(values: Sequence[float] | np.ndarray) -> float:
 
 
 def spread(values: Sequence[float] | np.ndarray) -> dict[str, float]:
-    """Return mean, standard deviation and worst tenth over clients; NaN without clients."""
+    """Return mean, standard deviation and worst tenth over clients; NaN without clients.
+
+    A client without the metric (NaN, such as a validation accuracy without validation examples)
+    is left out.
+    """
     found = np.asarray(values, dtype=float)
+    found = found[~np.isnan(found)]
     if not len(found):
         return {"mean": math.nan, "std": math.nan, "worst_tenth": math.nan}
     return {
@@ -38,17 +43,23 @@ def spread(values: Sequence[float] | np.ndarray) -> dict[str, float]:
 def summarize(run: MethodRun) -> dict[str, Any]:
     """Return the scores and costs of a method: the entry of ``summary.json``.
 
-    ``bytes_per_round`` are payload bytes of the arrays of one client in one round: down for
-    training and for evaluation, up from training.
+    ``bytes_per_round`` are payload bytes of the arrays of one client in a round in which it
+    trains: down for training and for evaluation, up from training.
     """
     rounds = run.config.num_server_rounds
-    clients = len({(r.node_id) for r in run.reports}) or 1
-    down = sum(report.bytes_down for report in run.reports)
-    up = sum(report.bytes_up for report in run.reports)
+    sizes = {
+        phase: [(r.bytes_down, r.bytes_up) for r in run.reports if r.phase == phase]
+        for phase in ("train", "evaluate")
+    }
+    each = {p: np.mean(s, axis=0) if s else np.zeros(2) for p, s in sizes.items()}
     return {
-        "accuracy": spread(run.by_client()),
-        "validation_accuracy": spread(run.by_client("validation-accuracy")),
-        "bytes_per_round": {"down": down / rounds / clients, "up": up / rounds / clients},
+        "clients": run.num_clients,
+        "accuracy": spread(run.values()),
+        "validation_accuracy": spread(run.values("validation-accuracy")),
+        "bytes_per_round": {
+            "down": float(each["train"][0] + each["evaluate"][0]),
+            "up": float(each["train"][1]),
+        },
         "parameters": run.parameters,
         "seconds_per_round": run.seconds / rounds,
         "dropped_replies": sum(bool(report.dropped) for report in run.reports),
@@ -71,34 +82,45 @@ def write(folder: Path, runs: Sequence[MethodRun]) -> None:
     write_bytes(folder / "shared.safetensors", save(arrays))
     from pfl_flower.plots import plot_clients  # matplotlib takes a second to import
 
-    plot_clients({run.method: run.by_client() for run in runs}, folder / "accuracy.png")
+    plot_clients({run.method: run.values() for run in runs}, folder / "accuracy.png")
 
 
 def describe(runs: Sequence[MethodRun]) -> list[str]:
     """Say in words what the clients of the first method got, and what that bought them."""
     first = runs[0]
     own = first.by_client()
-    if not len(own):
+    if not own:
         return [f"{first.method}: no client could be evaluated"]
-    scores = spread(own)
+    scores = spread(list(own.values()))
+    personal = first.parameters["personal"] or first.config.fine_tuning
     lines = [
-        f"{first.method}: every one of {len(own)} clients has a model of its own. On its own test "
-        f"examples it is right {scores['mean']:.1%} of the time (standard deviation over clients "
+        f"{first.method}: {_everyone(len(own), first.num_clients)} "
+        f"{'a model of its own' if personal else 'the same model'}. On its own test examples it "
+        f"is right {scores['mean']:.1%} of the time (standard deviation over clients "
         f"{scores['std']:.1%}, worst tenth {scores['worst_tenth']:.1%})."
     ]
     for other in runs[1:]:
         theirs = other.by_client()
-        if len(theirs) != len(own):
-            lines.append(f"{other.method}: evaluated on {len(theirs)} clients, so not compared.")
+        both = [client for client in own if client in theirs]
+        if not both:
+            lines.append(f"Against {other.method}: no client was evaluated under both.")
             continue
-        gain, better = own - theirs, int((own > theirs).sum())
+        gains = np.array([own[client] - theirs[client] for client in both])
+        mean = float(np.mean([theirs[client] for client in both]))
         lines.append(
-            f"Against {other.method} ({other.config.row.summary}): {theirs.mean():.1%}, so "
-            f"{first.method} is {abs(gain.mean()) * 100:.1f} points "
-            f"{'better' if gain.mean() >= 0 else 'worse'} on average, better for {better} of "
-            f"{len(own)} clients and worse for {int((gain < 0).sum())}."
+            f"Against {other.method} ({other.config.row.summary}): {mean:.1%}, so "
+            f"{first.method} is {abs(gains.mean()) * 100:.1f} points "
+            f"{'better' if gains.mean() >= 0 else 'worse'} on average, better for "
+            f"{int((gains > 0).sum())} of {len(both)} clients and worse for "
+            f"{int((gains < 0).sum())}."
         )
     return lines
+
+
+def _everyone(evaluated: int, asked: int) -> str:
+    if evaluated == asked:
+        return f"every one of {asked} clients has"
+    return f"{evaluated} of {asked} clients (the others could not be evaluated) have"
 
 
 def results_folder(stated: str, name: str) -> Path:
@@ -174,7 +196,7 @@ def _client_rows(run: MethodRun) -> list[dict[str, Any]]:
         for name, value in report.metrics.items():
             prefix = f"{report.phase}-" if name == "num-examples" else ""
             if name != "partition-id":
-                row[prefix + name] = value
+                row[(prefix + name).replace("-", "_")] = value
     return [rows[key] for key in sorted(rows)]
 
 
@@ -182,8 +204,8 @@ def _round_rows(run: MethodRun) -> list[dict[str, Any]]:
     rows = []
     for server_round in sorted({report.round for report in run.reports}):
         reports = [report for report in run.reports if report.round == server_round]
-        accuracy = spread(run.by_client("accuracy", server_round))
-        validation = spread(run.by_client("validation-accuracy", server_round))
+        accuracy = spread(run.values("accuracy", server_round))
+        validation = spread(run.values("validation-accuracy", server_round))
         losses = [r.metrics["train-loss"] for r in reports if "train-loss" in r.metrics]
         rows.append(
             {
@@ -193,7 +215,7 @@ def _round_rows(run: MethodRun) -> list[dict[str, Any]]:
                 "accuracy_std": accuracy["std"],
                 "accuracy_worst_tenth": accuracy["worst_tenth"],
                 "validation_accuracy": validation["mean"],
-                "train_loss": float(np.mean(losses)) if losses else math.nan,
+                "train_loss": spread(losses)["mean"],
                 "clients_trained": sum(r.phase == "train" and not r.dropped for r in reports),
                 "clients_evaluated": sum(r.phase == "evaluate" and not r.dropped for r in reports),
                 "dropped": sum(bool(r.dropped) for r in reports),

@@ -7,7 +7,7 @@ from flwr.common.logger import log
 from flwr.serverapp import Grid, ServerApp
 
 from pfl_flower.config import RunConfig
-from pfl_flower.federation import play
+from pfl_flower.federation import MethodRun, play
 from pfl_flower.results import describe, results_folder, write
 
 app = ServerApp()
@@ -18,12 +18,14 @@ def main(grid: Grid, context: Context) -> None:
     """Run the method of the run config, then its baselines; write and say what came out."""
     config = RunConfig.parse(context.run_config)
     folder = results_folder(config.results_dir, f"{config.method}-{config.dataset}")
+    runs: list[MethodRun] = []
     try:
-        runs = play(grid, config)
-    except BaseException:
-        folder.rmdir()  # still empty
-        raise
-    write(folder, runs)
+        for run in play(grid, config):
+            runs.append(run)
+            write(folder, runs)  # at once: what comes later may fail
+    finally:
+        if not runs:
+            folder.rmdir()
     log(INFO, "")
     for line in describe(runs):
         log(INFO, line)

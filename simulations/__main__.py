@@ -45,6 +45,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     folder = options.out or Path("results") / study.name
     summary = write_outcome(study, outcome, folder)
     print_summary(summary, console)
+    if options.rounds:
+        console.print("(the claims are meant for the study's own number of rounds)")
     console.print(f"Results: {folder.resolve()}", highlight=False, soft_wrap=True)
     failed = [name for name, claim in summary["claims"].items() if not claim["holds"]]
     return 1 if failed and options.check else 0

@@ -54,12 +54,17 @@ class Claim:
 
 @dataclass(frozen=True)
 class Result:
-    """What one arm gave on one seed."""
+    """What one arm gave on one seed: client -> accuracy, and the method's summary."""
 
     arm: Arm
     seed: int
-    accuracy: np.ndarray
+    by_client: Mapping[int, float]
     summary: Mapping[str, Any]
+
+    @property
+    def accuracy(self) -> np.ndarray:
+        """The accuracy of each client."""
+        return np.array(list(self.by_client.values()))
 
 
 @dataclass
@@ -208,9 +213,9 @@ def write_outcome(study: Study, outcome: Outcome, folder: Path) -> dict[str, Any
     write_json(folder / "summary.json", summary)
     rows = [
         {"method": r.arm.name, "point": "" if r.arm.point is None else r.arm.point}
-        | {"seed": r.seed, "client": client, "accuracy": float(accuracy)}
+        | {"seed": r.seed, "client": client, "accuracy": accuracy}
         for r in outcome.results
-        for client, accuracy in enumerate(r.accuracy)
+        for client, accuracy in r.by_client.items()
     ]
     write_csv(folder / "clients.csv", rows)
     table = [arm.name for arm in study.arms if arm.point is None]

@@ -26,6 +26,7 @@ from strategies.replies import (
     Phase,
     Reply,
     drop_deviants,
+    drop_duplicates,
     drop_non_finite,
     mean_metrics,
     take_apart,
@@ -123,6 +124,8 @@ evaluate_metrics_aggr_fn
         self._velocity: dict[str, NDArray[Any]] = {}
         self._sent: ArrayRecord | None = None
         self._bytes_down = 0
+        self._asked: list[int] = []
+        self._identified: set[int] = set()
 
     def summary(self) -> None:
         """Log what this strategy averages and how."""
@@ -157,7 +160,7 @@ evaluate_metrics_aggr_fn
         nodes: list[int],
         message_type: str,
     ) -> Iterable[Message]:
-        self._sent, self._bytes_down = arrays, num_bytes(arrays)
+        self._sent, self._bytes_down, self._asked = arrays, num_bytes(arrays), nodes
         config[SERVER_ROUND] = server_round
         record = RecordDict({self.arrayrecord_key: arrays, self.configrecord_key: config})
         return self._construct_messages(record, nodes, message_type)
@@ -199,10 +202,12 @@ evaluate_metrics_aggr_fn
         A node that does not answer (another app's clients need not know the query) keeps its
         node id as its number, until a reply of its states one.
         """
-        unknown = [node for node in nodes if node not in self.clients]
+        unknown = [n for n in nodes if n not in self.clients and n not in self._identified]
         if not unknown:
             return
-        question = RecordDict({CONFIG: ConfigRecord({PROPERTIES: PARTITION_ID})})
+        self._identified.update(unknown)
+        config = ConfigRecord({PROPERTIES: PARTITION_ID})
+        question = RecordDict({self.configrecord_key: config})
         messages = self._construct_messages(question, unknown, MessageType.QUERY)
         for reply in grid.send_and_receive(messages, timeout=_IDENTIFY_TIMEOUT):
             node_id = reply.metadata.src_node_id
@@ -223,11 +228,13 @@ evaluate_metrics_aggr_fn
         """
         parsed = self._take_apart(replies, with_arrays=True)
         drop_deviants(parsed, self._sent)
-        arrays = self.aggregate_arrays([reply for reply in parsed if not reply.dropped])
+        means = self.aggregate_arrays([reply for reply in parsed if not reply.dropped])
         good = [reply for reply in parsed if not reply.dropped]
         self._report(server_round, "train", parsed)
         if not good:
             return None, None
+        # What no client shares stays as it was sent.
+        arrays = ArrayRecord({**(self._sent or {}), **means})
         metrics = self.train_metrics_aggr_fn([r.content for r in good], self.weighted_by_key)
         return arrays, metrics
 
@@ -281,6 +288,7 @@ evaluate_metrics_aggr_fn
             if reply.client != reply.node_id:
                 self.clients[reply.node_id] = reply.client
             reply.client = self.clients.get(reply.node_id, reply.client)
+        drop_duplicates(replies)
         return sorted(replies, key=lambda reply: self._order(reply.node_id))
 
     def _report(self, server_round: int, phase: Phase, replies: Sequence[Reply]) -> None:
@@ -307,3 +315,23 @@ evaluate_metrics_aggr_fn
                     dropped=reply.dropped,
                 )
             )
+        self._report_absent(server_round, phase, {reply.node_id for reply in replies})
+
+    def _report_absent(self, server_round: int, phase: Phase, present: set[int]) -> None:
+        for node in self._asked:
+            if node in present:
+                continue
+            client = self.clients.get(node, node)
+            log(WARNING, "Round %d: no %s reply of node %d", server_round, phase, node)
+            report = ClientReport(
+                round=server_round,
+                phase=phase,
+                node_id=node,
+                client=client,
+                metrics={},
+                bytes_down=self._bytes_down,
+                bytes_up=0,
+                dropped="no reply in time",
+            )
+            self.reports.append(report)
+        self._asked = []

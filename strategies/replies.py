@@ -163,15 +163,30 @@ def drop_non_finite(replies: Sequence[Reply]) -> bool:
 def _reference(specs: Sequence[Spec], record: ArrayRecord | None) -> Spec:
     """Return the arrays that this round's replies should hold.
 
-    The shapes and dtypes are those that were sent. The names are those sent, if anybody replied
-    with exactly those; otherwise clients share a part of what was sent, and the names are those
-    that most replies have. Where it is not known what was sent the most common reply decides.
+    Shapes and dtypes are those that were sent. The names are those sent, if anybody replied with
+    exactly those; otherwise clients share a part of what was sent, and the names are those that
+    most replies have. Names that were not sent are never accepted. Where it is not known what
+    was sent the most common reply decides.
     """
-    sent = spec_of(record or {})
-    if not specs or (record is not None and any(spec == sent for spec in specs)):
+    if record is None:
+        counts = Counter(frozenset(spec.items()) for spec in specs)
+        most = max(counts, key=lambda key: (counts[key], sorted(key)), default=frozenset())
+        return dict(sorted(most))
+    sent = spec_of(record)
+    parts = Counter(frozenset(spec) for spec in specs if spec.keys() <= sent.keys())
+    if frozenset(sent) in parts or not parts:
         return sent
-    counts = Counter(frozenset(spec) for spec in specs)
-    names = max(counts, key=lambda key: (counts[key], sorted(key)))
-    most_common = Counter(tuple(sorted(s.items())) for s in specs if s.keys() == names)
-    shapes = dict(most_common.most_common(1)[0][0])
-    return {name: sent.get(name, shapes[name]) for name in sorted(names)}
+    names = max(parts, key=lambda key: (parts[key], sorted(key)))
+    return {name: sent[name] for name in sent if name in names}
+
+
+def drop_duplicates(replies: Sequence[Reply]) -> None:
+    """Mark replies dropped whose client number another node has too (the lower node id stays)."""
+    owner: dict[int, int] = {}
+    for reply in sorted(replies, key=lambda reply: reply.node_id):
+        first = owner.setdefault(reply.client, reply.node_id)
+        if first != reply.node_id and not reply.dropped:
+            reply.dropped = (
+                f"node {first} is client {reply.client} too; every node needs a partition-id of "
+                "its own"
+            )

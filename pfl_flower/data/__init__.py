@@ -1,7 +1,7 @@
 """From a few settings to every client's own train, validation and test examples."""
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import lru_cache
 from pathlib import Path
 
@@ -46,6 +46,12 @@ class DataSettings:
     seed: int = 0
     data_dir: str = ""
     download: bool = False
+
+    def describe(self) -> str:
+        """Say what decides which examples a client has, e.g. in a personal file."""
+        skip = ("data_dir", "download")
+        values = [(f.name, getattr(self, f.name)) for f in fields(self) if f.name not in skip]
+        return " ".join(f"{name.replace('_', '-')}={value}" for name, value in values)
 
 
 @dataclass(frozen=True)
@@ -92,6 +98,7 @@ class Federation:
                 f"clients, or a larger alpha or classes-per-client"
             )
         self._clients: dict[int, ClientData] = {}
+        self._scale = self._statistics() if self.source.standardize else None
 
     def client(self, client: int) -> ClientData:
         """Return the splits of one client.
@@ -108,6 +115,8 @@ class Federation:
         train, validation, test = self._split(client, indices)
         inputs = self.examples.inputs[indices]
         inputs = inputs.float() / 255.0 if inputs.dtype == torch.uint8 else inputs
+        if self._scale is not None:
+            inputs = (inputs - self._scale[0]) / self._scale[1]
         targets = self.examples.targets[indices]
         for name in parse_heterogeneity(settings.heterogeneity):
             inputs, targets = HETEROGENEITIES[name](
@@ -117,6 +126,12 @@ class Federation:
             raise DataError(f"{settings.dataset!r} needs heterogeneity 'interest'")
         splits = [(inputs[rows], targets[rows]) for rows in (train, validation, test)]
         return ClientData(*splits)
+
+    def _statistics(self) -> tuple[Tensor, Tensor]:
+        """Return mean and deviation of every feature over all clients' training examples."""
+        rows = [indices[self._split(c, indices)[0]] for c, indices in enumerate(self.indices)]
+        inputs = self.examples.inputs[np.concatenate(rows)]
+        return inputs.mean(dim=0), inputs.std(dim=0).clamp_min(1e-8)
 
     def _split(self, client: int, indices: np.ndarray) -> list[np.ndarray]:
         """Return positions among ``indices``: train, validation, test."""

@@ -1,7 +1,9 @@
 """Where examples come from: scikit-learn's data sets, torchvision's, and generated ones."""
 
+import gzip
 import os
 import shutil
+import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -59,11 +61,14 @@ class Source:
     load : reads or generates the examples
     shape : of one example
     num_classes : number of classes
+    standardize : whether features are brought to mean 0 and deviation 1 over the training examples
+        of all clients (the numbers that federated statistics would give)
     """
 
     load: Callable[[SourceRequest], Examples]
     shape: tuple[int, ...]
     num_classes: int
+    standardize: bool = False
 
 
 def _digits(_: SourceRequest) -> Examples:
@@ -78,9 +83,7 @@ def _breast_cancer(_: SourceRequest) -> Examples:
     from sklearn.datasets import load_breast_cancer
 
     features, labels = load_breast_cancer(return_X_y=True)
-    # Robust to leave as is: per-feature scale only, no labels involved.
-    scaled = (features - features.mean(axis=0)) / features.std(axis=0)
-    return Examples(torch.from_numpy(scaled).float(), torch.from_numpy(labels).long())
+    return Examples(torch.from_numpy(features).float(), torch.from_numpy(labels).long())
 
 
 GALLERY_CHANNELS = 3
@@ -144,17 +147,29 @@ def _torchvision(name: str) -> Callable[[SourceRequest], Examples]:
 
 
 def _open(make: Callable[..., Any], name: str, root: Path, train: bool, download: bool) -> Any:
-    """Open a torchvision data set; files that are there but still packed go to the cache first."""
-    packed = list((root / name / "raw").glob("*.gz"))
-    unpacked = list((root / name / "raw").glob("*-ubyte"))
-    if packed and not unpacked:
-        root, download = default_cache(), True  # the checksums match, so nothing is downloaded
+    """Open a torchvision data set; files that are there but still packed are unpacked first."""
+    packed = sorted((root / name / "raw").glob("*-ubyte.gz"))
+    if packed and not all(file.with_suffix("").exists() for file in packed):
+        root = default_cache()  # the data folder may be read-only
         raw = root / name / "raw"
         raw.mkdir(parents=True, exist_ok=True)
         for file in packed:
-            if not (raw / file.name).exists():
-                shutil.copyfile(file, raw / file.name)
+            _unpack(file, raw / file.stem)
     return make(root, train=train, download=download)
+
+
+def _unpack(packed: Path, target: Path) -> None:
+    """Unpack a file atomically: many processes may do it at once, and none sees half a file."""
+    if target.exists():
+        return
+    descriptor, temporary = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
+    try:
+        with gzip.open(packed) as source, os.fdopen(descriptor, "wb") as stream:
+            shutil.copyfileobj(source, stream)
+        os.replace(temporary, target)
+    except BaseException:
+        os.unlink(temporary)
+        raise
 
 
 def default_cache() -> Path:
@@ -165,7 +180,7 @@ def default_cache() -> Path:
 
 SOURCES: Mapping[str, Source] = {
     "digits": Source(_digits, (1, 8, 8), 10),
-    "breast-cancer": Source(_breast_cancer, (30,), 2),
+    "breast-cancer": Source(_breast_cancer, (30,), 2, standardize=True),
     "gallery": Source(_gallery, (GALLERY_CHANNELS, 8, 8), 10),
     "mnist": Source(_torchvision("MNIST"), (1, 28, 28), 10),
     "fashion-mnist": Source(_torchvision("FashionMNIST"), (1, 28, 28), 10),

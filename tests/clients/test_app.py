@@ -3,10 +3,11 @@ import pytest
 from flwr.app import ArrayRecord, Context, Message, RecordDict
 from flwr.client import NumPyClient
 from flwr.clientapp import ClientApp
+from flwr.clientapp.mod import LocalDpMod, fixedclipping_mod
 from flwr.compat.common.parameter import ndarrays_to_parameters, parameters_to_ndarrays
 from flwr.compat.common.recorddict_compat import fitins_to_recorddict, recorddict_to_fitres
 from flwr.compat.common.typing import FitIns
-from flwr.serverapp.strategy import FedAvg
+from flwr.serverapp.strategy import DifferentialPrivacyClientSideFixedClipping, FedAvg
 
 from clients import PersonalState, client_app
 from pfl_flower.grid import InProcessGrid
@@ -51,8 +52,17 @@ def test_flowers_own_strategies_and_mods_take_our_clients():
         seen.append(message.metadata.message_type)
         return call_next(message, context)
 
-    start(FedAvg(), InProcessGrid(client_app(build, mods=[mod]), 3), rounds=1)
+    app = client_app(build, mods=[mod], evaluate_mods=[mod])
+    start(FedAvg(), InProcessGrid(app, 3), rounds=1)
     assert seen == ["train"] * 3 + ["evaluate"] * 3
+
+
+def test_flowers_differential_privacy_works_around_ours():
+    app = client_app(build, mods=[fixedclipping_mod, LocalDpMod(1.0, 1.0, 100.0, 1e-5)])
+    inner = PartialAveraging()
+    strategy = DifferentialPrivacyClientSideFixedClipping(inner, 0.1, 1.0, num_sampled_clients=3)
+    start(strategy, InProcessGrid(app, 3), rounds=2)
+    assert [report.dropped for report in inner.reports] == [""] * 12
 
 
 @pytest.mark.parametrize(

@@ -4,10 +4,11 @@ import numpy as np
 import pytest
 import torch
 from flwr.app import RecordDict
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import DataLoader, SubsetRandomSampler, TensorDataset
 
 from clients import (
     FineTuning,
+    ForeignStateError,
     Optimization,
     PersonalClient,
     PersonalState,
@@ -19,6 +20,7 @@ from clients import (
     joint,
     train,
 )
+from clients.personal import count_examples
 from tests.helpers import TinyNet, examples, flat, tiny_client
 
 ROUND = {"server-round": 1, "num-server-rounds": 3}
@@ -35,7 +37,7 @@ def test_shared_arrays_go_out_and_personal_ones_stay():
     arrays, count, metrics = fit(client)
     assert [array.shape for array in arrays] == [(8, 4), (8,)]
     assert count == 20
-    assert metrics.keys() == {"train-loss", "partition-id"}
+    assert metrics.keys() == {"train-loss"}
     kept = records.array_records["personal.personal"]
     assert set(kept) == {f"personal/{name}" for name in client.personal_names}
     assert "personal/bn.num_batches_tracked" in kept
@@ -169,6 +171,56 @@ def test_a_diverging_client_keeps_its_old_state():
     after = tiny_client(records=records).state.load(tiny_client()._spec)
     for name, tensor in before.arrays.items():
         assert torch.equal(tensor, after.arrays[name])
+
+
+def test_loaders_are_counted_by_what_they_train_on():
+    data = TensorDataset(*examples(20))
+    assert count_examples(DataLoader(data, 8)) == 20
+    assert count_examples(DataLoader(data, 8, drop_last=True)) == 16
+    assert count_examples(DataLoader(data, 30, drop_last=True)) == 0
+    assert count_examples(DataLoader(data, 8, sampler=SubsetRandomSampler(range(5)))) == 5
+    assert count_examples([examples(3), examples(4)]) == 7
+    with pytest.raises(ValueError, match="again and again"):
+        count_examples(iter([examples(3)]))
+
+
+def test_evaluation_and_queries_leave_the_users_generator_alone():
+    model = TinyNet()
+    loader = DataLoader(TensorDataset(*examples(9)), 4, shuffle=True)
+    client = PersonalClient(model, assign_scopes(model), loader, loader, loader)
+    before = torch.get_rng_state()
+    client.evaluate(client.get_parameters({}), ROUND)
+    client.get_properties({})
+    assert torch.equal(before, torch.get_rng_state())
+
+
+def test_fine_tuning_is_deterministic():
+    def loss():
+        client = tiny_client("none", fine_tuning=FineTuning(epochs=(3,), every_round=True))
+        return client.evaluate(client.get_parameters({}), ROUND)[0]
+
+    torch.manual_seed(1)
+    first = loss()
+    torch.manual_seed(2)
+    assert loss() == first
+
+
+def test_the_file_of_another_model_is_refused_even_where_nothing_is_personal(tmp_path):
+    def tuned(model):
+        state = PersonalState(RecordDict(), "fedavg-ft", "client-0", tmp_path)
+        options = {"fine_tuning": FineTuning(epochs=(1,)), "state": state}
+        client = tiny_client("none", model=model, **options)
+        config = ROUND | {"server-round": 3}
+        return client.evaluate(client.get_parameters({}), config)
+
+    tuned(TinyNet())
+    with pytest.raises(ForeignStateError, match="another model"):
+        tuned(torch.nn.Linear(4, 3))
+
+
+def test_bfloat16_is_refused_by_name():
+    with pytest.raises(ValueError, match=r"no bfloat16.*body\.weight"):
+        tiny_client(model=TinyNet().to(torch.bfloat16))
 
 
 def test_wrong_arrays_are_refused_by_name():

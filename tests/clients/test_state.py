@@ -17,7 +17,8 @@ from clients import (
 from clients.state import tensor_spec
 
 HEAD = {"head.weight": torch.arange(6.0).reshape(2, 3), "head.count": torch.tensor(3)}
-SPEC = tensor_spec(HEAD)
+SPEC = {f"personal/{name}": spec for name, spec in tensor_spec(HEAD).items()}
+SPEC["shared/body.weight"] = ((4, 4), "float32")
 
 
 def snapshot(server_round=4, scale=1):
@@ -103,8 +104,16 @@ def test_every_flipped_byte_is_found(tmp_path):
 
 def test_the_file_of_another_model(tmp_path):
     stored(tmp_path).save(snapshot(), SPEC)
-    wider = dict(SPEC) | {"head.weight": ((5, 3), "float32")}
+    wider = dict(SPEC) | {"personal/head.weight": ((5, 3), "float32")}
     refused(tmp_path, ForeignStateError, r"another model.*\(2, 3\) instead of", spec=wider)
+    other_body = dict(SPEC) | {"shared/body.weight": ((9, 9), "float32")}
+    refused(tmp_path, ForeignStateError, "the rest of the model differs", spec=other_body)
+
+
+def test_the_file_made_on_other_data(tmp_path):
+    stored(tmp_path, purpose="digits seed=0").save(snapshot(), SPEC)
+    other = stored(tmp_path, purpose="digits seed=7")
+    refused(tmp_path, ForeignStateError, "purpose 'digits seed=0', not 'digits seed=7'", other)
 
 
 def test_the_file_of_another_method(tmp_path):
@@ -136,10 +145,30 @@ def test_a_disk_that_refuses_leaves_the_old_state(tmp_path, monkeypatch):
     assert len(list(tmp_path.iterdir())) == 1
 
 
+def test_a_file_that_cannot_be_read_is_not_called_damaged(tmp_path):
+    (tmp_path / "client-3.safetensors").mkdir()
+    with pytest.raises(PersonalStateError) as error:
+        stored(tmp_path).load(SPEC)
+    assert not isinstance(error.value, CorruptStateError)
+
+
+def test_a_file_system_that_cannot_sync_directories_is_fine(tmp_path, monkeypatch):
+    sync = os.fsync
+
+    def files_only(descriptor):
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            raise OSError(22, "Invalid argument")
+        sync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", files_only)
+    stored(tmp_path).save(snapshot(), SPEC)
+    same(stored(tmp_path).load(SPEC), snapshot())
+
+
 @pytest.mark.parametrize("name", ["../x", "a/b", "", ".", "x."])
-def test_names_that_are_no_file_names(name):
+def test_names_that_are_no_file_names(name, tmp_path):
     with pytest.raises(ValueError, match="no file name"):
-        PersonalState(client=name)
+        PersonalState(client=name, directory=tmp_path)
 
 
 def write_forever(directory, spec, big):

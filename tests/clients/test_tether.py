@@ -63,8 +63,15 @@ def test_gradient_descent_on_a_quadratic_ends_at_the_closed_form():
 def test_unstable_strengths_are_refused_with_the_largest_that_works():
     tether = Tether({"w": torch.zeros(1)}, 25.0)
     check_stable([tether], 0.05)
-    with pytest.raises(ValueError, match="must be below 20"):
+    with pytest.raises(ValueError, match="on 'w' diverge .* must be below 20"):
         check_stable([tether], 0.1)
+
+
+def test_strengths_add_up_on_one_parameter_but_not_across():
+    one, other = Tether({"w": torch.zeros(1)}, 15.0), Tether({"v": torch.zeros(1)}, 15.0)
+    check_stable([one, other], 0.1)
+    with pytest.raises(ValueError, match="strength 30"):
+        check_stable([one, one], 0.1)
 
 
 def test_a_pull_copies_its_centre_and_holds_its_scope_only():

@@ -106,6 +106,25 @@ def test_gradient_clipping_bounds_the_step():
     assert step.item() == pytest.approx(1e-3, rel=1e-2)
 
 
+def test_what_the_user_froze_stays_frozen():
+    model = TinyNet()
+    model.body.requires_grad_(False)
+    before = state(model)
+    train(model, loader(), joint(2), assign_scopes(model))
+    assert not {"body.weight", "body.bias"} & changed(before, model)
+    assert not model.body.weight.requires_grad
+    assert model.head.weight.requires_grad
+
+
+def test_accuracy_is_for_classification_only():
+    model = nn.Linear(4, 1)
+    inputs, _ = examples(10)
+    regression = in_memory_loader(inputs, torch.randn(10, 1), 5)
+    found = evaluate(model, regression, nn.functional.mse_loss)
+    assert math.isfinite(found.loss)
+    assert math.isnan(found.accuracy)
+
+
 def test_no_examples_is_no_step():
     model = TinyNet()
     before = state(model)

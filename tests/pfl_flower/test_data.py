@@ -1,3 +1,8 @@
+import gzip
+import os
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+
 import numpy as np
 import pytest
 import torch
@@ -150,8 +155,15 @@ def test_a_missing_data_set_says_where_it_was_looked_for_and_how_to_get_it(tmp_p
         Federation(DataSettings(dataset="cifar10"), 2)
     assert str(tmp_path) in str(error.value)
     assert "download=true" in str(error.value)
-    with pytest.raises(FederationError, match="a client cannot start: .*CIFAR10 was not found"):
+    with pytest.raises(FederationError, match="no client can start: .*CIFAR10 was not found"):
         simulate({"dataset": "cifar10"}, 2)
+
+
+def test_features_are_standardized_by_training_examples_only():
+    federation = Federation(DataSettings(dataset="breast-cancer"), 5)
+    together = torch.cat([federation.client(client).train[0] for client in range(5)])
+    torch.testing.assert_close(together.mean(dim=0), torch.zeros(30), atol=1e-4, rtol=0)
+    torch.testing.assert_close(together.std(dim=0), torch.ones(30), atol=1e-4, rtol=0)
 
 
 def idx(values):
@@ -160,21 +172,45 @@ def idx(values):
     return header + b"".join(n.to_bytes(4, "big") for n in values.shape) + values.tobytes()
 
 
-def test_torchvision_data_sets_are_read_from_the_data_folder(tmp_path, monkeypatch):
-    raw = tmp_path / "MNIST" / "raw"
+def mnist(folder, packed):
+    """A small MNIST in the files that torchvision reads."""
+    raw = folder / "MNIST" / "raw"
     raw.mkdir(parents=True)
     draw = np.random.default_rng(0)
     for part, count in (("train", 60), ("t10k", 20)):
         images = draw.integers(0, 256, (count, 28, 28), dtype=np.uint8)
         labels = np.arange(count, dtype=np.uint8) % 10
-        (raw / f"{part}-images-idx3-ubyte").write_bytes(idx(images))
-        (raw / f"{part}-labels-idx1-ubyte").write_bytes(idx(labels))
+        for name, values in (("images-idx3", images), ("labels-idx1", labels)):
+            content = idx(values)
+            if packed:
+                (raw / f"{part}-{name}-ubyte.gz").write_bytes(gzip.compress(content))
+            else:
+                (raw / f"{part}-{name}-ubyte").write_bytes(content)
+
+
+def length_of_mnist(folder, cache):
+    os.environ["XDG_CACHE_HOME"] = str(cache)
+    return len(Federation(DataSettings(dataset="mnist", data_dir=str(folder)), 4).examples)
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_torchvision_data_sets_are_read_from_the_data_folder(tmp_path, monkeypatch, packed):
+    mnist(tmp_path, packed)
+    (tmp_path / "MNIST" / "raw").chmod(0o500)  # it may be read-only
     monkeypatch.setenv("PFL_DATA_DIR", str(tmp_path))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     federation = Federation(DataSettings(dataset="mnist"), 4)
     assert len(federation.examples) == 80
     inputs, _ = federation.client(0).train
     assert inputs.shape[1:] == (1, 28, 28)
     assert 0.9 < inputs.max() <= 1.0
+
+
+def test_many_processes_may_unpack_at_once(tmp_path):
+    mnist(tmp_path, packed=True)
+    with ProcessPoolExecutor(4, mp_context=get_context("spawn")) as pool:
+        futures = [pool.submit(length_of_mnist, tmp_path, tmp_path / "cache") for _ in range(4)]
+        assert [future.result() for future in futures] == [80] * 4
 
 
 def test_settings_of_the_config_reach_the_data():

@@ -2,15 +2,18 @@
 
 import numpy as np
 import pytest
+import torch
 
 from clients import Scope
 from clients.scopes import names_of
 from pfl_flower.client_app import initial_model, make_app, scopes_of
 from pfl_flower.config import RunConfig
 from pfl_flower.engines import simulate
-from pfl_flower.federation import play
+from pfl_flower.federation import FederationError, play
 from pfl_flower.grid import InProcessGrid
 from pfl_flower.methods import METHODS
+from pfl_flower.results import write
+from strategies.arrays import view
 from tests.helpers import decoded
 
 SMALL = {"num-server-rounds": 3, "local-epochs": 1, "baselines": "", "fine-tuning-epochs": "0,1"}
@@ -40,8 +43,10 @@ def test_the_same_numbers_on_ray_bit_for_bit():
         "personal": "head,norm",
         "fraction-train": 0.5,
         "seed": 3,
+        "threads": 2,
     }
     here = simulate(config, 6)
+    assert torch.get_num_threads() == 2  # as many as asked for, whatever the engine gives
     ray = simulate(config, 6, engine="ray")
     assert_identical(here, ray)
     assert {r.client for r in here[0].reports if r.phase == "evaluate"} == set(range(6))
@@ -56,43 +61,58 @@ def test_the_same_seed_twice_and_another_seed():
     assert metrics_of(other[0]) != metrics_of(simulate(config, 4)[0])
 
 
+def numbers(record):
+    """Every number in a record of metrics or config."""
+    for value in record.values():
+        yield from (value if isinstance(value, list) else [value])
+
+
 class Inspected(InProcessGrid):
-    """A grid that keeps every message."""
+    """A grid that looks into every reply, right after the client has updated its state."""
 
     def __init__(self, *arguments, **options):
         super().__init__(*arguments, **options)
-        self.seen = []
+        self.replies = self.secrets = 0
 
     def _process(self, message):
         reply = super()._process(message)
-        self.seen += [message, reply]
+        assert not reply.has_error(), reply.error.reason
+        kept = [
+            np.array(view(array)).ravel()
+            for record in self.contexts[message.metadata.dst_node_id].state.array_records.values()
+            for array in record.values()
+        ]
+        sent = b"".join(a.data for r in reply.content.array_records.values() for a in r.values())
+        metrics = [
+            value
+            for records in (reply.content.metric_records, reply.content.config_records)
+            for record in records.values()
+            for value in numbers(record)
+        ]
+        for values in kept:
+            if values.dtype.kind != "f" or not values.any():
+                continue  # a counter of batches, or adapters that are still zero
+            self.secrets += 1
+            for start in range(0, values.size, 10):
+                piece = values[start : start + 10]
+                assert len(piece) < 3 or not piece.all() or piece.tobytes() not in sent
+            assert not {float(v) for v in values if v not in (0, 1)} & {
+                v for v in metrics if isinstance(v, float)
+            }
+        self.replies += 1
         return reply
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_no_personal_array_is_in_any_message(method):
+def test_nothing_personal_is_in_any_message(method):
     config = RunConfig.parse(SMALL | {"method": method})
     grid = Inspected(make_app(config.dump()), 3)
-    play(grid, config)
+    (run,) = play(grid, config)
     scopes = scopes_of(config)
-    personal, shared = names_of(scopes, Scope.PERSONAL), names_of(scopes, Scope.SHARED)
-    assert len(grid.seen) == 2 * (1 + 3 * 3 * 2)
-    secrets = [
-        array.data[128:]  # the content behind the header of the NumPy format
-        for context in grid.contexts.values()
-        for record in context.state.array_records.values()
-        for name, array in record.items()
-        if len(array.data) >= 128 + 16
-    ]
-    assert bool(secrets) == bool(personal or config.fine_tuning)
-    for message in grid.seen:
-        assert not message.has_error()
-        for record in message.content.array_records.values():
-            assert list(record) == shared
-            for array in record.values():
-                assert not any(secret in array.data for secret in secrets)
-        text = str([dict(r) for r in message.content.metric_records.values()])
-        assert not any(name in text for name in personal)
+    assert set(run.arrays) == set(names_of(scopes, Scope.SHARED))
+    assert grid.replies == 3 + 3 * 3 * 2
+    keeps = names_of(scopes, Scope.PERSONAL) or config.fine_tuning
+    assert bool(grid.secrets) == bool(keeps)
 
 
 def test_everything_personal_is_local():
@@ -118,20 +138,67 @@ def test_untrained_adapters_are_the_core_bitwise():
     rules = {"local-epochs": 0, "schedule": "body-only", "heterogeneity": "none"}
     core = simulate(SMALL | rules | {"method": "fedavg", "model": "cnn"}, 3)[0]
     adapted = simulate(SMALL | rules | {"method": "adapters"}, 3)[0]
-    np.testing.assert_array_equal(core.by_client("loss"), adapted.by_client("loss"))
+    np.testing.assert_array_equal(core.values("loss"), adapted.values("loss"))
 
 
 def test_every_method_learns_more_than_chance_on_plain_digits():
     for method in METHODS:
         config = SMALL | {"method": method, "heterogeneity": "none", "num-server-rounds": 6}
         (run,) = simulate(config, 3)
-        assert run.by_client().mean() > 0.5, method
+        assert run.values().mean() > 0.5, method
 
 
 def test_two_and_a_hundred_nodes():
     for count in (2, 100):
         (run,) = simulate(SMALL | {"num-server-rounds": 1}, count)
         assert len(run.by_client()) == count
+
+
+def test_one_broken_node_ends_nothing_and_a_federation_of_them_ends_at_once():
+    config = RunConfig.parse(SMALL)
+    grid = InProcessGrid(make_app(config.dump()), 4)
+    contexts = list(grid.contexts.values())
+    contexts[0].node_config["partition-id"] = 9  # the lowest node id
+    (run,) = play(grid, config)
+    assert list(run.by_client()) == [1, 2, 3]
+    for context in contexts:
+        context.node_config["partition-id"] = 9
+    with pytest.raises(FederationError, match="no client can start: .*partition-id 9 is not in"):
+        list(play(grid, config))
+
+
+def test_a_run_in_which_nobody_can_train_is_no_success():
+    with pytest.raises(FederationError, match="no client could train: .*learning rate 1e\\+20"):
+        simulate(SMALL | {"learning-rate": 1e20}, 3)
+
+
+def test_two_nodes_with_one_number_are_not_counted_twice():
+    config = RunConfig.parse(SMALL)
+    grid = InProcessGrid(make_app(config.dump()), 3)
+    grid.contexts[102].node_config["partition-id"] = 0
+    (run,) = play(grid, config)
+    assert list(run.by_client()) == [0, 1]
+    assert "node 100 is client 0 too" in next(r.dropped for r in run.reports if r.dropped)
+
+
+def test_what_a_client_changes_in_a_message_nobody_else_sees():
+    from flwr.app import ConfigRecord, Message, RecordDict
+    from flwr.clientapp import ClientApp
+
+    app, seen = ClientApp(), []
+
+    @app.train()
+    def train(message, context):
+        seen.append((message.content["config"]["x"], len(context.state)))
+        message.content["config"]["x"] *= 2
+        context.state["config"] = ConfigRecord({"x": 1})
+        raise RuntimeError("after changing its message and its state")
+
+    grid = InProcessGrid(app, 2)
+    record = RecordDict({"config": ConfigRecord({"x": 1})})
+    for _ in range(2):
+        grid.send_and_receive([Message(record, node, "train") for node in (100, 101)])
+    assert seen == [(1, 0)] * 4
 
 
 def test_a_grid_reports_nodes_it_does_not_have():
@@ -147,3 +214,34 @@ def test_a_grid_reports_nodes_it_does_not_have():
 def test_the_networks_are_made_once_a_process():
     config = RunConfig.parse(SMALL)
     assert initial_model(config.architecture, 0)[0] is initial_model(config.architecture, 0)[0]
+
+
+def test_a_later_run_goes_on_where_an_earlier_one_ended(tmp_path, monkeypatch):
+    monkeypatch.setenv("PFL_PERSONAL_DIR", str(tmp_path / "personal"))
+    config = SMALL | {"num-server-rounds": 4}
+    first = simulate(config, 3)
+    write(tmp_path / "results", first)
+    (later,) = simulate(config | {"initial": str(tmp_path / "results")}, 3)
+    # Round 1 of the later run is as good as the end of the first, not a start from scratch.
+    assert later.values(server_round=1).mean() >= first[0].values().mean() - 0.05
+    assert later.values(server_round=1).mean() > first[0].values(server_round=1).mean()
+    with pytest.raises(FederationError, match=r"does not fit fedbn: missing \['head.bias'"):
+        simulate(config | {"initial": str(tmp_path / "results"), "method": "fedbn"}, 3)
+    with pytest.raises(FederationError, match="cannot be read"):
+        simulate(config | {"initial": str(tmp_path / "nowhere")}, 3)
+
+
+def test_personal_files_of_another_run_end_it_with_the_reason(tmp_path, monkeypatch):
+    monkeypatch.setenv("PFL_PERSONAL_DIR", str(tmp_path))
+    simulate(SMALL, 3)
+    for other in ({"method": "fedbn"}, {"seed": 5}, {"norm": "group"}):
+        with pytest.raises(FederationError, match="no client could train: .*the personal file"):
+            simulate(SMALL | other, 3)
+    (broken, *_) = sorted(tmp_path.iterdir())
+    broken.write_bytes(broken.read_bytes()[:-5])
+    (run,) = simulate(SMALL, 3)
+    assert list(run.by_client()) == [1, 2]
+    dropped = next(report for report in run.reports if report.dropped)
+    assert dropped.client == 0
+    assert "damaged" in dropped.dropped
+    assert str(broken) in dropped.dropped

@@ -1,6 +1,7 @@
 import csv
 import json
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -32,6 +33,7 @@ def test_the_worst_tenth_is_the_mean_of_the_lowest_tenth():
     assert worst_tenth(np.arange(21)) == 1.0
     assert worst_tenth([0.3]) == 0.3
     assert math.isnan(worst_tenth([]))
+    assert spread([1.0, math.nan, 3.0]) == spread([1.0, 3.0])
     assert spread([1.0, 3.0]) == {"mean": 2.0, "std": 1.0, "worst_tenth": 1.0}
 
 
@@ -49,14 +51,14 @@ def test_everything_is_on_disk(runs, tmp_path):
     rows = list(csv.DictReader((folder / "clients.csv").open()))
     assert len(rows) == 3 * 2 * 4
     last = [float(r["accuracy"]) for r in rows if (r["method"], r["round"]) == ("fedper", "2")]
-    np.testing.assert_allclose(last, runs[0].by_client())
+    np.testing.assert_allclose(last, runs[0].values())
     rounds = list(csv.DictReader((folder / "rounds.csv").open()))
     assert [(r["method"], r["round"]) for r in rounds][:3] == [
         ("fedper", "1"),
         ("fedper", "2"),
         ("fedavg", "1"),
     ]
-    assert float(rounds[1]["accuracy"]) == pytest.approx(runs[0].by_client().mean())
+    assert float(rounds[1]["accuracy"]) == pytest.approx(runs[0].values().mean())
     summary = json.loads((folder / "summary.json").read_text())
     assert summary.keys() == {"fedper", "fedavg", "local"}
     arrays = load_file(folder / "shared.safetensors")
@@ -85,6 +87,18 @@ def test_the_closing_words_say_what_clients_got(runs):
         assert word in lines[0]
     assert lines[1].startswith("Against fedavg")
     assert "of 4 clients" in lines[1]
+
+
+def test_the_closing_words_are_true_of_one_model_and_of_clients_that_failed(runs):
+    fedavg = runs[1]
+    assert "every one of 4 clients has the same model" in describe([fedavg])[0]
+    kept = [
+        replace(r, dropped="broke") if (r.phase, r.client) == ("evaluate", 2) else r
+        for r in runs[0].reports
+    ]
+    lines = describe([replace(runs[0], reports=kept), fedavg])
+    assert "3 of 4 clients (the others could not be evaluated) have" in lines[0]
+    assert "of 3 clients" in lines[1]
 
 
 def test_results_never_overwrite_each_other(tmp_path, monkeypatch):

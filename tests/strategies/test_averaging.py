@@ -123,7 +123,43 @@ def test_clients_may_share_a_part_of_what_was_sent():
     whole = to_record({"w": W, "head": W})
     list(strategy.configure_train(1, whole, ConfigRecord(), grid))
     arrays, _ = aggregate(strategy, [reply(100, {"w": W}), reply(101, {"w": 3 * W})])
+    np.testing.assert_array_equal(arrays["w"], 2 * W)
+    np.testing.assert_array_equal(arrays["head"], W)  # what nobody shares stays as it was sent
+
+
+def test_an_empty_reply_cannot_empty_the_model():
+    strategy = PartialAveraging()
+    grid = InProcessGrid(ClientApp(), 2)
+    list(strategy.configure_train(1, to_record({"w": W, "v": W}), ConfigRecord(), grid))
+    arrays, _ = aggregate(strategy, [error_reply(100), reply(101, {})])
+    assert arrays.keys() == {"w", "v"}
+
+
+def test_names_that_were_not_sent_are_never_accepted():
+    strategy = PartialAveraging()
+    grid = InProcessGrid(ClientApp(), 3)
+    list(strategy.configure_train(1, to_record({"w": W}), ConfigRecord(), grid))
+    odd = [reply(100, {"x": W}), reply(101, {"x": W})]
+    arrays, _ = aggregate(strategy, [*odd, reply(102, {"w": 2 * W})])
     assert arrays.keys() == {"w"}
+    np.testing.assert_array_equal(arrays["w"], 2 * W)
+
+
+def test_a_node_that_never_answers_is_reported(caplog):
+    strategy = PartialAveraging()
+    list(strategy.configure_train(1, ArrayRecord(), ConfigRecord(), InProcessGrid(ClientApp(), 2)))
+    aggregate(strategy, [reply(100, {})])
+    assert [(r.node_id, r.dropped) for r in strategy.reports if r.dropped] == [
+        (101, "no reply in time")
+    ]
+
+
+def test_of_two_nodes_with_one_number_the_second_is_dropped():
+    replies = [reply(100, {"w": W}), reply(101, {"w": 9 * W}, {"partition-id": 0})]
+    strategy = PartialAveraging()
+    arrays, _ = aggregate(strategy, replies)
+    np.testing.assert_array_equal(arrays["w"], W)
+    assert "node 100 is client 0 too" in strategy.reports[1].dropped
 
 
 def test_sharing_nothing_is_a_run_too():
@@ -219,6 +255,22 @@ def test_clients_that_cannot_be_asked_are_sampled_by_node_id():
     assert len(set(chosen)) == 5
 
 
+def test_nodes_are_asked_for_their_numbers_once():
+    asked = []
+
+    class Counting(InProcessGrid):
+        def _process(self, message):
+            asked.append(message.metadata.message_type)
+            return super()._process(message)
+
+    logging.getLogger("flwr").setLevel(logging.CRITICAL)
+    strategy, grid = PartialAveraging(0.5), Counting(ClientApp(), 4)
+    for server_round in (1, 2, 3):
+        sampled(strategy, grid, server_round)
+    logging.getLogger("flwr").setLevel(logging.INFO)
+    assert asked == ["query"] * 4
+
+
 def test_everybody_is_asked_when_everybody_trains():
     assert sampled(PartialAveraging(), InProcessGrid(answering_app(), 7), 1) == list(range(7))
 
@@ -235,14 +287,12 @@ def test_at_least_twice_as_fast_as_flower_in_at_most_two_models_of_memory():
     model_bytes = 11_000_000 * 4
 
     def seconds(strategy):
-        best = float("inf")
-        for _ in range(3):
-            start = perf_counter()
-            strategy.aggregate_train(1, replies)
-            best = min(best, perf_counter() - start)
-        return best
+        start = perf_counter()
+        strategy.aggregate_train(1, replies)
+        return perf_counter() - start
 
-    ratio = seconds(FedAvg()) / seconds(PartialAveraging())
+    pairs = [(seconds(FedAvg()), seconds(PartialAveraging())) for _ in range(5)]
+    ratio = min(theirs for theirs, _ in pairs) / min(mine for _, mine in pairs)
     tracemalloc.start()
     before = tracemalloc.get_traced_memory()[0]
     kept = PartialAveraging().aggregate_train(1, replies)
