@@ -1,6 +1,8 @@
 """Small pure functions on Flower's named arrays: views without a copy, specs, weighted means."""
 
+import math
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from io import BytesIO
 from typing import Any
 
@@ -30,6 +32,44 @@ def view(array: Array) -> NDArray[Any]:
     """
     if array.stype != "numpy.ndarray":
         raise ValueError(f"serialization type {array.stype!r} instead of 'numpy.ndarray'")
+    header = _header(array.dtype, tuple(array.shape))
+    if array.data.startswith(header):  # as NumPy and we write it; nothing to parse
+        offset, fortran = len(header), False
+    else:
+        offset, fortran = _read_header(array)
+    dtype, shape = np.dtype(array.dtype), tuple(array.shape)
+    content = np.frombuffer(array.data, dtype=np.uint8, offset=offset)
+    expected = dtype.itemsize * math.prod(shape)
+    if content.size != expected:
+        raise ValueError(f"{content.size} bytes of content instead of {expected}")
+    return content.view(dtype).reshape(shape, order="F" if fortran else "C")
+
+
+@lru_cache(maxsize=4096)
+def _header(dtype: str, shape: tuple[int, ...]) -> bytes:
+    """Return the header that NumPy's format has for such an array in C order.
+
+    Raises
+    ------
+    ValueError
+        If these are no numbers or booleans, or no shape.
+    """
+    try:
+        kind = np.dtype(dtype)
+    except TypeError as error:
+        raise ValueError(f"unknown dtype {dtype!r}") from error
+    if kind.kind not in "biufc" or str(kind) != dtype:
+        raise ValueError(f"an array of {dtype}; only numbers and booleans can be averaged")
+    if any(length < 0 for length in shape):
+        raise ValueError(f"shape {shape} has a negative length")
+    stream = BytesIO()
+    description = {"descr": npy.dtype_to_descr(kind), "fortran_order": False, "shape": shape}
+    npy.write_array_header_1_0(stream, description)
+    return stream.getvalue()
+
+
+def _read_header(array: Array) -> tuple[int, bool]:
+    """Return (where the content starts, whether it is in Fortran order) of an unusual header."""
     stream = BytesIO(array.data)
     try:
         version = npy.read_magic(stream)
@@ -37,30 +77,26 @@ def view(array: Array) -> NDArray[Any]:
         shape, fortran, dtype = read(stream)
     except Exception as error:  # bytes from the wire make NumPy raise almost anything
         raise ValueError(f"its header cannot be read ({error})") from error
-    if dtype.kind not in "biufc":
-        raise ValueError(f"an array of {dtype}; only numbers and booleans can be averaged")
     if (tuple(array.shape), array.dtype) != (shape, str(dtype)):
         raise ValueError(
             f"bytes hold {dtype} {shape} but the record states {array.dtype} {tuple(array.shape)}"
         )
-    content = np.frombuffer(array.data, dtype=np.uint8, offset=stream.tell())
-    expected = dtype.itemsize * int(np.prod(shape, dtype=np.int64))
-    if content.size != expected:
-        raise ValueError(f"{content.size} bytes of content instead of {expected}")
-    return content.view(dtype).reshape(shape, order="F" if fortran else "C")
+    return stream.tell(), fortran
 
 
 def encode(values: NDArray[Any]) -> Array:
-    """Return ``values`` as a Flower ``Array`` (NumPy format), copying the content once."""
+    """Return ``values`` as a Flower ``Array`` (NumPy format), copying the content once.
+
+    Raises
+    ------
+    ValueError
+        If they are no numbers or booleans of this machine's byte order.
+    """
     values = np.asarray(values, order="C")  # ascontiguousarray would make 0 dimensions 1
-    stream = BytesIO()
-    npy.write_array_header_1_0(stream, npy.header_data_from_array_1_0(values))
-    return Array(
-        dtype=str(values.dtype),
-        shape=tuple(values.shape),
-        stype="numpy.ndarray",
-        data=b"".join((stream.getvalue(), values.reshape(-1).view(np.uint8).data)),
-    )
+    dtype, shape = str(values.dtype), tuple(values.shape)
+    content = values.reshape(-1).view(np.uint8).data
+    data = b"".join((_header(dtype, shape), content))
+    return Array(dtype=dtype, shape=shape, stype="numpy.ndarray", data=data)
 
 
 def spec_of(arrays: Mapping[str, Array]) -> Spec:

@@ -29,7 +29,7 @@ def test_view_reads_fortran_order_and_does_not_copy():
 @pytest.mark.parametrize(
     ("array", "words"),
     [
-        (as_array(b"nonsense"), "magic"),
+        (as_array(b"nonsense"), "header cannot be read"),
         (as_array(encode(np.zeros(2, np.float32)).data[:-1]), "7 bytes of content instead of 8"),
         (as_array(encode(np.zeros(2, np.float32)).data + b"x"), "9 bytes of content"),
         (as_array(encode(np.zeros(3, np.float32)).data), "states float32"),
@@ -48,9 +48,18 @@ def test_view_refuses_objects():
         view(as_array(header, "object", (1,)))
 
 
+@pytest.mark.parametrize(
+    ("dtype", "shape", "words"),
+    [("float33", (2,), "unknown dtype"), ("float32", (-2,), "negative"), ("f4", (2,), "only num")],
+)
+def test_view_refuses_what_a_record_cannot_state(dtype, shape, words):
+    with pytest.raises(ValueError, match=words):
+        view(as_array(encode(np.zeros(2, np.float32)).data, dtype, shape))
+
+
 @pytest.mark.parametrize("values", [np.array(["a"]), np.array([1], "M8[s]"), np.zeros(2, "i4,f4")])
 def test_view_refuses_what_has_no_mean(values):
-    with pytest.raises(ValueError, match="only numbers"):
+    with pytest.raises(ValueError, match="only numbers|unknown dtype"):
         view(Array(values))
 
 
