@@ -82,15 +82,17 @@ def fine_tune(
 
     One run through the candidates: each continues from the one before (with a fresh optimizer).
     """
-    best, best_score, done = 0, (-math.inf, -math.inf), 0
+    best, done = 0, 0
+    best_score: tuple[float, float] | None = None
     best_state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     for epochs in fine_tuning.epochs:
         schedule = (Phase(fine_tuning.trains, epochs - done),)
         train(model, loader, schedule, scopes, criterion=criterion, optimization=optimization)
         done = epochs
         found = evaluate(model, validation, criterion)
-        score = (found.accuracy, -found.loss) if found.examples else (float(epochs), 0.0)
-        if score > best_score:
+        accuracy = 0.0 if math.isnan(found.accuracy) else found.accuracy  # then the loss decides
+        score = (accuracy, -found.loss) if found.examples else (float(epochs), 0.0)
+        if best_score is None or score > best_score:
             best, best_score = epochs, score
             best_state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     model.load_state_dict(best_state)

@@ -1,11 +1,11 @@
 """Batches: what a loader yields, in-memory loaders, and examples that are alone."""
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence, Sized
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Sampler, TensorDataset
+from torch.utils.data import DataLoader, IterableDataset, Sampler, TensorDataset
 
 Batch = Sequence[Tensor]
 """Inputs first, targets last; the first dimension of each is the example."""
@@ -54,3 +54,30 @@ def in_memory_loader(
         raise ValueError(f"batch_size must be at least 1, got {batch_size}")
     indices = _BatchIndices(len(inputs), batch_size, shuffle)
     return DataLoader(TensorDataset(inputs, targets), batch_size=None, sampler=indices)
+
+
+def count_examples(loader: Loader) -> int:
+    """Return the number of examples that an epoch of a loader trains on.
+
+    Known at once for loaders of this module and for an ordinary ``DataLoader``; any other is
+    iterated once.
+
+    Raises
+    ------
+    ValueError
+        If it is an iterator, which an epoch would use up.
+    """
+    sampler = getattr(loader, "sampler", None)
+    if isinstance(sampler, _BatchIndices):
+        return sampler.length
+    if (
+        isinstance(loader, DataLoader)
+        and loader.batch_size
+        and isinstance(sampler, Sized)
+        and not isinstance(loader.dataset, IterableDataset)
+    ):
+        count = len(sampler)
+        return count - count % loader.batch_size if loader.drop_last else count
+    if iter(loader) is loader:
+        raise ValueError("a loader must be iterable again and again; this is an iterator")
+    return sum(len(batch[-1]) for batch in loader)

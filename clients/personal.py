@@ -9,10 +9,9 @@ from flwr.client import NumPyClient
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
-from torch.utils.data import DataLoader
 
 from clients.evaluation import FineTuning, evaluate, fine_tune
-from clients.loaders import Loader
+from clients.loaders import Loader, count_examples
 from clients.scopes import Scope, names_of
 from clients.state import PersonalState, Snapshot, tensor_spec
 from clients.tether import Pull
@@ -311,22 +310,3 @@ class _Seeded:
 
     def __exit__(self, *error: Any) -> None:
         self._fork.__exit__(*error)
-
-
-def count_examples(loader: Loader) -> int:
-    """Return the number of examples that an epoch of a loader trains on.
-
-    Raises
-    ------
-    ValueError
-        If it is an iterator, which an epoch would use up.
-    """
-    if isinstance(loader, DataLoader) and loader.batch_size is not None:
-        count = len(loader.sampler)  # type: ignore[arg-type]
-        return count - count % loader.batch_size if loader.drop_last else count
-    dataset = getattr(loader, "dataset", None)
-    if dataset is not None and hasattr(dataset, "__len__"):
-        return len(dataset)
-    if iter(loader) is loader:
-        raise ValueError("a loader must be iterable again and again; this is an iterator")
-    return sum(len(batch[-1]) for batch in loader)

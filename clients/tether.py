@@ -18,7 +18,10 @@ from clients.scopes import Scope
 Strength = float | Mapping[str, Tensor]
 
 UNSTABLE = 2.0
-"""Explicit gradient steps diverge from learning rate * strength = 2 on."""
+"""Explicit gradient steps without momentum diverge from learning rate * strength = 2 on.
+
+Momentum b would allow 2 (1 + b), at the price of long oscillations; 2 is the limit for all.
+"""
 
 
 @dataclass(frozen=True)
@@ -87,9 +90,9 @@ class Tether:
 def check_stable(tethers: Sequence[Tether], learning_rate: float) -> None:
     """Refuse tethers that explicit gradient steps of this size cannot follow.
 
-    On the pull alone a step multiplies the distance to the centre by ``1 - learning_rate * c``:
-    it diverges from ``learning_rate * c = 2`` on. The strengths of several tethers on one
-    parameter add up.
+    On the pull alone a plain step multiplies the distance to the centre by
+    ``1 - learning_rate * c``: it diverges from ``learning_rate * c = 2`` on. The strengths of
+    several tethers on one parameter add up.
 
     Raises
     ------

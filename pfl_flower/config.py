@@ -4,6 +4,7 @@ import difflib
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import Field, asdict, dataclass, field, fields, replace
+from pathlib import Path
 from typing import Any
 
 from clients import FineTuning, Optimization, Pull, Scope
@@ -144,6 +145,11 @@ class RunConfig:
                 f"model {self.model!r} needs images, {self.dataset!r} has shape {shape}; use {flat}"
             )
 
+        if self.initial and self.baseline_names:
+            raise ConfigError(
+                "initial starts the method ahead of its baselines, which would be no comparison; "
+                "set baselines=''"
+            )
         for pull in self.pulls if self.optimizer == "sgd" else ():
             if self.learning_rate * pull.strength >= UNSTABLE:
                 raise ConfigError(
@@ -268,6 +274,16 @@ class RunConfig:
         """Return the config with hyphenated keys; what was left empty is ``""``."""
         values = asdict(self)
         return {key_of(f): "" if values[f.name] is None else values[f.name] for f in fields(self)}
+
+
+def under_home(text: str) -> Path:
+    """Return a folder that a config names; a relative one is under the home folder.
+
+    The managed SuperLink, in which ``flwr run`` runs the server, has a working directory of its
+    own, which a user does not know.
+    """
+    path = Path(text).expanduser()
+    return path if path.is_absolute() else Path.home() / path
 
 
 def key_of(item: Field[Any]) -> str:

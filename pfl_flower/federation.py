@@ -5,7 +5,6 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from logging import INFO, WARNING
-from pathlib import Path
 from typing import cast
 
 import numpy as np
@@ -18,7 +17,7 @@ from safetensors.numpy import load_file
 from clients import Scope
 from clients.scopes import names_of
 from pfl_flower.client_app import initial_model, scopes_of
-from pfl_flower.config import RunConfig
+from pfl_flower.config import RunConfig, under_home
 from strategies import ClientReport
 from strategies.arrays import difference, spec_of, to_record
 from strategies.protocol import (
@@ -32,6 +31,10 @@ from strategies.protocol import (
 
 Progress = Callable[[str, int], None]
 """(method, round just finished; 0 before the first) -> nothing."""
+
+
+_POLL = 0.2  # seconds between looks at who is there
+_SETTLED = 5.0  # seconds without a new node after which those that are there are all
 
 
 class FederationError(RuntimeError):
@@ -64,8 +67,8 @@ class MethodRun:
 
     @property
     def num_clients(self) -> int:
-        """Number of clients that were asked for anything."""
-        return len({report.client for report in self.reports})
+        """Number of nodes that were asked for anything."""
+        return len({report.node_id for report in self.reports})
 
     def by_client(
         self, metric: str = "accuracy", server_round: int | None = None
@@ -123,7 +126,7 @@ def run_method(
     Raises
     ------
     FederationError
-        If no client can train in the first rounds, or none can be evaluated after the last.
+        If no client can train.
     """
     model, initial = initial_model(config.architecture, config.seed)
     scopes = scopes_of(config)
@@ -145,7 +148,8 @@ def run_method(
     strategy.clients.update(clients or {})
 
     def after_round(server_round: int, _: ArrayRecord) -> None:
-        _check_progress(strategy.reports, server_round, config.num_server_rounds)
+        nodes = grid.get_node_ids()
+        _check_progress(strategy.reports, server_round, config.num_server_rounds, nodes)
         if progress:
             progress(config.method, server_round)
 
@@ -183,7 +187,7 @@ def _first_arrays(config: RunConfig, fresh: dict[str, np.ndarray]) -> ArrayRecor
     """
     if not config.initial:
         return to_record(fresh)
-    path = Path(config.initial).expanduser()
+    path = under_home(config.initial)
     path = path / "shared.safetensors" if path.is_dir() else path
     try:
         stored = load_file(path)
@@ -195,30 +199,30 @@ def _first_arrays(config: RunConfig, fresh: dict[str, np.ndarray]) -> ArrayRecor
     return record
 
 
-def _check_progress(reports: Sequence[ClientReport], server_round: int, num_rounds: int) -> None:
-    """End a run that comes to nothing: nobody trained at first, or was evaluated at last.
+def _check_progress(
+    reports: Sequence[ClientReport], server_round: int, num_rounds: int, nodes: Iterable[int]
+) -> None:
+    """End a run that comes to nothing: every node there is has been asked to train, and failed.
 
     Raises
     ------
     FederationError
-        With the commonest reason.
+        With the commonest reason, from round 3 (or the last) on.
     """
     trained = [report for report in reports if report.phase == "train"]
-    if server_round == min(3, num_rounds) and all(report.dropped for report in trained):
-        raise FederationError(f"no client could train: {_commonest(r.dropped for r in trained)}")
-    last = [r for r in reports if (r.phase, r.round) == ("evaluate", num_rounds)]
-    if server_round == num_rounds and all(report.dropped for report in last):
-        raise FederationError(
-            f"no client could be evaluated: {_commonest(r.dropped for r in last)}"
-        )
+    if server_round < min(3, num_rounds) or not all(report.dropped for report in trained):
+        return
+    if server_round == num_rounds or {r.node_id for r in trained} >= set(nodes):
+        raise FederationError(f"no client could train: {commonest(r.dropped for r in trained)}")
 
 
 def wait_for_clients(grid: Grid, config: RunConfig) -> dict[int, int]:
     """Wait until the federation is complete, so that round 1 does not start with half of it.
 
-    Nodes of a simulation register one after another while the server already runs. Complete are
-    ``min-nodes`` nodes, or as many as the nodes say there are partitions; after ``wait`` seconds
-    the run goes on with those that are there. A node that cannot build its client is logged.
+    Nodes of a simulation register one after another while the server already runs. Every node is
+    asked, as it appears, to build its client. Complete are ``min-nodes`` nodes, or as many as
+    they say there are partitions, all of which have answered. After ``wait`` seconds the run goes
+    on with those that are there; one that has not answered by then may still take part.
 
     Returns
     -------
@@ -227,66 +231,78 @@ def wait_for_clients(grid: Grid, config: RunConfig) -> dict[int, int]:
     Raises
     ------
     FederationError
-        If no node is there, or none can build its client; the message has the commonest reason.
+        If no node is there, or every one says that it cannot build its client (and no other has
+        come for a few seconds); the message has the commonest reason.
     """
-    deadline = time.monotonic() + config.wait
-    asked: set[int] = set()
-    failures: dict[int, str] = {}
-    clients: dict[int, int] = {}
-    expected, told = config.min_nodes, -1
-    while True:
-        nodes = sorted(grid.get_node_ids())
-        if fresh := [node for node in nodes if node not in asked]:
-            asked.update(fresh)
-            answers, failed = _ask(grid, fresh, config, max(1.0, deadline - time.monotonic()))
-            failures |= failed
-            clients |= {node: number for node, (number, _) in answers.items()}
-            stated = max((partitions for _, partitions in answers.values()), default=0)
-            expected = config.min_nodes or max(expected, stated)
-        elif nodes and len(nodes) >= expected:
+    census = _Census(grid, config)
+    start = last_change = time.monotonic()
+    while not census.complete:
+        now = time.monotonic()
+        if census.update():
+            last_change = now
+        elif census.nodes and len(census.failures) == len(census.nodes):
+            if now - last_change > min(_SETTLED, config.wait):
+                raise FederationError(f"no client can start: {commonest(census.failures.values())}")
+        elif now - start > config.wait:
+            if not census.nodes:
+                raise FederationError(f"no node connected within {config.wait:g} seconds")
+            log(WARNING, "Going on without the others: %s", census)
             break
-        elif time.monotonic() > deadline:
-            log(WARNING, "Only %d of %d nodes are there; going on without", len(nodes), expected)
-            break
-        elif len(nodes) != told:
-            told = len(nodes)
-            log(INFO, "Waiting for nodes: %d of %s", told, expected or "?")
-        time.sleep(0 if fresh else 0.2)
-    if not nodes:
-        raise FederationError(f"no node connected within {config.wait:g} seconds")
-    if len(failures) == len(asked):
-        raise FederationError(f"no client can start: {_commonest(failures.values())}")
-    log(INFO, "%d nodes are there", len(nodes))
-    return clients
+        if not census.complete:
+            time.sleep(_POLL)
+    log(INFO, "Nodes: %s", census)
+    return census.clients
 
 
-def _ask(
-    grid: Grid, nodes: Sequence[int], config: RunConfig, timeout: float
-) -> tuple[dict[int, tuple[int, int]], dict[int, str]]:
-    """Ask nodes to build their clients.
+class _Census:
+    """Who is there, who can work, and how many there should be."""
 
-    Returns
-    -------
-    node -> (client's number, number of partitions) of those that can; node -> reason of others
-    """
-    wanted = f"{PARTITION_ID},{NUM_PARTITIONS}"
-    question = RecordDict({CONFIG: ConfigRecord({PROPERTIES: wanted, METHOD: config.method})})
-    failures = dict.fromkeys(nodes, "no answer in time")
-    answers: dict[int, tuple[int, int]] = {}
-    messages = [Message(question, node, MessageType.QUERY) for node in nodes]
-    for reply in grid.send_and_receive(messages, timeout=timeout):
+    def __init__(self, grid: Grid, config: RunConfig) -> None:
+        self.grid = grid
+        self.method = config.method
+        self.expected = self.minimum = config.min_nodes
+        self.nodes: set[int] = set()
+        self.clients: dict[int, int] = {}
+        self.failures: dict[int, str] = {}
+        self._pending: set[str] = set()
+
+    @property
+    def complete(self) -> bool:
+        """Whether all expected nodes are there and have answered."""
+        answered = len(self.clients) + len(self.failures)
+        return 0 < self.expected <= len(self.nodes) == answered and bool(self.clients)
+
+    def update(self) -> bool:
+        """Ask nodes that are new, take in answers; return whether anything happened."""
+        fresh = sorted(set(self.grid.get_node_ids()) - self.nodes)
+        self.nodes.update(fresh)
+        wanted = f"{PARTITION_ID},{NUM_PARTITIONS}"
+        question = RecordDict({CONFIG: ConfigRecord({PROPERTIES: wanted, METHOD: self.method})})
+        messages = [Message(question, node, MessageType.QUERY) for node in fresh]
+        self._pending.update(self.grid.push_messages(messages) if messages else ())
+        replies = list(self.grid.pull_messages(self._pending) if self._pending else ())
+        for reply in replies:
+            self._pending.discard(reply.metadata.reply_to_message_id)
+            self._take_in(reply)
+        return bool(fresh or replies)
+
+    def _take_in(self, reply: Message) -> None:
         node = reply.metadata.src_node_id
         if reply.has_error():
-            failures[node] = reply.error.reason or "no reason given"
-            continue
-        del failures[node]
+            self.failures[node] = reply.error.reason or "no reason given"
+            log(WARNING, "Node %d cannot start its client: %s", node, self.failures[node])
+            return
         answer = reply.content.config_records[PROPERTIES]
-        answers[node] = cast(int, answer[PARTITION_ID]), cast(int, answer[NUM_PARTITIONS])
-    for node, reason in failures.items():
-        log(WARNING, "Node %d cannot start its client: %s", node, reason)
-    return answers, failures
+        self.clients[node] = cast(int, answer[PARTITION_ID])
+        if not self.minimum:
+            self.expected = max(self.expected, cast(int, answer[NUM_PARTITIONS]))
+
+    def __str__(self) -> str:
+        text = f"{len(self.nodes)} of {self.expected or '?'} are there"
+        return text + f", {len(self.clients)} can work, {len(self.failures)} cannot"
 
 
-def _commonest(reasons: Iterable[str]) -> str:
-    counts = Counter(reasons)
+def commonest(reasons: Iterable[str]) -> str:
+    """Return the reason that occurs most; empty ones do not count."""
+    counts = Counter(filter(None, reasons))
     return counts.most_common(1)[0][0] if counts else "nobody was asked"

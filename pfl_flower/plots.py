@@ -24,13 +24,14 @@ def plot_clients(accuracies: Mapping[str, np.ndarray], path: Path) -> None:
     figure, axes = plt.subplots(figsize=(1.6 + 1.5 * len(methods), 4.2), layout="constrained")
     for place, method in enumerate(methods):
         values = np.sort(100 * np.asarray(accuracies[method]))
+        if not len(values):
+            continue
         spots = place + np.linspace(-0.28, 0.28, len(values)) if len(values) > 1 else [place]
         color = COLORS[place % len(COLORS)]
         axes.scatter(spots, values, color=color, alpha=0.75, s=26, zorder=3)
-        if len(values):
-            mean = values.mean()
-            axes.hlines(mean, place - 0.38, place + 0.38, color=color, linewidth=2.5)
-            axes.annotate(f"{mean:.1f}", (place + 0.38, mean), (2, -3), textcoords="offset points")
+        mean = values.mean()
+        axes.hlines(mean, place - 0.38, place + 0.38, color=color, linewidth=2.5)
+        axes.annotate(f"{mean:.1f}", (place + 0.38, mean), (2, -3), textcoords="offset points")
     axes.set_xticks(range(len(methods)), methods)
     axes.set_xlim(-0.6, len(methods) - 0.2)
     axes.set_ylim(0, 105)

@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import save
 
-from pfl_flower.federation import MethodRun
+from pfl_flower.config import under_home
+from pfl_flower.federation import MethodRun, commonest
 from strategies.arrays import view
 
 
@@ -48,7 +49,9 @@ def summarize(run: MethodRun) -> dict[str, Any]:
     """
     rounds = run.config.num_server_rounds
     sizes = {
-        phase: [(r.bytes_down, r.bytes_up) for r in run.reports if r.phase == phase]
+        phase: [
+            (r.bytes_down, r.bytes_up) for r in run.reports if (r.phase, r.dropped) == (phase, "")
+        ]
         for phase in ("train", "evaluate")
     }
     each = {p: np.mean(s, axis=0) if s else np.zeros(2) for p, s in sizes.items()}
@@ -90,7 +93,8 @@ def describe(runs: Sequence[MethodRun]) -> list[str]:
     first = runs[0]
     own = first.by_client()
     if not own:
-        return [f"{first.method}: no client could be evaluated"]
+        reason = commonest(r.dropped for r in first.reports if r.phase == "evaluate")
+        return [f"{first.method}: no client could be evaluated: {reason}"]
     scores = spread(list(own.values()))
     personal = first.parameters["personal"] or first.config.fine_tuning
     lines = [
@@ -124,13 +128,8 @@ def _everyone(evaluated: int, asked: int) -> str:
 
 
 def results_folder(stated: str, name: str) -> Path:
-    """Return a new folder for a run's results.
-
-    A relative folder is one under the home folder: the managed SuperLink, in which ``flwr run``
-    runs the server, has a working directory of its own.
-    """
-    base = Path(stated).expanduser() if stated else Path.home() / "pfl-flower-results"
-    base = base if base.is_absolute() else Path.home() / base
+    """Return a new folder for a run's results; a relative one is under the home folder."""
+    base = under_home(stated or "pfl-flower-results")
     stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
     folder = base / f"{stamp}-{name}"
     number = 1
@@ -182,9 +181,9 @@ def _plain(content: Any) -> Any:
 
 
 def _client_rows(run: MethodRun) -> list[dict[str, Any]]:
-    rows: dict[tuple[int, int], dict[str, Any]] = {}
+    rows: dict[tuple[int, int, int], dict[str, Any]] = {}
     for report in run.reports:
-        key = (report.round, report.client)
+        key = (report.round, report.client, report.node_id)
         row = rows.setdefault(
             key,
             {"method": run.method, "round": report.round, "client": report.client}
@@ -193,7 +192,7 @@ def _client_rows(run: MethodRun) -> list[dict[str, Any]]:
         row["bytes_down"] += report.bytes_down
         row["bytes_up"] += report.bytes_up
         row["dropped"] = "; ".join(filter(None, (row["dropped"], report.dropped)))
-        for name, value in report.metrics.items():
+        for name, value in ({} if report.dropped else report.metrics).items():
             prefix = f"{report.phase}-" if name == "num-examples" else ""
             if name != "partition-id":
                 row[(prefix + name).replace("-", "_")] = value

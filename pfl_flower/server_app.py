@@ -7,7 +7,7 @@ from flwr.common.logger import log
 from flwr.serverapp import Grid, ServerApp
 
 from pfl_flower.config import RunConfig
-from pfl_flower.federation import MethodRun, play
+from pfl_flower.federation import FederationError, MethodRun, play
 from pfl_flower.results import describe, results_folder, write
 
 app = ServerApp()
@@ -30,3 +30,5 @@ def main(grid: Grid, context: Context) -> None:
     for line in describe(runs):
         log(INFO, line)
     log(INFO, "Results of every client and round: %s", folder)
+    if not runs[0].by_client():
+        raise FederationError(describe(runs)[0])

@@ -228,6 +228,7 @@ evaluate_metrics_aggr_fn
         """
         parsed = self._take_apart(replies, with_arrays=True)
         drop_deviants(parsed, self._sent)
+        drop_duplicates(parsed)
         means = self.aggregate_arrays([reply for reply in parsed if not reply.dropped])
         good = [reply for reply in parsed if not reply.dropped]
         self._report(server_round, "train", parsed)
@@ -243,6 +244,7 @@ evaluate_metrics_aggr_fn
     ) -> MetricRecord | None:
         """Return the means of the metrics of all good replies."""
         parsed = self._take_apart(replies, with_arrays=False)
+        drop_duplicates(parsed)
         self._report(server_round, "evaluate", parsed)
         good = [reply.content for reply in parsed if not reply.dropped]
         return self.evaluate_metrics_aggr_fn(good, self.weighted_by_key) if good else None
@@ -288,7 +290,6 @@ evaluate_metrics_aggr_fn
             if reply.client != reply.node_id:
                 self.clients[reply.node_id] = reply.client
             reply.client = self.clients.get(reply.node_id, reply.client)
-        drop_duplicates(replies)
         return sorted(replies, key=lambda reply: self._order(reply.node_id))
 
     def _report(self, server_round: int, phase: Phase, replies: Sequence[Reply]) -> None:

@@ -181,11 +181,13 @@ def _reference(specs: Sequence[Spec], record: ArrayRecord | None) -> Spec:
 
 
 def drop_duplicates(replies: Sequence[Reply]) -> None:
-    """Mark replies dropped whose client number another node has too (the lower node id stays)."""
+    """Of good replies with one client number, mark all dropped but that of the lowest node id."""
     owner: dict[int, int] = {}
     for reply in sorted(replies, key=lambda reply: reply.node_id):
+        if reply.dropped:
+            continue
         first = owner.setdefault(reply.client, reply.node_id)
-        if first != reply.node_id and not reply.dropped:
+        if first != reply.node_id:
             reply.dropped = (
                 f"node {first} is client {reply.client} too; every node needs a partition-id of "
                 "its own"

@@ -4,8 +4,10 @@ import gzip
 import os
 import shutil
 import tempfile
+import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
@@ -132,7 +134,7 @@ def _torchvision(name: str) -> Callable[[SourceRequest], Examples]:
         make = getattr(datasets, name)
         try:
             splits = [_open(make, name, root, train, request.download) for train in (True, False)]
-        except (RuntimeError, OSError) as error:
+        except (RuntimeError, OSError, EOFError, zlib.error) as error:
             raise DataError(
                 f"{name} was not found in {root} ({error}). Put the files where torchvision keeps "
                 f"them under that folder, name another folder with data-dir or $PFL_DATA_DIR, or "
@@ -147,24 +149,31 @@ def _torchvision(name: str) -> Callable[[SourceRequest], Examples]:
 
 
 def _open(make: Callable[..., Any], name: str, root: Path, train: bool, download: bool) -> Any:
-    """Open a torchvision data set; files that are there but still packed are unpacked first."""
-    packed = sorted((root / name / "raw").glob("*-ubyte.gz"))
+    """Open a torchvision data set; where files are still packed, an unpacked copy is made first.
+
+    The copy is in the cache, since the data folder may be read-only, under a name that changes
+    with the files it is made of.
+    """
+    raw = root / name / "raw"
+    packed = sorted(raw.glob("*-ubyte.gz"))
     if packed and not all(file.with_suffix("").exists() for file in packed):
-        root = default_cache()  # the data folder may be read-only
-        raw = root / name / "raw"
-        raw.mkdir(parents=True, exist_ok=True)
-        for file in packed:
-            _unpack(file, raw / file.stem)
+        about = [(str(f.resolve()), f.stat().st_size, f.stat().st_mtime_ns) for f in packed]
+        root = default_cache() / blake2b(repr(about).encode(), digest_size=8).hexdigest()
+        unpacked = root / name / "raw"
+        unpacked.mkdir(parents=True, exist_ok=True)
+        for file in (*packed, *raw.glob("*-ubyte")):
+            _unpack(file, unpacked / file.name.removesuffix(".gz"))
     return make(root, train=train, download=download)
 
 
 def _unpack(packed: Path, target: Path) -> None:
-    """Unpack a file atomically: many processes may do it at once, and none sees half a file."""
+    """Unpack (or copy) a file atomically: of many processes at once, none sees half a file."""
     if target.exists():
         return
     descriptor, temporary = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
     try:
-        with gzip.open(packed) as source, os.fdopen(descriptor, "wb") as stream:
+        read = gzip.open if packed.suffix == ".gz" else open
+        with read(packed, "rb") as source, os.fdopen(descriptor, "wb") as stream:
             shutil.copyfileobj(source, stream)
         os.replace(temporary, target)
     except BaseException:

@@ -1,10 +1,17 @@
 import math
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from flwr.app import RecordDict
-from torch.utils.data import DataLoader, SubsetRandomSampler, TensorDataset
+from torch.utils.data import (
+    BatchSampler,
+    DataLoader,
+    IterableDataset,
+    SubsetRandomSampler,
+    TensorDataset,
+)
 
 from clients import (
     FineTuning,
@@ -20,7 +27,7 @@ from clients import (
     joint,
     train,
 )
-from clients.personal import count_examples
+from clients.loaders import count_examples, in_memory_loader
 from tests.helpers import TinyNet, examples, flat, tiny_client
 
 ROUND = {"server-round": 1, "num-server-rounds": 3}
@@ -173,6 +180,14 @@ def test_a_diverging_client_keeps_its_old_state():
         assert torch.equal(tensor, after.arrays[name])
 
 
+class Stream(IterableDataset[Any]):
+    """Six examples, one after another."""
+
+    def __iter__(self):
+        inputs, targets = examples(6)
+        return iter(list(zip(inputs, targets, strict=True)))
+
+
 def test_loaders_are_counted_by_what_they_train_on():
     data = TensorDataset(*examples(20))
     assert count_examples(DataLoader(data, 8)) == 20
@@ -180,6 +195,10 @@ def test_loaders_are_counted_by_what_they_train_on():
     assert count_examples(DataLoader(data, 30, drop_last=True)) == 0
     assert count_examples(DataLoader(data, 8, sampler=SubsetRandomSampler(range(5)))) == 5
     assert count_examples([examples(3), examples(4)]) == 7
+    batches = BatchSampler(SubsetRandomSampler(range(5)), 2, drop_last=False)
+    assert count_examples(DataLoader(data, batch_sampler=batches)) == 5
+    assert count_examples(DataLoader(Stream(), 4)) == 6
+    assert count_examples(in_memory_loader(*examples(9), 4)) == 9
     with pytest.raises(ValueError, match="again and again"):
         count_examples(iter([examples(3)]))
 

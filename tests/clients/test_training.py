@@ -241,6 +241,18 @@ def test_without_validation_the_last_candidate_counts():
     assert fine_tune(model, loader(), None, FineTuning(epochs=(1, 3)), assign_scopes(model)) == 3
 
 
+def test_without_a_notion_of_accuracy_the_loss_decides():
+    model = nn.Linear(4, 1)
+    inputs, _ = examples(30)
+    data = in_memory_loader(inputs, inputs.sum(dim=1, keepdim=True), 10)
+    scopes = assign_scopes(model)
+    options = {
+        "criterion": nn.functional.mse_loss,
+        "optimization": Optimization(learning_rate=0.01),
+    }
+    assert fine_tune(model, data, data, FineTuning(epochs=(3, 9)), scopes, **options) == 9
+
+
 @pytest.mark.parametrize("epochs", [(), (3, 1), (-1, 2), (1, 1)])
 def test_bad_candidates_are_refused(epochs):
     with pytest.raises(ValueError, match="ascend"):

@@ -48,6 +48,7 @@ def test_pyproject_has_the_same_defaults():
         ({"min-examples": 5}, "min-examples 5 is above max-examples 0"),
         ({"learning-rate": float("inf")}, "learning-rate is inf"),
         ({"method": "fedprox", "mu": 25.0}, "diverges at learning-rate 0.1; it must be below 20"),
+        ({"initial": "results/x"}, "set baselines=''"),
         ({"norm": "layer"}, "one of none, batch, group"),
         ({"schedule": "body-then-head"}, "one of joint, head-then-body, body-only"),
     ],

@@ -1,6 +1,4 @@
 import gzip
-import os
-from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 
 import numpy as np
@@ -12,6 +10,7 @@ from hypothesis import strategies as st
 import pfl_flower.data as data_module
 from pfl_flower.config import RunConfig
 from pfl_flower.data import DataError, DataSettings, Federation
+from pfl_flower.data.sources import _unpack
 from pfl_flower.engines import simulate
 from pfl_flower.federation import FederationError
 
@@ -172,11 +171,11 @@ def idx(values):
     return header + b"".join(n.to_bytes(4, "big") for n in values.shape) + values.tobytes()
 
 
-def mnist(folder, packed):
+def mnist(folder, packed, seed=0):
     """A small MNIST in the files that torchvision reads."""
     raw = folder / "MNIST" / "raw"
     raw.mkdir(parents=True)
-    draw = np.random.default_rng(0)
+    draw = np.random.default_rng(seed)
     for part, count in (("train", 60), ("t10k", 20)):
         images = draw.integers(0, 256, (count, 28, 28), dtype=np.uint8)
         labels = np.arange(count, dtype=np.uint8) % 10
@@ -188,15 +187,10 @@ def mnist(folder, packed):
                 (raw / f"{part}-{name}-ubyte").write_bytes(content)
 
 
-def length_of_mnist(folder, cache):
-    os.environ["XDG_CACHE_HOME"] = str(cache)
-    return len(Federation(DataSettings(dataset="mnist", data_dir=str(folder)), 4).examples)
-
-
 @pytest.mark.parametrize("packed", [False, True])
 def test_torchvision_data_sets_are_read_from_the_data_folder(tmp_path, monkeypatch, packed):
     mnist(tmp_path, packed)
-    (tmp_path / "MNIST" / "raw").chmod(0o500)  # it may be read-only
+    files = sorted((tmp_path / "MNIST" / "raw").iterdir())
     monkeypatch.setenv("PFL_DATA_DIR", str(tmp_path))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     federation = Federation(DataSettings(dataset="mnist"), 4)
@@ -204,13 +198,39 @@ def test_torchvision_data_sets_are_read_from_the_data_folder(tmp_path, monkeypat
     inputs, _ = federation.client(0).train
     assert inputs.shape[1:] == (1, 28, 28)
     assert 0.9 < inputs.max() <= 1.0
+    assert sorted((tmp_path / "MNIST" / "raw").iterdir()) == files  # it may be read-only
 
 
+def test_other_files_are_other_data_and_damaged_ones_say_so(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    pixels = []
+    for seed in (0, 1):
+        mnist(tmp_path / str(seed), packed=True, seed=seed)
+        settings = DataSettings(dataset="mnist", data_dir=str(tmp_path / str(seed)))
+        pixels.append(Federation(settings, 2).examples.inputs)
+    assert not torch.equal(*pixels)
+    mnist(tmp_path / "bad", packed=True)
+    for file in (tmp_path / "bad" / "MNIST" / "raw").iterdir():
+        file.write_bytes(file.read_bytes()[:30])
+    with pytest.raises(DataError, match="MNIST was not found"):
+        Federation(DataSettings(dataset="mnist", data_dir=str(tmp_path / "bad")), 2)
+
+
+def unpack_and_read(files):
+    packed, target = files
+    _unpack(packed, target)
+    return len(target.read_bytes())
+
+
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 def test_many_processes_may_unpack_at_once(tmp_path):
-    mnist(tmp_path, packed=True)
-    with ProcessPoolExecutor(4, mp_context=get_context("spawn")) as pool:
-        futures = [pool.submit(length_of_mnist, tmp_path, tmp_path / "cache") for _ in range(4)]
-        assert [future.result() for future in futures] == [80] * 4
+    packed = tmp_path / "images.gz"
+    packed.write_bytes(gzip.compress(bytes(30_000_000), compresslevel=1))
+    with get_context("fork").Pool(4) as pool:
+        for attempt in range(3):
+            files = [(packed, tmp_path / f"images-{attempt}")] * 4
+            assert pool.map(unpack_and_read, files, chunksize=1) == [30_000_000] * 4
+    assert len(list(tmp_path.iterdir())) == 4
 
 
 def test_settings_of_the_config_reach_the_data():

@@ -3,16 +3,17 @@
 import numpy as np
 import pytest
 import torch
+from flwr.app import Error, Message
 
 from clients import Scope
 from clients.scopes import names_of
 from pfl_flower.client_app import initial_model, make_app, scopes_of
 from pfl_flower.config import RunConfig
 from pfl_flower.engines import simulate
-from pfl_flower.federation import FederationError, play
+from pfl_flower.federation import FederationError, play, wait_for_clients
 from pfl_flower.grid import InProcessGrid
 from pfl_flower.methods import METHODS
-from pfl_flower.results import write
+from pfl_flower.results import describe, write
 from strategies.arrays import view
 from tests.helpers import decoded
 
@@ -179,6 +180,70 @@ def test_two_nodes_with_one_number_are_not_counted_twice():
     (run,) = play(grid, config)
     assert list(run.by_client()) == [0, 1]
     assert "node 100 is client 0 too" in next(r.dropped for r in run.reports if r.dropped)
+
+
+class Growing(InProcessGrid):
+    """A grid whose nodes register one after another, the first at once."""
+
+    def __init__(self, *arguments, **options):
+        super().__init__(*arguments, **options)
+        self.looks = 0
+
+    def get_node_ids(self):
+        self.looks += 1
+        return list(self.contexts)[: 1 + self.looks // 2]
+
+
+def test_it_waits_for_nodes_that_come_after_a_broken_one(monkeypatch):
+    monkeypatch.setattr("pfl_flower.federation._POLL", 0.001)
+    config = RunConfig.parse(SMALL)
+    grid = Growing(make_app(config.dump()), 4)
+    grid.contexts[100].node_config["partition-id"] = 9
+    assert wait_for_clients(grid, config) == {101: 1, 102: 2, 103: 3}
+
+
+def test_a_silent_node_is_no_failure(monkeypatch):
+    monkeypatch.setattr("pfl_flower.federation._POLL", 0.001)
+
+    class Silent(InProcessGrid):
+        def pull_messages(self, message_ids):
+            found = super().pull_messages(message_ids)
+            return [reply for reply in found if reply.metadata.src_node_id != 101]
+
+    config = RunConfig(wait=0.05, num_server_rounds=1)
+    assert wait_for_clients(Silent(make_app(config.dump()), 3), config) == {100: 0, 102: 2}
+
+
+def test_bad_luck_in_sampling_does_not_end_a_run():
+    values = SMALL | {"fraction-train": 0.1, "num-server-rounds": 10}
+    config = RunConfig.parse(values | {"seed": 15})
+    grid = InProcessGrid(make_app(config.dump()), 10)
+    for node in range(100, 105):
+        grid.contexts[node].node_config["partition-id"] = 99
+    (run,) = play(grid, config)
+    assert sorted(run.by_client()) == [5, 6, 7, 8, 9]
+
+
+def test_results_survive_an_evaluation_that_fails_at_the_end(monkeypatch, tmp_path):
+    config = RunConfig.parse(SMALL)
+    grid = InProcessGrid(make_app(config.dump()), 2)
+    process = grid._process
+
+    def late(message):
+        reply = process(message)
+        if (
+            message.metadata.message_type == "evaluate"
+            and message.content["config"]["server-round"] == 3
+        ):
+            return Message(Error(0, "gone"), reply_to=message)
+        return reply
+
+    monkeypatch.setattr(grid, "_process", late)
+    (run,) = play(grid, config)
+    write(tmp_path, [run])
+    assert run.by_client() == {}
+    assert run.by_client(server_round=2)
+    assert describe([run]) == ["fedper: no client could be evaluated: the client failed: gone"]
 
 
 def test_what_a_client_changes_in_a_message_nobody_else_sees():

@@ -162,6 +162,13 @@ def test_of_two_nodes_with_one_number_the_second_is_dropped():
     assert "node 100 is client 0 too" in strategy.reports[1].dropped
 
 
+def test_a_failed_reply_takes_no_number_from_a_good_one():
+    strategy = PartialAveraging()
+    strategy.clients.update({100: 0, 101: 0})  # a SuperNode that came back under a new id
+    arrays, _ = aggregate(strategy, [error_reply(100), reply(101, {"w": W}, {"partition-id": 0})])
+    np.testing.assert_array_equal(arrays["w"], W)
+
+
 def test_sharing_nothing_is_a_run_too():
     arrays, metrics = aggregate(PartialAveraging(), [reply(100, {}, {"train-loss": 2.0})])
     assert arrays == {}
