@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import save
 
+from pfl_flower.census import commonest
 from pfl_flower.config import under_home
-from pfl_flower.federation import MethodRun, commonest
+from pfl_flower.federation import MethodRun
 from strategies.arrays import view
 
 

@@ -6,8 +6,9 @@ from flwr.app import Context
 from flwr.common.logger import log
 from flwr.serverapp import Grid, ServerApp
 
+from pfl_flower.census import FederationError
 from pfl_flower.config import RunConfig
-from pfl_flower.federation import FederationError, MethodRun, play
+from pfl_flower.federation import MethodRun, play
 from pfl_flower.results import describe, results_folder, write
 
 app = ServerApp()

@@ -4,10 +4,10 @@ from pathlib import Path
 import pytest
 
 from clients import Pull, Scope
+from pfl_flower.census import FederationError, wait_for_clients
 from pfl_flower.client_app import make_app, partition_of
 from pfl_flower.config import ConfigError, RunConfig
 from pfl_flower.engines import simulate
-from pfl_flower.federation import FederationError, wait_for_clients
 from pfl_flower.grid import InProcessGrid
 from pfl_flower.methods import METHODS
 

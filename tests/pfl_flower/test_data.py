@@ -8,11 +8,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import pfl_flower.data as data_module
+from pfl_flower.census import FederationError
 from pfl_flower.config import RunConfig
 from pfl_flower.data import DataError, DataSettings, Federation
 from pfl_flower.data.sources import _unpack
 from pfl_flower.engines import simulate
-from pfl_flower.federation import FederationError
 
 
 def splits(federation, client):

@@ -7,10 +7,11 @@ from flwr.app import Error, Message
 
 from clients import Scope
 from clients.scopes import names_of
+from pfl_flower.census import FederationError, wait_for_clients
 from pfl_flower.client_app import initial_model, make_app, scopes_of
 from pfl_flower.config import RunConfig
 from pfl_flower.engines import simulate
-from pfl_flower.federation import FederationError, play, wait_for_clients
+from pfl_flower.federation import play
 from pfl_flower.grid import InProcessGrid
 from pfl_flower.methods import METHODS
 from pfl_flower.results import describe, write
@@ -195,7 +196,7 @@ class Growing(InProcessGrid):
 
 
 def test_it_waits_for_nodes_that_come_after_a_broken_one(monkeypatch):
-    monkeypatch.setattr("pfl_flower.federation._POLL", 0.001)
+    monkeypatch.setattr("pfl_flower.census._POLL", 0.001)
     config = RunConfig.parse(SMALL)
     grid = Growing(make_app(config.dump()), 4)
     grid.contexts[100].node_config["partition-id"] = 9
@@ -203,7 +204,7 @@ def test_it_waits_for_nodes_that_come_after_a_broken_one(monkeypatch):
 
 
 def test_a_silent_node_is_no_failure(monkeypatch):
-    monkeypatch.setattr("pfl_flower.federation._POLL", 0.001)
+    monkeypatch.setattr("pfl_flower.census._POLL", 0.001)
 
     class Silent(InProcessGrid):
         def pull_messages(self, message_ids):
