@@ -113,15 +113,6 @@ class PersonalClient(NumPyClient):
 
     # ------------------------------------------------------------------ Flower's NumPyClient
 
-    def _expected(self) -> Spec:
-        """What the personal state belongs to: the whole model by scope, and what is kept."""
-        specs = tensor_spec(self._entries)
-        expected = {f"{self.scopes[name]}/{name}": spec for name, spec in specs.items()}
-        if self.fine_tuning is not None:
-            tuned = names_of(self.scopes, *self.fine_tuning.trains)
-            expected |= {f"{FINE_TUNED_PART}/{name}": specs[name] for name in tuned}
-        return expected
-
     def get_parameters(self, config: dict[str, Any]) -> NDArrays:
         """Return the shared and group arrays, in the order of ``shared_names``, as copies."""
         return [self._entries[name].detach().cpu().numpy().copy() for name in self.shared_names]
@@ -232,6 +223,15 @@ class PersonalClient(NumPyClient):
         return {name: known[name]() for name in wanted}
 
     # ------------------------------------------------------------------ the inside
+
+    def _expected(self) -> Spec:
+        """What the personal state belongs to: the whole model by scope, and what is kept."""
+        specs = tensor_spec(self._entries)
+        expected = {f"{self.scopes[name]}/{name}": spec for name, spec in specs.items()}
+        if self.fine_tuning is not None:
+            tuned = names_of(self.scopes, *self.fine_tuning.trains)
+            expected |= {f"{FINE_TUNED_PART}/{name}": specs[name] for name in tuned}
+        return expected
 
     def _identity(self) -> Scalars:
         return {} if self.partition_id is None else {PARTITION_ID: self.partition_id}

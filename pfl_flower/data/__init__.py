@@ -80,7 +80,7 @@ class Federation:
     def __init__(self, settings: DataSettings, num_clients: int) -> None:
         self.settings = settings
         self.source = SOURCES[settings.dataset]
-        seed = settings.seed if settings.dataset == "gallery" else 0  # only it is generated
+        seed = settings.seed if self.source.generated else 0
         directory = data_directory(settings.data_dir)
         self.examples = _load(settings.dataset, directory, settings.download, seed, num_clients)
         request = PartitionRequest(

@@ -65,12 +65,14 @@ class Source:
     num_classes : number of classes
     standardize : whether features are brought to mean 0 and deviation 1 over the training examples
         of all clients (the numbers that federated statistics would give)
+    generated : whether the examples depend on the seed
     """
 
     load: Callable[[SourceRequest], Examples]
     shape: tuple[int, ...]
     num_classes: int
     standardize: bool = False
+    generated: bool = False
 
 
 def _digits(_: SourceRequest) -> Examples:
@@ -190,7 +192,7 @@ def default_cache() -> Path:
 SOURCES: Mapping[str, Source] = {
     "digits": Source(_digits, (1, 8, 8), 10),
     "breast-cancer": Source(_breast_cancer, (30,), 2, standardize=True),
-    "gallery": Source(_gallery, (GALLERY_CHANNELS, 8, 8), 10),
+    "gallery": Source(_gallery, (GALLERY_CHANNELS, 8, 8), 10, generated=True),
     "mnist": Source(_torchvision("MNIST"), (1, 28, 28), 10),
     "fashion-mnist": Source(_torchvision("FashionMNIST"), (1, 28, 28), 10),
     "cifar10": Source(_torchvision("CIFAR10"), (3, 32, 32), 10),
