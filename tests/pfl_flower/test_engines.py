@@ -203,6 +203,16 @@ def test_it_waits_for_nodes_that_come_after_a_broken_one(monkeypatch):
     assert wait_for_clients(grid, config) == {101: 1, 102: 2, 103: 3}
 
 
+def test_enough_nodes_that_all_fail_are_no_federation(monkeypatch):
+    monkeypatch.setattr("pfl_flower.census._SETTLED", 0.01)
+    config = RunConfig.parse(SMALL | {"min-nodes": 2})
+    grid = InProcessGrid(make_app(config.dump()), 2)
+    for context in grid.contexts.values():
+        context.node_config["partition-id"] = 9
+    with pytest.raises(FederationError, match="no client can start"):
+        wait_for_clients(grid, config)
+
+
 def test_a_silent_node_is_no_failure(monkeypatch):
     monkeypatch.setattr("pfl_flower.census._POLL", 0.001)
 
