@@ -16,6 +16,7 @@ from clients.state import (
     PersonalStateError,
     Snapshot,
 )
+from clients.task import Classification, Regression, Task
 from clients.tether import Pull, Tether
 from clients.training import (
     Optimization,
@@ -28,6 +29,7 @@ from clients.training import (
 )
 
 __all__ = [
+    "Classification",
     "CorruptStateError",
     "FineTuning",
     "ForeignStateError",
@@ -37,9 +39,11 @@ __all__ = [
     "PersonalStateError",
     "Phase",
     "Pull",
+    "Regression",
     "Scope",
     "ScopeError",
     "Snapshot",
+    "Task",
     "Tether",
     "TrainingDivergedError",
     "assign_scopes",

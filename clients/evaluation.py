@@ -6,43 +6,50 @@ from dataclasses import dataclass
 
 import torch
 from torch import nn
-from torch.nn.functional import cross_entropy
 
 from clients.loaders import Loader
 from clients.scopes import Scope
-from clients.training import EVERYTHING, Criterion, Optimization, Phase, device_of, train
+from clients.task import Classification, Task
+from clients.training import EVERYTHING, Optimization, Phase, device_of, train
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """A model's scores on some examples; NaN without examples."""
+    """A model on some examples: their number, the mean loss and the task's scores.
 
-    loss: float
-    accuracy: float
+    Everything but the number is NaN without examples.
+    """
+
     examples: int
+    loss: float
+    scores: Mapping[str, float]
 
 
 @torch.no_grad()
-def evaluate(
-    model: nn.Module, loader: Loader | None, criterion: Criterion = cross_entropy
-) -> Evaluation:
-    """Return mean loss and accuracy (share of examples whose largest output is their class).
-
-    Accuracy is NaN unless outputs are ``(N, classes)`` and targets whole numbers.
-    """
+def evaluate(model: nn.Module, loader: Loader | None, task: Task = Classification()) -> Evaluation:
+    """Return how good ``model`` is on the examples of a loader."""
     model.eval()
     device = device_of(model)
-    loss, correct, count, classification = 0.0, 0, 0, True
+    loss, count, sums = 0.0, 0, None
     for batch in loader or ():
         inputs, targets = batch[0].to(device), batch[-1].to(device)
         outputs = model(inputs)
-        loss += float(criterion(outputs, targets)) * len(targets)
-        if classification := outputs.ndim == 2 and not targets.is_floating_point():
-            correct += int((outputs.argmax(dim=1) == targets).sum())
+        loss += float(task.criterion(outputs, targets)) * len(targets)
+        found = task.sums(outputs, targets).cpu()
+        sums = found if sums is None else sums + found
         count += len(targets)
-    if not count:
-        return Evaluation(math.nan, math.nan, 0)
-    return Evaluation(loss / count, correct / count if classification else math.nan, count)
+    scores = task.scores(torch.zeros(0) if sums is None else sums, count)
+    return Evaluation(count, loss / count if count else math.nan, scores)
+
+
+def quality(found: Evaluation, task: Task) -> tuple[float, float]:
+    """Return what to compare models by, more is better: the task's score, then the loss.
+
+    A score that is undefined counts as 0, so that the loss decides.
+    """
+    score = found.scores[task.score]
+    signed = score if task.higher_is_better else -score
+    return (0.0 if math.isnan(score) else signed), -found.loss
 
 
 @dataclass(frozen=True)
@@ -52,8 +59,8 @@ class FineTuning:
     Attributes
     ----------
     trains : scopes whose parameters move
-    epochs : candidates, ascending, 0 allowed; each client takes the one with the highest
-        accuracy on its own validation examples (ties: the lower loss, then fewer epochs), or the
+    epochs : candidates, ascending, 0 allowed; each client takes the one with the best
+        score on its own validation examples (ties: the lower loss, then fewer epochs), or the
         last candidate if it has no validation examples
     every_round : fine-tune at every evaluation (FedBABU, whose head is not trained otherwise),
         or only after the last round
@@ -75,7 +82,7 @@ def fine_tune(
     fine_tuning: FineTuning,
     scopes: Mapping[str, Scope],
     *,
-    criterion: Criterion = cross_entropy,
+    task: Task = Classification(),
     optimization: Optimization = Optimization(),
 ) -> int:
     """Fine-tune ``model`` in place; return the number of epochs that validation chose.
@@ -87,11 +94,10 @@ def fine_tune(
     best_state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     for epochs in fine_tuning.epochs:
         schedule = (Phase(fine_tuning.trains, epochs - done),)
-        train(model, loader, schedule, scopes, criterion=criterion, optimization=optimization)
+        train(model, loader, schedule, scopes, criterion=task.criterion, optimization=optimization)
         done = epochs
-        found = evaluate(model, validation, criterion)
-        accuracy = 0.0 if math.isnan(found.accuracy) else found.accuracy  # then the loss decides
-        score = (accuracy, -found.loss) if found.examples else (float(epochs), 0.0)
+        found = evaluate(model, validation, task)
+        score = quality(found, task) if found.examples else (float(epochs), 0.0)
         if best_score is None or score > best_score:
             best, best_score = epochs, score
             best_state = {name: tensor.clone() for name, tensor in model.state_dict().items()}

@@ -8,14 +8,14 @@ import torch
 from flwr.client import NumPyClient
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
 
 from clients.evaluation import FineTuning, evaluate, fine_tune
 from clients.loaders import Loader, count_examples
 from clients.scopes import Scope, names_of
 from clients.state import PersonalState, Snapshot, tensor_spec
+from clients.task import Classification, Task
 from clients.tether import Pull
-from clients.training import Criterion, Optimization, Schedule, joint, train
+from clients.training import Optimization, Schedule, joint, train
 from strategies.arrays import Spec
 from strategies.protocol import NUM_EXAMPLES, NUM_ROUNDS, PARTITION_ID, PROPERTIES, SERVER_ROUND
 from strategies.randomness import named_seed
@@ -52,7 +52,7 @@ class PersonalClient(NumPyClient):
     optimization : optimizer and its settings
     pulls : what parameters are tethered to
     fine_tuning : personalization at evaluation, if the method has it
-    criterion : mean loss from (outputs, targets)
+    task : the loss and the scores: :class:`clients.Classification` or :class:`clients.Regression`
     state : where personal parameters live between messages; None keeps them nowhere, which only
         makes sense if nothing is personal
     partition_id : the client's own number, which tells its random stream and its reports from
@@ -80,7 +80,7 @@ class PersonalClient(NumPyClient):
         optimization: Optimization = Optimization(),
         pulls: Sequence[Pull] = (),
         fine_tuning: FineTuning | None = None,
-        criterion: Criterion = cross_entropy,
+        task: Task = Classification(),
         state: PersonalState | None = None,
         partition_id: int | None = None,
         properties: Mapping[str, bool | int | float | str] | None = None,
@@ -102,7 +102,7 @@ class PersonalClient(NumPyClient):
         self.optimization = optimization
         self.pulls = pulls
         self.fine_tuning = fine_tuning
-        self.criterion = criterion
+        self.task = task
         self.state = state or PersonalState()
         self.partition_id = partition_id
         self.properties = dict(properties or {})
@@ -138,7 +138,7 @@ class PersonalClient(NumPyClient):
             See there. The client's state is then what it was before.
         """
         server_round = int(config.get(SERVER_ROUND, 0))
-        before = self._load(parameters)
+        before = self._load(parameters, before=server_round)
         with self._random(server_round, "train"):
             current = dict(self.model.named_parameters())
             pulled = [pull.tether(current, self.scopes) for pull in self.pulls]
@@ -147,7 +147,7 @@ class PersonalClient(NumPyClient):
                 self.train_loader if self.num_examples else (),
                 self.schedule,
                 self.scopes,
-                criterion=self.criterion,
+                criterion=self.task.criterion,
                 optimization=self.optimization,
                 tethers=[tether for tether in pulled if tether is not None],
             )
@@ -167,9 +167,9 @@ class PersonalClient(NumPyClient):
 
         Returns
         -------
-        test loss; number of test examples; ``accuracy``, ``validation-loss``,
-        ``validation-accuracy`` (NaN without validation examples), ``partition-id``, and
-        ``fine-tuning-epochs`` if the method fine-tunes
+        test loss; number of test examples; the task's scores, such as ``accuracy``;
+        ``validation-loss`` and the same scores as ``validation-accuracy`` (NaN without validation
+        examples); ``partition-id``, and ``fine-tuning-epochs`` if the method fine-tunes
         """
         server_round = int(config.get(SERVER_ROUND, 0))
         before = self._load(parameters)
@@ -184,11 +184,11 @@ class PersonalClient(NumPyClient):
                 trained = names_of(self.scopes, *self.fine_tuning.trains)
                 self._keep(server_round, others, FINE_TUNED_PART, trained)
         with self._random(server_round, "evaluate"):
-            test = evaluate(self.model, self.test_loader, self.criterion)
-            validation = evaluate(self.model, self.validation_loader, self.criterion)
-        metrics["accuracy"] = test.accuracy
+            test = evaluate(self.model, self.test_loader, self.task)
+            validation = evaluate(self.model, self.validation_loader, self.task)
+        metrics |= test.scores
         metrics["validation-loss"] = validation.loss
-        metrics["validation-accuracy"] = validation.accuracy
+        metrics |= {f"validation-{name}": score for name, score in validation.scores.items()}
         return test.loss, test.examples, metrics
 
     def get_properties(self, config: dict[str, Any]) -> Scalars:
@@ -243,8 +243,11 @@ class PersonalClient(NumPyClient):
                 seen.update(batch[-1].flatten().tolist())
         return sorted(seen)
 
-    def _load(self, parameters: NDArrays) -> Snapshot | None:
-        """Put the received arrays and the client's own into the model."""
+    def _load(self, parameters: NDArrays, before: int = 0) -> Snapshot | None:
+        """Put the received arrays and the client's own into the model.
+
+        A round that is played again starts from what the client had ``before`` it.
+        """
         if len(parameters) != len(self.shared_names):
             raise ValueError(
                 f"received {len(parameters)} arrays instead of the {len(self.shared_names)} that "
@@ -260,7 +263,7 @@ class PersonalClient(NumPyClient):
             self._entries[name].copy_(torch.from_numpy(values.copy()))
         if not self.personal_names and self.fine_tuning is None:
             return None
-        snapshot = self.state.load(self._spec)
+        snapshot = self.state.load(self._spec, before)
         if snapshot is not None:
             for name, tensor in snapshot.part(PERSONAL_PART).items():
                 self._entries[name].copy_(tensor)
@@ -281,7 +284,7 @@ class PersonalClient(NumPyClient):
                 self.validation_loader,
                 self.fine_tuning,
                 self.scopes,
-                criterion=self.criterion,
+                task=self.task,
                 optimization=self.optimization,
             )
 

@@ -1,21 +1,19 @@
 """The one local training loop. What differs between methods is data: phases, tethers, scopes."""
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.functional import cross_entropy
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from clients.loaders import Batch, Loader, merge_lone_examples
 from clients.scopes import Scope
+from clients.task import Criterion
 from clients.tether import Tether, check_stable
-
-Criterion = Callable[[Tensor, Tensor], Tensor]
-"""(outputs, targets) -> mean loss over the examples, a scalar tensor."""
 
 EVERYTHING = frozenset(Scope)
 

@@ -34,3 +34,10 @@ NUM_ROUNDS = "num-server-rounds"
 
 METHOD = "method"
 """Config: the method this message belongs to (a run may play several, one after another)."""
+
+RUN = "run"
+"""Config: name of the run, the same when it is resumed."""
+
+PERSONAL_ROUND = "personal-round"
+"""Property: the round in which the client last kept personal parameters in this run, before the
+query's ``server-round``; 0 if it kept none."""

@@ -215,3 +215,56 @@ def test_a_killed_writer_always_leaves_the_old_or_the_new_state_whole(tmp_path):
     state = PersonalState(method="fedper", client="client-3", directory=tmp_path)
     state.save(Snapshot(last + 1, {"personal/big": big}), spec)
     assert [path.name for path in tmp_path.iterdir()] == ["client-3.safetensors"]
+
+
+def of_run(directory, run, **options):
+    return PersonalState(
+        RecordDict(), "fedper", "client-3", directory, "digits", run=run, **options
+    )
+
+
+def test_a_round_played_again_starts_from_the_state_before_it(tmp_path):
+    for number in (1, 2, 3):
+        of_run(tmp_path, "a").save(snapshot(number), SPEC)
+    same(of_run(tmp_path, "a").load(SPEC), snapshot(3))
+    same(of_run(tmp_path, "a").load(SPEC, before=4), snapshot(3))
+    same(of_run(tmp_path, "a").load(SPEC, before=3), snapshot(2))
+    of_run(tmp_path, "a").save(snapshot(3), SPEC)  # again, as after a kill
+    same(of_run(tmp_path, "a").load(SPEC, before=3), snapshot(2))
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_the_first_round_played_again_starts_from_what_an_earlier_run_left(tmp_path):
+    of_run(tmp_path, "a").save(snapshot(9), SPEC)
+    of_run(tmp_path, "b").save(snapshot(1), SPEC)
+    same(of_run(tmp_path, "b").load(SPEC, before=1), snapshot(9))
+
+
+def test_another_run_goes_on_from_the_last_state_whatever_its_round(tmp_path):
+    of_run(tmp_path, "a").save(snapshot(8), SPEC)
+    of_run(tmp_path, "a").save(snapshot(9), SPEC)
+    same(of_run(tmp_path, "b").load(SPEC, before=1), snapshot(9))
+
+
+def test_a_killed_writer_leaves_a_state_to_play_its_round_again(tmp_path, monkeypatch):
+    of_run(tmp_path, "a").save(snapshot(1), SPEC)
+    of_run(tmp_path, "a").save(snapshot(2), SPEC)
+
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("clients.state.write_file", killed)
+    with pytest.raises(KeyboardInterrupt):  # the previous state is in place, the new one is not
+        of_run(tmp_path, "a").save(snapshot(3), SPEC)
+    monkeypatch.undo()
+    same(of_run(tmp_path, "a").load(SPEC, before=3), snapshot(2))
+
+
+def test_without_hard_links_the_previous_state_is_copied(tmp_path, monkeypatch):
+    def refused(*_):
+        raise OSError(1, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", refused)
+    of_run(tmp_path, "a").save(snapshot(1), SPEC)
+    of_run(tmp_path, "a").save(snapshot(2), SPEC)
+    same(of_run(tmp_path, "a").load(SPEC, before=2), snapshot(1))

@@ -8,6 +8,7 @@ from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader, TensorDataset
 
 from clients import (
+    Classification,
     FineTuning,
     Optimization,
     Phase,
@@ -120,9 +121,9 @@ def test_accuracy_is_for_classification_only():
     model = nn.Linear(4, 1)
     inputs, _ = examples(10)
     regression = in_memory_loader(inputs, torch.randn(10, 1), 5)
-    found = evaluate(model, regression, nn.functional.mse_loss)
+    found = evaluate(model, regression, Classification(nn.functional.mse_loss))
     assert math.isfinite(found.loss)
-    assert math.isnan(found.accuracy)
+    assert math.isnan(found.scores["accuracy"])
 
 
 def test_no_examples_is_no_step():
@@ -200,9 +201,9 @@ def test_evaluation_is_the_mean_over_examples_whatever_the_batches():
     model = TinyNet().eval()
     whole, parts = evaluate(model, loader(21, 21)), evaluate(model, loader(21, 4))
     assert whole.examples == parts.examples == 21
-    assert whole.accuracy == parts.accuracy
+    assert whole.scores == parts.scores
     assert whole.loss == pytest.approx(parts.loss, abs=1e-6)
-    assert math.isnan(evaluate(model, None).accuracy)
+    assert math.isnan(evaluate(model, None).scores["accuracy"])
 
 
 def test_the_shuffled_loader_yields_every_example_once():
@@ -247,7 +248,7 @@ def test_without_a_notion_of_accuracy_the_loss_decides():
     data = in_memory_loader(inputs, inputs.sum(dim=1, keepdim=True), 10)
     scopes = assign_scopes(model)
     options = {
-        "criterion": nn.functional.mse_loss,
+        "task": Classification(nn.functional.mse_loss),
         "optimization": Optimization(learning_rate=0.01),
     }
     assert fine_tune(model, data, data, FineTuning(epochs=(3, 9)), scopes, **options) == 9

@@ -1,0 +1,210 @@
+"""The file of one client's personal state.
+
+It is written to a temporary name, flushed to the disk and renamed, so a reader finds the old
+state or the new one, never a mixture; its mode is 0600. A file that is damaged, or that another
+method or model wrote, is neither read nor overwritten.
+"""
+
+import contextlib
+import json
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save as serialize
+from torch import Tensor
+
+from strategies.arrays import Spec, difference
+
+FORMAT = "1"
+_STALE = 3600.0  # seconds after which a temporary file of a killed process is removed
+
+
+class PersonalStateError(RuntimeError):
+    """A personal file that cannot be used, or a state that cannot be written."""
+
+
+class CorruptStateError(PersonalStateError):
+    """A personal file that is damaged."""
+
+
+class ForeignStateError(PersonalStateError):
+    """A personal file that another app, method, client or model wrote."""
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """What a client keeps.
+
+    Attributes
+    ----------
+    round : the round it was kept in
+    arrays : ``<part>/<state-dict name>`` -> CPU tensor. The part ``personal`` holds the personal
+        entries of the model; a method keeps what else it needs under a word of its own, such as
+        ``fine-tuned/head.bias``
+    run : the run it was kept in; empty if that is not known
+    """
+
+    round: int
+    arrays: Mapping[str, Tensor]
+    run: str = ""
+
+    def part(self, prefix: str) -> dict[str, Tensor]:
+        """Return the arrays under ``prefix/``, without the prefix."""
+        start = prefix + "/"
+        return {n[len(start) :]: t for n, t in self.arrays.items() if n.startswith(start)}
+
+
+def fingerprint(spec: Spec) -> str:
+    """Return a SHA-256 over names, shapes and dtypes: the same for the same model only."""
+    return sha256(json.dumps(sorted(spec.items())).encode()).hexdigest()
+
+
+def previous_of(path: Path) -> Path:
+    """Return where the state before the last round is kept."""
+    return path.with_name(path.name + ".previous")
+
+
+def keep_previous(path: Path) -> None:
+    """Keep the file under its second name as well; it is never without its first."""
+    temporary = path.with_name(f".{path.name}.link")
+    try:
+        temporary.unlink(missing_ok=True)
+        try:
+            os.link(path, temporary)
+        except OSError:  # a file system without hard links
+            shutil.copy2(path, temporary)
+        os.replace(temporary, previous_of(path))
+    except OSError as error:
+        raise PersonalStateError(f"{path} could not be kept as the previous state: {error}") from (
+            error
+        )
+
+
+def write_file(path: Path, snapshot: Snapshot, identity: Mapping[str, str]) -> None:
+    """Write a personal file atomically, with mode 0600.
+
+    Raises
+    ------
+    PersonalStateError
+        If the disk refuses; a file that was there before is intact.
+    """
+    metadata = {**identity, "round": str(snapshot.round), "run": snapshot.run}
+    arrays = {n: np.asarray(t.numpy(), order="C") for n, t in snapshot.arrays.items()}
+    metadata["checksum"] = _checksum(metadata, arrays)
+    temporary = ""
+    try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        _remove_stale(path)
+        descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+        with os.fdopen(descriptor, "wb") as stream:  # mkstemp's mode is 0600
+            stream.write(serialize(arrays, metadata=metadata))
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.replace(temporary, path)
+        _sync_directory(path.parent)
+    except OSError as error:
+        if temporary:
+            with contextlib.suppress(OSError):
+                os.unlink(temporary)
+        raise PersonalStateError(
+            f"the personal state could not be written to {path}: {error}; the state before is "
+            "intact"
+        ) from error
+
+
+def read_file(path: Path, identity: Mapping[str, str], expected: Spec) -> Snapshot:
+    """Read and check a personal file.
+
+    Parameters
+    ----------
+    path : the file
+    identity : metadata it must state: format, app, method, client, purpose, fingerprint
+    expected : what the fingerprint is of, to say in words how a foreign file differs
+
+    Raises
+    ------
+    CorruptStateError
+        If the file is truncated, or a byte of it changed.
+    ForeignStateError
+        If somebody else wrote it.
+    """
+    way_out = (
+        f"It was left as it is. Move it away to start afresh, or set another personal directory "
+        f"(node config 'personal-dir' or $PFL_PERSONAL_DIR) to keep it: {path}"
+    )
+    try:
+        with safe_open(path, framework="numpy") as file:
+            metadata = dict(file.metadata() or {})
+            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except OSError as error:
+        raise PersonalStateError(
+            f"the personal file cannot be read ({error}). {way_out}"
+        ) from error
+    except (SafetensorError, ValueError, KeyError, TypeError) as error:
+        raise CorruptStateError(
+            f"the personal file is damaged ({error}); restore it from a backup. {way_out}"
+        ) from error
+    for key in ("format", "app"):
+        if key not in metadata:
+            raise ForeignStateError(f"the file is no personal file of pfl-flower. {way_out}")
+    if metadata.pop("checksum", "") != _checksum(metadata, arrays):
+        raise CorruptStateError(
+            f"the personal file is damaged (its checksum does not match); restore it from a "
+            f"backup. {way_out}"
+        )
+    for key, value in identity.items():
+        if metadata.get(key) == value:
+            continue
+        if key == "fingerprint":
+            reason = f"was kept for another model: {_model_difference(expected, arrays)}"
+        else:
+            reason = f"belongs to {key} {metadata.get(key)!r}, not {value!r}"
+        raise ForeignStateError(f"the personal file {reason}. {way_out}")
+    tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
+    return Snapshot(int(metadata["round"]), tensors, metadata.get("run", ""))
+
+
+def _model_difference(expected: Spec, arrays: Mapping[str, np.ndarray]) -> str:
+    found = {name: (array.shape, str(array.dtype)) for name, array in arrays.items()}
+    parts = {name.partition("/")[0] for name in found}
+    wanted = {name: spec for name, spec in expected.items() if name.partition("/")[0] in parts}
+    return difference(wanted, found) or "what it holds fits, but the rest of the model differs"
+
+
+def _checksum(metadata: Mapping[str, str], arrays: Mapping[str, np.ndarray]) -> str:
+    digest = sha256(json.dumps(sorted(metadata.items())).encode())
+    for name in sorted(arrays):
+        array = np.asarray(arrays[name], order="C")
+        digest.update(f"{name} {array.dtype} {array.shape}".encode())
+        digest.update(array.reshape(-1).view(np.uint8).data)
+    return digest.hexdigest()
+
+
+def _remove_stale(path: Path) -> None:
+    """Remove temporary files that a killed process left behind."""
+    for leftover in path.parent.glob(f".{path.name}.*"):
+        with contextlib.suppress(OSError):
+            if time.time() - leftover.stat().st_mtime > _STALE:
+                leftover.unlink()
+
+
+def _sync_directory(directory: Path) -> None:
+    """Make the rename itself durable, where the platform can."""
+    try:
+        descriptor = os.open(directory, os.O_RDONLY)
+    except OSError:
+        return
+    try:
+        with contextlib.suppress(OSError):  # some network file systems cannot
+            os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

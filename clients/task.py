@@ -1,0 +1,105 @@
+"""What clients predict: classes or numbers. Decides the loss and how good a model is."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import ClassVar, Protocol
+
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy, mse_loss
+
+Criterion = Callable[[Tensor, Tensor], Tensor]
+"""(outputs, targets) -> mean loss over the examples, a scalar tensor."""
+
+
+class Task(Protocol):
+    """A loss, and scores that are computed from sums over batches.
+
+    Attributes
+    ----------
+    criterion : the loss that training minimizes
+    score : name of the score that models are compared by
+    higher_is_better : whether more of it is better
+    """
+
+    @property
+    def criterion(self) -> Criterion: ...  # noqa: D102
+    @property
+    def score(self) -> str: ...  # noqa: D102
+    @property
+    def higher_is_better(self) -> bool: ...  # noqa: D102
+
+    def sums(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """Return what a batch adds to the scores, a float64 vector."""
+        ...
+
+    def scores(self, sums: Tensor, count: int) -> dict[str, float]:
+        """Return name -> score from the sums over ``count`` examples; NaN where undefined."""
+        ...
+
+
+@dataclass(frozen=True)
+class Classification:
+    """Classes: ``accuracy`` is the share of examples whose largest output is their class.
+
+    Accuracy is NaN unless outputs are ``(N, classes)`` and targets whole numbers.
+    """
+
+    criterion: Criterion = cross_entropy
+    score: ClassVar[str] = "accuracy"
+    higher_is_better: ClassVar[bool] = True
+
+    def sums(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """Return the number of right answers."""
+        if outputs.ndim != 2 or targets.is_floating_point():
+            return torch.full((1,), math.nan, dtype=torch.float64)
+        return (outputs.argmax(dim=1) == targets).sum(dtype=torch.float64).reshape(1)
+
+    def scores(self, sums: Tensor, count: int) -> dict[str, float]:
+        """Return the accuracy."""
+        return {"accuracy": float(sums[0]) / count if count else math.nan}
+
+
+def squared_error(outputs: Tensor, targets: Tensor) -> Tensor:
+    """Return the mean squared error of outputs ``(N, 1)`` or ``(N,)`` and targets ``(N,)``."""
+    return mse_loss(outputs.reshape(len(targets)), targets)
+
+
+@dataclass(frozen=True)
+class Regression:
+    """Numbers: ``rmse`` is the root mean squared error, ``r2`` the coefficient of determination.
+
+    ``r2 = 1 - sum (y - f)^2 / sum (y - mean y)^2`` over the client's own examples, undefined (NaN)
+    where their targets are all equal.
+
+    Attributes
+    ----------
+    criterion : the loss
+    unit : what one unit of a target is worth; ``rmse`` is multiplied by it (targets that were
+        divided by their deviation are trained on, errors are told in the user's own unit)
+    """
+
+    criterion: Criterion = squared_error
+    unit: float = 1.0
+    score: ClassVar[str] = "rmse"
+    higher_is_better: ClassVar[bool] = False
+
+    def sums(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """Return the sums of squared errors, targets and squared targets."""
+        wanted = targets.double()
+        errors = outputs.reshape(len(targets)).double() - wanted
+        return torch.stack([errors.square().sum(), wanted.sum(), wanted.square().sum()])
+
+    def scores(self, sums: Tensor, count: int) -> dict[str, float]:
+        """Return the root mean squared error and the coefficient of determination."""
+        if not count:
+            return {"rmse": math.nan, "r2": math.nan}
+        squares, total, total_squares = map(float, sums)
+        variation = total_squares - total**2 / count
+        # Equal targets leave rounding noise, not variation.
+        defined = variation > 1e-12 * max(total_squares, 1e-300)
+        return {
+            "rmse": self.unit * math.sqrt(squares / count),
+            "r2": 1 - squares / variation if defined else math.nan,
+        }

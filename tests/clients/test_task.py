@@ -1,0 +1,79 @@
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from sklearn.metrics import r2_score, root_mean_squared_error
+from torch import nn
+
+from clients import Classification, FineTuning, Regression, evaluate, fine_tune, in_memory_loader
+from clients.evaluation import Evaluation, quality
+from clients.scopes import assign_scopes
+from tests.helpers import tiny_client
+
+numbers = st.floats(-100, 100, width=32)
+
+
+@given(st.lists(st.tuples(numbers, numbers), min_size=2, max_size=30), st.integers(1, 30))
+def test_regression_scores_are_those_of_scikit_learn_whatever_the_batches(pairs, batch_size):
+    outputs, targets = torch.tensor(pairs).T
+    found = evaluate(nn.Identity(), in_memory_loader(outputs, targets, batch_size), Regression())
+    wanted, given_ = targets.double().numpy(), outputs.double().numpy()
+    assert found.scores["rmse"] == pytest.approx(root_mean_squared_error(wanted, given_), abs=1e-6)
+    if np.ptp(wanted) > 0.01:
+        assert found.scores["r2"] == pytest.approx(r2_score(wanted, given_), rel=1e-6, abs=1e-6)
+
+
+def test_outputs_in_a_column_are_not_broadcast_against_targets():
+    targets = torch.tensor([1.0, 2.0, 3.0])
+    task = Regression()
+    assert float(task.criterion(targets[:, None], targets)) == 0
+    assert task.scores(task.sums(targets[:, None], targets), 3) == {"rmse": 0, "r2": 1}
+
+
+def test_the_error_is_told_in_the_users_unit():
+    targets = torch.tensor([0.0, 2.0])
+    task = Regression(unit=10.0)
+    assert task.scores(task.sums(targets + 1, targets), 2) == {"rmse": 10.0, "r2": 0.0}
+
+
+def test_undefined_scores_are_nan():
+    equal = torch.full((3,), 0.1)
+    scores = Regression().scores(Regression().sums(equal, equal), 3)
+    assert scores["rmse"] == 0
+    assert math.isnan(scores["r2"])
+    assert all(math.isnan(v) for v in Regression().scores(torch.zeros(0), 0).values())
+    assert math.isnan(Classification().scores(torch.zeros(0), 0)["accuracy"])
+
+
+def test_a_smaller_error_is_better_quality_and_so_is_more_accuracy():
+    def found(score, value, loss):
+        return Evaluation(3, loss, {score: value})
+
+    assert quality(found("rmse", 1.0, 9), Regression()) > quality(
+        found("rmse", 2.0, 1), Regression()
+    )
+    task = Classification()
+    assert quality(found("accuracy", 0.5, 9), task) > quality(found("accuracy", 0.4, 1), task)
+    assert quality(found("accuracy", 0.5, 1), task) > quality(found("accuracy", 0.5, 2), task)
+
+
+def test_fine_tuning_a_regression_takes_the_epochs_with_the_smallest_error():
+    model = nn.Linear(4, 1)
+    inputs = torch.randn(30, 4, generator=torch.Generator().manual_seed(0))
+    data = in_memory_loader(inputs, inputs.sum(dim=1), 10)
+    chosen = fine_tune(
+        model, data, data, FineTuning(epochs=(0, 9)), assign_scopes(model), task=Regression()
+    )
+    assert chosen == 9
+
+
+def test_a_client_reports_the_scores_of_its_task():
+    client = tiny_client(model=nn.Sequential(nn.Linear(4, 1)), personal="none", task=Regression())
+    for loader in (client.test_loader, client.validation_loader, client.train_loader):
+        loader.dataset.tensors = tuple(t.float() for t in loader.dataset.tensors)
+    _, _, metrics = client.evaluate(client.get_parameters({}), {})
+    assert {"rmse", "r2", "validation-rmse", "validation-r2"} <= metrics.keys()
+    assert "accuracy" not in metrics
