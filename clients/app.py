@@ -1,7 +1,7 @@
 """The bridge between Flower's Messages and NumPyClients: arrays are matched by name."""
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
@@ -9,11 +9,30 @@ from flwr.clientapp import ClientApp
 from flwr.clientapp.typing import Mod
 from numpy.typing import NDArray
 
-from clients.personal import PersonalClient
+from clients.personal import NDArrays, Scalars
 from strategies.arrays import to_record, view
 from strategies.protocol import ARRAYS, CONFIG, METRICS, NUM_EXAMPLES, PROPERTIES
 
-BuildClient = Callable[[Context, Mapping[str, Any]], PersonalClient]
+
+class NamedClient(Protocol):
+    """A ``NumPyClient`` whose arrays have names, such as :class:`clients.PersonalClient`."""
+
+    shared_names: list[str]
+
+    def fit(self, parameters: NDArrays, config: dict[str, Any]) -> tuple[NDArrays, int, Scalars]:
+        """See ``NumPyClient``."""
+        ...
+
+    def evaluate(self, parameters: NDArrays, config: dict[str, Any]) -> tuple[float, int, Scalars]:
+        """See ``NumPyClient``."""
+        ...
+
+    def get_properties(self, config: dict[str, Any]) -> Scalars:
+        """See ``NumPyClient``."""
+        ...
+
+
+BuildClient = Callable[[Context, Mapping[str, Any]], NamedClient]
 """(context, the message's config) -> the client of this node, built anew for every message."""
 
 
@@ -24,8 +43,8 @@ def client_app(
 
     Parameters
     ----------
-    build : makes the node's :class:`PersonalClient`; called for every message, because that is
-        how Flower runs clients, so it should cache what is slow (data, models)
+    build : makes the node's client, such as a :class:`PersonalClient`; called for every message,
+        as Flower runs clients, so it should cache what is slow (data, models)
     mods : Flower mods around training, e.g. for differential privacy
     evaluate_mods : Flower mods around evaluation
 

@@ -45,11 +45,12 @@ def evaluate(model: nn.Module, loader: Loader | None, task: Task = Classificatio
 def quality(found: Evaluation, task: Task) -> tuple[float, float]:
     """Return what to compare models by, more is better: the task's score, then the loss.
 
-    A score that is undefined counts as 0, so that the loss decides.
+    An accuracy that is undefined counts as 0, so that the loss decides.
     """
     score = found.scores[task.score]
-    signed = score if task.higher_is_better else -score
-    return (0.0 if math.isnan(score) else signed), -found.loss
+    if math.isnan(score):
+        return (0.0 if task.higher_is_better else -math.inf), -found.loss
+    return (score if task.higher_is_better else -score), -found.loss
 
 
 @dataclass(frozen=True)

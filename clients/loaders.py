@@ -31,28 +31,41 @@ def merge_lone_examples(batches: Loader) -> Iterator[Batch]:
 class _BatchIndices(Sampler[Tensor]):
     """Indices of whole batches, so that in-memory tensors are indexed once a batch."""
 
-    def __init__(self, length: int, batch_size: int, shuffle: bool) -> None:
+    def __init__(self, length: int, batch_size: int, shuffle: bool, drop_last: bool) -> None:
         self.length, self.batch_size, self.shuffle = length, batch_size, shuffle
+        full = length - length % batch_size
+        self.used = full if drop_last and full else length
 
     def __iter__(self) -> Iterator[Tensor]:
         order = torch.randperm(self.length) if self.shuffle else torch.arange(self.length)
-        return iter(torch.split(order, self.batch_size) if self.length else ())
+        return iter(torch.split(order[: self.used], self.batch_size) if self.length else ())
 
     def __len__(self) -> int:
-        return math.ceil(self.length / self.batch_size)
+        return math.ceil(self.used / self.batch_size)
 
 
 def in_memory_loader(
-    inputs: Tensor, targets: Tensor, batch_size: int, shuffle: bool = False
+    inputs: Tensor,
+    targets: Tensor,
+    batch_size: int,
+    shuffle: bool = False,
+    drop_last: bool = False,
 ) -> DataLoader[Batch]:
     """Return a torch ``DataLoader`` over tensors that fetches whole batches at once.
 
     Much faster than collating single examples, and an empty data set is fine. The order comes
     from torch's global generator, which :class:`clients.PersonalClient` seeds for every round.
+
+    Parameters
+    ----------
+    inputs, targets : ``(N, ...)``
+    batch_size : examples a batch
+    shuffle : whether every epoch has an order of its own
+    drop_last : leave out a last batch that is not full, unless it is the only one
     """
     if batch_size < 1:
         raise ValueError(f"batch_size must be at least 1, got {batch_size}")
-    indices = _BatchIndices(len(inputs), batch_size, shuffle)
+    indices = _BatchIndices(len(inputs), batch_size, shuffle, drop_last)
     return DataLoader(TensorDataset(inputs, targets), batch_size=None, sampler=indices)
 
 
@@ -69,7 +82,7 @@ def count_examples(loader: Loader) -> int:
     """
     sampler = getattr(loader, "sampler", None)
     if isinstance(sampler, _BatchIndices):
-        return sampler.length
+        return sampler.used
     if (
         isinstance(loader, DataLoader)
         and loader.batch_size

@@ -10,14 +10,25 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from clients.evaluation import FineTuning, evaluate, fine_tune
+from clients.joining import join
 from clients.loaders import Loader, count_examples
 from clients.scopes import Scope, names_of
+from clients.seeded import Seeded
 from clients.state import PersonalState, Snapshot, tensor_spec
 from clients.task import Classification, Task
-from clients.tether import Pull
+from clients.tether import Pull, Tether
 from clients.training import Optimization, Schedule, joint, train
 from strategies.arrays import Spec
-from strategies.protocol import NUM_EXAMPLES, NUM_ROUNDS, PARTITION_ID, PROPERTIES, SERVER_ROUND
+from strategies.protocol import (
+    JOIN_EXAMPLES,
+    JOIN_STEPS,
+    NUM_EXAMPLES,
+    NUM_ROUNDS,
+    PARTITION_ID,
+    PERSONAL_ROUND,
+    PROPERTIES,
+    SERVER_ROUND,
+)
 from strategies.randomness import named_seed
 
 NDArrays = list[NDArray[Any]]
@@ -140,8 +151,6 @@ class PersonalClient(NumPyClient):
         server_round = int(config.get(SERVER_ROUND, 0))
         before = self._load(parameters, before=server_round)
         with self._random(server_round, "train"):
-            current = dict(self.model.named_parameters())
-            pulled = [pull.tether(current, self.scopes) for pull in self.pulls]
             result = train(
                 self.model,
                 self.train_loader if self.num_examples else (),
@@ -149,7 +158,7 @@ class PersonalClient(NumPyClient):
                 self.scopes,
                 criterion=self.task.criterion,
                 optimization=self.optimization,
-                tethers=[tether for tether in pulled if tether is not None],
+                tethers=self._tethers(),
             )
         others = {} if before is None else dict(before.arrays)
         if self.personal_names:
@@ -163,7 +172,8 @@ class PersonalClient(NumPyClient):
         Parameters
         ----------
         parameters : the shared and group arrays, in the order of ``shared_names``
-        config : ``server-round`` and ``num-server-rounds`` are read, to fine-tune after the last
+        config : ``server-round`` and ``num-server-rounds`` are read, to fine-tune after the last;
+            ``join-examples`` and ``join-steps`` where the client was not trained with the others
 
         Returns
         -------
@@ -174,7 +184,9 @@ class PersonalClient(NumPyClient):
         server_round = int(config.get(SERVER_ROUND, 0))
         before = self._load(parameters)
         metrics = self._identity()
-        if self.fine_tuning is not None:
+        if JOIN_EXAMPLES in config:
+            self._join(int(config[JOIN_EXAMPLES]), int(config.get(JOIN_STEPS, 0)))
+        elif self.fine_tuning is not None:
             last = NUM_ROUNDS in config and server_round >= int(config[NUM_ROUNDS])
             metrics["fine-tuning-epochs"] = 0
             if last or self.fine_tuning.every_round:
@@ -196,13 +208,15 @@ class PersonalClient(NumPyClient):
 
         Parameters
         ----------
-        config : ``properties``, the comma-separated names wanted; all by default
+        config : ``properties``, the comma-separated names wanted; all by default.
+            ``server-round`` is read for ``personal-round``
 
         Returns
         -------
         Among ``partition-id``, ``num-examples`` (training), ``classes`` (labels among the
-        training examples, such as ``"0,3,7"``), ``shared`` and ``personal`` (names of arrays), and
-        what the client was given as ``properties``.
+        training examples, such as ``"0,3,7"``), ``shared`` and ``personal`` (names of arrays),
+        ``personal-round`` (when this run last kept personal parameters, before the round at hand;
+        0 for never), and what the client was given as ``properties``.
 
         Raises
         ------
@@ -215,6 +229,7 @@ class PersonalClient(NumPyClient):
             "classes": lambda: ",".join(map(str, self._classes())),
             "shared": lambda: ",".join(self.shared_names),
             "personal": lambda: ",".join(self.personal_names),
+            PERSONAL_ROUND: lambda: self._personal_round(int(config.get(SERVER_ROUND, 0))),
             **{name: partial(self.properties.__getitem__, name) for name in self.properties},
         }
         wanted = str(config.get(PROPERTIES, "")).split(",") if config.get(PROPERTIES) else known
@@ -235,6 +250,10 @@ class PersonalClient(NumPyClient):
 
     def _identity(self) -> Scalars:
         return {} if self.partition_id is None else {PARTITION_ID: self.partition_id}
+
+    def _personal_round(self, before: int) -> int:
+        snapshot = self.state.load(self._spec, before)
+        return 0 if snapshot is None or snapshot.run != self.state.run else snapshot.round
 
     def _classes(self) -> list[int]:
         seen: set[int] = set()
@@ -288,28 +307,28 @@ class PersonalClient(NumPyClient):
                 optimization=self.optimization,
             )
 
+    def _tethers(self) -> list[Tether]:
+        current = dict(self.model.named_parameters())
+        found = [pull.tether(current, self.scopes) for pull in self.pulls]
+        return [tether for tether in found if tether is not None]
+
+    def _join(self, examples: int, steps: int) -> None:
+        personal = frozenset({Scope.PERSONAL})
+        with self._random(0, "join"):
+            join(
+                self.model,
+                self.train_loader if self.num_examples else (),
+                examples if self.num_examples else 0,
+                steps,
+                self.fine_tuning.trains if self.fine_tuning else personal,
+                self.scopes,
+                task=self.task,
+                optimization=self.optimization,
+                tethers=self._tethers(),
+            )
+
     def _random(self, server_round: int, purpose: str) -> Any:
         """Context in which torch draws from this client's, round's and purpose's own stream."""
-        return _Seeded(
+        return Seeded(
             named_seed(self.seed, purpose, self.partition_id or 0, server_round), self.model
         )
-
-
-class _Seeded:
-    """Context manager: seed torch's global generators, and put them back at the end."""
-
-    def __init__(self, seed: int, model: nn.Module) -> None:
-        devices = {p.device.index or 0 for p in model.parameters() if p.device.type == "cuda"}
-        self._devices = sorted(devices)
-        self._fork = torch.random.fork_rng(devices=self._devices)
-        self._seed = seed
-
-    def __enter__(self) -> None:
-        self._fork.__enter__()
-        # Not torch.manual_seed: without a GPU it queues a call for CUDA's start, every time.
-        torch.default_generator.manual_seed(self._seed)
-        if self._devices:
-            torch.cuda.manual_seed_all(self._seed)
-
-    def __exit__(self, *error: Any) -> None:
-        self._fork.__exit__(*error)

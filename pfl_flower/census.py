@@ -2,7 +2,8 @@
 
 import time
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from logging import INFO, WARNING
 from typing import cast
 
@@ -11,7 +12,8 @@ from flwr.common.logger import log
 from flwr.serverapp import Grid
 
 from pfl_flower.config import RunConfig
-from strategies.protocol import CONFIG, METHOD, NUM_PARTITIONS, PARTITION_ID, PROPERTIES
+from pfl_flower.data import DataCard
+from strategies.protocol import CONFIG, DATA_CARD, NUM_PARTITIONS, PARTITION_ID, PROPERTIES
 
 _POLL = 0.2  # seconds between looks at who is there
 _SETTLED = 5.0  # seconds without a new node after which those that are there are all
@@ -21,22 +23,33 @@ class FederationError(RuntimeError):
     """No client of the federation can work."""
 
 
-def wait_for_clients(grid: Grid, config: RunConfig) -> dict[int, int]:
+@dataclass(frozen=True)
+class Population:
+    """Who is there.
+
+    Attributes
+    ----------
+    clients : node id -> the client's number, of every node that answered
+    cards : the client's number -> what it tells of its data
+    """
+
+    clients: Mapping[int, int]
+    cards: Mapping[int, DataCard]
+
+
+def wait_for_clients(grid: Grid, config: RunConfig) -> Population:
     """Wait until the federation is complete, so that round 1 does not start with half of it.
 
     Nodes of a simulation register one after another while the server already runs. Every node is
-    asked, as it appears, to build its client. Complete are ``min-nodes`` nodes, or as many as
-    they say there are partitions, all of which have answered. After ``wait`` seconds the run goes
-    on with those that are there; one that has not answered by then may still take part.
-
-    Returns
-    -------
-    node id -> the client's number, of every node that answered
+    asked, as it appears, to load its data and tell of them. Complete are ``min-nodes`` nodes, or
+    as many as they say there are partitions, all of which have answered. After ``wait`` seconds
+    the run goes on with those that are there; one that has not answered by then may still take
+    part.
 
     Raises
     ------
     FederationError
-        If no node is there, or every one says that it cannot build its client (and no other has
+        If no node is there, or every one says that it cannot load its data (and no other has
         come for a few seconds); the message has the commonest reason.
     """
     census = _Census(grid, config)
@@ -56,7 +69,7 @@ def wait_for_clients(grid: Grid, config: RunConfig) -> dict[int, int]:
         if not census.complete:
             time.sleep(_POLL)
     log(INFO, "Nodes: %s", census)
-    return census.clients
+    return Population(census.clients, census.cards)
 
 
 class _Census:
@@ -64,10 +77,10 @@ class _Census:
 
     def __init__(self, grid: Grid, config: RunConfig) -> None:
         self.grid = grid
-        self.method = config.method
         self.expected = self.minimum = config.min_nodes
         self.nodes: set[int] = set()
         self.clients: dict[int, int] = {}
+        self.cards: dict[int, DataCard] = {}
         self.failures: dict[int, str] = {}
         self._pending: set[str] = set()
 
@@ -81,8 +94,8 @@ class _Census:
         """Ask nodes that are new, take in answers; return whether anything happened."""
         fresh = sorted(set(self.grid.get_node_ids()) - self.nodes)
         self.nodes.update(fresh)
-        wanted = f"{PARTITION_ID},{NUM_PARTITIONS}"
-        question = RecordDict({CONFIG: ConfigRecord({PROPERTIES: wanted, METHOD: self.method})})
+        wanted = f"{PARTITION_ID},{NUM_PARTITIONS},{DATA_CARD}"
+        question = RecordDict({CONFIG: ConfigRecord({PROPERTIES: wanted})})
         messages = [Message(question, node, MessageType.QUERY) for node in fresh]
         self._pending.update(self.grid.push_messages(messages) if messages else ())
         replies = list(self.grid.pull_messages(self._pending) if self._pending else ())
@@ -99,6 +112,7 @@ class _Census:
             return
         answer = reply.content.config_records[PROPERTIES]
         self.clients[node] = cast(int, answer[PARTITION_ID])
+        self.cards[self.clients[node]] = DataCard.from_json(str(answer[DATA_CARD]))
         if not self.minimum:
             self.expected = max(self.expected, cast(int, answer[NUM_PARTITIONS]))
 

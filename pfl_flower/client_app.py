@@ -3,12 +3,14 @@
 import copy
 import os
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import torch
 from flwr.app import Context
+from flwr.client import NumPyClient
 from flwr.clientapp import ClientApp
 from torch import Tensor, nn
 
@@ -20,10 +22,21 @@ from clients import (
     client_app,
     in_memory_loader,
 )
-from pfl_flower.config import ConfigError, RunConfig
-from pfl_flower.data import federation
+from clients.app import NamedClient
+from clients.safeguard import SafeguardedClient
+from pfl_flower.config import ConfigError, RunConfig, under_home
+from pfl_flower.data import DataFacts, federation
 from pfl_flower.models import Architecture, build_model
-from strategies.protocol import METHOD, NUM_PARTITIONS, PARTITION_ID
+from strategies.protocol import (
+    DATA_CARD,
+    DATA_FACTS,
+    METHOD,
+    NUM_PARTITIONS,
+    PARTITION_ID,
+    PROPERTIES,
+    RUN,
+    SAFEGUARD,
+)
 
 _EVALUATION_BATCH = 512
 
@@ -54,15 +67,19 @@ def choose_device(name: str) -> torch.device:
     return torch.device(name)
 
 
-def build_client(config: RunConfig, context: Context, durable: bool = True) -> PersonalClient:
+def build_client(
+    config: RunConfig, context: Context, durable: bool = True, run: str = ""
+) -> PersonalClient:
     """Return the client of a node: its data, its network, its personal state.
 
     Parameters
     ----------
     config : of the method at hand
     context : of the node; ``node_config`` gives ``partition-id``, ``num-partitions`` and, if
-        personal parameters are to survive the run, ``personal-dir`` (or ``$PFL_PERSONAL_DIR``)
+        personal parameters are to survive the run, ``personal-dir`` (or ``$PFL_PERSONAL_DIR``, or
+        the run config's ``personal-dir``)
     durable : whether the personal directory is used
+    run : name of the run
 
     Raises
     ------
@@ -71,32 +88,68 @@ def build_client(config: RunConfig, context: Context, durable: bool = True) -> P
     """
     partition_id, num_partitions = partition_of(context)
     torch.set_num_threads(config.threads)
-    data = federation(config.data, num_partitions).client(partition_id)
+    data = federation(config.data, num_partitions).client(partition_id, config.facts)
     model, initial = initial_model(config.architecture, config.seed)
     model.load_state_dict(initial)
-    directory = context.node_config.get("personal-dir") or os.environ.get("PFL_PERSONAL_DIR")
     state = PersonalState(
         context.state,
         config.method,
         client=f"client-{partition_id}",
-        directory=Path(str(directory)).expanduser() if directory and durable else None,
+        directory=_personal_directory(config, context) if durable else None,
         purpose=f"{config.data.describe()} clients={num_partitions}",
+        run=run,
     )
     return config.row.client(
         model.to(choose_device(config.device)),
         scopes_of(config),
-        in_memory_loader(*data.train, config.batch_size, shuffle=True),
+        in_memory_loader(*data.train, config.batch_size, shuffle=True, drop_last=config.drop_last),
         in_memory_loader(*data.validation, _EVALUATION_BATCH),
         in_memory_loader(*data.test, _EVALUATION_BATCH),
+        num_examples=len(data.train[1]),
         schedule=config.local_schedule,
         optimization=config.optimization,
         pulls=config.pulls,
         fine_tuning=config.fine_tuning,
+        task=config.client_task,
         state=state,
         partition_id=partition_id,
         properties={NUM_PARTITIONS: num_partitions},
         seed=config.seed,
     )
+
+
+def _personal_directory(config: RunConfig, context: Context) -> Path | None:
+    stated = context.node_config.get("personal-dir") or os.environ.get("PFL_PERSONAL_DIR")
+    if stated:
+        return Path(str(stated)).expanduser()
+    return under_home(config.personal_dir) if config.personal_dir else None
+
+
+class Registrar(NumPyClient):
+    """Answers the first question, who a node is and what its data look like; has no model yet.
+
+    Parameters
+    ----------
+    config : of the run
+    context : of the node
+    """
+
+    shared_names: list[str] = []  # noqa: RUF012
+
+    def __init__(self, config: RunConfig, context: Context) -> None:
+        self.config = config
+        self.partition_id, self.num_partitions = partition_of(context)
+
+    def get_properties(self, config: dict[str, Any]) -> dict[str, Any]:
+        """Return ``partition-id``, ``num-partitions`` and ``data-card``."""
+        answer: dict[str, Any] = {
+            PARTITION_ID: self.partition_id,
+            NUM_PARTITIONS: self.num_partitions,
+        }
+        if DATA_CARD in str(config.get(PROPERTIES, "")).split(","):
+            data = federation(self.config.data, self.num_partitions)
+            answer[DATA_CARD] = data.card(self.partition_id).to_json()
+        return answer
 
 
 def partition_of(context: Context) -> tuple[int, int]:
@@ -127,14 +180,30 @@ def make_app(run_config: Mapping[str, Any] | None = None) -> ClientApp:
     run_config : used instead of the context's, for engines that carry none
     """
 
-    def build(context: Context, message_config: Mapping[str, Any]) -> PersonalClient:
-        values = context.run_config if run_config is None else run_config
-        config = RunConfig.parse(values)
-        method = str(message_config.get(METHOD, config.method))
-        # The baselines of a run are thrown away; only its own method leaves files behind.
-        return build_client(config.for_method(method), context, durable=method == config.method)
+    def build(context: Context, message_config: Mapping[str, Any]) -> NamedClient:
+        config = RunConfig.parse(context.run_config if run_config is None else run_config)
+        if DATA_FACTS in message_config:
+            config = replace(config, facts=_facts_of(str(message_config[DATA_FACTS])))
+        elif config.known_facts is None or DATA_CARD in str(message_config.get(PROPERTIES, "")):
+            return Registrar(config, context)
+
+        def under(method: str) -> PersonalClient:
+            # The baselines of a run are thrown away; only its own method leaves files behind.
+            run, durable = str(message_config.get(RUN, "")), method == config.method
+            return build_client(config.for_method(method), context, durable, run)
+
+        if SAFEGUARD in message_config:
+            methods = str(message_config[SAFEGUARD]).split(",")
+            return SafeguardedClient({method: under(method) for method in methods})
+        return under(str(message_config.get(METHOD, config.method)))
 
     return client_app(build)
+
+
+@lru_cache(maxsize=4)
+def _facts_of(text: str) -> DataFacts:
+    """Return the facts in a message, read once a process."""
+    return DataFacts.from_json(text)
 
 
 app = make_app()

@@ -1,70 +1,25 @@
 """The run config: typed, validated, with errors that name the valid choices."""
 
 import difflib
-import math
-from collections.abc import Callable, Mapping
-from dataclasses import Field, asdict, dataclass, field, fields, replace
+from collections.abc import Mapping
+from dataclasses import Field, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from clients import FineTuning, Optimization, Pull, Scope
+from clients import Classification, FineTuning, Optimization, Pull, Regression, Scope, Task
 from clients.tether import UNSTABLE
 from clients.training import EVERYTHING, Schedule
-from pfl_flower.data import PARTITIONS, SOURCES, DataSettings
+from pfl_flower.checks import between, choice, epochs, key, names, split_words
+from pfl_flower.data import PARTITIONS, SOURCES, DataFacts, DataSettings, is_own
+from pfl_flower.data.facts import target_scale
 from pfl_flower.data.heterogeneity import HETEROGENEITIES
+from pfl_flower.data.own import OWN
 from pfl_flower.methods import METHODS, SCHEDULES, Method
 from pfl_flower.models import IMAGE_MODELS, MODELS, Architecture
 
 
 class ConfigError(ValueError):
     """An unknown key, or a value that is not allowed, in the run config."""
-
-
-Check = Callable[[Any], str]
-"""Value -> what it must be, or an empty string if it is fine."""
-
-
-def _choice(*choices: str) -> Check:
-    return lambda value: "" if value in choices else f"one of {', '.join(choices)}"
-
-
-def _names(choices: Mapping[str, Any]) -> Check:
-    def check(value: str) -> str:
-        unknown = [n for n in _words(value) if n not in choices]
-        return f"names, separated by commas, from {', '.join(choices)}" if unknown else ""
-
-    return check
-
-
-def _range(low: float, high: float = math.inf, *, open_low: bool = False) -> Check:
-    def check(value: float) -> str:
-        inside = low < value <= high if open_low else low <= value <= high
-        inside = inside and math.isfinite(value)
-        bounds = f"{'above' if open_low else 'at least'} {low:g}"
-        return "" if inside else bounds + (f" and at most {high:g}" if high < math.inf else "")
-
-    return check
-
-
-def _epochs(value: str) -> str:
-    numbers = _words(value)
-    ascending = numbers and all(n.isdigit() for n in numbers)
-    ascending = ascending and sorted({int(n) for n in numbers}) == [int(n) for n in numbers]
-    return "" if ascending else "ascending numbers separated by commas, such as 0,1,5"
-
-
-def _words(value: str) -> list[str]:
-    return [word.strip() for word in value.split(",") if word.strip()]
-
-
-def _any(_: Any) -> str:
-    return ""
-
-
-def _key(default: Any, text: str, check: Check = _any, *, kind: type | None = None) -> Any:
-    """A field of the config; ``kind`` is for those that may be left empty."""
-    kind = kind or type(default)
-    return field(default=default, metadata={"help": text, "check": check, "kind": kind})
 
 
 @dataclass(frozen=True)
@@ -74,61 +29,80 @@ class RunConfig:
     A value of ``""`` (None here) leaves the choice to the method, as :data:`METHODS` has it.
     """
 
-    method: str = _key("fedper", "what is done", _choice(*METHODS))
-    baselines: str = _key(
-        "fedavg", "methods run afterwards on the same clients, to compare", _names(METHODS)
+    method: str = key("fedper", "what is done", choice(*METHODS))
+    baselines: str = key(
+        "fedavg", "methods run afterwards on the same clients, to compare", names(METHODS)
     )
-    dataset: str = _key("digits", "data set", _choice(*SOURCES))
-    partition: str = _key("iid", "who gets which examples", _choice(*PARTITIONS))
-    heterogeneity: str = _key(
-        "taste", "how clients differ otherwise", _names({"none": None, **HETEROGENEITIES})
+    dataset: str = key("digits", "data set, or data of your own", choice(*SOURCES, own=OWN))
+    task: str = key("auto", "of your own data", choice("auto", "classification", "regression"))
+    client_column: str = key("", "of a table of your own; empty: client")
+    label_column: str = key("", "of a table of your own; empty: label")
+    partition: str = key("iid", "who gets which examples", choice(*PARTITIONS))
+    heterogeneity: str | None = key(
+        None,
+        "how clients differ otherwise; empty: as the data set has it, none for your own",
+        names({"none": None, **HETEROGENEITIES}),
+        kind=str,
     )
-    alpha: float = _key(0.5, "concentration of dirichlet", _range(0, open_low=True))
-    classes_per_client: int = _key(2, "classes per client of pathological", _range(1))
-    min_examples: int = _key(0, "quantity skew: fewest training examples", _range(0))
-    max_examples: int = _key(0, "quantity skew: most training examples; 0: all", _range(0))
-    validation_fraction: float = _key(0.1, "of each client's examples", _range(0, 0.9))
-    test_fraction: float = _key(
-        0.25, "of each client's examples (gallery has its own)", _range(0, 0.9, open_low=True)
+    alpha: float = key(0.5, "concentration of dirichlet", between(0, open_low=True))
+    classes_per_client: int = key(2, "classes per client of pathological", between(1))
+    min_examples: int = key(0, "quantity skew: fewest training examples", between(0))
+    max_examples: int = key(0, "quantity skew: most training examples; 0: all", between(0))
+    validation_fraction: float = key(0.1, "of each client's examples", between(0, 0.9))
+    test_fraction: float = key(
+        0.25, "of each client's examples (gallery has its own)", between(0, 0.9, open_low=True)
     )
-    model: str = _key("auto", "network", _choice("auto", *MODELS))
-    norm: str | None = _key(None, "layer", _choice("none", "batch", "group"), kind=str)
-    adapter_size: int = _key(8, "bottleneck or rank of adapters", _range(1))
-    personal: str | None = _key(None, "rule: what is personal", kind=str)
-    schedule: str | None = _key(None, "local training", _choice(*SCHEDULES), kind=str)
-    mu: float | None = _key(None, "pull to the received model", _range(0), kind=float)
-    personal_decay: float | None = _key(
-        None, "pull of personal parameters to zero", _range(0), kind=float
+    model: str = key("auto", "network", choice("auto", *MODELS, function=True))
+    norm: str | None = key(None, "layer", choice("none", "batch", "group"), kind=str)
+    adapter_size: int = key(8, "bottleneck or rank of adapters", between(1))
+    personal: str | None = key(None, "rule: what is personal", kind=str)
+    schedule: str | None = key(None, "local training", choice(*SCHEDULES), kind=str)
+    mu: float | None = key(None, "pull to the received model", between(0), kind=float)
+    personal_decay: float | None = key(
+        None, "pull of personal parameters to zero", between(0), kind=float
     )
-    num_server_rounds: int = _key(20, "rounds", _range(1))
-    fraction_train: float = _key(1.0, "of clients trained a round", _range(0, 1, open_low=True))
-    local_epochs: int = _key(2, "passes over the local data a round", _range(0))
-    local_steps: int = _key(0, "minibatch steps instead of epochs; 0: epochs", _range(0))
-    head_epochs: int = _key(2, "head epochs of head-then-body", _range(0))
-    fine_tuning_epochs: str = _key("0,1,2,5,10", "candidates; validation chooses", _epochs)
-    batch_size: int = _key(32, "examples a step", _range(1))
-    optimizer: str = _key("sgd", "local optimizer", _choice("sgd", "adam"))
-    learning_rate: float = _key(0.1, "of local steps", _range(0, open_low=True))
-    momentum: float = _key(0.9, "of sgd", _range(0, 0.999))
-    weight_decay: float = _key(0.0, "of local steps", _range(0))
-    gradient_clip: float = _key(0.0, "largest norm of a gradient; 0: none", _range(0))
-    weighting: str = _key("examples", "of clients in the mean", _choice("examples", "uniform"))
-    server_momentum: float = _key(0.0, "of the server's step", _range(0, 0.999))
-    initial: str = _key(
+    num_server_rounds: int = key(20, "rounds", between(1))
+    fraction_train: float = key(1.0, "of clients trained a round", between(0, 1, open_low=True))
+    local_epochs: int = key(2, "passes over the local data a round", between(0))
+    local_steps: int = key(0, "minibatch steps instead of epochs; 0: epochs", between(0))
+    head_epochs: int = key(2, "head epochs of head-then-body", between(0))
+    fine_tuning_epochs: str = key("0,1,2,5,10", "candidates; validation chooses", epochs)
+    batch_size: int = key(32, "examples a step", between(1))
+    drop_last: bool = key(False, "leave out a last batch that is not full")
+    optimizer: str = key("sgd", "local optimizer", choice("sgd", "adam"))
+    learning_rate: float = key(0.1, "of local steps", between(0, open_low=True))
+    momentum: float = key(0.9, "of sgd", between(0, 0.999))
+    weight_decay: float = key(0.0, "of local steps", between(0))
+    gradient_clip: float = key(0.0, "largest norm of a gradient; 0: none", between(0))
+    weighting: str = key("examples", "of clients in the mean", choice("examples", "uniform"))
+    server_momentum: float = key(0.0, "of the server's step", between(0, 0.999))
+    unseen: float = key(0.0, "of clients held out of training, to join afterwards", between(0, 0.9))
+    joining_steps: int = key(100, "minibatch steps of a client that joins", between(0))
+    safeguard: bool = key(
+        False, "each client may fall back on the global model or one trained alone"
+    )
+    resume: str = key("", "results folder of a run that was interrupted, to go on with")
+    initial: str = key(
         "", "results folder of an earlier run of this method, to start from its shared arrays"
     )
-    seed: int = _key(0, "of every random choice", _range(0))
-    threads: int = _key(1, "torch threads a worker", _range(1))
-    device: str = _key("cpu", "cpu, cuda, cuda:1, ... or auto")
-    min_nodes: int = _key(0, "nodes to wait for; 0: as many as there are partitions", _range(0))
-    wait: float = _key(120.0, "seconds to wait for them", _range(0))
-    timeout: float = _key(3600.0, "seconds a round may take", _range(0, open_low=True))
-    data_dir: str = _key("", "folder of data sets; empty: $PFL_DATA_DIR")
-    download: bool = _key(False, "download a data set that is missing")
-    results_dir: str = _key("", "folder for results; empty: ~/pfl-flower-results")
+    seed: int = key(0, "of every random choice", between(0))
+    threads: int = key(1, "torch threads a worker", between(1))
+    device: str = key("cpu", "cpu, cuda, cuda:1, ... or auto")
+    min_nodes: int = key(0, "nodes to wait for; 0: as many as there are partitions", between(0))
+    wait: float = key(120.0, "seconds to wait for them", between(0))
+    timeout: float = key(3600.0, "seconds a round may take", between(0, open_low=True))
+    data_dir: str = key("", "folder of data sets; empty: $PFL_DATA_DIR")
+    download: bool = key(False, "download a data set that is missing")
+    results_dir: str = key("", "folder for results; empty: ~/pfl-flower-results")
+    personal_dir: str = key(
+        "", "folder for personal parameters, where a node names none; empty: they end with the run"
+    )
+    tensorboard: bool = key(False, "write TensorBoard scalars too (pip install '.[tensorboard]')")
+    facts: DataFacts | None = None
+    """What the clients told of their data; not a key of the run config."""
 
     def __post_init__(self) -> None:
-        for item in fields(self):
+        for item in KEYS.values():
             value = getattr(self, item.name)
             if value is not None and (wanted := item.metadata["check"](value)):
                 raise ConfigError(f"{key_of(item)} is {value!r}; it must be {wanted}")
@@ -138,13 +112,15 @@ class RunConfig:
             )
         if self.validation_fraction + self.test_fraction >= 1:
             raise ConfigError("validation-fraction and test-fraction leave nothing to train on")
-        shape = SOURCES[self.dataset].shape
-        if self.model in IMAGE_MODELS and len(shape) != 3:
+        known = self.known_facts
+        if known and self.model in IMAGE_MODELS and len(known.shape) != 3:
             flat = ", ".join(sorted(set(MODELS) - IMAGE_MODELS))
             raise ConfigError(
-                f"model {self.model!r} needs images, {self.dataset!r} has shape {shape}; use {flat}"
+                f"model {self.model!r} needs images, {self.dataset!r} has shape {known.shape}; "
+                f"use {flat}"
             )
-
+        if self.resume and self.initial:
+            raise ConfigError("resume goes on with a run; initial starts a new one: name only one")
         if self.initial and self.baseline_names:
             raise ConfigError(
                 "initial starts the method ahead of its baselines, which would be no comparison; "
@@ -167,14 +143,13 @@ class RunConfig:
             If a key is unknown, a value has a wrong type or is out of range; the message names
             the valid choices.
         """
-        known = {key_of(item): item for item in fields(cls)}
         parsed = {}
-        for key, value in values.items():
-            if key not in known:
-                close = difflib.get_close_matches(key, known, n=1)
+        for name, value in values.items():
+            if name not in KEYS:
+                close = difflib.get_close_matches(name, KEYS, n=1)
                 hint = f"did you mean {close[0]!r}? " if close else ""
-                raise ConfigError(f"unknown key {key!r}; {hint}valid keys: {', '.join(known)}")
-            parsed[known[key].name] = _convert(key, value, known[key])
+                raise ConfigError(f"unknown key {name!r}; {hint}valid keys: {', '.join(KEYS)}")
+            parsed[KEYS[name].name] = _convert(name, value, KEYS[name])
         return cls(**parsed)
 
     def for_method(self, name: str) -> "RunConfig":
@@ -233,7 +208,7 @@ class RunConfig:
         if not row.fine_tunes:
             return None
         trains = EVERYTHING if row.fine_tunes == "all" else frozenset({Scope(row.fine_tunes)})
-        epochs = tuple(int(word) for word in _words(self.fine_tuning_epochs))
+        epochs = tuple(int(word) for word in split_words(self.fine_tuning_epochs))
         return FineTuning(trains, epochs, row.fine_tunes_every_round)
 
     @property
@@ -248,32 +223,66 @@ class RunConfig:
         )
 
     @property
+    def known_facts(self) -> DataFacts | None:
+        """What is known of the data: what clients told, else what the table of data sets says."""
+        if self.facts is not None or is_own(self.dataset):
+            return self.facts
+        source = SOURCES[self.dataset]
+        return DataFacts(source.shape, source.task, tuple(range(source.num_classes)))
+
+    @property
+    def required_facts(self) -> DataFacts:
+        """The same, where there is no way without.
+
+        Raises
+        ------
+        ConfigError
+            If no client has told anything yet.
+        """
+        known = self.known_facts
+        if known is None:
+            raise ConfigError(f"nothing is known of {self.dataset!r} before clients are asked")
+        return known
+
+    @property
+    def client_task(self) -> Task:
+        """The loss and the scores."""
+        facts = self.required_facts
+        if facts.task == "regression":
+            return Regression(unit=target_scale(facts)[1])
+        return Classification()
+
+    @property
     def architecture(self) -> Architecture:
         """The network: what the user chose, else what the method needs on this kind of data."""
-        source = SOURCES[self.dataset]
-        image = len(source.shape) == 3
+        facts = self.required_facts
+        image = len(facts.shape) == 3
         model = self.model
         if model == "auto":
             base = "cnn" if image else "mlp"
             named = f"{self.row.block}-{base}" if self.row.block else base
             model = named if named in MODELS else base
         norm = self.value("norm", "batch")
-        return Architecture(model, source.shape, source.num_classes, norm, self.adapter_size)
+        return Architecture(model, facts.shape, len(facts.labels) or 1, norm, self.adapter_size)
 
     @property
     def data(self) -> DataSettings:
         """What decides every client's data."""
-        return DataSettings(**{f.name: getattr(self, f.name) for f in fields(DataSettings)})
+        values = {item.name: getattr(self, item.name) for item in fields(DataSettings)}
+        if self.heterogeneity is None:
+            own = is_own(self.dataset)
+            values["heterogeneity"] = "none" if own else SOURCES[self.dataset].heterogeneity
+        return DataSettings(**values)
 
     @property
     def baseline_names(self) -> tuple[str, ...]:
         """The other methods to run, without the first."""
-        return tuple(n for n in dict.fromkeys(_words(self.baselines)) if n != self.method)
+        return tuple(n for n in dict.fromkeys(split_words(self.baselines)) if n != self.method)
 
     def dump(self) -> dict[str, Any]:
         """Return the config with hyphenated keys; what was left empty is ``""``."""
-        values = asdict(self)
-        return {key_of(f): "" if values[f.name] is None else values[f.name] for f in fields(self)}
+        values = {name: getattr(self, item.name) for name, item in KEYS.items()}
+        return {name: "" if value is None else value for name, value in values.items()}
 
 
 def under_home(text: str) -> Path:
@@ -291,12 +300,16 @@ def key_of(item: Field[Any]) -> str:
     return item.name.replace("_", "-")
 
 
-def _convert(key: str, value: Any, item: Field[Any]) -> Any:
+KEYS = {key_of(item): item for item in fields(RunConfig) if item.metadata}
+"""Hyphenated key -> its field."""
+
+
+def _convert(name: str, value: Any, item: Field[Any]) -> Any:
     kind = item.metadata["kind"]
     if item.default is None and value in ("", None):
         return None
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if type(value) is not kind:
-        raise ConfigError(f"{key} is {value!r}; it must be of type {kind.__name__}")
+        raise ConfigError(f"{name} is {value!r}; it must be of type {kind.__name__}")
     return value

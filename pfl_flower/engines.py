@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, Literal
 
 from flwr.app import Context
@@ -10,8 +11,10 @@ from flwr.serverapp import Grid, ServerApp
 
 from pfl_flower.client_app import make_app
 from pfl_flower.config import RunConfig
-from pfl_flower.federation import MethodRun, Progress, play
+from pfl_flower.federation import play
 from pfl_flower.grid import InProcessGrid
+from pfl_flower.method_run import MethodRun
+from pfl_flower.progress import Progress
 
 Engine = Literal["in-process", "ray"]
 ENGINES: tuple[Engine, ...] = ("in-process", "ray")
@@ -23,6 +26,7 @@ def simulate(
     engine: Engine = "in-process",
     progress: Progress | None = None,
     quiet: bool = True,
+    folder: Path | None = None,
 ) -> list[MethodRun]:
     """Run a method and its baselines on ``num_clients`` simulated clients.
 
@@ -35,6 +39,8 @@ def simulate(
     engine : ``"in-process"`` (nothing to start) or ``"ray"`` (Flower's simulation runtime)
     progress : called after every round
     quiet : silence Flower's own log lines
+    folder : where to keep a checkpoint of every round, which the run config's ``resume`` (the same
+        folder) goes on from; personal parameters need a ``personal-dir`` for that
 
     Raises
     ------
@@ -46,12 +52,17 @@ def simulate(
     config = RunConfig.parse(run_config)
     with _quiet() if quiet else _as_it_is():
         if engine == "in-process":
-            return list(play(InProcessGrid(make_app(run_config), num_clients), config, progress))
-        return _on_ray(run_config, config, num_clients, progress)
+            grid = InProcessGrid(make_app(run_config), num_clients)
+            return list(play(grid, config, progress, folder))
+        return _on_ray(run_config, config, num_clients, progress, folder)
 
 
 def _on_ray(
-    run_config: Mapping[str, Any], config: RunConfig, num_clients: int, progress: Progress | None
+    run_config: Mapping[str, Any],
+    config: RunConfig,
+    num_clients: int,
+    progress: Progress | None,
+    folder: Path | None,
 ) -> list[MethodRun]:
     from flwr.simulation import run_simulation
 
@@ -60,7 +71,7 @@ def _on_ray(
 
     @server_app.main()
     def main(grid: Grid, context: Context) -> None:
-        runs.extend(play(grid, config, progress))
+        runs.extend(play(grid, config, progress, folder))
 
     run_simulation(
         server_app=server_app,

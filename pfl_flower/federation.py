@@ -1,9 +1,9 @@
 """Play a federation on any ``Grid``: the method asked for, then its baselines."""
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
 from logging import INFO
+from pathlib import Path
 
 import numpy as np
 from flwr.app import ArrayRecord, ConfigRecord
@@ -15,82 +15,62 @@ from safetensors.numpy import load_file
 from clients import Scope
 from clients.scopes import names_of
 from pfl_flower.census import FederationError, commonest, wait_for_clients
+from pfl_flower.checkpoint import Saved
 from pfl_flower.client_app import initial_model, scopes_of
 from pfl_flower.config import RunConfig, under_home
+from pfl_flower.method_run import MethodRun
+from pfl_flower.newcomers import let_join
+from pfl_flower.progress import Progress, news_of
+from pfl_flower.safeguard import candidates_of, let_choose
+from pfl_flower.session import Session, open_session, saved_state
 from strategies import ClientReport, PartialAveraging
 from strategies.arrays import difference, spec_of, to_record
-from strategies.protocol import METHOD, NUM_ROUNDS
-
-Progress = Callable[[str, int], None]
-"""(method, round just finished; 0 before the first) -> nothing."""
 
 
-@dataclass(frozen=True)
-class MethodRun:
-    """What one method did on a federation.
-
-    Attributes
-    ----------
-    config : the config of this method
-    reports : what every client did in every phase and round
-    arrays : the final shared arrays
-    seconds : wall-clock seconds of all rounds
-    parameters : number of values (buffers included) that are ``shared`` and ``personal``
-    """
-
-    config: RunConfig
-    reports: list[ClientReport]
-    arrays: ArrayRecord
-    seconds: float
-    parameters: dict[str, int]
-
-    @property
-    def method(self) -> str:
-        """Name of the method."""
-        return self.config.method
-
-    @property
-    def num_clients(self) -> int:
-        """Number of nodes that were asked for anything."""
-        return len({report.node_id for report in self.reports})
-
-    def by_client(
-        self, metric: str = "accuracy", server_round: int | None = None
-    ) -> dict[int, float]:
-        """Return client -> a metric of the evaluation of a round (the last by default).
-
-        In the order of the clients' numbers, without those whose evaluation failed.
-        """
-        rounds = [r.round for r in self.reports if r.phase == "evaluate"]
-        wanted = max(rounds, default=0) if server_round is None else server_round
-        found = {
-            report.client: float(report.metrics[metric])
-            for report in self.reports
-            if (report.phase, report.round) == ("evaluate", wanted) and not report.dropped
-        }
-        return dict(sorted(found.items()))
-
-    def values(self, metric: str = "accuracy", server_round: int | None = None) -> np.ndarray:
-        """Return the values of :meth:`by_client`."""
-        return np.array(list(self.by_client(metric, server_round).values()))
-
-
-def play(grid: Grid, config: RunConfig, progress: Progress | None = None) -> Iterator[MethodRun]:
+def play(
+    grid: Grid,
+    config: RunConfig,
+    progress: Progress | None = None,
+    folder: Path | None = None,
+) -> Iterator[MethodRun]:
     """Run the config's method and its baselines on the same clients; yield each as it ends.
+
+    With ``safeguard``, the last one says what each client chose among them.
+
+    Parameters
+    ----------
+    grid, config : where, and what
+    progress : called after every round
+    folder : results folder, for a checkpoint of every round; where the config says ``resume``, the
+        run goes on from there
 
     Raises
     ------
     ScopeError
         If a rule of scopes does not fit the model.
     FederationError
-        If no node connects, or none can work.
+        If no node connects, none can work, or the run cannot be resumed.
     """
-    configs = [config.for_method(name) for name in (config.method, *config.baseline_names)]
+    if config.known_facts:
+        for name in methods_of(config):
+            scopes_of(config.for_method(name))  # a rule that fits nothing ends the run here
+    session = open_session(grid, config, wait_for_clients(grid, config), folder)
+    configs = [session.config.for_method(name) for name in methods_of(config)]
     for each in configs:
-        scopes_of(each)  # a rule that fits no part of the model ends the run here
-    clients = wait_for_clients(grid, config)
+        scopes_of(each)
+    runs = []
     for each in configs:
-        yield run_method(grid, each, progress, clients)
+        runs.append(run_method(session, each, progress))
+        yield runs[-1]
+    if config.safeguard:
+        about = session.about(config.method)
+        yield let_choose(session.training_grid, candidates_of(config.method, runs), about)
+
+
+def methods_of(config: RunConfig) -> tuple[str, ...]:
+    """Return the methods of a run: the one asked for, its baselines, what a safeguard needs."""
+    needed = ("fedavg", "local") if config.safeguard else ()
+    return tuple(dict.fromkeys((config.method, *config.baseline_names, *needed)))
 
 
 def build_strategy(config: RunConfig) -> PartialAveraging:
@@ -108,56 +88,85 @@ def build_strategy(config: RunConfig) -> PartialAveraging:
     )
 
 
-def run_method(
-    grid: Grid,
-    config: RunConfig,
-    progress: Progress | None = None,
-    clients: Mapping[int, int] | None = None,
-) -> MethodRun:
-    """Run one method from the common start for all rounds.
+def run_method(session: Session, config: RunConfig, progress: Progress | None = None) -> MethodRun:
+    """Run one method from the common start, or from its last complete round, for all rounds.
 
     Parameters
     ----------
-    grid, config : see :func:`play`
+    session : see :class:`Session`
+    config : of the method
     progress : called after every round
-    clients : node id -> the client's number, as far as known
 
     Raises
     ------
     FederationError
-        If no client can train.
+        If no client can train, or the run cannot be resumed.
     """
     _, initial = initial_model(config.architecture, config.seed)
     scopes = scopes_of(config)
     shared = names_of(scopes, Scope.SHARED, Scope.GROUP)
-    strategy = build_strategy(config)
-    strategy.clients.update(clients or {})
-
-    def about() -> ConfigRecord:
-        return ConfigRecord({METHOD: config.method, NUM_ROUNDS: config.num_server_rounds})
-
-    def after_round(server_round: int, _: ArrayRecord) -> None:
-        nodes = grid.get_node_ids()
-        _check_progress(strategy.reports, server_round, config.num_server_rounds, nodes)
-        if progress:
-            progress(config.method, server_round)
-
-    log(INFO, "Method %s: %s", config.method, config.row.summary)
-    start = time.perf_counter()
-    result = strategy.start(
-        grid,
-        _first_arrays(config, {name: initial[name].numpy() for name in shared}),
-        num_rounds=config.num_server_rounds,
-        timeout=config.timeout,
-        train_config=about(),
-        evaluate_config=about(),
-        evaluate_fn=after_round,
-    )
-    seconds = time.perf_counter() - start
     personal = names_of(scopes, Scope.PERSONAL)
     sizes = {"shared": shared, "personal": personal}
+    strategy = build_strategy(config)
+    strategy.clients.update(session.clients)
+    saved = saved_state(session, config, bool(personal))
+    if saved is None:
+        arrays = _first_arrays(config, {name: initial[name].numpy() for name in shared})
+        saved = Saved(0, arrays, {}, [], 0.0)
+    log(INFO, "Method %s: %s", config.method, config.row.summary)
+    grid, about = session.training_grid, session.about(config.method)
+    saved = _play_rounds(session, grid, config, strategy, saved, progress)
+    joined = let_join(strategy, session.grid, saved.arrays, config, about, sorted(session.unseen))
     parameters = {scope: sum(initial[n].numel() for n in names) for scope, names in sizes.items()}
-    return MethodRun(config, strategy.reports, result.arrays, seconds, parameters)
+    return MethodRun(config, saved.reports, saved.arrays, saved.seconds, parameters, joined)
+
+
+def _play_rounds(
+    session: Session,
+    grid: Grid,
+    config: RunConfig,
+    strategy: PartialAveraging,
+    saved: Saved,
+    progress: Progress | None,
+) -> Saved:
+    """Play the rounds after ``saved``; return the state after the last one."""
+    state, rounds = saved, config.num_server_rounds
+    strategy.rounds_before = saved.round
+    strategy.reports[:] = saved.reports
+    strategy.load_state_arrays(saved.strategy)
+    start = time.perf_counter()
+
+    def after_round(number: int, arrays: ArrayRecord) -> None:
+        nonlocal state
+        if not number:
+            return
+        new = strategy.reports[len(state.reports) :]
+        _check_progress(strategy.reports, saved.round + number, rounds, grid.get_node_ids())
+        seconds = saved.seconds + time.perf_counter() - start
+        state = Saved(
+            saved.round + number,
+            arrays,
+            strategy.state_arrays(),
+            list(strategy.reports),
+            seconds,
+        )
+        if session.checkpoints:
+            session.checkpoints.save(config.method, state, new)
+        if progress:
+            progress(news_of(config.method, state.round, rounds, new))
+
+    about = session.about(config.method)
+    if saved.round < rounds:
+        strategy.start(
+            grid,
+            saved.arrays,
+            num_rounds=rounds - saved.round,
+            timeout=config.timeout,
+            train_config=ConfigRecord(about),
+            evaluate_config=ConfigRecord(about),
+            evaluate_fn=after_round,
+        )
+    return state
 
 
 def _first_arrays(config: RunConfig, fresh: dict[str, np.ndarray]) -> ArrayRecord:

@@ -12,18 +12,20 @@ from matplotlib import pyplot as plt
 COLORS = [f"C{place}" for place in range(10)]
 
 
-def plot_clients(accuracies: Mapping[str, np.ndarray], path: Path) -> None:
-    """Draw every client's accuracy under every method: a dot a client, a bar at the mean.
+def plot_clients(scores: Mapping[str, np.ndarray], path: Path, score: str = "accuracy") -> None:
+    """Draw every client's score under every method: a dot a client, a bar at the mean.
 
     Parameters
     ----------
-    accuracies : method -> accuracy of each client, in [0, 1]
+    scores : method -> score of each client
     path : of the PNG
+    score : ``"accuracy"`` in [0, 1], or ``"rmse"`` in units of the target
     """
-    methods = list(accuracies)
+    percent = score == "accuracy"
+    methods = list(scores)
     figure, axes = plt.subplots(figsize=(1.6 + 1.5 * len(methods), 4.2), layout="constrained")
     for place, method in enumerate(methods):
-        values = np.sort(100 * np.asarray(accuracies[method]))
+        values = np.sort((100 if percent else 1) * np.asarray(scores[method]))
         if not len(values):
             continue
         spots = place + np.linspace(-0.28, 0.28, len(values)) if len(values) > 1 else [place]
@@ -31,11 +33,13 @@ def plot_clients(accuracies: Mapping[str, np.ndarray], path: Path) -> None:
         axes.scatter(spots, values, color=color, alpha=0.75, s=26, zorder=3)
         mean = values.mean()
         axes.hlines(mean, place - 0.38, place + 0.38, color=color, linewidth=2.5)
-        axes.annotate(f"{mean:.1f}", (place + 0.38, mean), (2, -3), textcoords="offset points")
+        words = f"{mean:.1f}" if percent else f"{mean:.3g}"
+        axes.annotate(words, (place + 0.38, mean), (2, -3), textcoords="offset points")
     axes.set_xticks(range(len(methods)), methods)
     axes.set_xlim(-0.6, len(methods) - 0.2)
-    axes.set_ylim(0, 105)
-    axes.set_ylabel("test accuracy of each client, %")
+    axes.set_ylim(0, 105 if percent else None)
+    words = "accuracy of each client, %" if percent else "error (rmse) of each client"
+    axes.set_ylabel(f"test {words}")
     axes.set_title("A dot is a client, a bar the mean over clients", fontsize=10)
     axes.grid(axis="y", alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)

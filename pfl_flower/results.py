@@ -1,11 +1,8 @@
 """Per-client results on disk, a picture, and a few words."""
 
-import csv
-import json
 import math
-import os
-import tempfile
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -13,19 +10,22 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import save
 
+from clients.joining import ALL
 from pfl_flower.census import commonest
 from pfl_flower.config import under_home
-from pfl_flower.federation import MethodRun
+from pfl_flower.files import write_bytes, write_csv, write_json
+from pfl_flower.method_run import MethodRun
 from strategies.arrays import view
 
 
-def worst_tenth(values: Sequence[float] | np.ndarray) -> float:
-    """Return the mean of the lowest tenth of the values (at least one of them)."""
+def worst_tenth(values: Sequence[float] | np.ndarray, higher_is_better: bool = True) -> float:
+    """Return the mean of the worst tenth of the values (at least one of them)."""
     ordered = np.sort(np.asarray(values, dtype=float))
+    ordered = ordered if higher_is_better else ordered[::-1]
     return float(ordered[: math.ceil(len(ordered) / 10)].mean()) if len(ordered) else math.nan
 
 
-def spread(values: Sequence[float] | np.ndarray) -> dict[str, float]:
+def spread(values: Sequence[float] | np.ndarray, higher_is_better: bool = True) -> dict[str, float]:
     """Return mean, standard deviation and worst tenth over clients; NaN without clients.
 
     A client without the metric (NaN, such as a validation accuracy without validation examples)
@@ -38,12 +38,14 @@ def spread(values: Sequence[float] | np.ndarray) -> dict[str, float]:
     return {
         "mean": float(found.mean()),
         "std": float(found.std()),
-        "worst_tenth": worst_tenth(found),
+        "worst_tenth": worst_tenth(found, higher_is_better),
     }
 
 
 def summarize(run: MethodRun) -> dict[str, Any]:
     """Return the scores and costs of a method: the entry of ``summary.json``.
+
+    The score is ``accuracy``, or ``rmse`` (and ``r2``) for regression.
 
     ``bytes_per_round`` are payload bytes of the arrays of one client in a round in which it
     trains: down for training and for evaluation, up from training.
@@ -56,10 +58,14 @@ def summarize(run: MethodRun) -> dict[str, Any]:
         for phase in ("train", "evaluate")
     }
     each = {p: np.mean(s, axis=0) if s else np.zeros(2) for p, s in sizes.items()}
+    task = run.config.client_task
     return {
         "clients": run.num_clients,
-        "accuracy": spread(run.values()),
-        "validation_accuracy": spread(run.values("validation-accuracy")),
+        run.score: spread(run.values(), task.higher_is_better),
+        f"validation_{run.score}": spread(
+            run.values(f"validation-{run.score}"), task.higher_is_better
+        ),
+        **({"r2": spread(run.values("r2"))} if run.score == "rmse" else {}),
         "bytes_per_round": {
             "down": float(each["train"][0] + each["evaluate"][0]),
             "up": float(each["train"][1]),
@@ -75,18 +81,22 @@ def write(folder: Path, runs: Sequence[MethodRun]) -> None:
 
     ``config.json``, ``rounds.csv``, ``clients.csv`` (a row a method, client and round),
     ``summary.json``, ``shared.safetensors`` (the first method's final shared arrays) and
-    ``accuracy.png``. Each file is written whole or not at all.
+    ``accuracy.png`` (``rmse.png``); ``unseen.csv`` if clients joined after training. Each file is
+    written whole or not at all.
     """
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / "config.json", runs[0].config.dump())
     write_csv(folder / "clients.csv", [row for run in runs for row in _client_rows(run)])
     write_csv(folder / "rounds.csv", [row for run in runs for row in _round_rows(run)])
     write_json(folder / "summary.json", {run.method: summarize(run) for run in runs})
+    if joined := [row for run in runs for row in _joined_rows(run)]:
+        write_csv(folder / "unseen.csv", joined)
     arrays = {name: np.array(view(array)) for name, array in runs[0].arrays.items()}
     write_bytes(folder / "shared.safetensors", save(arrays))
     from pfl_flower.plots import plot_clients  # matplotlib takes a second to import
 
-    plot_clients({run.method: run.values() for run in runs}, folder / "accuracy.png")
+    values = {run.method: run.values() for run in runs}
+    plot_clients(values, folder / f"{runs[0].score}.png", runs[0].score)
 
 
 def describe(runs: Sequence[MethodRun]) -> list[str]:
@@ -96,30 +106,55 @@ def describe(runs: Sequence[MethodRun]) -> list[str]:
     if not own:
         reason = commonest(r.dropped for r in first.reports if r.phase == "evaluate")
         return [f"{first.method}: no client could be evaluated: {reason}"]
-    scores = spread(list(own.values()))
     personal = first.parameters["personal"] or first.config.fine_tuning
     lines = [
         f"{first.method}: {_everyone(len(own), first.num_clients)} "
-        f"{'a model of its own' if personal else 'the same model'}. On its own test examples it "
-        f"is right {scores['mean']:.1%} of the time (standard deviation over clients "
-        f"{scores['std']:.1%}, worst tenth {scores['worst_tenth']:.1%})."
+        f"{'a model of its own' if personal else 'the same model'}. {_quality(first)}"
     ]
-    for other in runs[1:]:
-        theirs = other.by_client()
-        both = [client for client in own if client in theirs]
-        if not both:
-            lines.append(f"Against {other.method}: no client was evaluated under both.")
-            continue
-        gains = np.array([own[client] - theirs[client] for client in both])
-        mean = float(np.mean([theirs[client] for client in both]))
-        lines.append(
-            f"Against {other.method} ({other.config.row.summary}): {mean:.1%}, so "
-            f"{first.method} is {abs(gains.mean()) * 100:.1f} points "
-            f"{'better' if gains.mean() >= 0 else 'worse'} on average, better for "
-            f"{int((gains > 0).sum())} of {len(both)} clients and worse for "
-            f"{int((gains < 0).sum())}."
+    return lines + [_against(first, other) for other in runs[1:]]
+
+
+def _quality(run: MethodRun) -> str:
+    """Say how good the clients' models are."""
+    task = run.config.client_task
+    scores = spread(run.values(), task.higher_is_better)
+    if run.score == "accuracy":
+        return (
+            f"On its own test examples it is right {scores['mean']:.1%} of the time (standard "
+            f"deviation over clients {scores['std']:.1%}, worst tenth {scores['worst_tenth']:.1%})."
         )
-    return lines
+    return (
+        f"On its own test examples it is off by {scores['mean']:.4g} (root mean squared error; "
+        f"standard deviation over clients {scores['std']:.4g}, worst tenth "
+        f"{scores['worst_tenth']:.4g}); R2 is {spread(run.values('r2'))['mean']:.2f} on average."
+    )
+
+
+def _against(first: MethodRun, other: MethodRun) -> str:
+    """Say what the first method bought its clients, compared with another."""
+    own, theirs = first.by_client(), other.by_client()
+    both = [client for client in own if client in theirs]
+    if not both:
+        return f"Against {other.method}: no client was evaluated under both."
+    sign = 1 if first.config.client_task.higher_is_better else -1
+    gains = sign * np.array([own[client] - theirs[client] for client in both])
+    mean = float(np.mean([theirs[client] for client in both]))
+    percent = first.score == "accuracy"
+    size = f"{abs(gains.mean()) * 100:.1f} points" if percent else f"{abs(gains.mean()):.4g}"
+    return (
+        f"Against {other.method}{_about(first, other)}: "
+        f"{f'{mean:.1%}' if percent else f'{mean:.4g}'}, so {first.method} is {size} "
+        f"{'better' if gains.mean() >= 0 else 'worse'} on average, better for "
+        f"{int((gains > 0).sum())} of {len(both)} clients and worse for {int((gains < 0).sum())}."
+    )
+
+
+def _about(first: MethodRun, other: MethodRun) -> str:
+    if not other.label:
+        return f" ({other.config.row.summary})"
+    chosen = Counter(int(place) for place in other.by_client("chosen").values())
+    own = chosen.pop(0, 0)
+    return f" ({own} clients stay with {first.method}, {chosen.total()} fall back)"
 
 
 def _everyone(evaluated: int, asked: int) -> str:
@@ -141,46 +176,6 @@ def results_folder(stated: str, name: str) -> Path:
     return folder
 
 
-def write_bytes(path: Path, content: bytes) -> None:
-    """Write a file atomically: a temporary name, then a rename."""
-    descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    try:
-        with os.fdopen(descriptor, "wb") as stream:
-            stream.write(content)
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise
-
-
-def write_json(path: Path, content: Any) -> None:
-    """Write JSON atomically; NaN becomes null, which every reader of JSON knows."""
-    write_bytes(path, (json.dumps(_plain(content), indent=2) + "\n").encode())
-
-
-def write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Write rows as CSV atomically; columns in the order in which they first occur."""
-    import io
-
-    columns = list(dict.fromkeys(column for row in rows for column in row))
-    text = io.StringIO()
-    writer = csv.DictWriter(text, columns, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    write_bytes(path, text.getvalue().encode())
-
-
-def _plain(content: Any) -> Any:
-    if isinstance(content, Mapping):
-        return {str(key): _plain(value) for key, value in content.items()}
-    if isinstance(content, list | tuple):
-        return [_plain(value) for value in content]
-    if isinstance(content, float) and not math.isfinite(content):
-        return None
-    return content
-
-
 def _client_rows(run: MethodRun) -> list[dict[str, Any]]:
     rows: dict[tuple[int, int, int], dict[str, Any]] = {}
     for report in run.reports:
@@ -200,21 +195,37 @@ def _client_rows(run: MethodRun) -> list[dict[str, Any]]:
     return [rows[key] for key in sorted(rows)]
 
 
+def _joined_rows(run: MethodRun) -> list[dict[str, Any]]:
+    """Return a row a method, number of local examples and client that joined after training."""
+    return [
+        {
+            "method": run.method,
+            "local_examples": "all" if examples == ALL else examples,
+            "client": report.client,
+            run.score: "" if report.dropped else report.metrics[run.score],
+            "dropped": report.dropped,
+        }
+        for examples, reports in run.joined.items()
+        for report in reports
+    ]
+
+
 def _round_rows(run: MethodRun) -> list[dict[str, Any]]:
     rows = []
     for server_round in sorted({report.round for report in run.reports}):
         reports = [report for report in run.reports if report.round == server_round]
-        accuracy = spread(run.values("accuracy", server_round))
-        validation = spread(run.values("validation-accuracy", server_round))
+        higher = run.config.client_task.higher_is_better
+        test = spread(run.values(run.score, server_round), higher)
+        validation = spread(run.values(f"validation-{run.score}", server_round), higher)
         losses = [r.metrics["train-loss"] for r in reports if "train-loss" in r.metrics]
         rows.append(
             {
                 "method": run.method,
                 "round": server_round,
-                "accuracy": accuracy["mean"],
-                "accuracy_std": accuracy["std"],
-                "accuracy_worst_tenth": accuracy["worst_tenth"],
-                "validation_accuracy": validation["mean"],
+                run.score: test["mean"],
+                f"{run.score}_std": test["std"],
+                f"{run.score}_worst_tenth": test["worst_tenth"],
+                f"validation_{run.score}": validation["mean"],
                 "train_loss": spread(losses)["mean"],
                 "clients_trained": sum(r.phase == "train" and not r.dropped for r in reports),
                 "clients_evaluated": sum(r.phase == "evaluate" and not r.dropped for r in reports),

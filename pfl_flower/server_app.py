@@ -7,8 +7,10 @@ from flwr.common.logger import log
 from flwr.serverapp import Grid, ServerApp
 
 from pfl_flower.census import FederationError
-from pfl_flower.config import RunConfig
-from pfl_flower.federation import MethodRun, play
+from pfl_flower.config import RunConfig, under_home
+from pfl_flower.federation import play
+from pfl_flower.method_run import MethodRun
+from pfl_flower.progress import Progress, TensorBoard
 from pfl_flower.results import describe, results_folder, write
 
 app = ServerApp()
@@ -16,16 +18,25 @@ app = ServerApp()
 
 @app.main()
 def main(grid: Grid, context: Context) -> None:
-    """Run the method of the run config, then its baselines; write and say what came out."""
+    """Run the method of the run config, then its baselines; write and say what came out.
+
+    A run that is interrupted leaves the checkpoint of its last complete round in its results
+    folder, from which ``resume`` goes on.
+    """
     config = RunConfig.parse(context.run_config)
-    folder = results_folder(config.results_dir, f"{config.method}-{config.dataset}")
+    if config.resume:
+        folder = under_home(config.resume)
+    else:
+        folder = results_folder(config.results_dir, f"{config.method}-{config.dataset}")
+    progress: Progress | None = TensorBoard(folder / "tensorboard") if config.tensorboard else None
+    log(INFO, "Results folder: %s", folder)
     runs: list[MethodRun] = []
     try:
-        for run in play(grid, config):
+        for run in play(grid, config, progress, folder):
             runs.append(run)
             write(folder, runs)  # at once: what comes later may fail
     finally:
-        if not runs:
+        if not runs and folder.is_dir() and not any(folder.iterdir()):
             folder.rmdir()
     log(INFO, "")
     for line in describe(runs):

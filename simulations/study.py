@@ -13,7 +13,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from pfl_flower.engines import Engine, simulate
-from pfl_flower.results import spread, summarize, write_csv, write_json
+from pfl_flower.files import write_csv, write_json
+from pfl_flower.results import spread, summarize
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,6 @@
 """Weighted averaging of whatever arrays the clients share."""
 
-import time
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from logging import INFO, WARNING
 from typing import Any, Literal
 
@@ -12,15 +11,7 @@ from flwr.serverapp.strategy import FedAvg
 from numpy.typing import NDArray
 
 from strategies.arrays import encode, is_finite, num_bytes, view, weighted_mean
-from strategies.protocol import (
-    ARRAYS,
-    CONFIG,
-    NUM_EXAMPLES,
-    PARTITION_ID,
-    PROPERTIES,
-    SERVER_ROUND,
-)
-from strategies.randomness import generator
+from strategies.protocol import ARRAYS, CONFIG, NUM_EXAMPLES, SERVER_ROUND
 from strategies.replies import (
     ClientReport,
     Phase,
@@ -31,10 +22,9 @@ from strategies.replies import (
     mean_metrics,
     take_apart,
 )
+from strategies.roster import Roster
 
 MetricsAggregation = Callable[[list[RecordDict], str], MetricRecord]
-
-_IDENTIFY_TIMEOUT = 120.0  # seconds; a SuperNode may have to import torch before it can answer
 
 
 class PartialAveraging(FedAvg):
@@ -119,13 +109,26 @@ evaluate_metrics_aggr_fn
         self.parameter_names = frozenset(parameter_names or ())
         self.seed = seed
         self.reports: list[ClientReport] = []
-        self.clients: dict[int, int] = {}
-        """Node id -> the client's own number, as far as known."""
+        self.roster = Roster(seed, configrecord_key)
+        self.rounds_before = 0
+        """Rounds played before this start, when a run is resumed: Flower counts from 1 again."""
         self._velocity: dict[str, NDArray[Any]] = {}
         self._sent: ArrayRecord | None = None
         self._bytes_down = 0
         self._asked: list[int] = []
-        self._identified: set[int] = set()
+
+    @property
+    def clients(self) -> dict[int, int]:
+        """Node id -> the client's own number, as far as known."""
+        return self.roster.clients
+
+    def state_arrays(self) -> dict[str, NDArray[Any]]:
+        """Return what the strategy carries from round to round, for a checkpoint."""
+        return {f"velocity/{name}": values for name, values in self._velocity.items()}
+
+    def load_state_arrays(self, arrays: Mapping[str, NDArray[Any]]) -> None:
+        """Take over what :meth:`state_arrays` returned."""
+        self._velocity = {name.removeprefix("velocity/"): a for name, a in arrays.items()}
 
     def summary(self) -> None:
         """Log what this strategy averages and how."""
@@ -140,6 +143,7 @@ evaluate_metrics_aggr_fn
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
         """Sample clients and send them the shared arrays."""
+        server_round += self.rounds_before
         nodes = self._sample(grid, server_round, "train", self.fraction_train, self.min_train_nodes)
         return self._messages(server_round, arrays, config, nodes, MessageType.TRAIN)
 
@@ -147,10 +151,54 @@ evaluate_metrics_aggr_fn
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
         """Sample clients and ask them to evaluate their personalized models."""
+        server_round += self.rounds_before
         nodes = self._sample(
             grid, server_round, "evaluate", self.fraction_evaluate, self.min_evaluate_nodes
         )
         return self._messages(server_round, arrays, config, nodes, MessageType.EVALUATE)
+
+    def evaluate_nodes(
+        self,
+        grid: Grid,
+        server_round: int,
+        arrays: ArrayRecord,
+        config: ConfigRecord,
+        nodes: list[int],
+        timeout: float,
+    ) -> list[ClientReport]:
+        """Ask certain clients to evaluate, outside of the rounds, and return their reports.
+
+        Parameters
+        ----------
+        grid, arrays, config, timeout : as in :meth:`start`
+        server_round : told to the clients
+        nodes : ids of the nodes to ask
+        """
+        nodes = sorted(nodes, key=self.roster.order)
+        messages = self._messages(server_round, arrays, config, nodes, MessageType.EVALUATE)
+        parsed = self._take_apart(grid.send_and_receive(messages, timeout=timeout), False)
+        drop_duplicates(parsed)
+        before = len(self.reports)
+        self._report(server_round, "evaluate", parsed)
+        reports = self.reports[before:]
+        del self.reports[before:]
+        return reports
+
+    def _sample(
+        self, grid: Grid, server_round: int, phase: Phase, fraction: float, minimum: int
+    ) -> list[int]:
+        """Return the nodes of this phase, ordered by their clients' numbers."""
+        if fraction == 0.0:
+            return []
+        return self.roster.sample(
+            grid,
+            self._construct_messages,
+            phase,
+            server_round,
+            fraction=fraction,
+            minimum=minimum,
+            needed=max(self.min_available_nodes, minimum),
+        )
 
     def _messages(
         self,
@@ -165,57 +213,6 @@ evaluate_metrics_aggr_fn
         record = RecordDict({self.arrayrecord_key: arrays, self.configrecord_key: config})
         return self._construct_messages(record, nodes, message_type)
 
-    def _sample(
-        self, grid: Grid, server_round: int, phase: Phase, fraction: float, minimum: int
-    ) -> list[int]:
-        """Return the nodes of this phase, ordered by their clients' numbers."""
-        if fraction == 0.0:
-            return []
-        nodes = self._wait_for_nodes(grid, max(self.min_available_nodes, minimum))
-        size = max(int(len(nodes) * fraction), minimum)
-        if size < len(nodes):
-            self._identify(grid, nodes)
-            nodes.sort(key=self._order)
-            draw = generator(self.seed, "sample", phase, server_round)
-            nodes = [nodes[i] for i in draw.choice(len(nodes), size=size, replace=False)]
-        nodes.sort(key=self._order)
-        log(INFO, "configure_%s: sampled %d nodes", phase, len(nodes))
-        return nodes
-
-    @staticmethod
-    def _wait_for_nodes(grid: Grid, minimum: int) -> list[int]:
-        told = -1
-        while len(nodes := list(grid.get_node_ids())) < minimum:
-            if len(nodes) != told:
-                told = len(nodes)
-                log(INFO, "Waiting for nodes: %d connected, %d needed", told, minimum)
-            time.sleep(0.2)
-        return nodes
-
-    def _order(self, node_id: int) -> tuple[bool, int, int]:
-        """Sort key: by the client's number, nodes that state none last, by node id."""
-        return node_id not in self.clients, self.clients.get(node_id, node_id), node_id
-
-    def _identify(self, grid: Grid, nodes: Sequence[int]) -> None:
-        """Ask nodes not met before for their clients' numbers, once.
-
-        A node that does not answer (another app's clients need not know the query) keeps its
-        node id as its number, until a reply of its states one.
-        """
-        unknown = [n for n in nodes if n not in self.clients and n not in self._identified]
-        if not unknown:
-            return
-        self._identified.update(unknown)
-        config = ConfigRecord({PROPERTIES: PARTITION_ID})
-        question = RecordDict({self.configrecord_key: config})
-        messages = self._construct_messages(question, unknown, MessageType.QUERY)
-        for reply in grid.send_and_receive(messages, timeout=_IDENTIFY_TIMEOUT):
-            node_id = reply.metadata.src_node_id
-            answer = reply.content.config_records.get(PROPERTIES) if reply.has_content() else None
-            number = answer.get(PARTITION_ID) if answer else None
-            if isinstance(number, int):
-                self.clients[node_id] = number
-
     # ------------------------------------------------------------------ the way up
 
     def aggregate_train(
@@ -226,6 +223,7 @@ evaluate_metrics_aggr_fn
         Bad replies are dropped with a logged reason. Without a single good one both are None
         and the run goes on with the arrays it has.
         """
+        server_round += self.rounds_before
         parsed = self._take_apart(replies, with_arrays=True)
         drop_deviants(parsed, self._sent)
         drop_duplicates(parsed)
@@ -243,6 +241,7 @@ evaluate_metrics_aggr_fn
         self, server_round: int, replies: Iterable[Message]
     ) -> MetricRecord | None:
         """Return the means of the metrics of all good replies."""
+        server_round += self.rounds_before
         parsed = self._take_apart(replies, with_arrays=False)
         drop_duplicates(parsed)
         self._report(server_round, "evaluate", parsed)
@@ -290,7 +289,7 @@ evaluate_metrics_aggr_fn
             if reply.client != reply.node_id:
                 self.clients[reply.node_id] = reply.client
             reply.client = self.clients.get(reply.node_id, reply.client)
-        return sorted(replies, key=lambda reply: self._order(reply.node_id))
+        return sorted(replies, key=lambda reply: self.roster.order(reply.node_id))
 
     def _report(self, server_round: int, phase: Phase, replies: Sequence[Reply]) -> None:
         dropped = [reply for reply in replies if reply.dropped]

@@ -41,3 +41,20 @@ RUN = "run"
 PERSONAL_ROUND = "personal-round"
 """Property: the round in which the client last kept personal parameters in this run, before the
 query's ``server-round``; 0 if it kept none."""
+
+DATA_CARD = "data-card"
+"""Property: what the client tells of its data before the first round, as JSON."""
+
+DATA_FACTS = "data-facts"
+"""Config: the cards of all clients put together, as JSON."""
+
+JOIN_EXAMPLES = "join-examples"
+"""Config of an evaluation: the client was not trained with the others; before it is evaluated it
+fits its own part on so many of its training examples (-1: all, 0: none)."""
+
+JOIN_STEPS = "join-steps"
+"""Config: the minibatch steps of that."""
+
+SAFEGUARD = "safeguard"
+"""Config of an evaluation: names of methods, separated by commas; the client chooses among its
+models under these, and the first one wins ties."""

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor
 
-from pfl_flower.data.sources import DataError
+from pfl_flower.data.facts import DataError
 from strategies.randomness import generator
 
 Transform = Callable[[Tensor, Tensor, int, int, int], tuple[Tensor, Tensor]]
@@ -16,6 +16,8 @@ def _taste(
     inputs: Tensor, targets: Tensor, num_classes: int, client: int, seed: int
 ) -> tuple[Tensor, Tensor]:
     """Each client names the classes in its own way: a personal permutation of the labels."""
+    if targets.is_floating_point():
+        raise DataError("heterogeneity 'taste' needs classes; for numbers there is 'offset'")
     names = generator(seed, "taste", client).permutation(num_classes)
     return inputs, torch.from_numpy(names)[targets]
 
@@ -52,10 +54,23 @@ def _interest(
     return inputs, targets[:, client % targets.shape[1]]
 
 
+def _offset(
+    inputs: Tensor, targets: Tensor, num_classes: int, client: int, seed: int
+) -> tuple[Tensor, Tensor]:
+    """Each client's numbers are off by an amount of its own, uniform in -2 to 2.
+
+    A unit is the deviation of the target over all clients, because targets come standardised.
+    """
+    if not targets.is_floating_point():
+        raise DataError("heterogeneity 'offset' needs numbers; for classes there is 'taste'")
+    return inputs, targets + generator(seed, "offset", client).uniform(-2.0, 2.0)
+
+
 HETEROGENEITIES: Mapping[str, Transform] = {
     "taste": _taste,
     "lighting": _lighting,
     "interest": _interest,
+    "offset": _offset,
 }
 """Name -> transform. A new one is one row."""
 

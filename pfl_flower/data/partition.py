@@ -8,17 +8,20 @@ from typing import Any
 
 import numpy as np
 
-from pfl_flower.data.sources import DataError, Examples
+from pfl_flower.data.facts import DataError
+from pfl_flower.data.sources import Examples
 
 
 @dataclass(frozen=True)
 class PartitionRequest:
-    """How to split: the number of clients, the partitioner's own settings, the seed."""
+    """How to split: the number of clients, the partitioner's settings, the seed, the columns."""
 
     num_clients: int
     alpha: float
     classes_per_client: int
     seed: int
+    label: str = "label"
+    owner: str = "owner"
 
 
 def _iid(request: PartitionRequest) -> Any:
@@ -32,7 +35,7 @@ def _dirichlet(request: PartitionRequest) -> Any:
 
     return DirichletPartitioner(
         num_partitions=request.num_clients,
-        partition_by="label",
+        partition_by=request.label,
         alpha=request.alpha,
         min_partition_size=10,
         seed=request.seed,
@@ -44,17 +47,17 @@ def _pathological(request: PartitionRequest) -> Any:
 
     return PathologicalPartitioner(
         num_partitions=request.num_clients,
-        partition_by="label",
+        partition_by=request.label,
         num_classes_per_partition=request.classes_per_client,
         class_assignment_mode="first-deterministic",
         seed=request.seed,
     )
 
 
-def _natural(_: PartitionRequest) -> Any:
+def _natural(request: PartitionRequest) -> Any:
     from flwr_datasets.partitioner import NaturalIdPartitioner
 
-    return NaturalIdPartitioner(partition_by="owner")
+    return NaturalIdPartitioner(partition_by=request.owner)
 
 
 PARTITIONS: Mapping[str, Callable[[PartitionRequest], Any]] = {
@@ -64,6 +67,8 @@ PARTITIONS: Mapping[str, Callable[[PartitionRequest], Any]] = {
     "natural": _natural,
 }
 """Name of a partition -> flwr-datasets partitioner. A new one is one row."""
+
+_BY_LABEL = ("dirichlet", "pathological")
 
 
 def partition(examples: Examples, name: str, request: PartitionRequest) -> list[np.ndarray]:
@@ -84,6 +89,8 @@ def partition(examples: Examples, name: str, request: PartitionRequest) -> list[
             f"{request.num_clients} clients need a training and a test example each, but the data "
             f"set has only {len(examples)} examples; use fewer clients"
         )
+    if name in _BY_LABEL and examples.targets.is_floating_point():
+        raise DataError(f"partition {name!r} needs classes; a regression can use iid or natural")
     disable_progress_bars()
     targets = examples.targets
     labels = targets if targets.ndim == 1 else targets[:, 0]

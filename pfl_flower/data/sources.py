@@ -15,11 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pfl_flower.data.facts import DataError, TaskName
 from strategies.randomness import generator
-
-
-class DataError(ValueError):
-    """A data set that is missing, or cannot be split as asked."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +26,8 @@ class Examples:
     Attributes
     ----------
     inputs : ``(N, *shape)``; float32, or uint8 pixels in 0..255
-    targets : ``(N,)`` int64 class labels, or ``(N, K)`` for examples that can be labelled in K ways
+    targets : ``(N,)`` int64 class labels, or ``(N, K)`` for examples that can be labelled in K
+        ways; float32 numbers for regression
     owner : ``(N,)`` number of the natural client each example belongs to, or None
     fold : ``(N,)`` 0 for examples to learn from and 1 for examples to test on, or None if any
         example may serve either purpose
@@ -62,10 +60,11 @@ class Source:
     ----------
     load : reads or generates the examples
     shape : of one example
-    num_classes : number of classes
+    num_classes : number of classes; 0 for regression
     standardize : whether features are brought to mean 0 and deviation 1 over the training examples
-        of all clients (the numbers that federated statistics would give)
+        of all clients, by federated statistics
     generated : whether the examples depend on the seed
+    heterogeneity : how clients differ unless the user says so
     """
 
     load: Callable[[SourceRequest], Examples]
@@ -73,6 +72,12 @@ class Source:
     num_classes: int
     standardize: bool = False
     generated: bool = False
+    heterogeneity: str = "taste"
+
+    @property
+    def task(self) -> TaskName:
+        """Whether targets are classes or numbers."""
+        return "classification" if self.num_classes else "regression"
 
 
 def _digits(_: SourceRequest) -> Examples:
@@ -88,6 +93,13 @@ def _breast_cancer(_: SourceRequest) -> Examples:
 
     features, labels = load_breast_cancer(return_X_y=True)
     return Examples(torch.from_numpy(features).float(), torch.from_numpy(labels).long())
+
+
+def _diabetes(_: SourceRequest) -> Examples:
+    from sklearn.datasets import load_diabetes
+
+    features, progression = load_diabetes(return_X_y=True, scaled=False)
+    return Examples(torch.from_numpy(features).float(), torch.from_numpy(progression).float())
 
 
 GALLERY_CHANNELS = 3
@@ -192,7 +204,10 @@ def default_cache() -> Path:
 SOURCES: Mapping[str, Source] = {
     "digits": Source(_digits, (1, 8, 8), 10),
     "breast-cancer": Source(_breast_cancer, (30,), 2, standardize=True),
-    "gallery": Source(_gallery, (GALLERY_CHANNELS, 8, 8), 10, generated=True),
+    "diabetes": Source(_diabetes, (10,), 0, standardize=True, heterogeneity="offset"),
+    "gallery": Source(
+        _gallery, (GALLERY_CHANNELS, 8, 8), 10, generated=True, heterogeneity="interest"
+    ),
     "mnist": Source(_torchvision("MNIST"), (1, 28, 28), 10),
     "fashion-mnist": Source(_torchvision("FashionMNIST"), (1, 28, 28), 10),
     "cifar10": Source(_torchvision("CIFAR10"), (3, 32, 32), 10),

@@ -7,7 +7,8 @@ import torch
 from torch import nn
 
 from pfl_flower.models.blocks import BottleneckAdapter, LowRankAdapter
-from pfl_flower.models.networks import CNN, MLP, Shape, resnet
+from pfl_flower.models.networks import CNN, MLP, LargeCNN, Shape, resnet
+from pfl_flower.resolve import resolve
 from strategies.randomness import named_seed
 
 
@@ -17,9 +18,9 @@ class Architecture:
 
     Attributes
     ----------
-    model : a key of :data:`MODELS`
+    model : a key of :data:`MODELS`, or a function of one's own as ``module:function``
     shape : of one example: (channels, height, width) or (features,)
-    num_classes : number of outputs
+    num_classes : number of outputs; 1 for regression
     norm : ``"none"``, ``"batch"`` or ``"group"``
     adapter_size : bottleneck or rank of the adapters, for the networks that have some
     """
@@ -38,20 +39,26 @@ MODELS: Mapping[str, Callable[[Architecture], nn.Module]] = {
     "cnn": lambda a: CNN(a.shape, a.num_classes, a.norm),
     "se-cnn": lambda a: CNN(a.shape, a.num_classes, a.norm, squeeze_excitation=True),
     "adapter-cnn": lambda a: CNN(a.shape, a.num_classes, a.norm, adapter_size=a.adapter_size),
+    "large-cnn": lambda a: LargeCNN(a.shape, a.num_classes, a.norm),
     "resnet18": lambda a: resnet(a.shape, a.num_classes, a.norm),
 }
 """Name of a model -> how to build it. A new model is one row."""
 
-IMAGE_MODELS = frozenset({"cnn", "se-cnn", "adapter-cnn", "resnet18"})
+IMAGE_MODELS = frozenset({"cnn", "se-cnn", "adapter-cnn", "large-cnn", "resnet18"})
 
 
 def build_model(architecture: Architecture, seed: int) -> nn.Module:
     """Return a network whose first values depend on the architecture and the seed only.
 
+    A function of one's own is called with the shape of an example and the number of outputs, and
+    returns a ``torch.nn.Module`` (with ``parts = {"head": (...)}``, or personal parameters are
+    named by their module paths).
+
     Raises
     ------
     ValueError
-        If an image network is asked for examples that are not images.
+        If an image network is asked for examples that are not images, or there is no such function,
+        or it returns no module.
     """
     if architecture.model in IMAGE_MODELS and len(architecture.shape) != 3:
         flat = sorted(set(MODELS) - IMAGE_MODELS)
@@ -61,7 +68,15 @@ def build_model(architecture: Architecture, seed: int) -> nn.Module:
         )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(named_seed(seed, "model"))
-        return MODELS[architecture.model](architecture)
+        if architecture.model in MODELS:
+            return MODELS[architecture.model](architecture)
+        model = resolve(architecture.model)(architecture.shape, architecture.num_classes)
+        if not isinstance(model, nn.Module):
+            raise ValueError(
+                f"{architecture.model!r} returned a {type(model).__name__}; it must return a "
+                f"torch.nn.Module"
+            )
+        return model
 
 
 __all__ = [
@@ -71,6 +86,7 @@ __all__ = [
     "MODELS",
     "Architecture",
     "BottleneckAdapter",
+    "LargeCNN",
     "LowRankAdapter",
     "build_model",
 ]

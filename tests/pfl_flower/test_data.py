@@ -7,10 +7,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import pfl_flower.data as data_module
 from pfl_flower.census import FederationError
 from pfl_flower.config import RunConfig
-from pfl_flower.data import DataError, DataSettings, Federation
+from pfl_flower.data import DataError, DataSettings, Federation, pooled
 from pfl_flower.data.sources import _unpack
 from pfl_flower.engines import simulate
 
@@ -32,20 +31,20 @@ def splits(federation, client):
 )
 def test_clients_partition_the_data_and_every_split_is_disjoint(options):
     federation = Federation(DataSettings(**options), 6)
-    together = np.concatenate(federation.indices)
+    together = np.concatenate(federation.clients.indices)
     assert len(np.unique(together)) == len(together)
     if options["partition"] != "pathological":  # with few clients it leaves classes out
-        assert len(together) == len(federation.examples)
+        assert len(together) == len(federation.clients.examples)
     for client in range(6):
         sizes = [len(targets) for _, targets in splits(federation, client)]
         assert min(sizes) >= 1
-        assert sum(sizes) == len(federation.indices[client])
-        parts = federation._split(client, federation.indices[client])
+        assert sum(sizes) == len(federation.clients.indices[client])
+        parts = federation.clients.rows(client)
         assert sorted(np.concatenate(parts)) == list(range(sum(sizes)))
         for inputs, targets in splits(federation, client):
             assert inputs.dtype == torch.float32
             assert targets.dtype == torch.int64
-            assert inputs.shape[1:] == federation.source.shape
+            assert inputs.shape[1:] == federation.facts.shape
 
 
 def test_the_seed_decides_everything():
@@ -95,11 +94,11 @@ def test_lighting_keeps_labels_and_inverts_every_second_client():
 def test_gallery_pictures_hold_three_different_digits_and_clients_care_about_one():
     options = DataSettings(dataset="gallery", partition="natural", heterogeneity="interest")
     federation = Federation(options, 4)
-    assert federation.examples.targets.sort(dim=1).values.diff(dim=1).min() > 0
+    assert federation.clients.examples.targets.sort(dim=1).values.diff(dim=1).min() > 0
     for client in range(4):
-        rows = federation.indices[client]
-        train, _, _ = federation._split(client, rows)
-        expected = federation.examples.targets[rows][train][:, client % 3]
+        rows = federation.clients.indices[client]
+        train, _, _ = federation.clients.rows(client)
+        expected = federation.clients.examples.targets[rows][train][:, client % 3]
         assert torch.equal(federation.client(client).train[1], expected)
     with pytest.raises(DataError, match="needs heterogeneity 'interest'"):
         Federation(DataSettings(dataset="gallery", partition="natural"), 2).client(0)
@@ -121,7 +120,7 @@ def test_too_many_clients_is_an_error_that_says_what_to_do():
 
 
 def test_a_client_with_a_single_example_is_an_error(monkeypatch):
-    monkeypatch.setattr(data_module, "partition", lambda *_: [np.arange(5), np.arange(1)])
+    monkeypatch.setattr(pooled, "partition", lambda *_: [np.arange(5), np.arange(1)])
     with pytest.raises(DataError, match=r"1 of 2 clients \(the first is 1\) have too few"):
         Federation(DataSettings(), 2)
 
@@ -162,7 +161,7 @@ def test_features_are_standardized_by_training_examples_only():
     federation = Federation(DataSettings(dataset="breast-cancer"), 5)
     together = torch.cat([federation.client(client).train[0] for client in range(5)])
     torch.testing.assert_close(together.mean(dim=0), torch.zeros(30), atol=1e-4, rtol=0)
-    torch.testing.assert_close(together.std(dim=0), torch.ones(30), atol=1e-4, rtol=0)
+    torch.testing.assert_close(together.std(dim=0, correction=0), torch.ones(30), atol=1e-4, rtol=0)
 
 
 def idx(values):
@@ -194,7 +193,7 @@ def test_torchvision_data_sets_are_read_from_the_data_folder(tmp_path, monkeypat
     monkeypatch.setenv("PFL_DATA_DIR", str(tmp_path))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     federation = Federation(DataSettings(dataset="mnist"), 4)
-    assert len(federation.examples) == 80
+    assert len(federation.clients.examples) == 80
     inputs, _ = federation.client(0).train
     assert inputs.shape[1:] == (1, 28, 28)
     assert 0.9 < inputs.max() <= 1.0
@@ -207,7 +206,7 @@ def test_other_files_are_other_data_and_damaged_ones_say_so(tmp_path, monkeypatc
     for seed in (0, 1):
         mnist(tmp_path / str(seed), packed=True, seed=seed)
         settings = DataSettings(dataset="mnist", data_dir=str(tmp_path / str(seed)))
-        pixels.append(Federation(settings, 2).examples.inputs)
+        pixels.append(Federation(settings, 2).clients.examples.inputs)
     assert not torch.equal(*pixels)
     mnist(tmp_path / "bad", packed=True)
     for file in (tmp_path / "bad" / "MNIST" / "raw").iterdir():

@@ -200,7 +200,7 @@ def test_it_waits_for_nodes_that_come_after_a_broken_one(monkeypatch):
     config = RunConfig.parse(SMALL)
     grid = Growing(make_app(config.dump()), 4)
     grid.contexts[100].node_config["partition-id"] = 9
-    assert wait_for_clients(grid, config) == {101: 1, 102: 2, 103: 3}
+    assert wait_for_clients(grid, config).clients == {101: 1, 102: 2, 103: 3}
 
 
 def test_enough_nodes_that_all_fail_are_no_federation(monkeypatch):
@@ -222,7 +222,7 @@ def test_a_silent_node_is_no_failure(monkeypatch):
             return [reply for reply in found if reply.metadata.src_node_id != 101]
 
     config = RunConfig(wait=0.05, num_server_rounds=1)
-    assert wait_for_clients(Silent(make_app(config.dump()), 3), config) == {100: 0, 102: 2}
+    assert wait_for_clients(Silent(make_app(config.dump()), 3), config).clients == {100: 0, 102: 2}
 
 
 def test_bad_luck_in_sampling_does_not_end_a_run():

@@ -1,14 +1,18 @@
 import pytest
 import torch
+from torch import nn
 
 from pfl_flower.models import MODELS, Architecture, build_model
 from pfl_flower.models.blocks import BottleneckAdapter, LowRankAdapter
+from pfl_flower.resolve import ResolveError
 
 
 @pytest.mark.parametrize("name", MODELS)
 @pytest.mark.parametrize("norm", ["none", "batch", "group"])
 @pytest.mark.parametrize("shape", [(1, 8, 8), (3, 9, 11)])
 def test_every_model_answers_and_every_parameter_learns(name, norm, shape):
+    if name == "large-cnn":
+        shape = (shape[0], 2 * shape[1], 2 * shape[2])
     model = build_model(Architecture(name, shape, 7, norm), seed=0)
     logits = model(torch.randn(4, *shape))
     assert logits.shape == (4, 7)
@@ -47,3 +51,29 @@ def test_the_size_of_an_se_block():
 def test_image_networks_refuse_flat_examples():
     with pytest.raises(ValueError, match="needs images"):
         build_model(Architecture("cnn", (30,), 2), seed=0)
+
+
+def test_the_large_network_is_pfllibs():
+    model = build_model(Architecture("large-cnn", (1, 28, 28), 10), seed=0)
+    assert sum(p.numel() for p in model.parameters()) == 582_026
+    with pytest.raises(ValueError, match="at least 16x16, got 8x8"):
+        build_model(Architecture("large-cnn", (1, 8, 8), 10), seed=0)
+
+
+def own_network(shape, num_outputs):
+    return nn.Linear(shape[0], num_outputs)
+
+
+def own_mistake(shape, num_outputs):
+    return shape
+
+
+def test_a_network_of_ones_own():
+    here = own_network.__module__
+    first, same = (build_model(Architecture(f"{here}:own_network", (4,), 3), 1) for _ in range(2))
+    assert first.weight.shape == (3, 4)
+    assert torch.equal(first.weight, same.weight)
+    with pytest.raises(ValueError, match=r"returned a tuple; it must return a torch.nn.Module"):
+        build_model(Architecture(f"{here}:own_mistake", (4,), 3), 1)
+    with pytest.raises(ResolveError, match="has no 'own_netwrk'; did you mean"):
+        build_model(Architecture(f"{here}:own_netwrk", (4,), 3), 1)

@@ -9,6 +9,7 @@ from PIL import Image
 from safetensors.numpy import load_file
 
 from pfl_flower.engines import simulate
+from pfl_flower.files import write_csv, write_json
 from pfl_flower.results import (
     describe,
     results_folder,
@@ -16,8 +17,6 @@ from pfl_flower.results import (
     summarize,
     worst_tenth,
     write,
-    write_csv,
-    write_json,
 )
 from tests.helpers import decoded
 

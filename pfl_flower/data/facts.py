@@ -1,0 +1,213 @@
+"""What a server must know of data it never sees: cards of the clients, put together.
+
+Before the first round every client tells the shape of an example, its labels and, where features
+are to be standardised, their mean and variance. From the cards come the size of the network, one
+numbering of the classes for everybody, and the federated mean and deviation of every feature. No
+example leaves its client.
+"""
+
+import json
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+Split = tuple[Tensor, Tensor]
+"""(inputs, targets) of some examples."""
+
+TaskName = Literal["classification", "regression"]
+Label = int | str
+
+
+class DataError(ValueError):
+    """A data set that is missing, cannot be read, or cannot be split as asked."""
+
+
+@dataclass(frozen=True)
+class Moments:
+    """Count, mean and variance (divided by the count) of some columns.
+
+    Attributes
+    ----------
+    count : number of rows
+    means, variances : one value a column
+    """
+
+    count: int
+    means: tuple[float, ...]
+    variances: tuple[float, ...]
+
+
+def moments(values: Tensor) -> Moments:
+    """Return the moments of every column of ``(N, ...)`` values, N at least 1."""
+    columns = values.double().flatten(1) if values.ndim > 1 else values.double()[:, None]
+    variances = columns.var(dim=0, correction=0)
+    return Moments(len(columns), tuple(columns.mean(dim=0).tolist()), tuple(variances.tolist()))
+
+
+def merge_moments(parts: Sequence[Moments]) -> Moments:
+    """Return the moments of all rows together, from those of each part (Chan et al. 1979, eq. 2.1).
+
+    Raises
+    ------
+    ValueError
+        If there are no parts, or they differ in their number of columns.
+    """
+    if not parts or len({len(part.means) for part in parts}) != 1:
+        raise ValueError("moments of the same columns, of at least one part, are needed")
+    counts = np.array([part.count for part in parts], dtype=float)
+    shares = (counts / counts.sum())[:, None]
+    means = np.array([part.means for part in parts])
+    mean = (shares * means).sum(axis=0)
+    within = (shares * np.array([part.variances for part in parts])).sum(axis=0)
+    between = (shares * (means - mean) ** 2).sum(axis=0)
+    return Moments(int(counts.sum()), tuple(mean.tolist()), tuple((within + between).tolist()))
+
+
+@dataclass(frozen=True)
+class DataCard:
+    """What one client tells of its data.
+
+    Attributes
+    ----------
+    shape : of one example
+    task : whether targets are classes or numbers
+    labels : its classes, ascending; empty for regression
+    features : moments of the features over its training examples; None if they stay as they are
+    target : moments of the targets over its training examples, for regression
+    """
+
+    shape: tuple[int, ...]
+    task: TaskName
+    labels: tuple[Label, ...] = ()
+    features: Moments | None = None
+    target: Moments | None = None
+
+    def to_json(self) -> str:
+        """Return the card as text."""
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> "DataCard":
+        """Return the card that :meth:`to_json` wrote."""
+        values = json.loads(text)
+        return cls(
+            tuple(values["shape"]),
+            values["task"],
+            tuple(values["labels"]),
+            _moments_of(values["features"]),
+            _moments_of(values["target"]),
+        )
+
+
+def _moments_of(values: Mapping[str, Any] | None) -> Moments | None:
+    if values is None:
+        return None
+    return Moments(values["count"], tuple(values["means"]), tuple(values["variances"]))
+
+
+DataFacts = DataCard
+"""The cards of all clients put together: the same fields, over everybody."""
+
+
+def merge_cards(cards: Mapping[int, DataCard]) -> tuple[DataFacts, dict[int, str]]:
+    """Return the facts, and for every client whose data do not fit the others' the reason.
+
+    The shape and task that most clients have are the federation's (ties: the lowest client's).
+
+    Parameters
+    ----------
+    cards : client -> its card, at least one
+    """
+    kinds = Counter((card.shape, card.task) for _, card in sorted(cards.items()))
+    (shape, task), common = kinds.most_common(1)[0]
+    fitting = [
+        card for _, card in sorted(cards.items()) if (card.shape, card.task) == (shape, task)
+    ]
+    deviants = {
+        client: f"its examples have shape {card.shape} and are for {card.task}; those of "
+        f"{common} clients have shape {shape} and are for {task}"
+        for client, card in sorted(cards.items())
+        if (card.shape, card.task) != (shape, task)
+    }
+    labels = {label for card in fitting for label in card.labels}
+    features = [card.features for card in fitting if card.features]
+    targets = [card.target for card in fitting if card.target]
+    facts = DataFacts(
+        shape,
+        task,
+        ordered(labels),
+        merge_moments(features) if features else None,
+        merge_moments(targets) if targets else None,
+    )
+    return facts, deviants
+
+
+def ordered(labels: set[Label]) -> tuple[Label, ...]:
+    """Return labels in order: numbers by size, then words by the alphabet."""
+    numbers = sorted(label for label in labels if isinstance(label, int))
+    return (*numbers, *sorted(label for label in labels if isinstance(label, str)))
+
+
+def target_scale(facts: DataFacts) -> tuple[float, float]:
+    """Return mean and deviation of the targets of a regression, which trains on unit deviation."""
+    if facts.target is None:
+        return 0.0, 1.0
+    return facts.target.means[0], math.sqrt(facts.target.variances[0]) or 1.0
+
+
+class FactsError(DataError):
+    """A client's data that do not fit the facts of the federation."""
+
+
+def fit_inputs(inputs: Tensor, facts: DataFacts) -> Tensor:
+    """Return float32 inputs, standardised where the facts say so; a constant feature becomes 0.
+
+    Raises
+    ------
+    FactsError
+        If an example has another shape than the federation's.
+    """
+    if tuple(inputs.shape[1:]) != facts.shape:
+        raise FactsError(
+            f"examples have shape {tuple(inputs.shape[1:])}; the federation's have {facts.shape}"
+        )
+    if facts.features is None:
+        return inputs
+    deviations = np.sqrt(facts.features.variances)
+    # Rounding gives a constant feature a tiny deviation; dividing by that would blow up a newcomer.
+    tiny = deviations <= 1e-7 * np.maximum(np.abs(facts.features.means), 1e-30)
+    scale = _tensor(np.where(tiny, 1.0, deviations)).reshape(facts.shape)
+    mean = _tensor(np.array(facts.features.means)).reshape(facts.shape)
+    return ((inputs.double() - mean) / scale).float()
+
+
+def _tensor(values: NDArray[np.float64]) -> Tensor:
+    return torch.from_numpy(values)
+
+
+def fit_targets(targets: NDArray[Any], facts: DataFacts) -> Tensor:
+    """Return class numbers 0..C-1 (int64), or numbers of mean 0 and deviation 1 (float32).
+
+    Raises
+    ------
+    FactsError
+        If a label is unknown to the federation.
+    """
+    if facts.task == "regression":
+        mean, deviation = target_scale(facts)
+        return torch.from_numpy((targets.astype(np.float64) - mean) / deviation).float()
+    known = {label: number for number, label in enumerate(facts.labels)}
+    found, places = np.unique(targets, return_inverse=True)
+    if unknown := [label for label in found.tolist() if label not in known]:
+        raise FactsError(
+            f"labels {unknown} are unknown to the federation, which has {facts.labels}"
+        )
+    numbers = np.array([known[label] for label in found.tolist()], dtype=np.int64)
+    return torch.from_numpy(numbers[places].reshape(targets.shape))

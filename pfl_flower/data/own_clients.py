@@ -1,0 +1,103 @@
+"""Clients with data of their own: opened by the run config, split where they come unsplit."""
+
+from contextlib import suppress
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from pfl_flower.data.facts import DataError
+from pfl_flower.data.own import OWN, OwnData, OwnRequest
+from pfl_flower.data.partition import PARTITIONS, PartitionRequest
+from pfl_flower.data.raw import RawClient, RawSplit
+from pfl_flower.data.settings import DataSettings, find
+from pfl_flower.data.splits import quantity_limit, split
+from strategies.randomness import named_seed
+
+
+def is_own(dataset: str) -> bool:
+    """Return whether ``dataset`` names data of one's own: ``kind:location``."""
+    return ":" in dataset
+
+
+def open_own(settings: DataSettings) -> OwnData:
+    """Return the reader of a user's own data.
+
+    ``dataset`` is ``kind:location`` with a kind of :data:`OWN`, or ``module:function``.
+
+    Raises
+    ------
+    DataError
+        If the data are missing.
+    """
+    kind, _, location = settings.dataset.partition(":")
+    if kind not in OWN:
+        kind, location = "function", settings.dataset
+    columns = (settings.client_column, settings.label_column)
+    if kind == "table":
+        columns = (columns[0] or "client", columns[1] or "label")
+    if kind in ("folder", "table"):
+        location = str(find(location, settings.data_dir))
+    if kind == "huggingface":
+        with suppress(DataError):  # a folder of one's own, or else a name on the hub
+            location = str(find(location, settings.data_dir))
+    natural = kind != "huggingface" or settings.partition == "natural"
+    partitioner = None if natural else partial(_partitioner, settings)
+    return OWN[kind](OwnRequest(location, *columns, partitioner))
+
+
+def _partitioner(settings: DataSettings, num_clients: int) -> Any:
+    request = PartitionRequest(
+        num_clients=num_clients,
+        alpha=settings.alpha,
+        classes_per_client=settings.classes_per_client,
+        seed=named_seed(settings.seed, "partition") % 2**32,
+        label=settings.label_column or "label",
+    )
+    return PARTITIONS[settings.partition](request)
+
+
+class OwnClients:
+    """Every client's own examples, as a reader finds them.
+
+    Parameters
+    ----------
+    settings : see :class:`DataSettings`
+    num_clients : number of clients
+    """
+
+    def __init__(self, settings: DataSettings, num_clients: int) -> None:
+        self.settings = settings
+        self.num_clients = num_clients
+        self.data = open_own(settings)
+
+    def load(self, client: int) -> RawClient:
+        """Return the splits of one client; what comes unsplit is split by the fractions.
+
+        Raises
+        ------
+        DataError
+            If there is no such client, or it has no example to test on beside one to train on.
+        """
+        raw = self.data.load(client, self.num_clients)
+        count = len(raw.train[1])
+        if raw.test is None and count < 2:
+            raise DataError(
+                f"client {client} of {self.settings.dataset!r} has {count} examples; it needs one "
+                f"to train and one to test on"
+            )
+        settings = self.settings
+        if raw.validation is not None:
+            settings = replace(settings, validation_fraction=0.0)
+        given = None if raw.test is None else np.zeros(count, dtype=bool)
+        train, validation, test = split(settings, client, count, given)
+        return RawClient(
+            _take(raw.train, train[: quantity_limit(settings, client)]),
+            _take(raw.train, validation) if raw.validation is None else raw.validation,
+            _take(raw.train, test) if raw.test is None else raw.test,
+        )
+
+
+def _take(examples: RawSplit, rows: np.ndarray) -> RawSplit:
+    return examples[0][rows], examples[1][rows]

@@ -1,0 +1,247 @@
+"""What all readers of a user's own data share: what they are asked, what they give, the checks."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+
+from pfl_flower.data.facts import DataError
+
+RawSplit = tuple[np.ndarray, np.ndarray]
+"""(inputs, targets) of some examples, see :class:`RawClient`."""
+
+SPLITS = ("train", "val", "test")
+"""What follows ``x_`` and ``y_`` in the names of a client's arrays."""
+
+_KINDS = {"i": "integers", "u": "integers", "f": "floats", "U": "strings"}
+"""Kind of numpy dtype -> what targets of it are."""
+
+
+@dataclass(frozen=True)
+class RawClient:
+    """One client's own examples as its files have them: labels unmapped, features unscaled.
+
+    Attributes
+    ----------
+    train, validation, test : (inputs, targets); validation and test are None where the client's
+        data come unsplit, for the caller to split off the training examples. Train and test have
+        at least one example. Inputs are ``(N, *shape)``, finite float32 or uint8 pixels in 0..255;
+        targets are ``(N,)`` integers, finite floats or strings (numpy's ``str_``). Shape, dtype of
+        inputs and kind of targets are the same in all splits
+    """
+
+    train: RawSplit
+    validation: RawSplit | None = None
+    test: RawSplit | None = None
+
+
+@dataclass(frozen=True)
+class OwnRequest:
+    """What a reader is told.
+
+    Attributes
+    ----------
+    location : folder or file (``~`` is the home folder), name of a data set, or ``module:function``
+    client_column : says whose a row is, in a table or a data set
+    label_column : what is to be predicted, in a table or a data set
+    partitioner : number of clients -> a partitioner of flwr-datasets, for a data set of Hugging
+        Face; None splits it by ``client_column``, or evenly if that is empty
+    """
+
+    location: str
+    client_column: str = ""
+    label_column: str = ""
+    partitioner: Callable[[int], Any] | None = None
+
+
+class OwnData(Protocol):
+    """A user's own data, which come split by client."""
+
+    def count(self) -> int | None:
+        """Return the number of clients there are, or None if there are as many as one asks for.
+
+        Raises
+        ------
+        DataError
+            If the data are missing or cannot be read.
+        """
+
+    def load(self, partition_id: int, num_partitions: int) -> RawClient:
+        """Return the examples of client ``partition_id`` of ``num_partitions``.
+
+        Raises
+        ------
+        DataError
+            If the data are missing, cannot be read, hold fewer clients or fail :func:`checked`.
+        """
+
+
+def client_index(partition_id: int, clients: Sequence[object], where: str) -> int:
+    """Return which of the clients found is meant.
+
+    A single one is the client whatever its number: a device may hold nothing but its own data.
+
+    Raises
+    ------
+    DataError
+        If there is no such client.
+    """
+    if len(clients) == 1:
+        return 0
+    if not 0 <= partition_id < len(clients):
+        some = ", ".join(str(client) for client in clients[:5])
+        raise DataError(
+            f"{where} holds {len(clients)} clients ({some}{', ...' if len(clients) > 5 else ''}), "
+            f"numbered from 0, so there is no client {partition_id}; use at most {len(clients)} "
+            f"clients"
+        )
+    return partition_id
+
+
+def checked(
+    arrays: Mapping[str, Any],
+    where: str,
+    columns: Sequence[str] = (),
+    required: Sequence[str] = ("train",),
+) -> RawClient:
+    """Return a client's arrays as a :class:`RawClient`, after every check on their contents.
+
+    Inputs of float64, integers other than uint8 and booleans become float32 (integers beyond 2^24
+    are rounded); boolean targets become integers.
+
+    Parameters
+    ----------
+    arrays : ``x_train`` and ``y_train``, and maybe ``x_val``, ``y_val``, ``x_test`` and ``y_test``:
+        numpy arrays, tensors or what numpy makes arrays of; other names are left alone unless they
+        look like a misspelt split, and None is an array that is not there
+    where : file and client, for error messages
+    columns : names of the features, if examples are rows of a table
+    required : splits that must be there
+
+    Raises
+    ------
+    DataError
+        If arrays are missing or not of numbers, have other lengths, shapes or types than one
+        another, hold NaN or infinity, or there is no training example.
+    """
+    arrays = {str(name): value for name, value in arrays.items() if value is not None}
+    _check_names(arrays, where, required)
+    splits: dict[str, RawSplit] = {}
+    for name in SPLITS:
+        if f"x_{name}" in arrays:
+            inputs = _inputs(arrays[f"x_{name}"], f"{where}: x_{name}", columns)
+            targets = _targets(arrays[f"y_{name}"], f"{where}: y_{name}")
+            if len(inputs) != len(targets):
+                raise DataError(
+                    f"{where}: x_{name} has {len(inputs)} examples, but y_{name} {len(targets)}; "
+                    f"each example needs one target"
+                )
+            if not len(inputs) and name != "val":
+                raise DataError(f"{where} has no {name} example; it needs at least one")
+            splits[name] = (inputs, targets)
+    _check_alike(splits, where)
+    return RawClient(splits["train"], splits.get("val"), splits.get("test"))
+
+
+def _check_names(arrays: Mapping[str, Any], where: str, required: Sequence[str]) -> None:
+    pairs = [(f"x_{name}", f"y_{name}") for name in SPLITS]
+    present = [pair for pair in pairs if pair[0] in arrays or pair[1] in arrays]
+    needed = {name for split in required for name in (f"x_{split}", f"y_{split}")}
+    needed.update(name for pair in present for name in pair)
+    missing = sorted(needed - set(arrays))
+    unknown = sorted({n for n in arrays if n.startswith(("x_", "y_"))} - set(sum(pairs, ())))
+    if missing or unknown:
+        problem = f"has no {', '.join(missing)}" if missing else f"has {', '.join(unknown)}"
+        raise DataError(
+            f"{where} {problem} (there: {', '.join(sorted(arrays)) or 'nothing'}); name the arrays "
+            f"x_train, y_train, x_test and y_test, and x_val and y_val if there is a validation set"
+        )
+
+
+def _as_array(value: Any, where: str) -> np.ndarray:
+    if isinstance(value, torch.Tensor):
+        value = value.detach().cpu()
+        value = value.float() if value.dtype == torch.bfloat16 else value  # numpy has none
+        return value.numpy()  # type: ignore[no-any-return]
+    try:
+        return np.asarray(value)
+    except ValueError as error:
+        raise DataError(f"{where} is no array ({error}); all rows need the same shape") from error
+
+
+def _check_no_objects(array: np.ndarray, where: str) -> None:
+    if array.dtype.hasobject:
+        raise DataError(
+            f"{where} holds Python objects, which would have to be unpickled (that can run code); "
+            f"make it an array of numbers, e.g. with astype"
+        )
+
+
+def _inputs(value: Any, where: str, columns: Sequence[str]) -> np.ndarray:
+    array = _as_array(value, where)
+    _check_no_objects(array, where)
+    if array.dtype.kind not in "biuf":
+        raise DataError(f"{where} is of type {array.dtype}; it has to be of numbers")
+    if array.ndim < 2 or 0 in array.shape[1:]:
+        raise DataError(
+            f"{where} has shape {array.shape}; it has to be (examples, features) or (examples, "
+            f"channels, height, width), of at least one feature"
+        )
+    if array.dtype != np.uint8:
+        with np.errstate(over="ignore"):  # what becomes infinite is refused below
+            array = array.astype(np.float32)
+    _check_finite(array, where, columns)
+    return array
+
+
+def _check_finite(array: np.ndarray, where: str, columns: Sequence[str] = ()) -> None:
+    bad = ~np.isfinite(array)
+    if not bad.any():
+        return
+    if len(columns):
+        counts = zip(columns, bad.sum(axis=0), strict=True)
+        each = ", ".join(f"{name!r} ({count})" for name, count in counts if count)
+        what = f"values in these columns (how many): {each}"
+    else:
+        rows = np.flatnonzero(bad.reshape(len(bad), -1).any(axis=1))
+        what = f"values in {len(rows)} of {len(bad)} examples (the first is {rows[0]})"
+    raise DataError(
+        f"{where} has missing (NaN), infinite or too large {what}; fill them in or leave the "
+        f"examples out"
+    )
+
+
+def _targets(value: Any, where: str) -> np.ndarray:
+    array = _as_array(value, where)
+    if array.dtype == object and all(isinstance(item, str) for item in array.flat):
+        array = array.astype(np.str_)  # strings of a table, already in memory
+    _check_no_objects(array, where)
+    if array.dtype.kind == "b":
+        array = array.astype(np.int64)
+    if array.dtype.kind not in _KINDS:
+        raise DataError(
+            f"{where} is of type {array.dtype}; targets are integers, floats or strings"
+        )
+    if array.ndim != 1:
+        raise DataError(
+            f"{where} has shape {array.shape}; it has to be one-dimensional, one target an example "
+            f"(of one-hot rows, take argmax)"
+        )
+    if array.dtype.kind == "f":
+        _check_finite(array, where)
+    return array
+
+
+def _check_alike(splits: Mapping[str, RawSplit], where: str) -> None:
+    """Refuse splits that differ: uint8 pixels are scaled later, and other numbers are not."""
+    inputs, targets = splits["train"]
+    expected = (inputs.shape[1:], str(inputs.dtype), _KINDS[targets.dtype.kind])
+    for name, (x, y) in splits.items():
+        found = (x.shape[1:], str(x.dtype), _KINDS[y.dtype.kind])
+        if found != expected:
+            raise DataError(
+                f"{where}: an example of {name} has shape, input type and targets {found}, but one "
+                f"of train has {expected}; they have to be the same"
+            )

@@ -1,0 +1,147 @@
+"""What all methods of a run have in common, and where each of them goes on."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from logging import INFO, WARNING
+from pathlib import Path
+from typing import Any, cast
+from uuid import uuid4
+
+from flwr.app import ConfigRecord, Message, MessageType, RecordDict
+from flwr.common.logger import log
+from flwr.serverapp import Grid
+
+from pfl_flower.census import FederationError, Population
+from pfl_flower.checkpoint import Checkpoints, Saved
+from pfl_flower.config import RunConfig, under_home
+from pfl_flower.data import DataFacts
+from pfl_flower.data.facts import merge_cards
+from pfl_flower.newcomers import choose_unseen
+from pfl_flower.subgrid import GridWithout
+from strategies.protocol import (
+    CONFIG,
+    DATA_FACTS,
+    METHOD,
+    NUM_ROUNDS,
+    PERSONAL_ROUND,
+    PROPERTIES,
+    RUN,
+    SERVER_ROUND,
+)
+
+
+@dataclass(frozen=True)
+class Session:
+    """What all methods of a run have in common.
+
+    Attributes
+    ----------
+    grid : all nodes
+    config : of the run, with the facts of the data
+    clients : node id -> the client's number, as far as known
+    misfits : nodes whose data do not fit the others'
+    unseen : nodes that are held out of training
+    checkpoints : where every round is kept, if it is
+    run : name of the run
+    """
+
+    grid: Grid
+    config: RunConfig
+    clients: Mapping[int, int]
+    misfits: frozenset[int] = frozenset()
+    unseen: frozenset[int] = frozenset()
+    checkpoints: Checkpoints | None = None
+    run: str = ""
+
+    def about(self, method: str) -> dict[str, Any]:
+        """Return the config of every message of a method."""
+        return {
+            METHOD: method,
+            NUM_ROUNDS: self.config.num_server_rounds,
+            DATA_FACTS: self.config.required_facts.to_json(),
+            RUN: self.run,
+        }
+
+    @property
+    def training_grid(self) -> Grid:
+        """The nodes that are trained."""
+        left_out = self.misfits | self.unseen
+        return GridWithout(self.grid, left_out) if left_out else self.grid
+
+
+def open_session(grid: Grid, config: RunConfig, there: Population, folder: Path | None) -> Session:
+    """Put together what the clients told, and say what is odd about it."""
+    facts, misfits = merge_cards(there.cards)
+    _log_facts(facts, misfits)
+    config = replace(config, facts=facts)
+    fitting = [client for client in there.clients.values() if client not in misfits]
+    unseen = choose_unseen(config, fitting)
+    if folder is None and config.resume:
+        folder = under_home(config.resume)
+    checkpoints = None if folder is None else Checkpoints(folder, config)
+    return Session(
+        grid,
+        config,
+        there.clients,
+        frozenset(node for node, client in there.clients.items() if client in misfits),
+        frozenset(node for node, client in there.clients.items() if client in unseen),
+        checkpoints,
+        checkpoints.run if checkpoints else uuid4().hex,
+    )
+
+
+def _log_facts(facts: DataFacts, misfits: Mapping[int, str]) -> None:
+    for client, reason in misfits.items():
+        log(WARNING, "Client %d cannot take part: %s", client, reason)
+    if facts.labels and facts.labels != tuple(range(len(facts.labels))):
+        log(WARNING, "Labels %s become classes 0 to %d", list(facts.labels), len(facts.labels) - 1)
+
+
+def saved_state(session: Session, config: RunConfig, personal: bool) -> Saved | None:
+    """Return where a method stopped when the run was interrupted; None to start afresh.
+
+    Baselines leave nothing on the devices: one that was under way starts afresh, and so does one
+    that is finished but whose models a safeguard has to choose among.
+    """
+    if session.checkpoints is None or not session.config.resume:
+        return None
+    saved = session.checkpoints.load(config.method)
+    main = config.method == session.config.method
+    complete = saved is not None and saved.round == config.num_server_rounds
+    if saved is None or not (main or (complete and not session.config.safeguard)):
+        session.checkpoints.forget(config.method)
+        return None
+    log(INFO, "Method %s goes on after round %d", config.method, saved.round)
+    if main and personal:
+        _check_personal(session, config, saved)
+    return saved
+
+
+def _check_personal(session: Session, config: RunConfig, saved: Saved) -> None:
+    """Raise unless every client that was trained still has its personal parameters.
+
+    Raises
+    ------
+    FederationError
+        With the clients that have not.
+    """
+    trained: dict[int, int] = {}
+    for report in saved.reports:
+        if report.phase == "train" and not report.dropped:
+            trained[report.client] = report.round
+    asked: dict[str, Any] = {PROPERTIES: PERSONAL_ROUND, SERVER_ROUND: saved.round + 1}
+    question = RecordDict({CONFIG: ConfigRecord({**session.about(config.method), **asked})})
+    nodes = [node for node, client in session.clients.items() if client in trained]
+    messages = [Message(question, node, MessageType.QUERY) for node in nodes]
+    kept: dict[int, int] = {}
+    for reply in session.grid.send_and_receive(messages, timeout=config.timeout):
+        if reply.has_content():
+            answer = reply.content.config_records[PROPERTIES]
+            kept[session.clients[reply.metadata.src_node_id]] = cast(int, answer[PERSONAL_ROUND])
+    lost = sorted(client for client, last in trained.items() if kept.get(client, 0) < last)
+    if lost:
+        raise FederationError(
+            f"the run cannot be resumed: clients {lost} do not have the personal parameters of "
+            f"round {saved.round} any more. They keep them only in a personal directory: node "
+            f"config personal-dir, $PFL_PERSONAL_DIR, or the run config's personal-dir"
+        )
