@@ -1,10 +1,24 @@
 """A cell of a comparison: one method on one seed, and what it gave, client by client."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
+from functools import cached_property
+from hashlib import blake2b
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+
+from clients.joining import ALL
+from pfl_flower.checkpoint import code_digest
+from pfl_flower.data import federation
+from pfl_flower.engines import Engine, simulate
+from pfl_flower.files import write_json
+from pfl_flower.method_run import MethodRun, select
+from pfl_flower.progress import Progress
+from pfl_flower.results import summarize
+from strategies import ClientReport
 
 
 @dataclass(frozen=True)
@@ -57,3 +71,155 @@ class CellResult:
     unseen_examples: np.ndarray = field(default_factory=lambda: np.zeros(0, int))
     unseen_clients: np.ndarray = field(default_factory=lambda: np.zeros(0, int))
     unseen_test: np.ndarray = field(default_factory=lambda: np.zeros((0, 0)))
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A cell that is to be run.
+
+    Attributes
+    ----------
+    config : hyphenated run config, with the method and the seed
+    num_clients : number of clients
+    engine : where it runs; the numbers are the same
+    """
+
+    config: Mapping[str, Any]
+    num_clients: int
+    engine: Engine = "in-process"
+
+    @property
+    def method(self) -> str:
+        """Name of the method."""
+        return str(self.config["method"])
+
+    @property
+    def seed(self) -> int:
+        """The seed."""
+        return int(self.config["seed"])
+
+    @cached_property
+    def name(self) -> str:
+        """Name of its file: it changes with everything that decides its numbers."""
+        about = json.dumps([sorted(self.config.items()), self.num_clients, code_digest()])
+        digest = blake2b(about.encode(), digest_size=6).hexdigest()
+        return f"{self.method}-seed{self.seed}-{digest}.json"
+
+
+def run_cell(cell: Cell, progress: Progress | None = None) -> CellResult:
+    """Run a cell; a method that does not fit is a result too, with the reason as ``failure``."""
+    try:
+        (run,) = simulate(cell.config, cell.num_clients, cell.engine, progress)
+    except (ValueError, RuntimeError) as error:
+        return CellResult(cell.method, cell.seed, dict(cell.config), failure=str(error))
+    return result_of(run, dict(cell.config), cell.num_clients)
+
+
+def result_of(run: MethodRun, config: Mapping[str, Any], num_clients: int) -> CellResult:
+    """Return what a run gave, client by client."""
+    evaluated = [r for r in run.reports if r.phase == "evaluate" and not r.dropped]
+    clients = sorted({report.client for report in evaluated})
+    rounds = sorted({report.round for report in evaluated})
+
+    def table(metric: str) -> np.ndarray:
+        return _table(evaluated, metric, rounds, clients)
+
+    costs = summarize(run)
+    labels, counts = label_counts(run, clients, num_clients)
+    trained = [r for r in run.reports if r.phase == "train" and not r.dropped]
+    regression = run.score == "rmse"
+    return CellResult(
+        method=run.method,
+        seed=run.config.seed,
+        config=config,
+        task="regression" if regression else "classification",
+        rounds=np.array(rounds),
+        clients=np.array(clients),
+        test=table(run.score),
+        validation=table(f"validation-{run.score}"),
+        r2=table("r2") if regression else np.full((len(rounds), len(clients)), np.nan),
+        train_examples=_last(trained, clients),
+        test_examples=_last(evaluated, clients),
+        labels=labels,
+        label_counts=counts,
+        bytes_down=costs["bytes_per_round"]["down"],
+        bytes_up=costs["bytes_per_round"]["up"],
+        parameters=dict(run.parameters),
+        seconds_per_round=costs["seconds_per_round"],
+        **_unseen(run),
+    )
+
+
+def _table(
+    reports: Sequence[ClientReport], metric: str, rounds: Sequence[int], clients: Sequence[int]
+) -> np.ndarray:
+    found = {
+        (r.round, r.client): float(r.metrics[metric]) for r in reports if metric in r.metrics
+    }
+    return np.array([[found.get((r, c), np.nan) for c in clients] for r in rounds])
+
+
+def _last(reports: Sequence[ClientReport], clients: Sequence[int]) -> np.ndarray:
+    """Return the number of examples in each client's last report."""
+    found = {report.client: float(report.metrics["num-examples"]) for report in reports}
+    return np.array([found.get(client, np.nan) for client in clients])
+
+
+def _unseen(run: MethodRun) -> dict[str, Any]:
+    if not run.joined:
+        return {}
+    clients = sorted({r.client for reports in run.joined.values() for r in reports})
+    last = run.config.num_server_rounds
+    scores = {k: select(reports, run.score, last) for k, reports in run.joined.items()}
+    return {
+        "unseen_examples": np.array(list(run.joined)),
+        "unseen_clients": np.array(clients),
+        "unseen_test": np.array([[scores[k].get(c, np.nan) for c in clients] for k in run.joined]),
+    }
+
+
+def label_counts(
+    run: MethodRun, clients: Sequence[int], num_clients: int, bins: int = 8
+) -> tuple[tuple[str, ...], np.ndarray]:
+    """Return the names of the labels and how often each client has them in training.
+
+    For this the simulation looks at its clients' data, which a server never sees. Classes have the
+    names that the clients give them (with ``taste`` these differ in meaning); a target of a
+    regression is cut into ranges that are equally common over all clients.
+    """
+    facts = run.config.required_facts
+    data = federation(run.config.data, num_clients)
+    targets = [data.client(client, facts).train[1].numpy() for client in clients]
+    if facts.task == "classification":
+        names = tuple(str(label) for label in facts.labels)
+        return names, np.array([np.bincount(t, minlength=len(names)) for t in targets], float)
+    edges = np.unique(np.quantile(np.concatenate(targets), np.linspace(0, 1, bins + 1)))
+    mean, scale = _target_unit(run)
+    users = edges * scale + mean
+    names = tuple(f"{low:.4g} to {high:.4g}" for low, high in zip(users, users[1:], strict=False))
+    return names, np.array([np.histogram(t, edges)[0] for t in targets], float)
+
+
+def _target_unit(run: MethodRun) -> tuple[float, float]:
+    from pfl_flower.data.facts import target_scale
+
+    return target_scale(run.config.required_facts)
+
+
+def save_cell(result: CellResult, path: Path) -> None:
+    """Write a result atomically as JSON; NaN becomes null."""
+    values = {k: v.tolist() if isinstance(v, np.ndarray) else v for k, v in asdict(result).items()}
+    write_json(path, values)
+
+
+def load_cell(path: Path) -> CellResult | None:
+    """Return a result that was written earlier; None if the file is missing or damaged."""
+    try:
+        values = json.loads(path.read_text())
+        arrays = {f.name for f in fields(CellResult) if f.type is np.ndarray}
+        whole = {"rounds", "clients", "unseen_examples", "unseen_clients"}
+        for name in arrays:
+            values[name] = np.array(values[name], dtype=int if name in whole else float)
+        return CellResult(**{**values, "labels": tuple(values["labels"])})
+    except (OSError, ValueError, KeyError, TypeError):
+        return None

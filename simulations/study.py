@@ -1,20 +1,20 @@
 """What a study is, and the one runner of all of them."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from pfl_flower.config import RunConfig
 from pfl_flower.engines import Engine, simulate
 from pfl_flower.files import write_csv, write_json
+from pfl_flower.progress import Progress
 from pfl_flower.results import spread, summarize
+from simulations.runner import Job, run_jobs
 
 
 @dataclass(frozen=True)
@@ -123,11 +123,16 @@ class Study:
 
 
 def run_arm(
-    study_config: Mapping[str, Any], num_clients: int, arm: Arm, seed: int, engine: Engine
+    study_config: Mapping[str, Any],
+    num_clients: int,
+    arm: Arm,
+    seed: int,
+    engine: Engine,
+    progress: Progress | None = None,
 ) -> Result:
     """Run one arm on one seed."""
     config = {**study_config, **arm.config, "seed": seed, "baselines": ""}
-    (run,) = simulate(config, num_clients, engine)
+    (run,) = simulate(config, num_clients, engine, progress)
     return Result(arm, seed, run.by_client(), summarize(run))
 
 
@@ -144,36 +149,21 @@ def run_study(
     All arms of a seed have the same data, splits, network and first values.
     """
     config = dict(study.config) | ({"num-server-rounds": rounds} if rounds else {})
-    cells = [(config, study.num_clients, arm, seed, engine) for seed in seeds for arm in study.arms]
-    columns = (
-        TextColumn(f"[bold]{study.name}[/bold]"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        TextColumn("{task.description}"),
-    )
-    results = []
-    with Progress(*columns, console=console or Console(stderr=True)) as progress:
-        task = progress.add_task("", total=len(cells))
-        for result in _results(cells, jobs):
-            results.append(result)
-            words = f"{result.arm.name}, seed {result.seed}: {result.accuracy.mean():.1%}"
-            progress.update(task, advance=1, description=words)
+    num_rounds = RunConfig.parse(config).num_server_rounds
+    runs = [
+        Job(
+            f"{arm.name}, seed {seed}",
+            num_rounds,
+            run_arm,
+            (config, study.num_clients, arm, seed, engine),
+        )
+        for seed in seeds
+        for arm in study.arms
+    ]
+    results = [result for _, result in run_jobs(runs, jobs, study.name, console)]
     order = {(arm.name, arm.point): place for place, arm in enumerate(study.arms)}
     results.sort(key=lambda r: (order[r.arm.name, r.arm.point], r.seed))
     return Outcome(results)
-
-
-def _results(cells: Sequence[tuple[Any, ...]], jobs: int) -> Iterator[Result]:
-    if jobs <= 1:
-        for cell in cells:
-            yield run_arm(*cell)
-        return
-    # spawn, because a fork of a process in which torch has run threads may hang
-    with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
-        futures: list[Future[Result]] = [pool.submit(run_arm, *cell) for cell in cells]
-        for future in as_completed(futures):
-            yield future.result()
 
 
 def summary_of(study: Study, outcome: Outcome) -> dict[str, Any]:

@@ -1,0 +1,316 @@
+"""Compare methods on the same clients, with equal budgets, and judge every client."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+
+from pfl_flower.config import KEYS, ConfigError, RunConfig
+from pfl_flower.data import number_of_clients
+from pfl_flower.engines import Engine
+from pfl_flower.files import write_json
+from pfl_flower.methods import METHODS
+from pfl_flower.progress import RoundNews, TensorBoard
+from simulations.cells import Cell, CellResult, load_cell, run_cell, save_cell
+from simulations.runner import Job, run_jobs
+from simulations.scores import select_round
+
+BASELINES = ("fedavg", "local")
+"""Always part of a comparison: the global model, and training alone."""
+
+OWN_KEYS = frozenset(
+    {"method", "baselines", "seed", "safeguard", "resume", "initial", "results-dir"}
+    | {"personal-dir", "tensorboard"}
+)
+"""Keys of the run config that a comparison decides itself."""
+
+TRIALS = 9
+"""Settings that ``tune`` tries for every method: as many for one with a strength of its own."""
+
+_DEFAULT_CLIENTS = 10
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What is compared, and on what.
+
+    Attributes
+    ----------
+    methods : names; the baselines are added
+    config : hyphenated run config of every method, on top of the defaults (``heterogeneity`` is
+        ``none`` unless given)
+    num_clients : number of clients; None for as many as the data have of themselves, or 10
+    seeds : each with a split, first parameters and order of batches of its own
+    tune : whether learning rate and the method's own strength are chosen on validation examples
+    safeguard : whether every personalized method also appears with its fallbacks
+    engine : ``"in-process"`` or ``"ray"``
+    """
+
+    methods: Sequence[str]
+    config: Mapping[str, Any]
+    num_clients: int | None = None
+    seeds: Sequence[int] = (0, 1, 2)
+    tune: bool = False
+    safeguard: bool = False
+    engine: Engine = "in-process"
+
+    def __post_init__(self) -> None:
+        if unknown := [name for name in self.methods if name not in METHODS]:
+            raise ConfigError(f"unknown methods {unknown}; known are {', '.join(METHODS)}")
+        if odd := sorted(OWN_KEYS & set(self.config)):
+            raise ConfigError(f"a comparison decides these keys itself: {', '.join(odd)}")
+        if not self.seeds or len(set(self.seeds)) != len(self.seeds):
+            raise ConfigError(f"seeds must be different numbers, got {list(self.seeds)}")
+
+    @property
+    def all_methods(self) -> tuple[str, ...]:
+        """The methods, baselines first."""
+        return tuple(dict.fromkeys((*BASELINES, *self.methods)))
+
+    def clients(self) -> int:
+        """Return the number of clients.
+
+        Raises
+        ------
+        DataError
+            If the data are missing.
+        ConfigError
+            If more clients are asked for than the data have.
+        """
+        natural = number_of_clients(RunConfig.parse(self._common()).data)
+        if natural is not None and self.num_clients is not None and self.num_clients > natural:
+            raise ConfigError(f"{self.num_clients} clients, but the data have only {natural}")
+        return self.num_clients or natural or _DEFAULT_CLIENTS
+
+    def cell(self, method: str, seed: int, settings: Mapping[str, Any] | None = None) -> Cell:
+        """Return the cell of a method on a seed, with settings that tuning chose."""
+        config = {**self._common(), **(settings or {}), "method": method, "seed": seed}
+        return Cell(config, self.clients(), self.engine)
+
+    def _common(self) -> dict[str, Any]:
+        """The config of every method. All have the same network, a method's own if one needs it."""
+        config = {"heterogeneity": "none", **self.config, "baselines": ""}
+        blocks = {METHODS[name].block: name for name in self.methods if METHODS[name].block}
+        if len(blocks) > 1 and config.get("model", "auto") == "auto":
+            raise ConfigError(
+                f"{' and '.join(blocks.values())} need different networks; compare them one at a "
+                f"time, or name a model for all"
+            )
+        if blocks and config.get("model", "auto") == "auto":
+            config["block"] = next(iter(blocks))
+        return config
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a comparison gave.
+
+    Attributes
+    ----------
+    cells : a result of every method and seed, and safeguarded ones
+    tuned : method -> settings that tuning chose
+    """
+
+    cells: list[CellResult]
+    tuned: Mapping[str, Mapping[str, Any]]
+
+
+def grid_of(method: str, learning_rate: float) -> list[dict[str, Any]]:
+    """Return the settings that tuning tries: :data:`TRIALS` for every method.
+
+    A method with a strength of its own (:attr:`Method.strengths`) has three values of it at three
+    learning rates, others have nine learning rates over the same range: a third to three times.
+    """
+    strengths = METHODS[method].strengths
+    if not strengths:
+        rates = learning_rate * 3.0 ** np.linspace(-1, 1, TRIALS)
+        return [{"learning-rate": float(f"{rate:.3g}")} for rate in rates]
+    ((key, values),) = strengths.items()
+    return [
+        {"learning-rate": float(f"{learning_rate * factor:.3g}"), key: value}
+        for factor in (1 / 3, 1.0, 3.0)
+        for value in values
+    ]
+
+
+def compare(
+    comparison: Comparison,
+    folder: Path,
+    jobs: int = 1,
+    console: Console | None = None,
+    tensorboard: bool = False,
+) -> Outcome:
+    """Run every method on every seed; cells that were finished earlier are not run again.
+
+    Parameters
+    ----------
+    comparison : see :class:`Comparison`
+    folder : where cells are kept
+    jobs : number of processes
+    console : for the display of progress
+    tensorboard : whether to write scalars of every round to ``folder/tensorboard``
+
+    Raises
+    ------
+    ConfigError, DataError
+        If the comparison makes no sense, or its data are missing.
+    """
+    tuned: dict[str, dict[str, Any]] = {}
+    board = TensorBoard(folder / "tensorboard") if tensorboard else None
+    runner = _Runner(folder / "cells", jobs, console, board)
+    if comparison.tune:
+        tuned = _tune(comparison, runner)
+    cells = [
+        comparison.cell(method, seed, tuned.get(method))
+        for seed in comparison.seeds
+        for method in comparison.all_methods
+    ]
+    results = runner.run(cells, "methods")
+    if all(result.failure for result in results):
+        raise ConfigError(f"no method could run: {results[0].failure}")
+    order = {name: place for place, name in enumerate(comparison.all_methods)}
+    results.sort(key=lambda result: (order[result.method], result.seed))
+    if comparison.safeguard:
+        results += safeguard_all(results)
+    write_json(folder / "comparison.json", describe(comparison, tuned))
+    return Outcome(results, tuned)
+
+
+def _tune(comparison: Comparison, runner: "_Runner") -> dict[str, dict[str, Any]]:
+    """Return method -> settings with the best validation score on the first seed."""
+    learning_rate = RunConfig.parse(comparison.cell("fedavg", 0).config).learning_rate
+    trials = [
+        (method, settings)
+        for method in comparison.all_methods
+        for settings in grid_of(method, learning_rate)
+    ]
+    seed = comparison.seeds[0]
+    results = runner.run([comparison.cell(m, seed, settings) for m, settings in trials], "tuning")
+    tuned: dict[str, dict[str, Any]] = {}
+    best: dict[str, float] = {}
+    for (method, settings), result in zip(trials, results, strict=True):
+        score = validation_score(result)
+        if score > best.get(method, -np.inf):
+            best[method], tuned[method] = score, settings
+    return tuned
+
+
+def validation_score(result: CellResult) -> float:
+    """Return the mean validation score over clients at the chosen round; more is better.
+
+    Minus infinity if the cell failed or there are no validation examples.
+    """
+    if result.failure:
+        return -np.inf
+    place, by_validation = select_round(result)
+    if not by_validation:
+        return -np.inf
+    score = float(np.nanmean(result.validation[place]))
+    return score if result.task == "classification" else -score
+
+
+class _Runner:
+    """Runs cells that are not there yet, and keeps them."""
+
+    def __init__(
+        self, folder: Path, jobs: int, console: Console | None, board: TensorBoard | None
+    ) -> None:
+        self.folder = folder
+        self.jobs = jobs
+        self.console = console
+        self.board = board
+        folder.mkdir(parents=True, exist_ok=True)
+
+    def run(self, cells: Sequence[Cell], title: str) -> list[CellResult]:
+        """Return the results of the cells, in their order."""
+        found = {cell.name: load_cell(self.folder / cell.name) for cell in cells}
+        missing = [cell for cell in {c.name: c for c in cells}.values() if found[cell.name] is None]
+        runs = [
+            Job(f"{c.method}, seed {c.seed}", _rounds(c), run_cell, (c,)) for c in missing
+        ]
+        for place, result in run_jobs(runs, self.jobs, title, self.console, self._listen):
+            name = missing[place].name
+            found[name] = result
+            if not result.failure:  # a failure may be gone the next time
+                save_cell(result, self.folder / name)
+        results = [found[cell.name] for cell in cells]
+        return [result for result in results if result is not None]
+
+    def _listen(self, job: Job, news: RoundNews) -> None:
+        if self.board:
+            self.board(replace(news, method=job.label.replace(", ", " ")))
+
+
+def _rounds(cell: Cell) -> int:
+    return int(cell.config.get("num-server-rounds", RunConfig().num_server_rounds))
+
+
+def safeguarded(own: CellResult, fallbacks: Sequence[CellResult]) -> CellResult:
+    """Return what clients get if each may fall back on other models of the same seed.
+
+    After the last round each client takes the model with the best score on its own validation
+    examples; ties go to its own. The same choice that clients make with ``safeguard=true``.
+
+    Parameters
+    ----------
+    own : the personalized method's cell
+    fallbacks : those of the global model and of training alone
+    """
+    candidates = [own, *fallbacks]
+    sign = 1.0 if own.task == "classification" else -1.0
+    place = {client: i for i, client in enumerate(own.clients.tolist())}
+    shape = (len(candidates), len(place))
+    validation, test, r2 = (np.full(shape, np.nan) for _ in range(3))
+    for row, cell in enumerate(candidates):
+        for column, client in enumerate(cell.clients.tolist()):
+            if client in place:
+                validation[row, place[client]] = sign * cell.validation[-1, column]
+                test[row, place[client]] = cell.test[-1, column]
+                r2[row, place[client]] = cell.r2[-1, column]
+    chosen = np.argmax(np.where(np.isnan(validation), -np.inf, validation), axis=0)
+    everyone = np.arange(shape[1])
+    return replace(
+        own,
+        method=f"{own.method} safeguarded",
+        rounds=own.rounds[-1:],
+        test=test[chosen, everyone][None],
+        validation=np.abs(validation[chosen, everyone])[None],
+        r2=r2[chosen, everyone][None],
+        bytes_down=sum(cell.bytes_down for cell in candidates),
+        bytes_up=sum(cell.bytes_up for cell in candidates),
+        seconds_per_round=sum(cell.seconds_per_round for cell in candidates),
+        unseen_examples=np.zeros(0, int),
+        unseen_clients=np.zeros(0, int),
+        unseen_test=np.zeros((0, 0)),
+    )
+
+
+def safeguard_all(results: Iterable[CellResult]) -> list[CellResult]:
+    """Return a safeguarded cell for each cell that is not a baseline's."""
+    found = {(r.method, r.seed): r for r in results if not r.failure}
+    made = []
+    for (method, seed), result in found.items():
+        fallbacks = [found.get((name, seed)) for name in BASELINES]
+        if method not in BASELINES and None not in fallbacks:
+            made.append(safeguarded(result, [cell for cell in fallbacks if cell is not None]))
+    return made
+
+
+def describe(comparison: Comparison, tuned: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what was compared, for ``comparison.json``."""
+    return {
+        "methods": list(comparison.all_methods),
+        "clients": comparison.clients(),
+        "seeds": list(comparison.seeds),
+        "config": dict(comparison.config),
+        "tuned": {method: dict(settings) for method, settings in tuned.items()},
+        "safeguard": comparison.safeguard,
+    }
+
+
+def allowed_keys() -> list[str]:
+    """Return the keys of the run config that a comparison takes."""
+    return [name for name in KEYS if name not in OWN_KEYS]
