@@ -1,13 +1,13 @@
 """How good is a model on a client's own examples, and fine-tuning it just before."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from clients.loaders import Loader
+from clients.loaders import Batch, Loader
 from clients.scopes import Scope
 from clients.task import Classification, Task
 from clients.training import EVERYTHING, Optimization, Phase, device_of, train
@@ -76,6 +76,23 @@ class FineTuning:
             raise ValueError(f"epochs must ascend from 0 or more, got {self.epochs}")
 
 
+@dataclass(frozen=True)
+class FineTuned:
+    """What fine-tuning chose, and how good that is on validation examples.
+
+    Attributes
+    ----------
+    epochs : the candidate that the validation examples chose
+    validation : how good such a choice is on examples that had no part in it: each half of the
+        validation examples is scored by the candidate that the other half chose. (The score of
+        the chosen candidate on the examples that chose it would always be too good.) NaN with
+        fewer than two examples
+    """
+
+    epochs: int
+    validation: Evaluation
+
+
 def fine_tune(
     model: nn.Module,
     loader: Loader,
@@ -85,22 +102,62 @@ def fine_tune(
     *,
     task: Task = Classification(),
     optimization: Optimization = Optimization(),
-) -> int:
-    """Fine-tune ``model`` in place; return the number of epochs that validation chose.
+) -> FineTuned:
+    """Fine-tune ``model`` in place, for the number of epochs that validation chooses.
 
     One run through the candidates: each continues from the one before (with a fresh optimizer).
     """
-    best, done = 0, 0
-    best_score: tuple[float, float] | None = None
-    best_state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    halves = _halves(validation)
+    done = 0
+    best: tuple[tuple[float, float], int, dict[str, Tensor]] | None = None
+    found: list[list[Evaluation]] = []
     for epochs in fine_tuning.epochs:
         schedule = (Phase(fine_tuning.trains, epochs - done),)
         train(model, loader, schedule, scopes, criterion=task.criterion, optimization=optimization)
         done = epochs
-        found = evaluate(model, validation, task)
-        score = quality(found, task) if found.examples else (float(epochs), 0.0)
-        if best_score is None or score > best_score:
-            best, best_score = epochs, score
-            best_state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    model.load_state_dict(best_state)
-    return best
+        whole = evaluate(model, validation, task)
+        found.append([evaluate(model, [half], task) for half in halves])
+        score = quality(whole, task) if whole.examples else (float(epochs), 0.0)
+        if best is None or score > best[0]:
+            state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+            best = score, epochs, state
+    assert best is not None  # there is at least one candidate
+    model.load_state_dict(best[2])
+    return FineTuned(best[1], cross_fitted(found, task))
+
+
+def _halves(validation: Loader | None) -> list[Batch]:
+    """Return every second validation example and the others; nothing if there are fewer than 2."""
+    batches = list(validation or ())
+    if sum(len(batch[-1]) for batch in batches) < 2:
+        return []
+    inputs, targets = (torch.cat([batch[part] for batch in batches]) for part in (0, -1))
+    return [(inputs[start::2], targets[start::2]) for start in (0, 1)]
+
+
+def cross_fitted(found: Sequence[Sequence[Evaluation]], task: Task) -> Evaluation:
+    """Return the mean score over two halves, each by the candidate that the other half chose.
+
+    Parameters
+    ----------
+    found : ``found[candidate][half]``, no halves if there are too few examples
+    task : decides what is better, and which scores there are; of errors the root mean square is
+        taken, of scores that are no means over examples (``r2``) nothing is known
+    """
+    if not found[0]:
+        return Evaluation(0, math.nan, task.scores(torch.zeros(0), 0))
+    scored = []
+    for half, other in ((0, 1), (1, 0)):
+        chosen = max(range(len(found)), key=lambda c: quality(found[c][other], task))
+        scored.append(found[chosen][half])
+    count = sum(part.examples for part in scored)
+
+    def mean(values: Sequence[float]) -> float:
+        pairs = zip(scored, values, strict=True)
+        return sum(part.examples * value for part, value in pairs) / count
+
+    scores = dict.fromkeys(scored[0].scores, math.nan)
+    values = [part.scores[task.score] for part in scored]
+    higher = task.higher_is_better
+    scores[task.score] = mean(values) if higher else math.sqrt(mean([v**2 for v in values]))
+    return Evaluation(count, mean([part.loss for part in scored]), scores)

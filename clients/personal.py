@@ -9,7 +9,7 @@ from flwr.client import NumPyClient
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from clients.evaluation import FineTuning, evaluate, fine_tune
+from clients.evaluation import FineTuned, FineTuning, evaluate, fine_tune
 from clients.joining import join
 from clients.loaders import Loader, count_examples
 from clients.scopes import Scope, names_of
@@ -179,25 +179,29 @@ class PersonalClient(NumPyClient):
         -------
         test loss; number of test examples; the task's scores, such as ``accuracy``;
         ``validation-loss`` and the same scores as ``validation-accuracy`` (NaN without validation
-        examples); ``partition-id``, and ``fine-tuning-epochs`` if the method fine-tunes
+        examples, :attr:`FineTuned.validation` after fine-tuning); ``partition-id``, and
+        ``fine-tuning-epochs`` if the method fine-tunes
         """
         server_round = int(config.get(SERVER_ROUND, 0))
         before = self._load(parameters)
         metrics = self._identity()
+        validation = None
         if JOIN_EXAMPLES in config:
             self._join(int(config[JOIN_EXAMPLES]), int(config.get(JOIN_STEPS, 0)))
         elif self.fine_tuning is not None:
             last = NUM_ROUNDS in config and server_round >= int(config[NUM_ROUNDS])
             metrics["fine-tuning-epochs"] = 0
             if last or self.fine_tuning.every_round:
-                metrics["fine-tuning-epochs"] = self._fine_tune(server_round)
+                tuned = self._fine_tune(server_round)
+                metrics["fine-tuning-epochs"], validation = tuned.epochs, tuned.validation
             if last:
                 others = {} if before is None else dict(before.arrays)
                 trained = names_of(self.scopes, *self.fine_tuning.trains)
                 self._keep(server_round, others, FINE_TUNED_PART, trained)
         with self._random(server_round, "evaluate"):
             test = evaluate(self.model, self.test_loader, self.task)
-            validation = evaluate(self.model, self.validation_loader, self.task)
+            if validation is None:
+                validation = evaluate(self.model, self.validation_loader, self.task)
         metrics |= test.scores
         metrics["validation-loss"] = validation.loss
         metrics |= {f"validation-{name}": score for name, score in validation.scores.items()}
@@ -294,7 +298,7 @@ class PersonalClient(NumPyClient):
         own = {f"{part}/{name}": self._entries[name].detach().cpu().clone() for name in names}
         self.state.save(Snapshot(server_round, {**others, **own}), self._spec)
 
-    def _fine_tune(self, server_round: int) -> int:
+    def _fine_tune(self, server_round: int) -> FineTuned:
         assert self.fine_tuning is not None
         with self._random(server_round, "fine-tune"):
             return fine_tune(

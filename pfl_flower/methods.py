@@ -31,6 +31,7 @@ class Method:
     block : kind of network that the method needs: ``""``, ``"se"`` or ``"adapter"``
     fine_tunes : rule of scopes trained at evaluation: ``""``, ``"all"`` or ``"personal"``
     fine_tunes_every_round : at every evaluation, or only after the last round
+    strengths : the run-config key that is the method's own strength -> values worth trying
     strategy : the server side; called with the arguments of :class:`PartialAveraging`
     client : the device side; called with the arguments of :class:`PersonalClient`
     """
@@ -41,6 +42,7 @@ class Method:
     block: str = ""
     fine_tunes: str = ""
     fine_tunes_every_round: bool = False
+    strengths: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
     strategy: Callable[..., PartialAveraging] = PartialAveraging
     client: Callable[..., PersonalClient] = PersonalClient
 
@@ -54,6 +56,7 @@ METHODS: Mapping[str, Method] = {
         summary="FedAvg, each client held near the model it received",
         source="Li et al. 2020, arXiv:1812.06127",
         settings={"mu": 0.1},
+        strengths={"mu": (0.01, 0.1, 1.0)},
     ),
     "local": Method(
         summary="every client alone; nothing is shared",
@@ -74,6 +77,7 @@ METHODS: Mapping[str, Method] = {
         summary="shared body, personal head, trained one after the other",
         source="Collins et al. 2021, arXiv:2102.07078",
         settings={"personal": "head", "schedule": "head-then-body"},
+        strengths={"head-epochs": (1, 2, 5)},
     ),
     "fedbabu": Method(
         summary="shared body under a head that never trains; fine-tuned head at evaluation",
@@ -102,6 +106,7 @@ METHODS: Mapping[str, Method] = {
         summary="shared core, small personal adapters pulled towards doing nothing",
         source="after Houlsby et al. 2019, arXiv:1902.00751",
         settings={"personal": "adapter", "personal_decay": 1e-3},
+        strengths={"personal-decay": (1e-4, 1e-3, 1e-2)},
         block="adapter",
     ),
 }

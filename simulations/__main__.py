@@ -1,4 +1,7 @@
-"""``python -m simulations`` lists the studies; ``python -m simulations <study>`` runs one."""
+"""``python -m simulations`` lists the studies; ``python -m simulations <study>`` runs one.
+
+``python -m simulations compare --help``: compare any methods on any data.
+"""
 
 import argparse
 import os
@@ -7,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
+from rich.markup import escape
 
 from pfl_flower.engines import ENGINES
 from simulations import gallery, lighting, taste
@@ -33,11 +37,21 @@ def _parser() -> argparse.ArgumentParser:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit code."""
-    options = _parser().parse_args(arguments)
+    words = sys.argv[1:] if arguments is None else list(arguments)
     console = Console(width=None if sys.stdout.isatty() else 110)
+    if words[:1] == ["compare"]:
+        from simulations.comparison.command import run  # seconds to import, so only where needed
+
+        try:
+            return run(words[1:], console)
+        except ValueError as error:  # a config or data that make no sense: no traceback for that
+            console.print(f"[red]{escape(str(error))}[/red]", highlight=False, soft_wrap=True)
+            return 2
+    options = _parser().parse_args(words)
     if options.study is None:
         for study in STUDIES.values():
             console.print(f"[bold]{study.name}[/bold]  {study.question}", highlight=False)
+        console.print("[bold]compare[/bold]  Any methods on any data: does personalization pay?")
         return 0
     study = STUDIES[options.study]
     jobs = 1 if options.engine == "ray" else options.jobs

@@ -15,6 +15,7 @@ IMAGE = Architecture("cnn", (1, 8, 8), 10, "batch")
 def nets():
     for name in MODELS:
         shape = (3, 8, 8) if name == "se-cnn" else (1, 8, 8)
+        shape = (1, 16, 16) if name == "large-cnn" else shape
         yield build_model(Architecture(name, shape, 10, "batch"), seed=0)
 
 

@@ -9,7 +9,7 @@ from sklearn.metrics import r2_score, root_mean_squared_error
 from torch import nn
 
 from clients import Classification, FineTuning, Regression, evaluate, fine_tune, in_memory_loader
-from clients.evaluation import Evaluation, quality
+from clients.evaluation import Evaluation, cross_fitted, quality
 from clients.scopes import assign_scopes
 from tests.helpers import tiny_client
 
@@ -67,7 +67,9 @@ def test_fine_tuning_a_regression_takes_the_epochs_with_the_smallest_error():
     chosen = fine_tune(
         model, data, data, FineTuning(epochs=(0, 9)), assign_scopes(model), task=Regression()
     )
-    assert chosen == 9
+    assert chosen.epochs == 9
+    assert chosen.validation.examples == 30
+    assert math.isnan(chosen.validation.scores["r2"])
 
 
 def test_a_client_reports_the_scores_of_its_task():
@@ -77,3 +79,24 @@ def test_a_client_reports_the_scores_of_its_task():
     _, _, metrics = client.evaluate(client.get_parameters({}), {})
     assert {"rmse", "r2", "validation-rmse", "validation-r2"} <= metrics.keys()
     assert "accuracy" not in metrics
+
+
+def test_a_choice_is_scored_by_examples_that_had_no_part_in_it():
+    def found(*scores):
+        return [Evaluation(2, 0.0, {"accuracy": score}) for score in scores]
+
+    # The first half prefers candidate 1, the second one candidate 0: each scores the other's.
+    fitted = cross_fitted([found(0.5, 1.0), found(1.0, 0.0)], Classification())
+    assert fitted.scores["accuracy"] == (0.5 + 0.0) / 2
+    # On noise the best of many candidates looks good on its own examples, and is not.
+    draw = np.random.default_rng(0)
+    noise = [[found(*draw.binomial(10, 0.5, 2) / 10) for _ in range(20)] for _ in range(300)]
+    means = [cross_fitted(candidates, Classification()).scores["accuracy"] for candidates in noise]
+    assert abs(np.mean(means) - 0.5) < 0.02
+
+
+def test_errors_of_two_halves_are_merged_as_mean_squares():
+    halves = [Evaluation(3, 9.0, {"rmse": 3.0}), Evaluation(1, 1.0, {"rmse": 1.0})]
+    fitted = cross_fitted([halves], Regression())
+    assert fitted.scores["rmse"] == pytest.approx(math.sqrt((3 * 9 + 1) / 4))
+    assert fitted.loss == 7.0

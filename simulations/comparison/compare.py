@@ -9,17 +9,14 @@ import numpy as np
 from rich.console import Console
 
 from pfl_flower.config import KEYS, ConfigError, RunConfig
-from pfl_flower.data import number_of_clients
+from pfl_flower.data import is_own, number_of_clients
 from pfl_flower.engines import Engine
 from pfl_flower.files import write_json
 from pfl_flower.methods import METHODS
 from pfl_flower.progress import RoundNews, TensorBoard
-from simulations.cells import Cell, CellResult, load_cell, run_cell, save_cell
+from simulations.comparison.cells import Cell, CellResult, load_cell, run_cell, save_cell
+from simulations.comparison.selection import BASELINES, select_round
 from simulations.runner import Job, run_jobs
-from simulations.scores import select_round
-
-BASELINES = ("fedavg", "local")
-"""Always part of a comparison: the global model, and training alone."""
 
 OWN_KEYS = frozenset(
     {"method", "baselines", "seed", "safeguard", "resume", "initial", "results-dir"}
@@ -93,15 +90,16 @@ class Comparison:
     def _common(self) -> dict[str, Any]:
         """The config of every method. All have the same network, a method's own if one needs it."""
         config = {"heterogeneity": "none", **self.config, "baselines": ""}
-        blocks = {METHODS[name].block: name for name in self.methods if METHODS[name].block}
-        if len(blocks) > 1 and config.get("model", "auto") == "auto":
+        special = [name for name in self.methods if METHODS[name].block]
+        if not special or config.get("model", "auto") != "auto":
+            return config
+        if len({METHODS[name].block for name in special}) > 1 or is_own(str(config.get("dataset"))):
             raise ConfigError(
-                f"{' and '.join(blocks.values())} need different networks; compare them one at a "
-                f"time, or name a model for all"
+                f"{' and '.join(special)} need a network of a certain kind, and all methods are "
+                f"compared on the same one: name it with model"
             )
-        if blocks and config.get("model", "auto") == "auto":
-            config["block"] = next(iter(blocks))
-        return config
+        model = RunConfig.parse({**config, "method": special[0]}).architecture.model
+        return {**config, "model": model}
 
 
 @dataclass(frozen=True)
@@ -128,7 +126,7 @@ def grid_of(method: str, learning_rate: float) -> list[dict[str, Any]]:
     if not strengths:
         rates = learning_rate * 3.0 ** np.linspace(-1, 1, TRIALS)
         return [{"learning-rate": float(f"{rate:.3g}")} for rate in rates]
-    ((key, values),) = strengths.items()
+    key, values = next(iter(strengths.items()))
     return [
         {"learning-rate": float(f"{learning_rate * factor:.3g}"), key: value}
         for factor in (1 / 3, 1.0, 3.0)
@@ -228,9 +226,7 @@ class _Runner:
         """Return the results of the cells, in their order."""
         found = {cell.name: load_cell(self.folder / cell.name) for cell in cells}
         missing = [cell for cell in {c.name: c for c in cells}.values() if found[cell.name] is None]
-        runs = [
-            Job(f"{c.method}, seed {c.seed}", _rounds(c), run_cell, (c,)) for c in missing
-        ]
+        runs = [Job(f"{c.method}, seed {c.seed}", _rounds(c), run_cell, (c,)) for c in missing]
         for place, result in run_jobs(runs, self.jobs, title, self.console, self._listen):
             name = missing[place].name
             found[name] = result
@@ -275,6 +271,7 @@ def safeguarded(own: CellResult, fallbacks: Sequence[CellResult]) -> CellResult:
     return replace(
         own,
         method=f"{own.method} safeguarded",
+        safeguarded=True,
         rounds=own.rounds[-1:],
         test=test[chosen, everyone][None],
         validation=np.abs(validation[chosen, everyone])[None],

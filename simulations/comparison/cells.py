@@ -5,14 +5,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from functools import cached_property
 from hashlib import blake2b
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
-from clients.joining import ALL
 from pfl_flower.checkpoint import code_digest
 from pfl_flower.data import federation
+from pfl_flower.data.facts import target_scale
 from pfl_flower.engines import Engine, simulate
 from pfl_flower.files import write_json
 from pfl_flower.method_run import MethodRun, select
@@ -48,6 +49,8 @@ class CellResult:
     unseen_examples : (E,) numbers of local examples that unseen clients joined with; -1 for all
     unseen_clients : (U,) their numbers
     unseen_test : (E, U) their scores on their own test examples
+    safeguarded : whether clients chose between the method's and the baselines' models. Its
+        validation scores are the best of several, so they are too good to be compared
     """
 
     method: str
@@ -71,6 +74,7 @@ class CellResult:
     unseen_examples: np.ndarray = field(default_factory=lambda: np.zeros(0, int))
     unseen_clients: np.ndarray = field(default_factory=lambda: np.zeros(0, int))
     unseen_test: np.ndarray = field(default_factory=lambda: np.zeros((0, 0)))
+    safeguarded: bool = False
 
 
 @dataclass(frozen=True)
@@ -153,9 +157,7 @@ def result_of(run: MethodRun, config: Mapping[str, Any], num_clients: int) -> Ce
 def _table(
     reports: Sequence[ClientReport], metric: str, rounds: Sequence[int], clients: Sequence[int]
 ) -> np.ndarray:
-    found = {
-        (r.round, r.client): float(r.metrics[metric]) for r in reports if metric in r.metrics
-    }
+    found = {(r.round, r.client): float(r.metrics[metric]) for r in reports if metric in r.metrics}
     return np.array([[found.get((r, c), np.nan) for c in clients] for r in rounds])
 
 
@@ -194,16 +196,10 @@ def label_counts(
         names = tuple(str(label) for label in facts.labels)
         return names, np.array([np.bincount(t, minlength=len(names)) for t in targets], float)
     edges = np.unique(np.quantile(np.concatenate(targets), np.linspace(0, 1, bins + 1)))
-    mean, scale = _target_unit(run)
+    mean, scale = target_scale(facts)
     users = edges * scale + mean
-    names = tuple(f"{low:.4g} to {high:.4g}" for low, high in zip(users, users[1:], strict=False))
+    names = tuple(f"{low:.4g} to {high:.4g}" for low, high in pairwise(users))
     return names, np.array([np.histogram(t, edges)[0] for t in targets], float)
-
-
-def _target_unit(run: MethodRun) -> tuple[float, float]:
-    from pfl_flower.data.facts import target_scale
-
-    return target_scale(run.config.required_facts)
 
 
 def save_cell(result: CellResult, path: Path) -> None:
@@ -218,8 +214,10 @@ def load_cell(path: Path) -> CellResult | None:
         values = json.loads(path.read_text())
         arrays = {f.name for f in fields(CellResult) if f.type is np.ndarray}
         whole = {"rounds", "clients", "unseen_examples", "unseen_clients"}
+        tables = {"test", "validation", "r2", "label_counts", "unseen_test"}
         for name in arrays:
-            values[name] = np.array(values[name], dtype=int if name in whole else float)
+            found = np.array(values[name], dtype=int if name in whole else float)
+            values[name] = found if found.size or name not in tables else np.zeros((0, 0))
         return CellResult(**{**values, "labels": tuple(values["labels"])})
     except (OSError, ValueError, KeyError, TypeError):
         return None

@@ -1,0 +1,1 @@
+"""Methods compared on the same clients: cells, statistics, a recommendation and a report."""
