@@ -11,6 +11,7 @@ from flwr.serverapp import Grid, ServerApp
 
 from pfl_flower.client_app import make_app
 from pfl_flower.config import RunConfig
+from pfl_flower.data import federation, is_own
 from pfl_flower.federation import play
 from pfl_flower.grid import InProcessGrid
 from pfl_flower.method_run import MethodRun
@@ -50,6 +51,8 @@ def simulate(
         If no client can work.
     """
     config = RunConfig.parse(run_config)
+    if is_own(config.dataset):
+        federation.cache_clear()  # the files may have changed since this process last ran
     with _quiet() if quiet else _as_it_is():
         if engine == "in-process":
             grid = InProcessGrid(make_app(run_config), num_clients)

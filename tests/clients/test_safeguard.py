@@ -1,0 +1,65 @@
+import math
+
+import numpy as np
+import pytest
+
+from clients import Classification, Regression
+from clients.safeguard import SafeguardedClient
+
+
+class Candidate:
+    """A client whose scores are known."""
+
+    def __init__(self, name, validation, test, task=None):
+        self.shared_names = [name]
+        self.task = task or Classification()
+        self.validation, self.test = validation, test
+        self.received = None
+
+    def evaluate(self, parameters, config):
+        self.received = parameters
+        score = self.task.score
+        return 0.1, 7, {score: self.test, f"validation-{score}": self.validation}
+
+
+def choose(*pairs, task=None):
+    candidates = {
+        f"m{place}": Candidate(f"w{place}", validation, test, task)
+        for place, (validation, test) in enumerate(pairs)
+    }
+    client = SafeguardedClient(candidates)
+    arrays = [np.full(2, place) for place in range(len(pairs))]
+    loss, examples, metrics = client.evaluate(arrays, {})
+    assert (loss, examples) == (0.1, 7)
+    for candidate, array in zip(candidates.values(), arrays, strict=True):
+        assert candidate.received == [array] or np.array_equal(candidate.received[0], array)
+    return metrics["chosen"]
+
+
+def test_the_best_on_validation_is_chosen_whatever_the_test_says():
+    assert choose((0.5, 0.9), (0.7, 0.1), (0.6, 1.0)) == 1
+
+
+def test_ties_go_to_the_first():
+    assert choose((0.7, 0.1), (0.7, 0.9)) == 0
+
+
+def test_without_validation_examples_it_stays_with_the_first():
+    assert choose((math.nan, 0.1), (math.nan, 0.9)) == 0
+
+
+def test_a_model_that_cannot_be_scored_is_not_chosen():
+    assert choose((math.nan, 0.1), (0.2, 0.9)) == 1
+    assert choose((0.2, 0.9), (math.nan, 0.1)) == 0
+
+
+def test_of_errors_the_smallest_is_chosen():
+    assert choose((3.0, 0), (2.0, 0), (2.5, 0), task=Regression()) == 1
+    assert choose((3.0, 0), (math.nan, 0), task=Regression()) == 0
+
+
+def test_names_and_nothing_to_choose_among():
+    client = SafeguardedClient({"fedper": Candidate("a", 0, 0), "local": Candidate("a", 0, 0)})
+    assert client.shared_names == ["fedper/a", "local/a"]
+    with pytest.raises(ValueError, match="needs candidates"):
+        SafeguardedClient({})

@@ -1,0 +1,100 @@
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+from pfl_flower.data.facts import (
+    DataCard,
+    FactsError,
+    Moments,
+    fit_inputs,
+    fit_targets,
+    merge_cards,
+    merge_moments,
+    moments,
+    target_scale,
+)
+
+values = st.floats(-1e3, 1e3)
+parts = st.lists(
+    st.integers(1, 6).flatmap(lambda rows: arrays(np.float64, (rows, 3), elements=values)),
+    min_size=1,
+    max_size=5,
+)
+
+
+@given(parts)
+def test_merged_moments_are_those_of_all_rows_together(parts):
+    merged = merge_moments([moments(torch.from_numpy(part)) for part in parts])
+    together = np.concatenate(parts)
+    assert merged.count == len(together)
+    np.testing.assert_allclose(merged.means, together.mean(axis=0), atol=1e-9, rtol=1e-9)
+    np.testing.assert_allclose(merged.variances, together.var(axis=0), atol=1e-6, rtol=1e-6)
+
+
+def test_moments_of_different_columns_cannot_be_merged():
+    with pytest.raises(ValueError, match="of the same columns"):
+        merge_moments([Moments(1, (0.0,), (0.0,)), Moments(1, (0.0, 1.0), (0.0, 0.0))])
+    with pytest.raises(ValueError, match="at least one part"):
+        merge_moments([])
+
+
+def card(shape=(2,), task="classification", labels=(0, 1), **options):
+    return DataCard(shape, task, labels, **options)
+
+
+def test_a_card_is_the_same_after_its_way_as_text():
+    whole = card(
+        labels=(3, "b"),
+        features=Moments(4, (0.1, 1e-9), (1.0, 3.3)),
+        target=Moments(4, (0.5,), (2.0,)),
+    )
+    for one in (whole, card()):
+        assert DataCard.from_json(one.to_json()) == one
+        assert hash(DataCard.from_json(one.to_json())) == hash(one)
+
+
+def test_labels_of_all_clients_get_one_order():
+    facts, misfits = merge_cards(
+        {2: card(labels=("b", 10)), 0: card(labels=(9,)), 1: card(labels=("a", 10))}
+    )
+    assert facts.labels == (9, 10, "a", "b")
+    assert not misfits
+    assert fit_targets(np.array(["b", "a"]), facts).tolist() == [3, 2]
+    assert fit_targets(np.array([10, 9, 10]), facts).tolist() == [1, 0, 1]
+    with pytest.raises(FactsError, match=r"labels \[8\] are unknown to the federation"):
+        fit_targets(np.array([9, 8]), facts)
+
+
+def test_clients_whose_examples_have_another_shape_cannot_take_part():
+    cards = {0: card((5,)), 1: card((4,)), 2: card((4,)), 3: card((4,), "regression", ())}
+    facts, misfits = merge_cards(cards)
+    assert facts.shape == (4,)
+    assert set(misfits) == {0, 3}
+    assert "shape (5,)" in misfits[0]
+    assert "those of 2 clients have shape (4,)" in misfits[0]
+    assert merge_cards({1: card((4,)), 0: card((5,))})[0].shape == (5,)  # a tie: the lowest client
+
+
+def test_features_become_standard_and_a_constant_one_becomes_zero():
+    rows = torch.tensor([[1.0, 0.1, 5.0], [3.0, 0.1, 5.0]])
+    facts = card((3,), features=moments(rows))
+    fitted = fit_inputs(rows, facts)
+    assert fitted.dtype == torch.float32
+    assert fitted.tolist() == [[-1.0, 0.0, 0.0], [1.0, 0.0, 0.0]]
+    newcomer = fit_inputs(torch.tensor([[2.0, 0.2, 6.0]]), facts)
+    assert newcomer.abs().max() <= 1.0
+    with pytest.raises(FactsError, match=r"shape \(2,\); the federation's have \(3,\)"):
+        fit_inputs(rows[:, :2], facts)
+    assert fit_inputs(rows, card((3,))) is rows
+
+
+def test_targets_of_a_regression_become_standard():
+    targets = np.array([10.0, 30.0])
+    facts = card(task="regression", labels=(), target=moments(torch.from_numpy(targets)))
+    assert fit_targets(targets, facts).tolist() == [-1.0, 1.0]
+    assert target_scale(facts) == (20.0, 10.0)
+    constant = card(task="regression", labels=(), target=Moments(2, (7.0,), (0.0,)))
+    assert fit_targets(np.array([7.0]), constant).tolist() == [0.0]
