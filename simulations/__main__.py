@@ -13,10 +13,12 @@ from rich.console import Console
 from rich.markup import escape
 
 from pfl_flower.engines import ENGINES
-from simulations import gallery, lighting, taste
+from simulations import gallery, lighting, safeguard, taste
 from simulations.study import print_summary, run_study, write_outcome
 
-STUDIES = {study.name: study for study in (taste.STUDY, lighting.STUDY, gallery.STUDY)}
+STUDIES = {
+    study.name: study for study in (taste.STUDY, lighting.STUDY, gallery.STUDY, safeguard.STUDY)
+}
 
 
 def _seeds(text: str) -> list[int]:

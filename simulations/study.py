@@ -130,9 +130,9 @@ def run_arm(
     engine: Engine,
     progress: Progress | None = None,
 ) -> Result:
-    """Run one arm on one seed."""
+    """Run one arm on one seed; with a safeguard, what clients chose counts."""
     config = {**study_config, **arm.config, "seed": seed, "baselines": ""}
-    (run,) = simulate(config, num_clients, engine, progress)
+    run = simulate(config, num_clients, engine, progress)[-1]
     return Result(arm, seed, run.by_client(), summarize(run))
 
 

@@ -61,8 +61,6 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--tensorboard", action="store_true", help="scalars of every round too")
     config = made.add_argument_group("keys of the run config")
     for name in allowed_keys():
-        if name == "safeguard":
-            continue
         kind = KEYS[name].metadata["kind"]
         read: Any = _truth if kind is bool else kind
         config.add_argument(f"--{name}", type=read, help=KEYS[name].metadata["help"])

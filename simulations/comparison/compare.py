@@ -20,9 +20,9 @@ from simulations.runner import Job, run_jobs
 
 OWN_KEYS = frozenset(
     {"method", "baselines", "seed", "safeguard", "resume", "initial", "results-dir"}
-    | {"personal-dir", "tensorboard"}
+    | {"personal-dir", "tensorboard", "personal", "schedule", "mu", "personal-decay"}
 )
-"""Keys of the run config that a comparison decides itself."""
+"""Keys of the run config that a comparison decides itself, or that make one method another."""
 
 TRIALS = 9
 """Settings that ``tune`` tries for every method: as many for one with a strength of its own."""
@@ -166,7 +166,7 @@ def compare(
         for seed in comparison.seeds
         for method in comparison.all_methods
     ]
-    results = runner.run(cells, "methods")
+    results = runner.run(cells, "methods", track=True)
     if all(result.failure for result in results):
         raise ConfigError(f"no method could run: {results[0].failure}")
     order = {name: place for place, name in enumerate(comparison.all_methods)}
@@ -222,12 +222,13 @@ class _Runner:
         self.board = board
         folder.mkdir(parents=True, exist_ok=True)
 
-    def run(self, cells: Sequence[Cell], title: str) -> list[CellResult]:
-        """Return the results of the cells, in their order."""
+    def run(self, cells: Sequence[Cell], title: str, track: bool = False) -> list[CellResult]:
+        """Return the results of the cells, in their order; ``track`` them in TensorBoard."""
         found = {cell.name: load_cell(self.folder / cell.name) for cell in cells}
         missing = [cell for cell in {c.name: c for c in cells}.values() if found[cell.name] is None]
         runs = [Job(f"{c.method}, seed {c.seed}", _rounds(c), run_cell, (c,)) for c in missing]
-        for place, result in run_jobs(runs, self.jobs, title, self.console, self._listen):
+        listen = self._listen if track else None
+        for place, result in run_jobs(runs, self.jobs, title, self.console, listen):
             name = missing[place].name
             found[name] = result
             if not result.failure:  # a failure may be gone the next time
