@@ -139,8 +139,8 @@ class Checkpoints:
             stream.writelines(json.dumps(asdict(report)) + "\n" for report in new_reports)
             stream.flush()
             os.fsync(stream.fileno())
-        arrays = {f"shared/{name}": np.array(view(array)) for name, array in saved.arrays.items()}
-        arrays |= {f"strategy/{name}": np.array(array) for name, array in saved.strategy.items()}
+        arrays = {f"shared/{name}": view(array) for name, array in saved.arrays.items()}
+        arrays |= {f"strategy/{name}": array for name, array in saved.strategy.items()}
         about = {
             "round": saved.round,
             "seconds": saved.seconds,

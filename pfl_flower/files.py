@@ -5,10 +5,16 @@ import io
 import json
 import math
 import os
+import re
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+
+def file_name(text: str) -> str:
+    """Return a text as part of a file name: what is neither letter, digit, _ nor - becomes -."""
+    return re.sub(r"[^\w-]+", "-", text).strip("-")
 
 
 def write_bytes(path: Path, content: bytes) -> None:

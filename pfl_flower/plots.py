@@ -52,21 +52,22 @@ def plot_curves(
     path: Path,
     x_label: str,
     title: str,
+    y_label: str = "mean test accuracy over clients, %",
 ) -> None:
     """Draw one line a method.
 
     Parameters
     ----------
-    curves : method -> (x values, accuracies in [0, 1])
+    curves : method -> (x values, fractions in [0, 1])
     path : of the PNG
-    x_label, title : words around the picture
+    x_label, title, y_label : words around the picture
     """
     figure, axes = plt.subplots(figsize=(6.4, 4.2), layout="constrained")
     for place, (method, (x, y)) in enumerate(curves.items()):
         color = COLORS[place % len(COLORS)]
         axes.plot(x, 100 * np.asarray(y), marker="o", markersize=4, color=color, label=method)
     axes.set_xlabel(x_label)
-    axes.set_ylabel("mean test accuracy over clients, %")
+    axes.set_ylabel(y_label)
     axes.set_title(title, fontsize=10)
     axes.grid(alpha=0.3)
     axes.legend(frameon=False)

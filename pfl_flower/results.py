@@ -13,7 +13,7 @@ from safetensors.numpy import save
 from clients.joining import ALL
 from pfl_flower.census import commonest
 from pfl_flower.config import under_home
-from pfl_flower.files import write_bytes, write_csv, write_json
+from pfl_flower.files import file_name, write_bytes, write_csv, write_json
 from pfl_flower.method_run import MethodRun
 from strategies.arrays import view
 
@@ -165,7 +165,7 @@ def _everyone(evaluated: int, asked: int) -> str:
 
 def results_folder(stated: str, name: str) -> Path:
     """Return a new folder for a run's results; a relative one is under the home folder."""
-    base = under_home(stated or "pfl-flower-results")
+    base, name = under_home(stated or "pfl-flower-results"), file_name(name)
     stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
     folder = base / f"{stamp}-{name}"
     number = 1

@@ -72,10 +72,13 @@ class Session:
 def open_session(grid: Grid, config: RunConfig, there: Population, folder: Path | None) -> Session:
     """Put together what the clients told, and say what is odd about it."""
     facts, misfits = merge_cards(there.cards)
+    unseen = choose_unseen(config, there.cards.keys() - misfits.keys())
+    # Who is held out of training has no part in means and deviations either, but may have a class
+    # that nobody else has.
+    seen = {client: card for client, card in there.cards.items() if client not in unseen}
+    facts = replace(merge_cards(seen)[0], labels=facts.labels)
     _log_facts(facts, misfits)
     config = replace(config, facts=facts)
-    fitting = [client for client in there.clients.values() if client not in misfits]
-    unseen = choose_unseen(config, fitting)
     if folder is None and config.resume:
         folder = under_home(config.resume)
     checkpoints = None if folder is None else Checkpoints(folder, config)
@@ -93,6 +96,8 @@ def open_session(grid: Grid, config: RunConfig, there: Population, folder: Path 
 def _log_facts(facts: DataFacts, misfits: Mapping[int, str]) -> None:
     for client, reason in misfits.items():
         log(WARNING, "Client %d cannot take part: %s", client, reason)
+    what = f"{len(facts.labels)} classes" if facts.labels else "a number (regression)"
+    log(INFO, "Data: examples of shape %s, to predict %s", facts.shape, what)
     if facts.labels and facts.labels != tuple(range(len(facts.labels))):
         log(WARNING, "Labels %s become classes 0 to %d", list(facts.labels), len(facts.labels) - 1)
 

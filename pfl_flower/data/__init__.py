@@ -63,7 +63,7 @@ class Federation:
         """Return what a client tells of its data before the first round."""
         raw = self._load(client)
         inputs, targets = raw.train
-        task = self._task(targets)
+        task: TaskName = "regression" if targets.dtype.kind == "f" else "classification"
         labels: set[Label] = set()
         if task == "classification":
             parts = [part[1] for part in (raw.train, raw.validation, raw.test) if part is not None]
@@ -98,7 +98,7 @@ class Federation:
 
     def _load(self, client: int) -> RawClient:
         if client not in self._raw:
-            self._raw[client] = self.clients.load(client)
+            self._raw[client] = as_stated(self.clients.load(client), self.settings.task)
         return self._raw[client]
 
     def _make(self, client: int, facts: DataFacts) -> ClientData:
@@ -119,16 +119,6 @@ class Federation:
             raise DataError(f"{self.settings.dataset!r} needs heterogeneity 'interest'")
         return inputs, targets
 
-    def _task(self, targets: np.ndarray) -> TaskName:
-        stated = self.settings.task
-        if stated == "regression" and targets.dtype.kind not in "iuf":
-            raise DataError(f"task 'regression' needs numbers, but the targets are {targets.dtype}")
-        if stated == "classification" and targets.dtype.kind == "f":
-            raise DataError("task 'classification' needs labels, but the targets are fractions")
-        if stated == "auto":
-            return "regression" if targets.dtype.kind == "f" else "classification"
-        return "regression" if stated == "regression" else "classification"
-
     def _standardizes(self, inputs: np.ndarray) -> bool:
         """Whether features are: those of tables are, pixels and what a user prepared are not."""
         source = SOURCES.get(self.settings.dataset)
@@ -136,6 +126,37 @@ class Federation:
             return source.standardize
         kind = self.settings.dataset.partition(":")[0]
         return kind in ("table", "huggingface") and inputs.ndim == 2
+
+
+def as_stated(raw: RawClient, task: str) -> RawClient:
+    """Return a client's examples with targets of the kind that the task needs.
+
+    Fractions are for regression, everything else is classes, unless ``task`` says otherwise: whole
+    numbers can be amounts, and fractions that are all whole can be classes.
+
+    Raises
+    ------
+    DataError
+        If the targets cannot be what is stated.
+    """
+    kind = raw.train[1].dtype.kind
+    if task == "auto" or (task == "regression") == (kind == "f"):
+        return raw
+    if kind not in "iuf":
+        raise DataError(f"task 'regression' needs numbers, but the targets are {raw.train[1][:3]}")
+
+    def convert(part: RawSplit | None) -> RawSplit | None:
+        if part is None:
+            return None
+        inputs, targets = part
+        wanted = np.dtype(np.float64 if task == "regression" else np.int64)
+        if (targets.astype(wanted) != targets).any():
+            raise DataError("task 'classification' needs labels, but the targets are fractions")
+        return inputs, targets.astype(wanted)
+
+    train = convert(raw.train)
+    assert train is not None
+    return RawClient(train, convert(raw.validation), convert(raw.test))
 
 
 @lru_cache(maxsize=2)

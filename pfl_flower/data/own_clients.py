@@ -3,9 +3,11 @@
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
+from logging import WARNING
 from typing import Any
 
 import numpy as np
+from flwr.common.logger import log
 
 from pfl_flower.data.facts import DataError
 from pfl_flower.data.own import OWN, OwnData, OwnRequest
@@ -71,6 +73,12 @@ class OwnClients:
         self.settings = settings
         self.num_clients = num_clients
         self.data = open_own(settings)
+        if num_clients > 1 and self.data.count() == 1:
+            log(
+                WARNING,
+                "%s holds one client, which every node of this machine takes, whatever its number",
+                settings.dataset,
+            )
 
     def load(self, client: int) -> RawClient:
         """Return the splits of one client; what comes unsplit is split by the fractions.

@@ -11,6 +11,7 @@ from rich.table import Table
 
 from pfl_flower.config import KEYS
 from pfl_flower.engines import ENGINES
+from pfl_flower.files import file_name
 from simulations.comparison.compare import Comparison, Outcome, allowed_keys, compare
 from simulations.comparison.report import write_report
 from simulations.comparison.scores import recommend
@@ -85,7 +86,7 @@ def run(arguments: Sequence[str], console: Console) -> int:
         options["engine"],
     )
     dataset = str(config.get("dataset", "digits"))
-    default = Path("results") / f"compare-{''.join(c if c.isalnum() else '-' for c in dataset)}"
+    default = Path("results") / f"compare-{file_name(dataset)}"
     folder = (options["out"] or default).resolve()
     jobs = 1 if options["engine"] == "ray" else options["jobs"]
     outcome = compare(comparison, folder, jobs, tensorboard=options["tensorboard"])

@@ -15,6 +15,7 @@ from pfl_flower.data import DataSettings, Federation, number_of_clients
 from pfl_flower.data.facts import merge_cards
 from pfl_flower.engines import simulate
 from pfl_flower.grid import InProcessGrid
+from pfl_flower.newcomers import choose_unseen
 from pfl_flower.results import describe, write
 
 SHORT = {"num-server-rounds": 3, "baselines": "", "learning-rate": 0.05}
@@ -161,6 +162,13 @@ def test_numbers_can_be_classes_or_amounts(tmp_path):
     assert run.config.required_facts.labels == (0, 1, 2)
     (run,) = simulate({**config, "task": "regression"}, 4)
     assert run.config.required_facts.task == "regression"
+    config |= table(tmp_path / "t.csv", count=80, cost=np.arange(80) % 3 + 0.0)
+    assert simulate(config, 4)[0].score == "rmse"
+    (run,) = simulate({**config, "task": "classification"}, 4)
+    assert run.config.required_facts.labels == (0, 1, 2)
+    config |= table(tmp_path / "t.csv", count=80, cost=np.arange(80) % 3 + 0.5)
+    with pytest.raises(FederationError, match="needs labels, but the targets are fractions"):
+        simulate({**config, "task": "classification"}, 4)
 
 
 MODULE = """
@@ -205,6 +213,28 @@ def test_a_local_data_set_of_hugging_face(tmp_path):
         assert len(run.by_client()) == 4
         assert run.config.required_facts.shape == (3,)
         assert run.config.required_facts.features is not None
+
+
+def test_unseen_clients_have_no_part_in_means_but_may_have_a_class_of_their_own(tmp_path):
+    for number in range(4):
+        more = {"labels": (3, 9)} if number == 2 else {}
+        write_client(tmp_path / "data", number, 40, seed=number, **more)
+    rows = [dict(np.load(tmp_path / "data" / f"{n}.npz")) for n in range(4)]
+    frame = pd.concat(
+        pd.DataFrame(row["x_train"], columns=list("abcd")).assign(client=n, label=row["y_train"])
+        for n, row in enumerate(rows)
+    )
+    frame.to_csv(tmp_path / "t.csv", index=False)
+    config = {**SHORT, "dataset": f"table:{tmp_path / 't.csv'}", "unseen": 0.25}
+    for seed in range(20):  # until client 2 is the one held out
+        if choose_unseen(RunConfig(unseen=0.25, seed=seed), range(4)) == {2}:
+            break
+    (run,) = simulate({**config, "seed": seed}, 4)
+    facts = run.config.required_facts
+    assert facts.labels == (3, 7, 9)
+    data = Federation(run.config.data, 4)
+    assert facts.features.count == sum(data.card(n).features.count for n in (0, 1, 3))
+    assert not any(report.dropped for report in run.joined[0])
 
 
 def test_what_is_given_is_not_split_and_what_is_not_is(tmp_path):

@@ -118,3 +118,9 @@ def test_files_are_written_whole_or_not_at_all(tmp_path):
     write_csv(tmp_path / "y.csv", [{"a": 1}, {"b": 2}])
     assert (tmp_path / "y.csv").read_text() == "a,b\n1,\n,2\n"
     assert sorted(p.name for p in tmp_path.iterdir()) == ["x.json", "y.csv"]
+
+
+def test_a_results_folder_has_a_plain_name_whatever_the_data_set_is_called(tmp_path):
+    folder = results_folder(str(tmp_path), "fedper-folder:/data/my hospitals")
+    assert folder.parent == tmp_path
+    assert folder.name.endswith("-fedper-folder-data-my-hospitals")
