@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -56,7 +57,8 @@ def simulate(
     with _quiet() if quiet else _as_it_is():
         if engine == "in-process":
             grid = InProcessGrid(make_app(run_config), num_clients)
-            return list(play(grid, config, progress, folder))
+            # All nodes are there from the start, so there is no more to wait for.
+            return list(play(grid, replace(config, wait=0.0), progress, folder))
         return _on_ray(run_config, config, num_clients, progress, folder)
 
 

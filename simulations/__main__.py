@@ -49,6 +49,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         except ValueError as error:  # a config or data that make no sense: no traceback for that
             console.print(f"[red]{escape(str(error))}[/red]", highlight=False, soft_wrap=True)
             return 2
+        except KeyboardInterrupt:
+            console.print("Interrupted. What is finished is kept: the same command goes on.")
+            return 130
     options = _parser().parse_args(words)
     if options.study is None:
         for study in STUDIES.values():

@@ -12,6 +12,7 @@ from PIL import Image
 
 from simulations.comparison.canvas import colors_of
 from simulations.comparison.cells import CellResult
+from simulations.comparison.compare import Comparison, compare
 from simulations.comparison.notes import common_settings, notes_of, own_settings
 from simulations.comparison.pictures import draw_pictures
 from simulations.comparison.report import write_report
@@ -210,6 +211,35 @@ def test_the_table_fits_a_printed_page(task, seeds, tmp_path):
     found = probe(text, a4, tmp_path)
     assert found["table"] <= a4
     assert found["width"] <= a4
+
+
+@pytest.mark.browser
+@needs_chromium
+def test_a_screenshot_shows_the_words_and_the_pictures(folder, tmp_path):
+    target = tmp_path / "report.png"
+    page = (folder / "report.html").as_uri()
+    browse(tmp_path / "profile", "--window-size=1200,4000", f"--screenshot={target}", page)
+    image = np.asarray(Image.open(target).convert("RGB"), dtype=int)
+    assert image.shape == (4000, 1200, 3)
+    dark = (image.max(axis=2) < 90).mean(axis=1) > 0  # rows with text or lines
+    assert dark[:400].any()  # the recommendation
+    assert dark[2000:].any()  # pictures
+    colored = (image.max(axis=2) - image.min(axis=2) > 80).any(axis=1)
+    assert colored[1000:].mean() > 0.1
+
+
+@pytest.mark.browser
+@needs_chromium
+def test_a_real_comparison_of_8_methods_and_3_seeds_opens_without_an_error(tmp_path):
+    methods = ["fedavg-ft", "fedper", "fedrep", "fedbabu", "lg-fedavg", "fedbn"]
+    config = {"num-server-rounds": 20, "partition": "dirichlet", "alpha": 0.3, "unseen": 0.2}
+    outcome = compare(Comparison(methods, config), tmp_path, jobs=2)
+    assert len({cell.method for cell in outcome.cells if not cell.failure}) == 8
+    path = write_report(outcome.cells, tmp_path, "Eight methods")
+    assert path.stat().st_size < 3e6
+    found = probe(path.read_text(), 1200, tmp_path)
+    assert len(found["images"]) == len(PICTURES)
+    assert all(found["images"])
 
 
 @pytest.mark.browser
