@@ -13,9 +13,9 @@ from simulations.comparison.compare import (
     Comparison,
     compare,
     grid_of,
-    safeguarded,
     validation_score,
 )
+from simulations.comparison.guarded import safeguarded
 from simulations.comparison.scores import recommend
 
 SHORT = {"num-server-rounds": 2, "local-epochs": 1}
