@@ -10,6 +10,7 @@ from clients.scopes import names_of
 from pfl_flower.census import FederationError, wait_for_clients
 from pfl_flower.client_app import initial_model, make_app, scopes_of
 from pfl_flower.config import RunConfig
+from pfl_flower.data import Federation
 from pfl_flower.engines import simulate
 from pfl_flower.federation import play
 from pfl_flower.grid import InProcessGrid
@@ -115,6 +116,28 @@ def test_nothing_personal_is_in_any_message(method):
     assert grid.replies == 3 + 3 * 3 * 2
     keeps = names_of(scopes, Scope.PERSONAL) or config.fine_tuning
     assert bool(grid.secrets) == bool(keeps)
+
+
+def test_nothing_personal_is_in_a_message_of_a_newcomer_or_a_safeguard():
+    extras = {"method": "fedper", "unseen": 0.25, "safeguard": True}
+    config = RunConfig.parse(SMALL | extras)
+    grid = Inspected(make_app(config.dump()), 4)
+    list(play(grid, config))
+    rounds = 3 * (3 * 3 * 2)  # methods, clients, rounds, train and evaluate
+    assert grid.replies == 4 + rounds + 3 * 5 + 3  # census, rounds, joining, choosing
+    assert grid.secrets
+
+
+def test_a_card_holds_no_example():
+    config = RunConfig.parse(SMALL | {"dataset": "breast-cancer", "method": "fedavg"})
+    data = Federation(config.data, 4)
+    grid = Inspected(make_app(config.dump()), 4)
+    cards = wait_for_clients(grid, config).cards
+    for client in range(4):
+        values = set(cards[client].features.means) | set(cards[client].features.variances)
+        rows = data.clients.load(client).train[0].astype(float)
+        assert len(values) == 60
+        assert len(values & set(rows.ravel().tolist())) <= 1  # a mean can be somebody's value
 
 
 def test_everything_personal_is_local():
