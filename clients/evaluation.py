@@ -10,7 +10,14 @@ from torch import Tensor, nn
 from clients.loaders import Batch, Loader
 from clients.scopes import Scope
 from clients.task import Classification, Task
-from clients.training import EVERYTHING, Optimization, Phase, device_of, train
+from clients.training import (
+    EVERYTHING,
+    Optimization,
+    Phase,
+    TrainingDivergedError,
+    device_of,
+    train,
+)
 
 
 @dataclass(frozen=True)
@@ -106,6 +113,12 @@ def fine_tune(
     """Fine-tune ``model`` in place, for the number of epochs that validation chooses.
 
     One run through the candidates: each continues from the one before (with a fresh optimizer).
+    Where training diverges, the candidates before count.
+
+    Raises
+    ------
+    TrainingDivergedError
+        If the first candidate diverges.
     """
     halves = _halves(validation)
     done = 0
@@ -113,7 +126,14 @@ def fine_tune(
     found: list[list[Evaluation]] = []
     for epochs in fine_tuning.epochs:
         schedule = (Phase(fine_tuning.trains, epochs - done),)
-        train(model, loader, schedule, scopes, criterion=task.criterion, optimization=optimization)
+        try:
+            train(
+                model, loader, schedule, scopes, criterion=task.criterion, optimization=optimization
+            )
+        except TrainingDivergedError:
+            if best is None:
+                raise
+            break  # fewer epochs were fine
         done = epochs
         whole = evaluate(model, validation, task)
         found.append([evaluate(model, [half], task) for half in halves])

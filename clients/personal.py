@@ -183,10 +183,11 @@ class PersonalClient(NumPyClient):
         ``fine-tuning-epochs`` if the method fine-tunes
         """
         server_round = int(config.get(SERVER_ROUND, 0))
-        before = self._load(parameters)
+        joins = JOIN_EXAMPLES in config
+        before = self._load(parameters, stored=not joins)
         metrics = self._identity()
         validation = None
-        if JOIN_EXAMPLES in config:
+        if joins:
             self._join(int(config[JOIN_EXAMPLES]), int(config.get(JOIN_STEPS, 0)))
         elif self.fine_tuning is not None:
             last = NUM_ROUNDS in config and server_round >= int(config[NUM_ROUNDS])
@@ -266,10 +267,11 @@ class PersonalClient(NumPyClient):
                 seen.update(batch[-1].flatten().tolist())
         return sorted(seen)
 
-    def _load(self, parameters: NDArrays, before: int = 0) -> Snapshot | None:
+    def _load(self, parameters: NDArrays, before: int = 0, stored: bool = True) -> Snapshot | None:
         """Put the received arrays and the client's own into the model.
 
-        A round that is played again starts from what the client had ``before`` it.
+        A round that is played again starts from what the client had ``before`` it; a client that
+        joins starts without what it may have ``stored`` in an earlier run.
         """
         if len(parameters) != len(self.shared_names):
             raise ValueError(
@@ -284,7 +286,7 @@ class PersonalClient(NumPyClient):
                 )
             # A received array may be a read-only view of the message; torch wants its own.
             self._entries[name].copy_(torch.from_numpy(values.copy()))
-        if not self.personal_names and self.fine_tuning is None:
+        if not stored or not (self.personal_names or self.fine_tuning):
             return None
         snapshot = self.state.load(self._spec, before)
         if snapshot is not None:

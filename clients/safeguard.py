@@ -44,17 +44,34 @@ class SafeguardedClient(NumPyClient):
         Returns
         -------
         test loss, number of test examples and metrics of the chosen candidate; ``chosen`` is its
-        place among the candidates. Without validation examples it is the first.
+        place among the candidates. The first one where its validation score is unknown (no
+        validation examples, or too few to choose fine-tuning epochs and judge them)
+
+        Raises
+        ------
+        ValueError, RuntimeError
+            What the first candidate raised, if none can be evaluated.
         """
         received = dict(zip(self.shared_names, parameters, strict=True))
-        best, chosen = -math.inf, None
+        found: dict[int, tuple[float, tuple[float, int, Scalars]]] = {}
+        errors: list[Exception] = []
         for place, (method, client) in enumerate(self.candidates.items()):
             own = [received[f"{method}/{name}"] for name in client.shared_names]
-            loss, examples, metrics = client.evaluate(own, config)
+            try:
+                loss, examples, metrics = client.evaluate(own, config)
+            except (ValueError, RuntimeError) as error:  # then the others are there
+                errors.append(error)
+                continue
             score = float(metrics[f"validation-{client.task.score}"])
             value = score if client.task.higher_is_better else -score
-            if chosen is None or value > best:  # never true of NaN
-                best = -math.inf if math.isnan(value) else value
-                chosen = loss, examples, metrics | {"chosen": place}
-        assert chosen is not None
-        return chosen
+            found[place] = value, (loss, examples, metrics | {"chosen": place})
+        if not found:
+            raise errors[0]
+        return found[_best({place: value for place, (value, _) in found.items()})][1]
+
+
+def _best(values: Mapping[int, float]) -> int:
+    """Return the place of the best value; the first place in a tie, or if its own is unknown."""
+    if 0 in values and math.isnan(values[0]):
+        return 0
+    return max(values, key=lambda p: -math.inf if math.isnan(values[p]) else values[p])

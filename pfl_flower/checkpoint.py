@@ -8,7 +8,7 @@ directories.
 import json
 import os
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from hashlib import blake2b
@@ -27,6 +27,7 @@ from safetensors.numpy import save
 from pfl_flower.census import FederationError
 from pfl_flower.config import RunConfig
 from pfl_flower.files import write_bytes, write_json
+from pfl_flower.resolve import source_of
 from strategies import ClientReport
 from strategies.arrays import to_record, view
 
@@ -64,6 +65,7 @@ class Checkpoints:
     ----------
     folder : results folder
     config : of the run; where it says ``resume``, the folder must hold checkpoints of the same run
+    unseen : clients held out of training
 
     Raises
     ------
@@ -72,18 +74,19 @@ class Checkpoints:
         config, other data or other code.
     """
 
-    def __init__(self, folder: Path, config: RunConfig) -> None:
+    def __init__(self, folder: Path, config: RunConfig, unseen: Iterable[int] = ()) -> None:
         self.folder = folder / "checkpoint"
-        about = self.folder / "about.json"
         here = _about(config)
         if config.resume:
-            there = _read_json(about)
+            there = read_about(folder)
             _check_same(there, here, str(folder))
             self.run = str(there["run"])
             return
         self.run = uuid4().hex
         self.folder.mkdir(parents=True, exist_ok=True)
-        write_json(about, {"run": self.run, **here})
+        for left in (*self.folder.glob("*.safetensors"), *self.folder.glob("*.jsonl")):
+            left.unlink()  # of an earlier run, which this one replaces
+        write_json(_about_file(folder), {"run": self.run, **here, "unseen": sorted(unseen)})
 
     def load(self, method: str) -> Saved | None:
         """Return what is known of a method; None if it has not completed a round.
@@ -158,27 +161,53 @@ def _about(config: RunConfig) -> dict[str, Any]:
     return {
         "config": {k: v for k, v in config.dump().items() if k not in _FREE},
         "facts": config.required_facts.to_json(),
-        "code": code_digest(),
-        "versions": {name: version(name) for name in ("flwr", "torch", "numpy")}
-        | {"python": platform.python_version()},
+        "code": code_digest(config),
+        "versions": versions(),
     }
 
 
-@lru_cache(maxsize=1)
-def code_digest() -> str:
-    """Return a digest of the source code that decides the numbers of a run."""
-    root = Path(__file__).parents[1]
-    digest = blake2b(digest_size=16)
-    for package in _PACKAGES:
-        for path in sorted((root / package).rglob("*.py")):
-            digest.update(str(path.relative_to(root)).encode() + b"\0" + path.read_bytes())
+def code_digest(config: RunConfig) -> str:
+    """Return a digest of the source code that decides the numbers of a run.
+
+    That of the app, and that of the user's own modules which the config names.
+    """
+    digest = blake2b(_app_source(), digest_size=16)
+    for text in (config.dataset, config.model):
+        if source := source_of(text):
+            digest.update(source.read_bytes())
     return digest.hexdigest()
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+@lru_cache(maxsize=1)
+def _app_source() -> bytes:
+    root = Path(__file__).parents[1]
+    paths = [path for name in _PACKAGES for path in sorted((root / name).rglob("*.py"))]
+    return b"".join(str(p.relative_to(root)).encode() + b"\0" + p.read_bytes() for p in paths)
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of what computes the numbers."""
+    found = {name: version(name) for name in ("flwr", "torch", "numpy")}
+    return {**found, "python": platform.python_version()}
+
+
+def _about_file(folder: Path) -> Path:
+    return folder / "checkpoint" / "about.json"
+
+
+def read_about(folder: Path) -> dict[str, Any]:
+    """Return what a results folder says of its run: name, config, facts, code, unseen clients.
+
+    Raises
+    ------
+    FederationError
+        If there is nothing to resume, or it cannot be read.
+    """
+    path = _about_file(folder)
     try:
         content = json.loads(path.read_text())
-        if not isinstance(content, dict) or content.keys() < {"run", "config", "facts", "code"}:
+        needed = {"run", "config", "facts", "code", "unseen", "versions"}
+        if not isinstance(content, dict) or not needed <= content.keys():
             raise ValueError("it does not hold what it should")
     except FileNotFoundError as error:
         raise FederationError(

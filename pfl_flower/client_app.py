@@ -96,7 +96,7 @@ def build_client(
         config.method,
         client=f"client-{partition_id}",
         directory=_personal_directory(config, context) if durable else None,
-        purpose=f"{config.data.describe()} clients={num_partitions}",
+        purpose=f"{config.data.describe()} clients={num_partitions} labels={_labels(config)}",
         run=run,
     )
     return config.row.client(
@@ -116,6 +116,11 @@ def build_client(
         properties={NUM_PARTITIONS: num_partitions},
         seed=config.seed,
     )
+
+
+def _labels(config: RunConfig) -> str:
+    """The numbering of the classes, which decides what each output of a head means."""
+    return ",".join(map(str, config.required_facts.labels))
 
 
 def _personal_directory(config: RunConfig, context: Context) -> Path | None:

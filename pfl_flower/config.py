@@ -119,8 +119,6 @@ class RunConfig:
                 f"model {self.model!r} needs images, {self.dataset!r} has shape {known.shape}; "
                 f"use {flat}"
             )
-        if self.resume and self.initial:
-            raise ConfigError("resume goes on with a run; initial starts a new one: name only one")
         if self.initial and self.baseline_names:
             raise ConfigError(
                 "initial starts the method ahead of its baselines, which would be no comparison; "

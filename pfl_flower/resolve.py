@@ -2,7 +2,9 @@
 
 import difflib
 import importlib
+import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 
@@ -41,6 +43,15 @@ def resolve(text: str) -> Callable[..., Any]:
             f"{text!r} is a {type(found).__name__}, which cannot be called; name a function"
         )
     return found  # type: ignore[no-any-return]
+
+
+def source_of(text: str) -> Path | None:
+    """Return the source file of a function that is named as ``module:function``; else None."""
+    try:
+        file = getattr(sys.modules[resolve(text).__module__], "__file__", None)
+    except (ResolveError, KeyError):
+        return None
+    return Path(file) if file else None
 
 
 def _import(name: str, text: str) -> Any:

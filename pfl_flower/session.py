@@ -12,7 +12,7 @@ from flwr.common.logger import log
 from flwr.serverapp import Grid
 
 from pfl_flower.census import FederationError, Population
-from pfl_flower.checkpoint import Checkpoints, Saved
+from pfl_flower.checkpoint import Checkpoints, Saved, read_about
 from pfl_flower.config import RunConfig, under_home
 from pfl_flower.data import DataFacts
 from pfl_flower.data.facts import merge_cards
@@ -72,16 +72,20 @@ class Session:
 def open_session(grid: Grid, config: RunConfig, there: Population, folder: Path | None) -> Session:
     """Put together what the clients told, and say what is odd about it."""
     facts, misfits = merge_cards(there.cards)
-    unseen = choose_unseen(config, there.cards.keys() - misfits.keys())
-    # Who is held out of training has no part in means and deviations either, but may have a class
-    # that nobody else has.
-    seen = {client: card for client, card in there.cards.items() if client not in unseen}
-    facts = replace(merge_cards(seen)[0], labels=facts.labels)
-    _log_facts(facts, misfits)
-    config = replace(config, facts=facts)
     if folder is None and config.resume:
         folder = under_home(config.resume)
-    checkpoints = None if folder is None else Checkpoints(folder, config)
+    if folder is not None and config.resume:  # the same again, whoever is there today
+        unseen = frozenset(read_about(folder)["unseen"])
+    else:
+        unseen = choose_unseen(config, there.cards.keys() - misfits.keys())
+    # Who is held out of training has no part in means and deviations either, but may have a class
+    # that nobody else has.
+    left_out = unseen | misfits.keys()
+    seen = {client: card for client, card in there.cards.items() if client not in left_out}
+    facts = replace(merge_cards(seen or there.cards)[0], labels=facts.labels)
+    _log_facts(facts, misfits)
+    config = replace(config, facts=facts)
+    checkpoints = None if folder is None else Checkpoints(folder, config, unseen)
     return Session(
         grid,
         config,
@@ -143,7 +147,9 @@ def _check_personal(session: Session, config: RunConfig, saved: Saved) -> None:
         if reply.has_content():
             answer = reply.content.config_records[PROPERTIES]
             kept[session.clients[reply.metadata.src_node_id]] = cast(int, answer[PERSONAL_ROUND])
-    lost = sorted(client for client, last in trained.items() if kept.get(client, 0) < last)
+    if absent := sorted(trained.keys() - set(session.clients.values())):
+        log(WARNING, "Clients %s were trained before and are not there now", absent)
+    lost = [client for client, last in sorted(trained.items()) if kept.get(client, last) < last]
     if lost:
         raise FederationError(
             f"the run cannot be resumed: clients {lost} do not have the personal parameters of "

@@ -32,7 +32,7 @@ def share_harmed(outcome: Outcome, name: str, point: float | None = None) -> flo
 def _claims(outcome: Outcome) -> list[Claim]:
     without, guarded = (share_harmed(outcome, name) for name in OWN)
     words = f"share of harmed clients, {without:.0%} without a safeguard, falls at least by half"
-    return [Claim(words, 1 - guarded / without, 0.5)]
+    return [Claim(words, 1 - guarded / without if without else 0.0, 0.5)]
 
 
 def _draw(outcome: Outcome, folder: Path) -> None:

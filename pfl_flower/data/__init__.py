@@ -2,11 +2,13 @@
 
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
+from hashlib import blake2b
 
 import numpy as np
 import torch
 
 from pfl_flower.data.facts import (
+    FEWEST_ROWS,
     DataCard,
     DataError,
     DataFacts,
@@ -24,7 +26,7 @@ from pfl_flower.data.own_clients import OwnClients, is_own, open_own
 from pfl_flower.data.partition import PARTITIONS
 from pfl_flower.data.pooled import PooledClients
 from pfl_flower.data.raw import RawClient, RawSplit
-from pfl_flower.data.settings import DataSettings
+from pfl_flower.data.settings import DataSettings, data_directory, find
 from pfl_flower.data.sources import SOURCES, Examples, Source
 
 
@@ -70,12 +72,15 @@ class Federation:
             labels.update(*(np.unique(part).tolist() for part in parts))
             source = SOURCES.get(self.settings.dataset)
             labels.update(range(source.num_classes) if source else ())
+        tells = len(targets) >= FEWEST_ROWS
+        scaled = tells and self._standardizes(inputs)
+        amounts = tells and task == "regression"
         return DataCard(
             shape=tuple(inputs.shape[1:]),
             task=task,
             labels=ordered(labels),
-            features=moments(torch.from_numpy(inputs)) if self._standardizes(inputs) else None,
-            target=moments(torch.from_numpy(targets.astype(float))) if not labels else None,
+            features=moments(torch.from_numpy(inputs)) if scaled else None,
+            target=moments(torch.from_numpy(targets.astype(float))) if amounts else None,
         )
 
     @cached_property
@@ -165,6 +170,24 @@ def federation(settings: DataSettings, num_clients: int) -> Federation:
     return Federation(settings, num_clients)
 
 
+def stamp(settings: DataSettings) -> str:
+    """Return words that change when the user's own files do: their names, sizes and times.
+
+    Data sets of the app have a version of their own, of them it is the data folder.
+    """
+    kind, _, location = settings.dataset.partition(":")
+    directory = data_directory(settings.data_dir)
+    if kind not in ("folder", "table", "huggingface"):
+        return str(directory)
+    try:
+        path = find(location, settings.data_dir)
+    except DataError:
+        return location
+    files = sorted(f for f in path.rglob("*") if f.is_file()) if path.is_dir() else [path]
+    about = [(str(f), f.stat().st_size, f.stat().st_mtime_ns) for f in files]
+    return blake2b(repr(about).encode(), digest_size=8).hexdigest()
+
+
 def number_of_clients(settings: DataSettings) -> int | None:
     """Return how many clients the data have of themselves; None where any number will do."""
     return open_own(settings).count() if is_own(settings.dataset) else None
@@ -185,4 +208,5 @@ __all__ = [
     "federation",
     "is_own",
     "number_of_clients",
+    "stamp",
 ]

@@ -43,6 +43,15 @@ class Moments:
     means: tuple[float, ...]
     variances: tuple[float, ...]
 
+    @property
+    def finite(self) -> bool:
+        """Whether all of them are finite numbers; one client's overflow must not be everybody's."""
+        return all(map(math.isfinite, (*self.means, *self.variances)))
+
+
+FEWEST_ROWS = 5
+"""A client with fewer rows tells no moments: the mean of one row is that row."""
+
 
 def moments(values: Tensor) -> Moments:
     """Return the moments of every column of ``(N, ...)`` values, N at least 1."""
@@ -79,8 +88,9 @@ class DataCard:
     shape : of one example
     task : whether targets are classes or numbers
     labels : its classes, ascending; empty for regression
-    features : moments of the features over its training examples; None if they stay as they are
-    target : moments of the targets over its training examples, for regression
+    features : moments of the features over its training examples; None if they stay as they are,
+        or the client has fewer than :data:`FEWEST_ROWS` examples
+    target : moments of the targets over its training examples, for regression; None likewise
     """
 
     shape: tuple[int, ...]
@@ -137,8 +147,8 @@ def merge_cards(cards: Mapping[int, DataCard]) -> tuple[DataFacts, dict[int, str
         if (card.shape, card.task) != (shape, task)
     }
     labels = {label for card in fitting for label in card.labels}
-    features = [card.features for card in fitting if card.features]
-    targets = [card.target for card in fitting if card.target]
+    features = [card.features for card in fitting if card.features and card.features.finite]
+    targets = [card.target for card in fitting if card.target and card.target.finite]
     facts = DataFacts(
         shape,
         task,

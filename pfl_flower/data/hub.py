@@ -57,7 +57,7 @@ class HubData:
         except (ValueError, KeyError, IndexError) as error:
             raise DataError(
                 f"{where} cannot be split among {num_partitions} clients: {error}; use fewer "
-                f"clients or another partition"
+                f"clients or another partition, or name the column of classes with label-column"
             ) from error
         return _client(part, self.request, f"{where}, client {partition_id}")
 
@@ -78,6 +78,7 @@ class HubData:
             data = FederatedDataset(
                 dataset=_location(self.request.location),
                 partitioners={"train": self._make(num_partitions)},
+                seed=self.request.seed,
             )
             try:
                 columns = data.partitioners["train"].dataset.column_names  # reads the data set

@@ -46,7 +46,7 @@ def open_own(settings: DataSettings) -> OwnData:
             location = str(find(location, settings.data_dir))
     natural = kind != "huggingface" or settings.partition == "natural"
     partitioner = None if natural else partial(_partitioner, settings)
-    return OWN[kind](OwnRequest(location, *columns, partitioner))
+    return OWN[kind](OwnRequest(location, *columns, partitioner, settings.seed))
 
 
 def _partitioner(settings: DataSettings, num_clients: int) -> Any:

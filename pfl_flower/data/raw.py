@@ -48,12 +48,14 @@ class OwnRequest:
     label_column : what is to be predicted, in a table or a data set
     partitioner : number of clients -> a partitioner of flwr-datasets, for a data set of Hugging
         Face; None splits it by ``client_column``, or evenly if that is empty
+    seed : of the order of a data set of Hugging Face
     """
 
     location: str
     client_column: str = ""
     label_column: str = ""
     partitioner: Callable[[int], Any] | None = None
+    seed: int = 0
 
 
 class OwnData(Protocol):

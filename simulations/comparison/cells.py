@@ -11,14 +11,16 @@ from typing import Any, Literal
 
 import numpy as np
 
-from pfl_flower.checkpoint import code_digest
-from pfl_flower.data import federation
+from pfl_flower.census import FederationError
+from pfl_flower.checkpoint import code_digest, versions
+from pfl_flower.config import RunConfig
+from pfl_flower.data import federation, stamp
 from pfl_flower.data.facts import target_scale
 from pfl_flower.engines import Engine, simulate
 from pfl_flower.files import write_json
 from pfl_flower.method_run import MethodRun, select
 from pfl_flower.progress import Progress
-from pfl_flower.results import summarize
+from pfl_flower.results import describe, summarize
 from strategies import ClientReport
 
 
@@ -105,7 +107,9 @@ class Cell:
     @cached_property
     def name(self) -> str:
         """Name of its file: it changes with everything that decides its numbers."""
-        about = json.dumps([sorted(self.config.items()), self.num_clients, code_digest()])
+        config = RunConfig.parse(self.config)
+        decides = [code_digest(config), versions(), stamp(config.data)]
+        about = json.dumps([sorted(self.config.items()), self.num_clients, *decides])
         digest = blake2b(about.encode(), digest_size=6).hexdigest()
         return f"{self.method}-seed{self.seed}-{digest}.json"
 
@@ -114,9 +118,12 @@ def run_cell(cell: Cell, progress: Progress | None = None) -> CellResult:
     """Run a cell; a method that does not fit is a result too, with the reason as ``failure``."""
     try:
         (run,) = simulate(cell.config, cell.num_clients, cell.engine, progress)
-    except (ValueError, RuntimeError) as error:
-        return CellResult(cell.method, cell.seed, dict(cell.config), failure=str(error))
-    return result_of(run, dict(cell.config), cell.num_clients)
+        if not len(run.values()):
+            raise FederationError(describe([run])[0])
+        return result_of(run, dict(cell.config), cell.num_clients)
+    except Exception as error:  # a user's own model can raise anything, and others can still run
+        reason = str(error) if isinstance(error, ValueError | RuntimeError) else repr(error)
+        return CellResult(cell.method, cell.seed, dict(cell.config), failure=reason)
 
 
 def result_of(run: MethodRun, config: Mapping[str, Any], num_clients: int) -> CellResult:
@@ -203,9 +210,15 @@ def label_counts(
 
 
 def save_cell(result: CellResult, path: Path) -> None:
-    """Write a result atomically as JSON; NaN becomes null."""
-    values = {k: v.tolist() if isinstance(v, np.ndarray) else v for k, v in asdict(result).items()}
+    """Write a result atomically as JSON; NaN becomes null and infinity the word ``inf``."""
+    values = {k: _listed(v) if isinstance(v, np.ndarray) else v for k, v in asdict(result).items()}
     write_json(path, values)
+
+
+def _listed(values: np.ndarray) -> Any:
+    if not np.isinf(values).any():
+        return values.tolist()
+    return np.where(np.isinf(values), values.astype(str), values.astype(object)).tolist()
 
 
 def load_cell(path: Path) -> CellResult | None:
@@ -216,7 +229,7 @@ def load_cell(path: Path) -> CellResult | None:
         whole = {"rounds", "clients", "unseen_examples", "unseen_clients"}
         tables = {"test", "validation", "r2", "label_counts", "unseen_test"}
         for name in arrays:
-            found = np.array(values[name], dtype=int if name in whole else float)
+            found = np.array(values[name], dtype=object).astype(int if name in whole else float)
             values[name] = found if found.size or name not in tables else np.zeros((0, 0))
         return CellResult(**{**values, "labels": tuple(values["labels"])})
     except (OSError, ValueError, KeyError, TypeError):

@@ -16,7 +16,7 @@ from pfl_flower.methods import METHODS
 from pfl_flower.progress import RoundNews, TensorBoard
 from simulations.comparison.cells import Cell, CellResult, load_cell, run_cell, save_cell
 from simulations.comparison.guarded import safeguard_all
-from simulations.comparison.selection import BASELINES, select_round
+from simulations.comparison.selection import BASELINES, direction, select_round
 from simulations.runner import Job, run_jobs
 
 OWN_KEYS = frozenset(
@@ -189,26 +189,28 @@ def _tune(comparison: Comparison, runner: "_Runner") -> dict[str, dict[str, Any]
     seed = comparison.seeds[0]
     results = runner.run([comparison.cell(m, seed, settings) for m, settings in trials], "tuning")
     tuned: dict[str, dict[str, Any]] = {}
-    best: dict[str, float] = {}
+    best: dict[str, tuple[int, float]] = {}
     for (method, settings), result in zip(trials, results, strict=True):
         score = validation_score(result)
-        if score > best.get(method, -np.inf):
+        if score > best.get(method, (0, -np.inf)):
             best[method], tuned[method] = score, settings
     return tuned
 
 
-def validation_score(result: CellResult) -> float:
-    """Return the mean validation score over clients at the chosen round; more is better.
+def validation_score(result: CellResult) -> tuple[int, float]:
+    """Return how good a cell is at its chosen round, by its validation scores; more is better.
 
-    Minus infinity if the cell failed or there are no validation examples.
+    First the number of clients with such a score (with settings under which some cannot be
+    evaluated any more, a mean over the others flatters), then their mean. (0, minus infinity) if
+    the cell failed or there are no validation examples.
     """
     if result.failure:
-        return -np.inf
+        return 0, -np.inf
     place, by_validation = select_round(result)
     if not by_validation:
-        return -np.inf
-    score = float(np.nanmean(result.validation[place]))
-    return score if result.task == "classification" else -score
+        return 0, -np.inf
+    scores = result.validation[place]
+    return int((~np.isnan(scores)).sum()), direction(result.task) * float(np.nanmean(scores))
 
 
 class _Runner:

@@ -32,6 +32,8 @@ def safeguarded(own: CellResult, fallbacks: Sequence[CellResult]) -> CellResult:
                 test[row, place[client]] = cell.test[-1, column]
                 r2[row, place[client]] = cell.r2[-1, column]
     chosen = np.argmax(np.where(np.isnan(validation), -np.inf, validation), axis=0)
+    # As on the device: unknown is not bad, but a model that could not be evaluated is no candidate.
+    chosen[np.isnan(validation[0]) & ~np.isnan(test[0])] = 0
     everyone = np.arange(shape[1])
     return replace(
         own,

@@ -54,7 +54,8 @@ def known_mean(values: np.ndarray, axis: int | None = None) -> np.ndarray:
 def select_round(cell: CellResult) -> tuple[int, bool]:
     """Return the place of the round with the best mean validation score over clients.
 
-    The earliest of equally good rounds. Test scores have no part in it.
+    The earliest of equally good rounds, among those with the most clients that have such a score.
+    Test scores have no part in it.
 
     Parameters
     ----------
@@ -65,10 +66,13 @@ def select_round(cell: CellResult) -> tuple[int, bool]:
     index : place in ``cell.rounds``; the last one without any validation score
     by_validation : whether validation scores chose it
     """
-    means = direction(cell.task) * known_mean(cell.validation, axis=1)
-    if not len(means) or np.isnan(means).all():
+    known = ~np.isnan(cell.validation)
+    if not known.any():
         return len(cell.rounds) - 1, False
-    return int(np.nanargmax(means)), True
+    means = direction(cell.task) * known_mean(cell.validation, axis=1)
+    # A round in which a client could not be evaluated is not better for having lost it.
+    complete = known.sum(axis=1) == known.sum(axis=1).max()
+    return int(np.argmax(np.where(complete, means, -np.inf))), True
 
 
 def scores_at_choice(cell: CellResult, examples: Examples = "test") -> np.ndarray:

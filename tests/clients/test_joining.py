@@ -82,3 +82,11 @@ def test_fewer_examples_are_among_more():
     assert len(taken(ALL)[0]) == 30
     with pytest.raises(ValueError, match="no examples"):
         take_examples((), 3)
+
+
+def test_what_an_earlier_run_kept_is_no_head_start_for_a_newcomer():
+    records = RecordDict()
+    tiny_client("head", records=records).fit(tiny_client("head").get_parameters({}), {})
+    fresh = joined(tiny_client("head"), 5)["head.weight"]
+    assert records
+    assert torch.equal(joined(tiny_client("head", records=records), 5)["head.weight"], fresh)

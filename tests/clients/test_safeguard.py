@@ -48,9 +48,22 @@ def test_without_validation_examples_it_stays_with_the_first():
     assert choose((math.nan, 0.1), (math.nan, 0.9)) == 0
 
 
-def test_a_model_that_cannot_be_scored_is_not_chosen():
-    assert choose((math.nan, 0.1), (0.2, 0.9)) == 1
+def test_a_client_that_cannot_judge_its_own_model_stays_with_it():
+    assert choose((math.nan, 0.1), (0.2, 0.9)) == 0
     assert choose((0.2, 0.9), (math.nan, 0.1)) == 0
+
+
+def test_a_model_that_cannot_be_evaluated_is_no_candidate():
+    broken, fine = Candidate("a", 0.9, 0.9), Candidate("b", 0.1, 0.2)
+
+    def diverged(parameters, config):
+        raise RuntimeError("diverged")
+
+    broken.evaluate = diverged
+    client = SafeguardedClient({"fedper": broken, "local": fine})
+    assert client.evaluate([np.zeros(1), np.zeros(1)], {})[2]["chosen"] == 1
+    with pytest.raises(RuntimeError, match="diverged"):
+        SafeguardedClient({"fedper": broken}).evaluate([np.zeros(1)], {})
 
 
 def test_of_errors_the_smallest_is_chosen():

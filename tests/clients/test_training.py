@@ -24,7 +24,7 @@ from clients import (
     joint,
     train,
 )
-from clients.loaders import merge_lone_examples
+from clients.loaders import count_examples, merge_lone_examples
 from tests.helpers import TinyNet, examples
 
 
@@ -262,3 +262,25 @@ def test_without_a_notion_of_accuracy_the_loss_decides():
 def test_bad_candidates_are_refused(epochs):
     with pytest.raises(ValueError, match="ascend"):
         FineTuning(epochs=epochs)
+
+
+def test_fine_tuning_that_diverges_keeps_the_epochs_before():
+    model = TinyNet()
+    options = {"optimization": Optimization(learning_rate=1e12, momentum=0.0)}
+    scopes = assign_scopes(model)
+    before = state(model)
+    tuned = fine_tune(model, loader(), loader(), FineTuning(epochs=(0, 5)), scopes, **options)
+    assert tuned.epochs == 0
+    assert not changed(before, model)
+    with pytest.raises(TrainingDivergedError):
+        fine_tune(model, loader(), loader(), FineTuning(epochs=(5,)), scopes, **options)
+
+
+def test_a_last_batch_that_is_not_full_is_left_out_unless_it_is_the_only_one():
+    inputs = torch.arange(10.0)
+    dropped = in_memory_loader(inputs, inputs, 4, shuffle=True, drop_last=True)
+    assert [len(batch[0]) for batch in dropped] == [4, 4]
+    assert len(dropped) == 2
+    assert count_examples(dropped) == 8
+    only = in_memory_loader(inputs[:3], inputs[:3], 4, drop_last=True)
+    assert [len(batch[0]) for batch in only] == [3]

@@ -78,6 +78,14 @@ def test_clients_whose_examples_have_another_shape_cannot_take_part():
     assert merge_cards({1: card((4,)), 0: card((5,))})[0].shape == (5,)  # a tie: the lowest client
 
 
+def test_one_clients_overflow_is_not_everybodys():
+    fine = card(task="regression", labels=(), target=Moments(5, (1.0,), (2.0,)))
+    odd = card(task="regression", labels=(), target=Moments(5, (1e200,), (float("inf"),)))
+    facts, misfits = merge_cards({0: fine, 1: odd})
+    assert facts.target == fine.target
+    assert not misfits
+
+
 def test_features_become_standard_and_a_constant_one_becomes_zero():
     rows = torch.tensor([[1.0, 0.1, 5.0], [3.0, 0.1, 5.0]])
     facts = card((3,), features=moments(rows))

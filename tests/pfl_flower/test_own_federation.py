@@ -12,7 +12,7 @@ from pfl_flower.census import FederationError, wait_for_clients
 from pfl_flower.client_app import make_app
 from pfl_flower.config import ConfigError, RunConfig
 from pfl_flower.data import DataSettings, Federation, number_of_clients
-from pfl_flower.data.facts import merge_cards
+from pfl_flower.data.facts import FEWEST_ROWS, merge_cards
 from pfl_flower.engines import simulate
 from pfl_flower.grid import InProcessGrid
 from pfl_flower.newcomers import choose_unseen
@@ -277,3 +277,50 @@ def test_numbers_cannot_be_split_by_class(partition):
         Federation(DataSettings(dataset="diabetes", partition=partition), 3)
     with pytest.raises(FederationError, match="'taste' needs classes"):
         simulate({**SHORT, "dataset": "diabetes", "heterogeneity": "taste"}, 3)
+
+
+def test_a_client_with_few_rows_tells_no_means(tmp_path):
+    config = {**table(tmp_path / "t.csv", count=200), "label-column": "ill"}
+    frame = pd.read_csv(tmp_path / "t.csv")
+    few = frame[frame.hospital == "h1"].index[7:]
+    frame.drop(few).to_csv(tmp_path / "t.csv", index=False)
+    data = Federation(RunConfig.parse({**SHORT, **config}).data, 4)
+    assert len(data.client(1).train[1]) == FEWEST_ROWS - 1
+    assert data.card(1).features is None
+    assert data.card(0).features is not None
+
+
+def test_held_out_clients_do_not_change_what_most_clients_data_look_like(folder):
+    for number in (0, 1):
+        write_client(folder, number, 40, features=5)
+    write_client(folder, 4, 40)
+    for seed in range(3):
+        config = {**SHORT, "dataset": f"folder:{folder}", "unseen": 0.4, "seed": seed}
+        (run,) = simulate(config, 5)
+        assert run.config.required_facts.shape == (4,)
+        assert len(run.by_client()) == 2
+
+
+def test_heads_that_were_kept_under_another_numbering_of_labels_are_refused(tmp_path):
+    for number in range(3):
+        write_client(tmp_path / "data", number, 40, labels=("a", "b"), seed=number)
+    config = {**SHORT, "dataset": f"folder:{tmp_path / 'data'}", "method": "fedper"}
+    config["personal-dir"] = str(tmp_path / "devices")
+    simulate(config, 3)
+    write_client(tmp_path / "data", 2, 40, labels=("b", "d"), seed=2)
+    write_client(tmp_path / "data", 0, 40, labels=("d", "b"), seed=0)
+    write_client(tmp_path / "data", 1, 40, labels=("b", "d"), seed=1)
+    with pytest.raises(FederationError, match="labels=a,b"):
+        simulate(config, 3)
+
+
+def test_a_data_set_of_hugging_face_has_another_order_for_another_seed(tmp_path):
+    frame = pd.DataFrame({"x": np.arange(100.0), "kind": np.arange(100) % 2})
+    (tmp_path / "hf").mkdir()
+    frame.to_parquet(tmp_path / "hf" / "train.parquet")
+    options = {"dataset": f"huggingface:{tmp_path / 'hf'}", "label_column": "kind"}
+    rows = [
+        Federation(DataSettings(seed=seed, **options), 4).clients.data.load(0, 4).train[0].tolist()
+        for seed in (0, 1, 0)
+    ]
+    assert sorted(rows[0]) == sorted(rows[2]) != sorted(rows[1])

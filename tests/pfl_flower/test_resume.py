@@ -1,16 +1,24 @@
 import json
+import logging
 import os
 import shutil
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from pfl_flower.census import FederationError
-from pfl_flower.checkpoint import Checkpoints
+from pfl_flower.checkpoint import Checkpoints, code_digest
+from pfl_flower.client_app import make_app
+from pfl_flower.config import RunConfig
 from pfl_flower.engines import simulate
+from pfl_flower.federation import play
+from pfl_flower.grid import InProcessGrid
+from pfl_flower.results import write
+from pfl_flower.subgrid import GridWithout
 from strategies.arrays import view
 
 CONFIG = {
@@ -135,7 +143,7 @@ def test_what_no_number_depends_on_may_differ(complete):
 
 def test_another_version_of_the_code_is_refused(complete, monkeypatch):
     config, _ = complete
-    monkeypatch.setattr("pfl_flower.checkpoint.code_digest", lambda: "other")
+    monkeypatch.setattr("pfl_flower.checkpoint.code_digest", lambda config: "other")
     with pytest.raises(FederationError, match="another version of the code"):
         simulate(config, 3)
 
@@ -200,3 +208,54 @@ def test_a_checkpoint_keeps_the_order_and_dtypes_of_arrays(complete):
     (fresh,) = simulate({**config, "resume": "", "personal-dir": str(folder / "new")}, 3)
     assert list(run.arrays) == list(fresh.arrays)
     assert [a.dtype for a in run.arrays.values()] == [a.dtype for a in fresh.arrays.values()]
+
+
+def test_a_folder_that_is_used_again_forgets_the_run_before(tmp_path):
+    config = {"method": "fedavg", "baselines": "local", "num-server-rounds": 2}
+    first = simulate(config, 3, folder=tmp_path)
+    checkpoints = sorted(path.name for path in (tmp_path / "checkpoint").iterdir())
+    second = simulate({**config, "seed": 1}, 3, folder=tmp_path)
+    assert sorted(path.name for path in (tmp_path / "checkpoint").iterdir()) == checkpoints
+    resumed = simulate({**config, "seed": 1, "resume": str(tmp_path)}, 3)
+    assert numbers(resumed) == numbers(second) != numbers(first)
+
+
+def test_unseen_clients_stay_unseen_whoever_is_there_when_it_goes_on(tmp_path, caplog):
+    config = {"method": "fedavg", "baselines": "", "num-server-rounds": 2, "unseen": 0.4}
+    (run,) = simulate(config, 6, folder=tmp_path)
+    unseen = {report.client for report in run.joined[0]}
+    parsed = RunConfig.parse({**config, "resume": str(tmp_path)})
+    grid = InProcessGrid(make_app(config), 6)
+    absent = min(set(range(6)) - unseen)
+    (resumed,) = play(GridWithout(grid, {100 + absent}), replace(parsed, wait=0.0), folder=tmp_path)
+    assert {report.client for report in resumed.joined[0]} == unseen
+
+
+def test_a_client_that_is_not_there_is_no_reason_to_stop(complete, caplog):
+    config, folder = complete
+    grid = InProcessGrid(make_app(config), 3)
+    parsed = replace(RunConfig.parse(config), wait=0.0)
+    logging.getLogger("flwr").addHandler(caplog.handler)
+    (run,) = play(GridWithout(grid, {101}), parsed, folder=folder / "run")
+    logging.getLogger("flwr").removeHandler(caplog.handler)
+    assert len(run.by_client()) == 3  # as it was: the run is complete
+    assert "Clients [1] were trained before and are not there now" in caplog.text
+
+
+def test_a_run_that_started_from_another_can_be_resumed(tmp_path):
+    config = {"method": "fedavg", "baselines": "", "num-server-rounds": 1}
+    write(tmp_path / "one", simulate(config, 3))
+    later = {**config, "initial": str(tmp_path / "one")}
+    whole = simulate(later, 3, folder=tmp_path / "two")
+    assert numbers(simulate({**later, "resume": str(tmp_path / "two")}, 3)) == numbers(whole)
+
+
+def test_the_source_of_ones_own_network_is_code_too(tmp_path, monkeypatch):
+    module = tmp_path / "my_network.py"
+    module.write_text("def build(shape, outputs): ...")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    config = RunConfig(model="my_network:build")
+    before = code_digest(config)
+    assert before != code_digest(RunConfig())
+    module.write_text("def build(shape, outputs): return None")
+    assert code_digest(config) != before

@@ -118,6 +118,12 @@ def test_a_safeguard_takes_the_best_on_validation_and_its_own_in_a_tie():
     assert safeguarded(own, [common, alone]).test.tolist() == [[0.1, 1.0, 0.3, 0.4]]
 
 
+def test_a_model_that_could_not_be_evaluated_is_no_candidate():
+    own = table("fedper", [np.nan, 0.5], [np.nan, 0.2])
+    common = table("fedavg", [0.7, np.nan], [0.9, 0.8])
+    assert safeguarded(own, [common]).test.tolist() == [[0.9, 0.2]]
+
+
 def test_a_safeguard_of_a_regression_takes_the_smallest_error():
     own, common = (
         replace(table(name, errors, errors), task="regression")
@@ -133,6 +139,33 @@ def test_a_method_that_does_not_fit_is_a_row_with_the_reason(tmp_path):
     assert failures["fedavg"] == failures["local"] == ""
     assert "norm" in failures["fedbn"]
     assert not list((tmp_path / "cells").glob("fedbn-*"))
+
+
+def test_whatever_one_method_raises_the_others_go_on(tmp_path, monkeypatch):
+    def odd(config, *arguments):
+        if config["method"] == "fedper":
+            raise TypeError("a user's mistake")
+        return simulate(config, *arguments)
+
+    monkeypatch.setattr("simulations.comparison.cells.simulate", odd)
+    outcome = compare(Comparison(["fedper"], SHORT, 3, (0,)), tmp_path)
+    failures = {cell.method: cell.failure for cell in outcome.cells}
+    assert failures["fedper"] == 'TypeError("a user\'s mistake")'
+    assert not failures["fedavg"]
+
+
+def test_settings_that_lose_clients_are_not_better_for_it():
+    whole = table("fedper", [0.8, 0.8], [0.0, 0.0])
+    lost = table("fedper", [0.9, np.nan], [0.0, np.nan])
+    assert validation_score(whole) > validation_score(lost)
+    assert validation_score(CellResult("fedper", 0, {}, "broken")) == (0, -np.inf)
+
+
+def test_an_infinite_error_is_one_on_disk_too(tmp_path):
+    cell = replace(table("fedper", [np.inf, np.nan], [1.0, -np.inf]), task="regression")
+    save_cell(cell, tmp_path / "cell.json")
+    found = load_cell(tmp_path / "cell.json")
+    assert repr(found) == repr(cell)
 
 
 def test_when_nothing_can_run_the_reason_is_said(tmp_path):
@@ -213,12 +246,25 @@ def test_bad_comparisons_are_refused(options, words):
         Comparison(**{"config": {}, **options})
 
 
-def test_a_cells_name_changes_with_what_decides_its_numbers():
+def test_a_cells_name_changes_with_what_decides_its_numbers(monkeypatch):
     cell = Cell({"method": "fedper", "seed": 0}, 3)
     assert cell.name == replace(cell).name
     assert cell.name.startswith("fedper-seed0-")
     assert cell.name != replace(cell, num_clients=4).name
     assert cell.name != replace(cell, config={**cell.config, "alpha": 0.1}).name
+    before = cell.name
+    monkeypatch.setattr("simulations.comparison.cells.code_digest", lambda config: "other")
+    assert replace(cell).name != before
+
+
+def test_a_cells_name_changes_with_the_users_own_files(tmp_path):
+    table = tmp_path / "t.csv"
+    table.write_text("client,label,x\n0,1,2\n")
+    cell = Cell({"method": "fedper", "seed": 0, "dataset": f"table:{table}"}, 3)
+    before = cell.name
+    assert replace(cell).name == before
+    table.write_text("client,label,x\n0,1,20\n")
+    assert replace(cell).name != before
 
 
 def test_the_command_writes_a_report_and_says_what_it_recommends(tmp_path, capsys):
