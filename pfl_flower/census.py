@@ -3,7 +3,7 @@
 import time
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from logging import INFO, WARNING
 from typing import cast
 
@@ -31,10 +31,12 @@ class Population:
     ----------
     clients : node id -> the client's number, of every node that answered
     cards : the client's number -> what it tells of its data
+    failures : node id -> why it cannot take part
     """
 
     clients: Mapping[int, int]
     cards: Mapping[int, DataCard]
+    failures: Mapping[int, str] = field(default_factory=dict)
 
 
 def wait_for_clients(grid: Grid, config: RunConfig) -> Population:
@@ -69,7 +71,7 @@ def wait_for_clients(grid: Grid, config: RunConfig) -> Population:
         if not census.complete:
             time.sleep(_POLL)
     log(INFO, "Nodes: %s", census)
-    return Population(census.clients, census.cards)
+    return Population(census.clients, census.cards, census.failures)
 
 
 class _Census:

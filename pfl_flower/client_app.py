@@ -25,7 +25,7 @@ from clients import (
 from clients.app import NamedClient
 from clients.safeguard import SafeguardedClient
 from pfl_flower.config import ConfigError, RunConfig, under_home
-from pfl_flower.data import DataFacts, federation
+from pfl_flower.data import DataError, DataFacts, federation
 from pfl_flower.models import Architecture, build_model
 from strategies.protocol import (
     DATA_CARD,
@@ -152,8 +152,11 @@ class Registrar(NumPyClient):
             NUM_PARTITIONS: self.num_partitions,
         }
         if DATA_CARD in str(config.get(PROPERTIES, "")).split(","):
-            data = federation(self.config.data, self.num_partitions)
-            answer[DATA_CARD] = data.card(self.partition_id).to_json()
+            try:
+                data = federation(self.config.data, self.num_partitions)
+                answer[DATA_CARD] = data.card(self.partition_id).to_json()
+            except DataError as error:
+                raise DataError(f"client {self.partition_id}: {error}") from error
         return answer
 
 

@@ -118,7 +118,15 @@ def run_method(session: Session, config: RunConfig, progress: Progress | None = 
     saved = _play_rounds(session, grid, config, strategy, saved, progress)
     joined = let_join(strategy, session.grid, saved.arrays, config, about, sorted(session.unseen))
     parameters = {scope: sum(initial[n].numel() for n in names) for scope, names in sizes.items()}
-    return MethodRun(config, saved.reports, saved.arrays, saved.seconds, parameters, joined)
+    return MethodRun(
+        config,
+        saved.reports,
+        saved.arrays,
+        saved.seconds,
+        parameters,
+        joined,
+        left_out=session.left_out,
+    )
 
 
 def _play_rounds(

@@ -38,6 +38,7 @@ class MethodRun:
     parameters : number of values (buffers included) that are ``shared`` and ``personal``
     joined : number of local examples (-1: all) -> what clients did that joined after training
     label : name, where it is not the method's
+    left_out : in words, which clients could not take part and why
     """
 
     config: RunConfig
@@ -47,6 +48,7 @@ class MethodRun:
     parameters: Mapping[str, int]
     joined: Mapping[int, list[ClientReport]] = field(default_factory=dict)
     label: str = ""
+    left_out: tuple[str, ...] = ()
 
     @property
     def method(self) -> str:

@@ -72,6 +72,7 @@ def summarize(run: MethodRun) -> dict[str, Any]:
         },
         "parameters": run.parameters,
         "seconds_per_round": run.seconds / rounds,
+        "left_out": list(run.left_out),
         "dropped_replies": sum(bool(report.dropped) for report in run.reports),
     }
 
@@ -111,7 +112,8 @@ def describe(runs: Sequence[MethodRun]) -> list[str]:
         f"{first.method}: {_everyone(len(own), first.num_clients)} "
         f"{'a model of its own' if personal else 'the same model'}. {_quality(first)}"
     ]
-    return lines + [_against(first, other) for other in runs[1:]]
+    lines += [_against(first, other) for other in runs[1:]]
+    return lines + [f"Left out: {words}" for words in first.left_out]
 
 
 def _quality(run: MethodRun) -> str:

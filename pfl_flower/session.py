@@ -29,6 +29,9 @@ from strategies.protocol import (
     SERVER_ROUND,
 )
 
+MANY = 20
+"""From so many classes on, whole numbers may be meant as amounts."""
+
 
 @dataclass(frozen=True)
 class Session:
@@ -41,6 +44,7 @@ class Session:
     clients : node id -> the client's number, as far as known
     misfits : nodes whose data do not fit the others'
     unseen : nodes that are held out of training
+    left_out : in words, who cannot take part and why
     checkpoints : where every round is kept, if it is
     run : name of the run
     """
@@ -50,6 +54,7 @@ class Session:
     clients: Mapping[int, int]
     misfits: frozenset[int] = frozenset()
     unseen: frozenset[int] = frozenset()
+    left_out: tuple[str, ...] = ()
     checkpoints: Checkpoints | None = None
     run: str = ""
 
@@ -92,9 +97,18 @@ def open_session(grid: Grid, config: RunConfig, there: Population, folder: Path 
         there.clients,
         frozenset(node for node, client in there.clients.items() if client in misfits),
         frozenset(node for node, client in there.clients.items() if client in unseen),
+        (
+            *(f"client {client}: {reason}" for client, reason in misfits.items()),
+            *(_after_kind(reason) for _, reason in sorted(there.failures.items())),
+        ),
         checkpoints,
         checkpoints.run if checkpoints else uuid4().hex,
     )
+
+
+def _after_kind(reason: str) -> str:
+    """Leave out the kind of the error, which is for developers."""
+    return reason.removeprefix("DataError: ")
 
 
 def _log_facts(facts: DataFacts, misfits: Mapping[int, str]) -> None:
@@ -104,6 +118,8 @@ def _log_facts(facts: DataFacts, misfits: Mapping[int, str]) -> None:
     log(INFO, "Data: examples of shape %s, to predict %s", facts.shape, what)
     if facts.labels and facts.labels != tuple(range(len(facts.labels))):
         log(WARNING, "Labels %s become classes 0 to %d", list(facts.labels), len(facts.labels) - 1)
+        if len(facts.labels) >= MANY and all(isinstance(label, int) for label in facts.labels):
+            log(WARNING, "So many whole numbers may be amounts: then set task=regression")
 
 
 def saved_state(session: Session, config: RunConfig, personal: bool) -> Saved | None:

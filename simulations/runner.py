@@ -1,10 +1,12 @@
 """Run many simulations side by side, and show how far they are."""
 
+import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, wait
 from dataclasses import dataclass
 from functools import partial
 from multiprocessing import get_context
+from multiprocessing.managers import SyncManager
 from queue import Empty
 from typing import Any, Protocol
 
@@ -73,7 +75,12 @@ def _in_processes(
 ) -> Iterator[tuple[int, Any]]:
     # spawn, because a fork of a process in which torch has run threads may hang
     context = get_context("spawn")
-    with context.Manager() as manager, ProcessPoolExecutor(workers, mp_context=context) as pool:
+    manager = SyncManager(ctx=context)
+    manager.start(_leave_interrupts_to_the_parent)
+    pool = ProcessPoolExecutor(
+        workers, mp_context=context, initializer=_leave_interrupts_to_the_parent
+    )
+    with manager, pool:
         queue: _Queue = manager.Queue()
         futures: dict[Future[Any], int] = {
             pool.submit(_run, job.function, job.arguments, place, queue): place
@@ -90,6 +97,10 @@ def _in_processes(
                     display.done(futures[future])
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _leave_interrupts_to_the_parent() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _run(

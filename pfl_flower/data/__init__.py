@@ -83,6 +83,11 @@ class Federation:
             target=moments(torch.from_numpy(targets.astype(float))) if amounts else None,
         )
 
+    def name(self, client: int) -> str:
+        """Return a client's own name (of its file, or in its column); empty if it has none."""
+        own = self.clients.data.names() if isinstance(self.clients, OwnClients) else []
+        return own[client] if client < len(own) else ""
+
     @cached_property
     def facts(self) -> DataFacts:
         """What the clients' cards say together; a server learns it by asking them."""

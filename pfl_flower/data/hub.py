@@ -42,6 +42,10 @@ class HubData:
         """Return the number of clients if a column names them, else None."""
         return len(self._clients(self._partitioner(0).dataset)) if self._natural else None
 
+    def names(self) -> list[str]:
+        """Return nothing: parts of a data set have no names."""
+        return []
+
     def load(self, partition_id: int, num_partitions: int) -> RawClient:
         """Return a client's examples, which are not split; see :class:`OwnData`."""
         where = f"data set {self.request.location!r}"

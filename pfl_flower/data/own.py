@@ -45,6 +45,10 @@ class FolderData:
         """Return the number of files; see :class:`OwnData`."""
         return len(client_files(self.folder))
 
+    def names(self) -> list[str]:
+        """Return the names of the files; see :class:`OwnData`."""
+        return [file.stem for file in client_files(self.folder)]
+
     def load(self, partition_id: int, num_partitions: int) -> RawClient:
         """Return a client's examples, split as its file says; see :class:`OwnData`."""
         files = client_files(self.folder)
@@ -131,6 +135,10 @@ class FunctionData:
 
     def count(self) -> None:
         """Return None: the function makes as many clients as one asks for."""
+
+    def names(self) -> list[str]:
+        """Return nothing: the clients of a function have numbers only."""
+        return []
 
     def load(self, partition_id: int, num_partitions: int) -> RawClient:
         """Return what the function returns for a client; see :class:`OwnData`."""

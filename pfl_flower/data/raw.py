@@ -70,6 +70,9 @@ class OwnData(Protocol):
             If the data are missing or cannot be read.
         """
 
+    def names(self) -> list[str]:
+        """Return the clients' own names, by their numbers; nothing where they have none."""
+
     def load(self, partition_id: int, num_partitions: int) -> RawClient:
         """Return the examples of client ``partition_id`` of ``num_partitions``.
 

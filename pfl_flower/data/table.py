@@ -43,6 +43,10 @@ class TableData:
         """Return the number of clients in the table; see :class:`OwnData`."""
         return len(self._rows().clients)
 
+    def names(self) -> list[str]:
+        """Return the values of the client column, in order; see :class:`OwnData`."""
+        return [str(client) for client in self._rows().clients]
+
     def load(self, partition_id: int, num_partitions: int) -> RawClient:
         """Return a client's rows, which are not split; see :class:`OwnData`."""
         rows = self._rows()

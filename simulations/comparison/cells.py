@@ -51,6 +51,8 @@ class CellResult:
     unseen_examples : (E,) numbers of local examples that unseen clients joined with; -1 for all
     unseen_clients : (U,) their numbers
     unseen_test : (E, U) their scores on their own test examples
+    names : (C,) the clients' own names, empty where they have none
+    left_out : in words, which clients could not take part and why
     safeguarded : whether clients chose between the method's and the baselines' models. Its
         validation scores are the best of several, so they are too good to be compared
     """
@@ -76,6 +78,8 @@ class CellResult:
     unseen_examples: np.ndarray = field(default_factory=lambda: np.zeros(0, int))
     unseen_clients: np.ndarray = field(default_factory=lambda: np.zeros(0, int))
     unseen_test: np.ndarray = field(default_factory=lambda: np.zeros((0, 0)))
+    names: tuple[str, ...] = ()
+    left_out: tuple[str, ...] = ()
     safeguarded: bool = False
 
 
@@ -156,6 +160,8 @@ def result_of(run: MethodRun, config: Mapping[str, Any], num_clients: int) -> Ce
         bytes_down=costs["bytes_per_round"]["down"],
         bytes_up=costs["bytes_per_round"]["up"],
         parameters=dict(run.parameters),
+        names=tuple(federation(run.config.data, num_clients).name(c) for c in clients),
+        left_out=run.left_out,
         seconds_per_round=costs["seconds_per_round"],
         **_unseen(run),
     )
@@ -231,6 +237,7 @@ def load_cell(path: Path) -> CellResult | None:
         for name in arrays:
             found = np.array(values[name], dtype=object).astype(int if name in whole else float)
             values[name] = found if found.size or name not in tables else np.zeros((0, 0))
-        return CellResult(**{**values, "labels": tuple(values["labels"])})
+        words = {name: tuple(values[name]) for name in ("labels", "names", "left_out")}
+        return CellResult(**{**values, **words})
     except (OSError, ValueError, KeyError, TypeError):
         return None

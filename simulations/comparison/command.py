@@ -1,6 +1,7 @@
 """``python -m simulations compare``: the command line of a comparison."""
 
 import argparse
+import difflib
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,9 +10,10 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from pfl_flower.config import KEYS
+from pfl_flower.config import KEYS, ConfigError
 from pfl_flower.engines import ENGINES
 from pfl_flower.files import file_name
+from pfl_flower.methods import METHODS
 from simulations.comparison.compare import Comparison, Outcome, allowed_keys, compare
 from simulations.comparison.report import write_report
 from simulations.comparison.scores import recommend
@@ -48,10 +50,16 @@ def parser() -> argparse.ArgumentParser:
     """Return the parser: options of the comparison, and every key of the run config."""
     made = argparse.ArgumentParser(
         prog="python -m simulations compare",
+        allow_abbrev=False,  # half a word must not set something else
         description="Compare methods on the same clients: does personalization pay, and for whom?",
         epilog="Example: python -m simulations compare --methods fedper --heterogeneity taste",
     )
-    made.add_argument("--methods", type=_words, required=True, help="fedavg and local are added")
+    made.add_argument(
+        "--methods",
+        type=_words,
+        required=True,
+        help=f"from {', '.join(METHODS)}; fedavg and local are added",
+    )
     made.add_argument("--clients", type=int, help="10, or as many as your data have")
     made.add_argument("--seeds", type=_seeds, default=[0, 1, 2], help="0,1,2")
     made.add_argument("--tune", action="store_true", help="9 settings a method, by validation")
@@ -70,7 +78,13 @@ def parser() -> argparse.ArgumentParser:
 
 def run(arguments: Sequence[str], console: Console) -> int:
     """Run the command; return its exit code."""
-    options = vars(parser().parse_args(arguments))
+    found, unknown = parser().parse_known_args(arguments)
+    if unknown:
+        known = [f"--{name}" for name in allowed_keys()]
+        close = difflib.get_close_matches(unknown[0].partition("=")[0], known, n=1)
+        hint = f"; did you mean {close[0]}?" if close else "; see --help"
+        raise ConfigError(f"unknown option {unknown[0]}{hint}")
+    options = vars(found)
     config = {
         name: value
         for name in allowed_keys()
@@ -90,7 +104,9 @@ def run(arguments: Sequence[str], console: Console) -> int:
     folder = (options["out"] or default).resolve()
     jobs = 1 if options["engine"] == "ray" else options["jobs"]
     outcome = compare(comparison, folder, jobs, tensorboard=options["tensorboard"])
-    title, settings = f"Does personalization pay on {dataset}?", settings_of(comparison, outcome)
+    differ = config.get("heterogeneity", "none")
+    clients = f"{dataset}, {differ}" if differ != "none" else dataset
+    title, settings = f"Does personalization pay on {clients}?", settings_of(comparison, outcome)
     report = write_report(outcome.cells, folder, title, settings)
     show(outcome, console)
     console.print(f"Report: {report}", highlight=False, soft_wrap=True)
@@ -99,11 +115,7 @@ def run(arguments: Sequence[str], console: Console) -> int:
 
 def settings_of(comparison: Comparison, outcome: Outcome) -> dict[str, str]:
     """Return the settings that the report names."""
-    settings = {
-        "clients": str(comparison.clients()),
-        "seeds": ", ".join(map(str, comparison.seeds)),
-        **{name: str(value) for name, value in comparison.config.items()},
-    }
+    settings = {"clients": str(comparison.clients())}
     for method, tuned in outcome.tuned.items():
         settings[f"tuned for {method}"] = ", ".join(f"{k}={v}" for k, v in tuned.items())
     return settings

@@ -9,7 +9,7 @@ import numpy as np
 from rich.console import Console
 
 from pfl_flower.config import KEYS, ConfigError, RunConfig
-from pfl_flower.data import is_own, number_of_clients
+from pfl_flower.data import DataError, Federation, is_own, number_of_clients
 from pfl_flower.engines import Engine
 from pfl_flower.files import write_json
 from pfl_flower.methods import METHODS
@@ -157,6 +157,7 @@ def compare(
     ConfigError, DataError
         If the comparison makes no sense, or its data are missing.
     """
+    _check_data(comparison)
     tuned: dict[str, dict[str, Any]] = {}
     board = TensorBoard(folder / "tensorboard") if tensorboard else None
     runner = _Runner(folder / "cells", jobs, console, board)
@@ -176,6 +177,25 @@ def compare(
         results += safeguard_all(results)
     write_json(folder / "comparison.json", describe(comparison, tuned))
     return Outcome(results, tuned)
+
+
+def _check_data(comparison: Comparison) -> None:
+    """Raise at once where no client has data, instead of in every cell.
+
+    Raises
+    ------
+    DataError
+        Of the first client.
+    """
+    config = RunConfig.parse(comparison.cell("fedavg", comparison.seeds[0]).config)
+    data, errors = Federation(config.data, comparison.clients()), []
+    for client in range(data.num_clients):
+        try:
+            data.card(client)
+            return
+        except DataError as error:
+            errors.append(error)
+    raise errors[0]
 
 
 def _tune(comparison: Comparison, runner: "_Runner") -> dict[str, dict[str, Any]]:

@@ -44,7 +44,8 @@ def curves_of(cells: Sequence[CellResult], method: str) -> tuple[np.ndarray, np.
 
 def draw_curves(cells: Sequence[CellResult]) -> Picture:
     """Draw a panel a method with its curve, its band over seeds, and both baselines."""
-    task, colors, methods = task_of(cells), colors_of(cells), methods_of(cells)
+    task, colors = task_of(cells), colors_of(cells)
+    methods = methods_of([cell for cell in cells if not cell.safeguarded])  # they have one round
     curves = {method: curves_of(cells, method) for method in methods}
     shown = [method for method in methods if method not in BASELINES] or methods[:1]
     there = [method for method in BASELINES if method in methods and shown != [method]]

@@ -30,7 +30,7 @@ def _values(cells: Sequence[CellResult]) -> dict[str, dict[str, list[str]]]:
     found: dict[str, dict[str, list[str]]] = {}
     for cell in cells:
         for key, value in cell.config.items():
-            if key not in ("method", "seed"):
+            if key not in ("method", "seed", "baselines"):
                 methods = found.setdefault(key, {}).setdefault(str(value) or "(empty)", [])
                 methods += [cell.method] * (cell.method not in methods)
     return found

@@ -12,8 +12,10 @@ from simulations.comparison.selection import (
     ALONE,
     BASELINES,
     GLOBAL,
+    client_name,
     direction,
     finished,
+    known_mean,
     mean_at_choice,
     methods_of,
     select_round,
@@ -27,6 +29,9 @@ from simulations.comparison.wording import (
     listed,
     score_words,
 )
+
+DIVERGED = -1.0
+"""Below this coefficient of determination a regression has come to nothing."""
 
 NAMED = 5
 """At most so many harmed clients are named."""
@@ -75,8 +80,14 @@ def recommend(cells: Sequence[CellResult]) -> Recommendation:
     """
     choice = choose(cells)
     if choice is None:
-        return Recommendation("none", "", _describe_only(cells))
-    sentences = (_headline(cells, choice), *_reasons(cells, choice), *_evidence(cells, choice))
+        first, *others = _describe_only(cells)
+        return Recommendation("none", "", (first, *_warnings(cells), *others))
+    sentences = (
+        _headline(cells, choice),
+        *_warnings(cells),
+        *_reasons(cells, choice),
+        *_evidence(cells, choice),
+    )
     return Recommendation(choice.kind, choice.method, sentences)
 
 
@@ -141,11 +152,52 @@ def _headline(cells: Sequence[CellResult], choice: Choice) -> str:
         return f"Use {choice.method}: it gives every client a model of its own, and that pays here."
     if len(_baselines(cells)) < len(BASELINES) and choice.method in BASELINES:
         return f"Use {choice.method}: nothing else that could be run is clearly better."
+    undecided = _undecided(cells, choice)
     if choice.kind == "alone":
-        return f"Let every client train alone ({ALONE}): sharing does not pay here."
+        alone = f"Let every client train alone ({ALONE})"
+        return (
+            f"{alone} for now: it is not shown here that sharing pays."
+            if undecided
+            else f"{alone}: sharing does not pay here."
+        )
     if choice.method == GLOBAL:
-        return f"Use the global model ({GLOBAL}): personalization does not pay here."
+        return (
+            f"Stay with the global model ({GLOBAL}) for now: it is not shown here that "
+            "personalization pays."
+            if undecided
+            else f"Use the global model ({GLOBAL}): personalization does not pay here."
+        )
     return f"Use one global model, trained with {choice.method}: nothing personalized is better."
+
+
+def _undecided(cells: Sequence[CellResult], choice: Choice) -> bool:
+    """Whether the best other method could well be better than the baseline, for all one knows.
+
+    The interval of its validation gain reaches beyond a point of accuracy, or a fiftieth of the
+    baseline's error.
+    """
+    gain = choice.candidate and compare(cells, choice.candidate, choice.method, "validation")
+    if not gain:
+        return False
+    error = abs(mean_at_choice(cells, choice.method, "validation")[0])
+    return gain.high > (error / 50 if task_of(cells) == "regression" else 0.01)
+
+
+def _warnings(cells: Sequence[CellResult]) -> list[str]:
+    """Say who took no part, and which methods came to nothing."""
+    reasons = dict.fromkeys(words for cell in cells for words in cell.left_out)
+    lines = [f"Left out of everything, {words.rstrip('.')}." for words in reasons]
+    lost = [
+        method
+        for method in methods_of(cells)
+        if any(known_mean(cell.r2[-1]) < DIVERGED for cell in finished(cells, method))
+    ]
+    if lost:
+        lines.append(
+            f"{listed(lost)} did far worse than always answering the mean (R2 below "
+            f"{DIVERGED:g}): fair to them would be a smaller learning-rate, or tuning."
+        )
+    return lines
 
 
 def _reasons(cells: Sequence[CellResult], choice: Choice) -> list[str]:
@@ -162,6 +214,8 @@ def _reasons(cells: Sequence[CellResult], choice: Choice) -> list[str]:
             f"The choice was made on validation data alone: {who} gains {bounds or 'nothing known'}"
             + ("." if chosen else "; it would have to be clearly above both.")
         )
+        if _undecided(cells, choice) and not chosen:
+            lines.append("More seeds, clients or validation examples could decide it.")
         lines += _seeds_missing(cells, choice.candidate)
     else:
         lines.append(
@@ -199,15 +253,16 @@ def _evidence(cells: Sequence[CellResult], choice: Choice) -> list[str]:
         lines.append(
             f"There it gains {_gain_over(task, gain)}; {harmed} would be better off {other}."
         )
-    return [*lines, *_harmed(task, gains), _agreement(cells, choice)]
+    return [*lines, *_harmed(cells, task, gains), _agreement(cells, choice)]
 
 
-def _harmed(task: str, gains: Sequence[Comparison]) -> list[str]:
+def _harmed(cells: Sequence[CellResult], task: str, gains: Sequence[Comparison]) -> list[str]:
     """Name the clients that lose most, each with its greater loss."""
     losses = sorted((h.gain, h.seed, h.client, g.baseline) for g in gains for h in g.harmed)
     worst: dict[tuple[int, int], str] = {}
     for gain, seed, client, baseline in losses:
-        words = f"client {client} (seed {seed}): {harm_words(task, gain, baseline)}"
+        who = client_name(cells, client)
+        words = f"{who} (seed {seed}): {harm_words(task, gain, baseline)}"
         worst.setdefault((seed, client), words)
     if not worst:
         return ["No client is harmed by it."] if gains else []
@@ -227,7 +282,11 @@ def _agreement(cells: Sequence[CellResult], choice: Choice) -> str:
             "The choice stays, because choosing again by test data would flatter the winner."
         )
     sure = len(own) == len(rivals) and all(gain.clearly_better for gain in own)
-    if sure or choice.method == GLOBAL:  # which stays unless something is clearly better
+    if choice.method == GLOBAL:  # which stays unless something is clearly better
+        others = [*rivals, *([choice.candidate] if choice.candidate else [])]
+        found = (compare(cells, name, choice.method, "test") for name in others)
+        sure = not any(gain.mean > 0 for gain in found if gain)
+    if sure:
         return "The test data agree with the choice."
     return "The test data do not settle it: an interval of the gain there contains zero."
 

@@ -40,6 +40,15 @@ def methods_of(cells: Sequence[CellResult]) -> list[str]:
     return [name for name in names if finished(cells, name)]
 
 
+def client_name(cells: Sequence[CellResult], client: int) -> str:
+    """Return how a client is called: its number, and its own name if it has one."""
+    for cell in cells:
+        found = dict(zip(cell.clients.tolist(), cell.names, strict=False))
+        if found.get(client):
+            return f"client {client}, {found[client]}"
+    return f"client {client}"
+
+
 def known_mean(values: np.ndarray, axis: int | None = None) -> np.ndarray:
     """Return the mean of the values that are not NaN; NaN where there are none.
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from clients.joining import ALL
 from pfl_flower.files import write_bytes, write_csv
 from simulations.comparison.cells import CellResult
 from simulations.comparison.gains import SEEDS_FOR_A_TEST, compare, paired_gains
@@ -171,6 +172,7 @@ def client_rows(cells: Sequence[CellResult]) -> list[Row]:
             validation = scores_at_choice(cell, "validation")
             for place, client in enumerate(cell.clients.tolist()):
                 row: Row = {"method": method, "seed": cell.seed, "client": client}
+                row["name"] = cell.names[place] if cell.names else ""
                 row["chosen_round"] = int(cell.rounds[select_round(cell)[0]])
                 row["score"], row["last_score"] = chosen[place], cell.test[-1, place]
                 row["validation_score"] = validation[place]
@@ -203,10 +205,31 @@ def curve_rows(cells: Sequence[CellResult]) -> list[Row]:
     return rows
 
 
+def unseen_rows(cells: Sequence[CellResult]) -> list[Row]:
+    """Return a row for every method, seed, number of local examples and client that joined."""
+    return [
+        {
+            "method": cell.method,
+            "seed": cell.seed,
+            "local_examples": "all" if examples == ALL else examples,
+            "client": client,
+            "score": cell.unseen_test[row, place],
+        }
+        for cell in cells
+        for row, examples in enumerate(cell.unseen_examples.tolist())
+        for place, client in enumerate(cell.unseen_clients.tolist())
+    ]
+
+
 def write_tables(cells: Sequence[CellResult], folder: Path) -> None:
-    """Write ``table.md``, ``table.csv``, ``clients.csv`` and ``curves.csv``, each atomically."""
+    """Write ``table.md``, ``table.csv``, ``clients.csv``, ``curves.csv``, each atomically.
+
+    And ``unseen.csv``, if clients joined after training.
+    """
     rows = table_rows(cells)
     write_bytes(folder / "table.md", to_markdown(rows).encode())
     write_csv(folder / "table.csv", rows)
     write_csv(folder / "clients.csv", client_rows(cells))
     write_csv(folder / "curves.csv", curve_rows(cells))
+    if joined := unseen_rows(cells):
+        write_csv(folder / "unseen.csv", joined)

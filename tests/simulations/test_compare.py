@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from pfl_flower.config import ConfigError
+from pfl_flower.data import DataError
 from pfl_flower.engines import simulate
 from simulations.__main__ import main
 from simulations.comparison.cells import Cell, CellResult, load_cell, run_cell, save_cell
@@ -17,6 +18,8 @@ from simulations.comparison.compare import (
 )
 from simulations.comparison.guarded import safeguarded
 from simulations.comparison.scores import recommend
+from simulations.comparison.selection import client_name
+from simulations.comparison.tables import client_rows
 
 SHORT = {"num-server-rounds": 2, "local-epochs": 1}
 
@@ -169,8 +172,32 @@ def test_an_infinite_error_is_one_on_disk_too(tmp_path):
 
 
 def test_when_nothing_can_run_the_reason_is_said(tmp_path):
-    with pytest.raises(ConfigError, match=r"no method could run: .*1700 clients need a"):
+    with pytest.raises(DataError, match="1700 clients need a"):
         compare(Comparison(["fedper"], SHORT, 1700, (0,)), tmp_path)
+    small = Comparison(["fedper"], {**SHORT, "model": "large-cnn"}, 3, (0,))
+    with pytest.raises(ConfigError, match="no method could run: .*at least 16x16, got 8x8"):
+        compare(small, tmp_path)
+
+
+def test_clients_without_usable_data_are_named_and_so_are_the_others(tmp_path):
+    (tmp_path / "data").mkdir()
+    for name in ("North", "South", "West"):
+        x = np.random.default_rng(len(name)).normal(size=(40, 3)).astype(np.float32)
+        x[0, 0] = np.nan if name == "South" else 0
+        arrays = {"x_train": x[:30], "y_train": x[:30, 1] > 0, "x_test": x[30:]}
+        np.savez(tmp_path / "data" / f"{name}.npz", **arrays, y_test=x[30:, 1] > 0)
+    config = {**SHORT, "dataset": f"folder:{tmp_path / 'data'}"}
+    outcome = compare(Comparison(["fedper"], config, None, (0,)), tmp_path)
+    for cell in outcome.cells:
+        assert cell.names == ("North", "West")
+        (words,) = cell.left_out
+        assert "client 1: " in words
+        assert "South.npz" in words
+    sentences = recommend(outcome.cells).sentences
+    assert sentences[1].startswith("Left out of everything, client 1: ")
+    rows = client_rows(outcome.cells)
+    assert {row["name"] for row in rows} == {"North", "West"}
+    assert client_name(outcome.cells, 2) == "client 2, West"
 
 
 def test_every_method_gets_the_same_number_of_trials():
@@ -276,6 +303,12 @@ def test_the_command_writes_a_report_and_says_what_it_recommends(tmp_path, capsy
     assert "Report:" in printed
     for name in ("report.html", "table.md", "table.csv", "clients.csv", "comparison.json"):
         assert (tmp_path / name).stat().st_size
+
+
+def test_a_mistyped_option_is_one_line(tmp_path, capsys):
+    for wrong in (["--learning-rat", "0.1"], ["--larning-rate=0.1"]):
+        assert main(["compare", "--methods", "fedper", *wrong]) == 2
+        assert "did you mean --learning-rate?" in capsys.readouterr().out
 
 
 def test_a_wrong_value_is_one_line(tmp_path, capsys):

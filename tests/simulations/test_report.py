@@ -45,7 +45,7 @@ def test_the_report_is_one_small_file_that_needs_nothing_else(folder):
 
 def test_tables_and_pictures_stand_next_to_it(folder):
     names = {path.name for path in folder.iterdir()}
-    tables = {"table.md", "table.csv", "clients.csv", "curves.csv"}
+    tables = {"table.md", "table.csv", "clients.csv", "curves.csv", "unseen.csv"}
     assert names == {"report.html", *tables, *(f"{name}.png" for name in PICTURES)}
     assert (folder / "table.md").read_text().count("fedper") == 1
 

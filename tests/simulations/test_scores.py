@@ -322,6 +322,34 @@ def test_a_client_is_named_once_with_its_greater_loss():
     assert "client 3 (seed 1): 43.2 points below training alone" in words
 
 
+@pytest.mark.parametrize(("level", "best"), [("fedavg", "local"), ("local", "fedavg")])
+def test_what_is_not_shown_is_not_said_to_be_so(level, best):
+    """A candidate ahead by luck on few clients: neither better nor worse, for all one knows."""
+    noisy = 0.71 + 0.2 * np.array([1, -1, 1, -1, 1, -1, 1, -1])
+    flat = np.full(8, 0.7)
+    cells = [cell(level, flat, flat), cell(best, flat - 0.3, flat - 0.3)]
+    cells.append(cell("fedper", noisy, noisy))
+    first, *others = recommend(cells).sentences
+    assert "for now: it is not shown here that" in first
+    assert "More seeds, clients or validation examples could decide it." in others
+    assert others[-1].startswith("The test data do not settle it") or level == "local"
+    sure = [*cells[:2], cell("fedper", flat - 0.1, flat - 0.1)]
+    assert "does not pay here" in recommend(sure).sentences[0]
+
+
+def test_a_method_that_came_to_nothing_and_a_client_left_out_are_said_to_have():
+    cells = [
+        cell(method, errors := np.full(6, error), errors, task="regression", r2=np.full((1, 6), r2))
+        for method, error, r2 in (("fedavg", 1.0, 0.5), ("local", 90.0, -1e6), ("fedper", 1.1, 0.4))
+    ]
+    cells = [replace(c, left_out=("client 6: 6.npz is damaged.",)) for c in cells]
+    words = recommend(cells).sentences
+    assert words[1] == "Left out of everything, client 6: 6.npz is damaged."
+    assert words[2].startswith("local did far worse than always answering the mean (R2 below -1)")
+    blind = [replace(c, validation=np.full(c.test.shape, np.nan)) for c in cells]
+    assert words[1] in recommend(blind).sentences
+
+
 @pytest.mark.parametrize(
     ("scores", "words"),
     [

@@ -96,7 +96,7 @@ def test_all_tables_on_disk(tmp_path):
     cells = [*comparison(seeds=2, clients=5, rounds=3), FAILURE]
     write_tables(cells, tmp_path)
     found = {name: list(csv.DictReader((tmp_path / name).open())) for name in (
-        "table.csv", "clients.csv", "curves.csv"
+        "table.csv", "clients.csv", "curves.csv", "unseen.csv"
     )}  # fmt: skip
     assert {path.name for path in tmp_path.iterdir()} == {*found, "table.md"}
     assert len(found["table.csv"]) == len(METHODS) + 1
