@@ -115,7 +115,7 @@ def run(arguments: Sequence[str], console: Console) -> int:
 
 def settings_of(comparison: Comparison, outcome: Outcome) -> dict[str, str]:
     """Return the settings that the report names."""
-    settings = {"clients": str(comparison.clients())}
+    settings = {"clients": str(comparison.clients)}
     for method, tuned in outcome.tuned.items():
         settings[f"tuned for {method}"] = ", ".join(f"{k}={v}" for k, v in tuned.items())
     return settings

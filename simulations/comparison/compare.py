@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -68,8 +69,9 @@ class Comparison:
         """The methods, baselines first."""
         return tuple(dict.fromkeys((*BASELINES, *self.methods)))
 
+    @cached_property
     def clients(self) -> int:
-        """Return the number of clients.
+        """The number of clients.
 
         Raises
         ------
@@ -86,7 +88,7 @@ class Comparison:
     def cell(self, method: str, seed: int, settings: Mapping[str, Any] | None = None) -> Cell:
         """Return the cell of a method on a seed, with settings that tuning chose."""
         config = {**self._common(), **(settings or {}), "method": method, "seed": seed}
-        return Cell(config, self.clients(), self.engine)
+        return Cell(config, self.clients, self.engine)
 
     def _common(self) -> dict[str, Any]:
         """The config of every method. All have the same network, a method's own if one needs it."""
@@ -188,7 +190,7 @@ def _check_data(comparison: Comparison) -> None:
         Of the first client.
     """
     config = RunConfig.parse(comparison.cell("fedavg", comparison.seeds[0]).config)
-    data, errors = Federation(config.data, comparison.clients()), []
+    data, errors = Federation(config.data, comparison.clients), []
     for client in range(data.num_clients):
         try:
             data.card(client)
@@ -272,7 +274,7 @@ def describe(comparison: Comparison, tuned: Mapping[str, Any]) -> dict[str, Any]
     """Return what was compared, for ``comparison.json``."""
     return {
         "methods": list(comparison.all_methods),
-        "clients": comparison.clients(),
+        "clients": comparison.clients,
         "seeds": list(comparison.seeds),
         "config": dict(comparison.config),
         "tuned": {method: dict(settings) for method, settings in tuned.items()},
