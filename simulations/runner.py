@@ -3,6 +3,7 @@
 import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, wait
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from multiprocessing import get_context
@@ -13,7 +14,6 @@ from typing import Any, Protocol
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from pfl_flower.progress import Progress as Told
 from pfl_flower.progress import RoundNews
 
 _POLL = 0.2  # seconds between looks at the news of workers
@@ -61,6 +61,8 @@ def run_jobs(
     ------
     place among ``jobs`` and what it returned, as each one ends
     """
+    if not jobs:
+        return
     with _Display(jobs, title, console, listen) as display:
         if workers <= 1:
             for place, job in enumerate(jobs):
@@ -77,13 +79,11 @@ def _in_processes(
     context = get_context("spawn")
     manager = SyncManager(ctx=context)
     manager.start(_leave_interrupts_to_the_parent)
-    pool = ProcessPoolExecutor(
-        workers, mp_context=context, initializer=_leave_interrupts_to_the_parent
-    )
+    queue: _Queue = manager.Queue()
+    pool = ProcessPoolExecutor(workers, context, _start_worker, (queue,))
     with manager, pool:
-        queue: _Queue = manager.Queue()
         futures: dict[Future[Any], int] = {
-            pool.submit(_run, job.function, job.arguments, place, queue): place
+            pool.submit(_run, job.function, job.arguments, place): place
             for place, job in enumerate(jobs)
         }
         try:
@@ -103,11 +103,21 @@ def _leave_interrupts_to_the_parent() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
-def _run(
-    function: Callable[..., Any], arguments: tuple[Any, ...], place: int, queue: _Queue
-) -> Any:
-    progress: Told = lambda news: queue.put((place, news))  # noqa: E731
-    return function(*arguments, progress)
+_news: list[_Queue] = []
+"""Where a worker process tells its news; given once, so that no job holds a connection."""
+
+
+def _start_worker(queue: _Queue) -> None:
+    _leave_interrupts_to_the_parent()
+    _news.append(queue)
+
+
+def _run(function: Callable[..., Any], arguments: tuple[Any, ...], place: int) -> Any:
+    def tell(news: RoundNews) -> None:
+        with suppress(OSError, EOFError):  # the parent was interrupted; this job ends by itself
+            _news[-1].put((place, news))
+
+    return function(*arguments, tell)
 
 
 def _pending(queue: _Queue) -> Iterator[tuple[int, RoundNews]]:
