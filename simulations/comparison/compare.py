@@ -17,7 +17,7 @@ from pfl_flower.methods import METHODS
 from pfl_flower.progress import RoundNews, TensorBoard
 from simulations.comparison.cells import Cell, CellResult, load_cell, run_cell, save_cell
 from simulations.comparison.guarded import safeguard_all
-from simulations.comparison.selection import BASELINES, direction, select_round
+from simulations.comparison.selection import BASELINES, direction, evaluated, select_round
 from simulations.runner import Job, run_jobs
 
 OWN_KEYS = frozenset(
@@ -222,9 +222,9 @@ def _tune(comparison: Comparison, runner: "_Runner") -> dict[str, dict[str, Any]
 def validation_score(result: CellResult) -> tuple[int, float]:
     """Return how good a cell is at its chosen round, by its validation scores; more is better.
 
-    First the number of clients with such a score (with settings under which some cannot be
-    evaluated any more, a mean over the others flatters), then their mean. (0, minus infinity) if
-    the cell failed or there are no validation examples.
+    First the number of clients that were evaluated (with settings under which some cannot be any
+    more, a mean over the others flatters), then the mean score. (0, minus infinity) if the cell
+    failed or there are no validation examples.
     """
     if result.failure:
         return 0, -np.inf
@@ -232,7 +232,7 @@ def validation_score(result: CellResult) -> tuple[int, float]:
     if not by_validation:
         return 0, -np.inf
     scores = result.validation[place]
-    return int((~np.isnan(scores)).sum()), direction(result.task) * float(np.nanmean(scores))
+    return int(evaluated(result)[place]), direction(result.task) * float(np.nanmean(scores))
 
 
 class _Runner:

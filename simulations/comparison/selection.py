@@ -60,11 +60,17 @@ def known_mean(values: np.ndarray, axis: int | None = None) -> np.ndarray:
     return np.where(count > 0, total / np.maximum(count, 1), np.nan)
 
 
+def evaluated(cell: CellResult) -> np.ndarray:
+    """Return the (R,) numbers of clients whose evaluation arrived in each round."""
+    counts: np.ndarray = (~np.isnan(cell.test)).sum(axis=1)
+    return counts
+
+
 def select_round(cell: CellResult) -> tuple[int, bool]:
     """Return the place of the round with the best mean validation score over clients.
 
-    The earliest of equally good rounds, among those with the most clients that have such a score.
-    Test scores have no part in it.
+    The earliest of equally good rounds, among those in which the most clients were evaluated. What
+    their test scores are has no part in it.
 
     Parameters
     ----------
@@ -75,13 +81,14 @@ def select_round(cell: CellResult) -> tuple[int, bool]:
     index : place in ``cell.rounds``; the last one without any validation score
     by_validation : whether validation scores chose it
     """
-    known = ~np.isnan(cell.validation)
-    if not known.any():
-        return len(cell.rounds) - 1, False
     means = direction(cell.task) * known_mean(cell.validation, axis=1)
-    # A round in which a client could not be evaluated is not better for having lost it.
-    complete = known.sum(axis=1) == known.sum(axis=1).max()
-    return int(np.argmax(np.where(complete, means, -np.inf))), True
+    if np.isnan(means).all():
+        return len(cell.rounds) - 1, False
+    # A round in which a client could not be evaluated is not better for having lost it. (A client
+    # that was evaluated may still lack a validation score: one with too few examples after
+    # fine-tuning.)
+    complete = evaluated(cell) == evaluated(cell).max()
+    return int(np.argmax(np.where(complete & ~np.isnan(means), means, -np.inf))), True
 
 
 def scores_at_choice(cell: CellResult, examples: Examples = "test") -> np.ndarray:

@@ -18,7 +18,7 @@ from simulations.comparison.compare import (
 )
 from simulations.comparison.guarded import safeguarded
 from simulations.comparison.scores import recommend
-from simulations.comparison.selection import client_name
+from simulations.comparison.selection import client_name, select_round
 from simulations.comparison.tables import client_rows
 
 SHORT = {"num-server-rounds": 2, "local-epochs": 1}
@@ -161,6 +161,20 @@ def test_settings_that_lose_clients_are_not_better_for_it():
     whole = table("fedper", [0.8, 0.8], [0.0, 0.0])
     lost = table("fedper", [0.9, np.nan], [0.0, np.nan])
     assert validation_score(whole) > validation_score(lost)
+    silent = table("fedper", [0.9, np.nan], [0.0, 0.0])  # evaluated, but it cannot judge itself
+    assert validation_score(silent) > validation_score(whole)
+
+
+def test_a_round_is_chosen_among_those_that_lost_no_client():
+    def cell(validation, test):
+        two = {"validation": np.array(validation), "test": np.array(test)}
+        none = np.full((2, 2), np.nan)
+        return replace(table("fedper", [0, 0], [0, 0]), rounds=np.array([1, 2]), r2=none, **two)
+
+    lost = cell([[0.5, 0.5], [0.9, np.nan]], [[0.0, 0.0], [0.0, np.nan]])
+    assert select_round(lost) == (0, True)
+    silent = cell([[0.5, 0.5], [0.9, np.nan]], [[0.0, 0.0], [0.0, 0.0]])
+    assert select_round(silent) == (1, True)
     assert validation_score(CellResult("fedper", 0, {}, "broken")) == (0, -np.inf)
 
 
