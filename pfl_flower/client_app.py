@@ -68,7 +68,11 @@ def choose_device(name: str) -> torch.device:
 
 
 def build_client(
-    config: RunConfig, context: Context, durable: bool = True, run: str = ""
+    config: RunConfig,
+    context: Context,
+    durable: bool = True,
+    run: str = "",
+    own_model: bool = False,
 ) -> PersonalClient:
     """Return the client of a node: its data, its network, its personal state.
 
@@ -80,6 +84,8 @@ def build_client(
         the run config's ``personal-dir``)
     durable : whether the personal directory is used
     run : name of the run
+    own_model : whether the network is this client's alone, for clients that live side by side;
+        otherwise it is one that all clients of this process use, one after another
 
     Raises
     ------
@@ -90,6 +96,7 @@ def build_client(
     torch.set_num_threads(config.threads)
     data = federation(config.data, num_partitions).client(partition_id, config.facts)
     model, initial = initial_model(config.architecture, config.seed)
+    model = copy.deepcopy(model) if own_model else model
     model.load_state_dict(initial)
     state = PersonalState(
         context.state,
@@ -195,14 +202,14 @@ def make_app(run_config: Mapping[str, Any] | None = None) -> ClientApp:
         elif config.known_facts is None or DATA_CARD in str(message_config.get(PROPERTIES, "")):
             return Registrar(config, context)
 
-        def under(method: str) -> PersonalClient:
+        def under(method: str, own_model: bool = False) -> PersonalClient:
             # The baselines of a run are thrown away; only its own method leaves files behind.
             run, durable = str(message_config.get(RUN, "")), method == config.method
-            return build_client(config.for_method(method), context, durable, run)
+            return build_client(config.for_method(method), context, durable, run, own_model)
 
         if SAFEGUARD in message_config:
             methods = str(message_config[SAFEGUARD]).split(",")
-            return SafeguardedClient({method: under(method) for method in methods})
+            return SafeguardedClient({method: under(method, True) for method in methods})
         return under(str(message_config.get(METHOD, config.method)))
 
     return client_app(build)

@@ -5,6 +5,7 @@ import csv
 import numpy as np
 import pytest
 
+from clients.safeguard import SafeguardedClient
 from pfl_flower.config import RunConfig
 from pfl_flower.engines import simulate
 from pfl_flower.grid import InProcessGrid
@@ -105,3 +106,18 @@ def test_tensorboard_has_a_run_a_method(tmp_path):
         events = reader.EventAccumulator(str(tmp_path / method))
         events.Reload()
         assert [event.step for event in events.Scalars("evaluate/accuracy")] == [1, 2, 3]
+
+
+def test_candidates_of_a_safeguard_share_no_network(monkeypatch):
+    """One without a kept state must not answer with the values of the one before."""
+    seen = []
+
+    class Watched(SafeguardedClient):
+        def __init__(self, candidates):
+            seen.append([id(client.model) for client in candidates.values()])
+            super().__init__(candidates)
+
+    monkeypatch.setattr("pfl_flower.client_app.SafeguardedClient", Watched)
+    simulate({**SHORT, "method": "fedper", "safeguard": True}, 3)
+    assert len(seen) == 3
+    assert all(len(set(models)) == 3 for models in seen)
