@@ -83,6 +83,46 @@ class FineTuning:
             raise ValueError(f"epochs must ascend from 0 or more, got {self.epochs}")
 
 
+class Choice:
+    """Choose among models of one client on its own validation examples.
+
+    Parameters
+    ----------
+    validation : the validation examples
+    task : decides what is better
+    """
+
+    def __init__(self, validation: Loader | None, task: Task) -> None:
+        self._validation = validation
+        self._task = task
+        self._halves = _halves(validation)
+        self._found: list[list[Evaluation]] = []
+        self._best: tuple[float, float] | None = None
+        self.chosen = -1
+        """Place of the best candidate: by :func:`quality`, and of equals the first; the last one
+        without validation examples."""
+
+    def add(self, model: nn.Module) -> bool:
+        """Score the next candidate, ``model`` as it stands; return whether it is the best yet."""
+        whole = evaluate(model, self._validation, self._task)
+        self._found.append([evaluate(model, [half], self._task) for half in self._halves])
+        score = quality(whole, self._task) if whole.examples else (float(len(self._found)), 0.0)
+        if self._best is not None and score <= self._best:
+            return False
+        self._best, self.chosen = score, len(self._found) - 1
+        return True
+
+    @property
+    def validation(self) -> Evaluation:
+        """How good such a choice is on examples that had no part in it.
+
+        Each half of the validation examples is scored by the candidate that the other half chose.
+        (The score of the chosen candidate on the examples that chose it would always be too
+        good.) NaN with fewer than two examples.
+        """
+        return cross_fitted(self._found, self._task)
+
+
 @dataclass(frozen=True)
 class FineTuned:
     """What fine-tuning chose, and how good that is on validation examples.
@@ -90,10 +130,7 @@ class FineTuned:
     Attributes
     ----------
     epochs : the candidate that the validation examples chose
-    validation : how good such a choice is on examples that had no part in it: each half of the
-        validation examples is scored by the candidate that the other half chose. (The score of
-        the chosen candidate on the examples that chose it would always be too good.) NaN with
-        fewer than two examples
+    validation : see :attr:`Choice.validation`
     """
 
     epochs: int
@@ -120,10 +157,9 @@ def fine_tune(
     TrainingDivergedError
         If the first candidate diverges.
     """
-    halves = _halves(validation)
+    choice = Choice(validation, task)
     done = 0
-    best: tuple[tuple[float, float], int, dict[str, Tensor]] | None = None
-    found: list[list[Evaluation]] = []
+    best: dict[str, Tensor] = {}
     for epochs in fine_tuning.epochs:
         schedule = (Phase(fine_tuning.trains, epochs - done),)
         try:
@@ -131,19 +167,14 @@ def fine_tune(
                 model, loader, schedule, scopes, criterion=task.criterion, optimization=optimization
             )
         except TrainingDivergedError:
-            if best is None:
+            if not best:
                 raise
             break  # fewer epochs were fine
         done = epochs
-        whole = evaluate(model, validation, task)
-        found.append([evaluate(model, [half], task) for half in halves])
-        score = quality(whole, task) if whole.examples else (float(epochs), 0.0)
-        if best is None or score > best[0]:
-            state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-            best = score, epochs, state
-    assert best is not None  # there is at least one candidate
-    model.load_state_dict(best[2])
-    return FineTuned(best[1], cross_fitted(found, task))
+        if choice.add(model):
+            best = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    model.load_state_dict(best)
+    return FineTuned(fine_tuning.epochs[choice.chosen], choice.validation)
 
 
 def _halves(validation: Loader | None) -> list[Batch]:

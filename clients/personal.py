@@ -1,6 +1,6 @@
 """The client that keeps personal parameters to itself."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -9,7 +9,7 @@ from flwr.client import NumPyClient
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from clients.evaluation import FineTuned, FineTuning, evaluate, fine_tune
+from clients.evaluation import Evaluation, FineTuning, evaluate, fine_tune
 from clients.joining import join
 from clients.loaders import Loader, count_examples
 from clients.scopes import Scope, names_of
@@ -150,21 +150,9 @@ class PersonalClient(NumPyClient):
         """
         server_round = int(config.get(SERVER_ROUND, 0))
         before = self._load(parameters, before=server_round)
-        with self._random(server_round, "train"):
-            result = train(
-                self.model,
-                self.train_loader if self.num_examples else (),
-                self.schedule,
-                self.scopes,
-                criterion=self.task.criterion,
-                optimization=self.optimization,
-                tethers=self._tethers(),
-            )
-        others = {} if before is None else dict(before.arrays)
-        if self.personal_names:
-            self._keep(server_round, others, PERSONAL_PART, self.personal_names)
-        metrics = {"train-loss": result.loss} | self._identity()
-        return self.get_parameters({}), self.num_examples, metrics
+        loss, kept = self._train(server_round, before)
+        self._keep(server_round, before, kept)
+        return self.get_parameters({}), self.num_examples, {"train-loss": loss} | self._identity()
 
     def evaluate(self, parameters: NDArrays, config: dict[str, Any]) -> tuple[float, int, Scalars]:
         """Score the personalized model on the client's own test and validation examples.
@@ -189,16 +177,10 @@ class PersonalClient(NumPyClient):
         validation = None
         if joins:
             self._join(int(config[JOIN_EXAMPLES]), int(config.get(JOIN_STEPS, 0)))
-        elif self.fine_tuning is not None:
+        else:
             last = NUM_ROUNDS in config and server_round >= int(config[NUM_ROUNDS])
-            metrics["fine-tuning-epochs"] = 0
-            if last or self.fine_tuning.every_round:
-                tuned = self._fine_tune(server_round)
-                metrics["fine-tuning-epochs"], validation = tuned.epochs, tuned.validation
-            if last:
-                others = {} if before is None else dict(before.arrays)
-                trained = names_of(self.scopes, *self.fine_tuning.trains)
-                self._keep(server_round, others, FINE_TUNED_PART, trained)
+            about, validation = self._personalize(server_round, last, before)
+            metrics |= about
         with self._random(server_round, "evaluate"):
             test = evaluate(self.model, self.test_loader, self.task)
             if validation is None:
@@ -286,7 +268,7 @@ class PersonalClient(NumPyClient):
                 )
             # A received array may be a read-only view of the message; torch wants its own.
             self._entries[name].copy_(torch.from_numpy(values.copy()))
-        if not stored or not (self.personal_names or self.fine_tuning):
+        if not stored or not self._keeps_state:
             return None
         snapshot = self.state.load(self._spec, before)
         if snapshot is not None:
@@ -294,24 +276,80 @@ class PersonalClient(NumPyClient):
                 self._entries[name].copy_(tensor)
         return snapshot
 
-    def _keep(
-        self, server_round: int, others: dict[str, Tensor], part: str, names: Sequence[str]
-    ) -> None:
-        own = {f"{part}/{name}": self._entries[name].detach().cpu().clone() for name in names}
-        self.state.save(Snapshot(server_round, {**others, **own}), self._spec)
+    def _train(self, server_round: int, before: Snapshot | None) -> tuple[float, dict[str, Tensor]]:
+        """Train from what :meth:`_load` put in the model, and leave there what is to be sent.
 
-    def _fine_tune(self, server_round: int) -> FineTuned:
-        assert self.fine_tuning is not None
+        Returns
+        -------
+        training loss; what is to be kept, as ``<part>/<name>``
+        """
+        with self._random(server_round, "train"):
+            loss = self._train_model(self._tethers())
+        return loss, self._part(PERSONAL_PART, self.personal_names)
+
+    def _personalize(
+        self, server_round: int, last: bool, before: Snapshot | None
+    ) -> tuple[Scalars, Evaluation | None]:
+        """Turn what :meth:`_load` put in the model into the client's own model, to be evaluated.
+
+        Returns
+        -------
+        what is to be reported of it; the validation score of something that was chosen on
+        validation examples
+        """
+        if self.fine_tuning is None:
+            return {}, None
+        if not (last or self.fine_tuning.every_round):
+            return {"fine-tuning-epochs": 0}, None
         with self._random(server_round, "fine-tune"):
-            return fine_tune(
+            tuned = fine_tune(
                 self.model,
-                self.train_loader if self.num_examples else (),
+                self._examples,
                 self.validation_loader,
                 self.fine_tuning,
                 self.scopes,
                 task=self.task,
                 optimization=self.optimization,
             )
+        if last:
+            trained = names_of(self.scopes, *self.fine_tuning.trains)
+            self._keep(server_round, before, self._part(FINE_TUNED_PART, trained))
+        return {"fine-tuning-epochs": tuned.epochs}, tuned.validation
+
+    @property
+    def _examples(self) -> Loader:
+        """The training batches; none where the client counts as one without examples."""
+        return self.train_loader if self.num_examples else ()
+
+    def _train_model(self, tethers: Sequence[Tether], **changes: Any) -> float:
+        """Train the model in place as it stands; return the training loss.
+
+        Parameters
+        ----------
+        tethers, changes : arguments of :func:`clients.train`
+        """
+        settings: dict[str, Any] = {
+            "model": self.model,
+            "loader": self._examples,
+            "scopes": self.scopes,
+            "schedule": self.schedule,
+            "criterion": self.task.criterion,
+            "optimization": self.optimization,
+            "tethers": tethers,
+        }
+        return train(**settings | changes).loss
+
+    def _part(self, part: str, names: Iterable[str]) -> dict[str, Tensor]:
+        """Return copies of entries of the model, to be kept as a part of the personal state."""
+        return {f"{part}/{name}": self._entries[name].detach().cpu().clone() for name in names}
+
+    def _keep(
+        self, server_round: int, before: Snapshot | None, arrays: Mapping[str, Tensor]
+    ) -> None:
+        """Keep arrays in the personal state, beside what was there ``before``."""
+        if arrays:
+            others = {} if before is None else before.arrays
+            self.state.save(Snapshot(server_round, {**others, **arrays}), self._spec)
 
     def _tethers(self) -> list[Tether]:
         current = dict(self.model.named_parameters())
@@ -319,19 +357,29 @@ class PersonalClient(NumPyClient):
         return [tether for tether in found if tether is not None]
 
     def _join(self, examples: int, steps: int) -> None:
-        personal = frozenset({Scope.PERSONAL})
+        trains, tethers = self._way_in()
         with self._random(0, "join"):
             join(
                 self.model,
-                self.train_loader if self.num_examples else (),
+                self._examples,
                 examples if self.num_examples else 0,
                 steps,
-                self.fine_tuning.trains if self.fine_tuning else personal,
+                trains,
                 self.scopes,
                 task=self.task,
                 optimization=self.optimization,
-                tethers=self._tethers(),
+                tethers=tethers,
             )
+
+    def _way_in(self) -> tuple[frozenset[Scope], list[Tether]]:
+        """Return what a client fits that joins the others after training, and under what pulls."""
+        personal = frozenset({Scope.PERSONAL})
+        return self.fine_tuning.trains if self.fine_tuning else personal, self._tethers()
+
+    @property
+    def _keeps_state(self) -> bool:
+        """Whether there is anything personal to keep."""
+        return bool(self.personal_names or self.fine_tuning)
 
     def _random(self, server_round: int, purpose: str) -> Any:
         """Context in which torch draws from this client's, round's and purpose's own stream."""

@@ -2,7 +2,14 @@
 
 A tether is ``1/2 * sum_i c_i (theta_i - a_i)^2`` with a centre ``a`` and a strength ``c`` (one
 number, or one per parameter). FedProx (Li et al. 2020, eq. 2) is a tether to the received model
-with ``c = mu``; a penalty on adapters is one to zero.
+with ``c = mu``; Ditto's personal models (Li et al. 2021, eq. 1) have one to the shared model with
+``c = lambda``; elastic weight consolidation (Kirkpatrick et al. 2017, eq. 3) has one to the old
+model with ``c = lambda * Fisher``; a penalty on adapters is one to zero.
+
+Tethers are solved implicitly: :class:`Tethers` takes the proximal step of the pull after the
+optimizer's step for the data loss. An explicit gradient step diverges where learning rate times
+strength reaches 2; the implicit one is stable for every strength, and at infinity ends exactly at
+the centre.
 """
 
 import math
@@ -11,17 +18,11 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from clients.scopes import Scope
 
 Strength = float | Mapping[str, Tensor]
-
-UNSTABLE = 2.0
-"""Explicit gradient steps without momentum diverge from learning rate * strength = 2 on.
-
-Momentum b would allow 2 (1 + b), at the price of long oscillations; 2 is the limit for all.
-"""
 
 
 @dataclass(frozen=True)
@@ -31,12 +32,13 @@ class Tether:
     Attributes
     ----------
     centre : name -> tensor of the parameter's shape; must not share memory with the parameters
-    strength : one number >= 0 for all, or name -> tensor of the parameter's shape, entries >= 0
+    strength : one number >= 0 for all, or name -> tensor of the parameter's shape, entries >= 0.
+        Infinity means: equals the centre
 
     Raises
     ------
     ValueError
-        If a strength is negative or not finite, or lacks a name of the centre.
+        If a strength is negative or NaN, or lacks a name of the centre.
     """
 
     centre: Mapping[str, Tensor]
@@ -47,69 +49,109 @@ class Tether:
             if missing := sorted(self.centre.keys() - self.strength.keys()):
                 raise ValueError(f"the tether's strength lacks {missing}")
             for name, values in self.strength.items():
-                if not bool(torch.isfinite(values).all()) or bool((values < 0).any()):
-                    raise ValueError(f"the tether's strength of {name!r} must be >= 0 and finite")
-        elif not (math.isfinite(self.strength) and self.strength >= 0):
-            raise ValueError(f"a tether's strength must be >= 0 and finite, got {self.strength}")
+                if not bool((values >= 0).all()):
+                    raise ValueError(f"the tether's strength of {name!r} must be >= 0")
+        elif not self.strength >= 0:
+            raise ValueError(f"a tether's strength must be >= 0, got {self.strength}")
 
-    def _coefficient(self, name: str) -> float | Tensor:
+    def of(self, name: str) -> float | Tensor:
+        """Return the strength of a parameter: a number, or a tensor of the parameter's shape."""
         return self.strength[name] if isinstance(self.strength, Mapping) else self.strength
 
     def value(self, parameters: Mapping[str, Tensor]) -> Tensor:
-        """Return ``1/2 * sum c (theta - a)^2`` over the parameters it holds, a scalar tensor."""
+        """Return ``1/2 * sum c (theta - a)^2`` over the parameters it holds, a scalar tensor.
+
+        The strengths must be finite.
+        """
         terms = [
-            (self._coefficient(name) * (parameters[name] - anchor).square()).sum()
+            (self.of(name) * (parameters[name] - anchor).square()).sum()
             for name, anchor in self.centre.items()
             if name in parameters
         ]
         return 0.5 * torch.stack(terms).sum() if terms else torch.zeros(())
 
-    @torch.no_grad()
-    def add_gradient(self, parameters: Mapping[str, Tensor]) -> None:
-        """Add ``c (theta - a)`` to ``theta.grad`` of every parameter it holds.
 
-        The closed form instead of autograd: the same numbers for a fraction of the time. A
-        strength of exactly zero adds nothing, so that lambda = 0 is bitwise no tether at all.
-        """
-        if self.strength == 0.0:
-            return
-        for name, anchor in self.centre.items():
-            parameter = parameters.get(name)
-            if parameter is None or not parameter.requires_grad:
-                continue
-            pull = (parameter - anchor) * self._coefficient(name)
-            parameter.grad = pull if parameter.grad is None else parameter.grad.add_(pull)
+class Tethers:
+    """The implicit steps of all tethers of a training.
 
-    def largest_strengths(self) -> dict[str, float]:
-        """Return the largest strength within each parameter, which limits the step size."""
-        if not isinstance(self.strength, Mapping):
-            return dict.fromkeys(self.centre, self.strength)
-        return {n: float(self.strength[n].max()) for n in self.centre if self.strength[n].numel()}
+    After a step of SGD without momentum from ``theta`` to ``theta'``, the step
 
+        ``theta'' = (theta' + eta c a) / (1 + eta c)``
 
-def check_stable(tethers: Sequence[Tether], learning_rate: float) -> None:
-    """Refuse tethers that explicit gradient steps of this size cannot follow.
+    solves ``min 1/2 c ||x - a||^2 + 1/(2 eta) ||x - theta'||^2``: together they are one
+    forward-backward step (Parikh & Boyd 2014, section 4.2) of the data loss plus the pull, with
+    its minimizer as the fixed point. With momentum the pull belongs in the buffer as well:
+    solving ``m' = b m + g + c (theta'' - a)``, ``theta'' = theta - eta m'`` for ``theta''`` gives
+    the same position, and the buffer takes the pull ``(theta' - theta'') / eta``. (Without that,
+    momentum would amplify the data's gradient and not the pull's, and the fixed point would be
+    another.) Adam measures distances in ``D``, the root of its second moments: there ``eta / D``
+    takes the place of ``eta``, which leaves the fixed point where it belongs.
 
-    On the pull alone a plain step multiplies the distance to the centre by
-    ``1 - learning_rate * c``: it diverges from ``learning_rate * c = 2`` on. The strengths of
-    several tethers on one parameter add up.
-
-    Raises
-    ------
-    ValueError
-        The message says the largest strength that this learning rate allows.
+    Parameters
+    ----------
+    tethers : on one parameter they add up: strengths are summed, and the centre is the mean of
+        the centres weighted by them. Infinite strengths outvote finite ones
+    parameters : name -> parameter that is trained; others feel no pull. Where just one tether
+        holds a parameter its centre is used in place, so that whoever moves the centre during
+        training moves the anchor (pFedMe)
     """
-    totals: dict[str, float] = {}
-    for tether in tethers:
-        for name, strength in tether.largest_strengths().items():
-            totals[name] = totals.get(name, 0.0) + strength
-    name = max(totals, key=lambda n: totals[n], default="")
-    if name and learning_rate * totals[name] >= UNSTABLE:
-        raise ValueError(
-            f"tethers of strength {totals[name]:g} on {name!r} diverge at learning rate "
-            f"{learning_rate:g}; the strength must be below {UNSTABLE / learning_rate:g}, or the "
-            f"learning rate below {UNSTABLE / totals[name]:g}"
-        )
+
+    def __init__(self, tethers: Sequence[Tether], parameters: Mapping[str, nn.Parameter]) -> None:
+        self._held: list[tuple[nn.Parameter, Tensor, float | Tensor]] = []
+        for name, parameter in parameters.items():
+            found = [(t.of(name), t.centre[name]) for t in tethers if name in t.centre]
+            found = [pair for pair in found if isinstance(pair[0], Tensor) or pair[0] > 0.0]
+            if found:  # a strength of exactly zero is bitwise no tether at all
+                strength, centre = found[0] if len(found) == 1 else combine(found)
+                self._held.append((parameter, centre, strength))
+
+    @torch.no_grad()
+    def pull(self, optimizer: torch.optim.Optimizer) -> None:
+        """Take the implicit step; to be called after ``optimizer.step()``.
+
+        Parameters
+        ----------
+        optimizer : ``SGD`` (without Nesterov momentum or dampening) or ``Adam``, with one
+            parameter group
+        """
+        (group,) = optimizer.param_groups
+        rate = group["lr"]
+        for parameter, centre, strength in self._held:
+            state = optimizer.state[parameter]
+            scale: float | Tensor = 1.0
+            if "exp_avg_sq" in state:
+                correction = 1.0 - group["betas"][1] ** float(state["step"])
+                scale = (state["exp_avg_sq"] / correction).sqrt_().add_(group["eps"])
+            # 1 / (1 + 1/x) instead of x / (1 + x), which infinity would make NaN.
+            weight = 1.0 / (1.0 + scale / (rate * strength))
+            buffer = state.get("momentum_buffer")
+            before = None if buffer is None else parameter.clone()
+            parameter.lerp_(centre, weight)  # exact at a weight of one, unlike a difference
+            if buffer is not None and before is not None:
+                buffer.add_(before.sub_(parameter), alpha=1.0 / rate)
+
+
+def combine(pulls: Sequence[tuple[float | Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+    """Return the strength and centre of the sum of several pulls on one parameter.
+
+    ``sum_k c_k/2 (x - a_k)^2`` is ``c/2 (x - a)^2`` plus a constant, with ``c = sum_k c_k`` and
+    ``a = sum_k c_k a_k / c``.
+
+    Parameters
+    ----------
+    pulls : (strength, centre): a number or a tensor of the parameter's shape, and such a tensor
+
+    Returns
+    -------
+    strength and centre, both of the parameter's shape; where all strengths are zero, the centre
+    is zero
+    """
+    centres = torch.stack([centre for _, centre in pulls])
+    strengths = torch.stack([torch.zeros_like(centre) + strength for strength, centre in pulls])
+    infinite = strengths.isinf()
+    shares = torch.where(infinite.any(0), infinite.to(strengths.dtype), strengths)
+    shares = torch.nan_to_num(shares / shares.sum(0), nan=0.0)
+    return strengths.sum(0), (shares * centres).sum(0)
 
 
 @dataclass(frozen=True)
@@ -122,11 +164,20 @@ class Pull:
     centre : ``"received"`` (their values when the round's training starts: for shared ones what
         the server sent) or ``"zero"``
     strength : one number >= 0
+
+    Raises
+    ------
+    ValueError
+        If the strength is negative or not finite.
     """
 
     scope: Scope
     centre: Literal["received", "zero"]
     strength: float
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.strength) and self.strength >= 0):
+            raise ValueError(f"a pull's strength must be >= 0 and finite, got {self.strength}")
 
     def tether(
         self, parameters: Mapping[str, Tensor], scopes: Mapping[str, Scope]

@@ -1,7 +1,7 @@
 """The one local training loop. What differs between methods is data: phases, tethers, scopes."""
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -13,7 +13,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from clients.loaders import Batch, Loader, merge_lone_examples
 from clients.scopes import Scope
 from clients.task import Criterion
-from clients.tether import Tether, check_stable
+from clients.tether import Tether, Tethers
 
 EVERYTHING = frozenset(Scope)
 
@@ -30,16 +30,20 @@ class Phase:
     ----------
     trains : scopes whose parameters move; everything else is frozen, buffers included
     epochs : passes over the client's training data
-    steps : if positive, this many minibatch steps instead of ``epochs``
+    steps : if positive, this many minibatches instead of ``epochs``
+    repeats : steps on every minibatch (pFedMe takes several)
     """
 
     trains: frozenset[Scope] = EVERYTHING
     epochs: int = 1
     steps: int = 0
+    repeats: int = 1
 
     def __post_init__(self) -> None:
         if self.epochs < 0 or self.steps < 0:
             raise ValueError(f"epochs and steps must be >= 0, got {self.epochs} and {self.steps}")
+        if self.repeats < 1:
+            raise ValueError(f"repeats must be at least 1, got {self.repeats}")
 
 
 Schedule = tuple[Phase, ...]
@@ -71,7 +75,7 @@ class Optimization:
     learning_rate : > 0
     momentum : in [0, 1), SGD only
     weight_decay : >= 0, of the trained parameters only
-    gradient_clip : largest Euclidean norm of the whole gradient, tethers included; 0 for none
+    gradient_clip : largest Euclidean norm of the data loss's whole gradient; 0 for none
     """
 
     optimizer: Literal["sgd", "adam"] = "sgd"
@@ -127,6 +131,7 @@ def train(
     criterion: Criterion = cross_entropy,
     optimization: Optimization = Optimization(),
     tethers: Sequence[Tether] = (),
+    after_step: Callable[[], None] | None = None,
 ) -> TrainingResult:
     """Train ``model`` in place on a client's batches.
 
@@ -142,24 +147,23 @@ def train(
     schedule : phases, in order
     scopes : scope of every state-dict entry, from :func:`clients.scopes.assign_scopes`
     criterion : mean loss of a batch from the model's outputs and the targets
-    optimization, tethers : see there
+    optimization : see there
+    tethers : pulls beside the data loss, solved implicitly: stable whatever their strength
+    after_step : called after every step
 
     Raises
     ------
     TrainingDivergedError
         If the loss or a trained parameter stops being finite.
-    ValueError
-        If the tethers are too strong for steps of SGD at this learning rate.
     """
-    if optimization.optimizer == "sgd":
-        check_stable(tethers, optimization.learning_rate)
     was_trainable = {name: p.requires_grad for name, p in model.named_parameters()}
     result = TrainingResult(math.nan, 0)
     trainable = frozenset(name for name, asked in was_trainable.items() if asked)
     try:
         for phase in schedule:
             done = _train_phase(
-                model, loader, phase, scopes, trainable, criterion, optimization, tethers
+                *(model, loader, phase, scopes, trainable, criterion, optimization),
+                *(tethers, after_step),
             )
             if done.steps:
                 result = TrainingResult(done.loss, result.steps + done.steps)
@@ -182,11 +186,13 @@ def _train_phase(
     criterion: Criterion,
     optimization: Optimization,
     tethers: Sequence[Tether],
+    after_step: Callable[[], None] | None,
 ) -> TrainingResult:
     parameters = _freeze_all_but(model, phase.trains, scopes, trainable)
     if not parameters:
         return TrainingResult(math.nan, 0)
     optimizer = optimization.build(parameters.values())
+    held = Tethers(tethers, parameters)
     live_norms = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.training]
     device = device_of(model)
     total, count, steps = torch.zeros((), device=device), 0, 0
@@ -198,11 +204,12 @@ def _train_phase(
         optimizer.zero_grad(set_to_none=True)
         loss = criterion(model(inputs), targets)
         loss.backward()  # type: ignore[no-untyped-call]
-        for tether in tethers:
-            tether.add_gradient(parameters)
         if optimization.gradient_clip:
             nn.utils.clip_grad_norm_(parameters.values(), optimization.gradient_clip)
         optimizer.step()
+        held.pull(optimizer)
+        if after_step:
+            after_step()
         total += loss.detach() * size
         count, steps = count + size, steps + 1
     mean = float(total) / count if count else math.nan
@@ -247,7 +254,8 @@ def _batches(loader: Loader, phase: Phase, merge: bool) -> Iterator[Batch]:
     while steps or epochs:
         before = taken
         for batch in merge_lone_examples(loader) if merge else loader:
-            yield batch
+            for _ in range(phase.repeats):
+                yield batch
             taken += 1
             if steps and taken == steps:
                 return

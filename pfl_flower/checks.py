@@ -45,6 +45,20 @@ def between(low: float, high: float = math.inf, *, open_low: bool = False) -> Ch
     return check
 
 
+def number_or(low: float, high: float, *words: str) -> Check:
+    """Allow finite numbers from ``low`` to ``high``, and some words."""
+    numbers = between(low, high)
+
+    def check(value: float | str) -> str:
+        if isinstance(value, str):
+            wanted = "" if value in words else "a number"
+        else:
+            wanted = numbers(value)
+        return f"{wanted}, or one of {', '.join(words)}" if wanted else ""
+
+    return check
+
+
 def epochs(value: str) -> str:
     """Allow ascending numbers, separated by commas."""
     numbers = split_words(value)
@@ -63,7 +77,13 @@ def split_words(value: str) -> list[str]:
     return [word.strip() for word in value.split(",") if word.strip()]
 
 
-def key(default: Any, text: str, check: Check = anything, *, kind: type | None = None) -> Any:
+def key(
+    default: Any,
+    text: str,
+    check: Check = anything,
+    *,
+    kind: type | tuple[type, ...] | None = None,
+) -> Any:
     """Return a field of the config; ``kind`` is for those that may be left empty."""
     kind = kind or type(default)
     return field(default=default, metadata={"help": text, "check": check, "kind": kind})

@@ -122,6 +122,7 @@ def build_client(
         partition_id=partition_id,
         properties={NUM_PARTITIONS: num_partitions},
         seed=config.seed,
+        **config.client_arguments,
     )
 
 

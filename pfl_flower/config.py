@@ -1,15 +1,15 @@
 """The run config: typed, validated, with errors that name the valid choices."""
 
 import difflib
+import math
 from collections.abc import Mapping
 from dataclasses import Field, dataclass, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from clients import Classification, FineTuning, Optimization, Pull, Regression, Scope, Task
-from clients.tether import UNSTABLE
 from clients.training import EVERYTHING, Schedule
-from pfl_flower.checks import between, choice, epochs, key, names, split_words
+from pfl_flower.checks import between, choice, epochs, key, names, number_or, split_words
 from pfl_flower.data import PARTITIONS, SOURCES, DataFacts, DataSettings, is_own
 from pfl_flower.data.facts import target_scale
 from pfl_flower.data.heterogeneity import HETEROGENEITIES
@@ -60,6 +60,31 @@ class RunConfig:
     mu: float | None = key(None, "pull to the received model", between(0), kind=float)
     personal_decay: float | None = key(
         None, "pull of personal parameters to zero", between(0), kind=float
+    )
+    lambda_: float | str | None = key(
+        None,
+        "pull of own models to their anchor; auto: each client chooses",
+        number_or(0, math.inf, "auto", "inf"),
+        kind=(float, str),
+    )
+    tau: float | None = key(
+        None,
+        "instead of lambda: deviation of own models around the anchor; lambda = 1 / (n tau^2)",
+        between(0, open_low=True),
+        kind=float,
+    )
+    mixing: float | str | None = key(
+        None,
+        "weight of the own model in apfl; auto: it adapts",
+        number_or(0, 1, "auto"),
+        kind=(float, str),
+    )
+    inner_steps: int | None = key(None, "of pfedme, on every minibatch", between(1), kind=int)
+    outer_learning_rate: float | None = key(
+        None, "of pfedme, towards the own model", between(0, open_low=True), kind=float
+    )
+    averaging_probability: float | None = key(
+        None, "of l2gd's coin", between(0.001, 0.999), kind=float
     )
     num_server_rounds: int = key(20, "rounds", between(1))
     fraction_train: float = key(1.0, "of clients trained a round", between(0, 1, open_low=True))
@@ -124,12 +149,22 @@ class RunConfig:
                 "initial starts the method ahead of its baselines, which would be no comparison; "
                 "set baselines=''"
             )
-        for pull in self.pulls if self.optimizer == "sgd" else ():
-            if self.learning_rate * pull.strength >= UNSTABLE:
+        self._check_own_keys()
+
+    def _check_own_keys(self) -> None:
+        """Refuse keys that the method has no use for, and values that its client refuses."""
+        for name in CLIENT_ARGUMENTS:
+            if getattr(self, name) is not None and name not in self.row.settings:
+                having = [method for method, row in METHODS.items() if name in row.settings]
                 raise ConfigError(
-                    f"a pull of {pull.strength:g} (mu or personal-decay) diverges at learning-rate "
-                    f"{self.learning_rate:g}; it must be below {UNSTABLE / self.learning_rate:g}"
+                    f"method {self.method!r} has no {hyphenated(name)}; {', '.join(having)} have"
                 )
+        if self.lambda_ is not None and self.tau is not None:
+            raise ConfigError("lambda and tau are two ways to say the same; set one of them")
+        try:
+            self.row.check(self.optimization, **self.client_arguments)
+        except ValueError as error:
+            raise ConfigError(f"{self.method}: {error}") from error
 
     @classmethod
     def parse(cls, values: Mapping[str, Any]) -> "RunConfig":
@@ -164,10 +199,7 @@ class RunConfig:
             model=self.architecture.model,
             norm=self.architecture.norm,
             initial="",
-            personal=None,
-            schedule=None,
-            mu=None,
-            personal_decay=None,
+            **cast(dict[str, Any], dict.fromkeys(METHOD_KEYS)),
         )
 
     @property
@@ -198,6 +230,24 @@ class RunConfig:
             Pull(Scope.SHARED, "received", float(self.value("mu", 0.0))),
             Pull(Scope.PERSONAL, "zero", float(self.value("personal_decay", 0.0))),
         )
+
+    @property
+    def client_arguments(self) -> dict[str, Any]:
+        """What the method's client is told beyond what every client is: argument -> value."""
+        values = {
+            argument: self.value(name, None)
+            for name, argument in CLIENT_ARGUMENTS.items()
+            if name in self.row.settings
+        }
+        if values.get("tau") is not None:
+            values["strength"] = None
+        elif values.get("strength") == "auto":
+            values["strength"] = self.row.candidates
+        elif "strength" in values:
+            values["strength"] = float(values["strength"])
+        if values.get("alpha") == "auto":
+            values["alpha"] = None
+        return values
 
     @property
     def fine_tuning(self) -> FineTuning | None:
@@ -293,9 +343,28 @@ def under_home(text: str) -> Path:
     return path if path.is_absolute() else Path.home() / path
 
 
+CLIENT_ARGUMENTS: Mapping[str, str] = {
+    "lambda_": "strength",
+    "tau": "tau",
+    "mixing": "alpha",
+    "inner_steps": "inner_steps",
+    "outer_learning_rate": "outer_learning_rate",
+    "averaging_probability": "averaging_probability",
+}
+"""Field that only some methods have -> the argument of their clients."""
+
+METHOD_KEYS: tuple[str, ...] = ("personal", "schedule", "mu", "personal_decay", *CLIENT_ARGUMENTS)
+"""Fields that make one method another."""
+
+
+def hyphenated(name: str) -> str:
+    """Return how the name of a field is written in a run config."""
+    return name.rstrip("_").replace("_", "-")
+
+
 def key_of(item: Field[Any]) -> str:
     """Return how a field is written in a run config."""
-    return item.name.replace("_", "-")
+    return hyphenated(item.name)
 
 
 KEYS = {key_of(item): item for item in fields(RunConfig) if item.metadata}
@@ -303,11 +372,16 @@ KEYS = {key_of(item): item for item in fields(RunConfig) if item.metadata}
 
 
 def _convert(name: str, value: Any, item: Field[Any]) -> Any:
-    kind = item.metadata["kind"]
+    kinds = item.metadata["kind"]
+    kinds = kinds if isinstance(kinds, tuple) else (kinds,)
     if item.default is None and value in ("", None):
         return None
-    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+    if float in kinds and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
-    if type(value) is not kind:
-        raise ConfigError(f"{name} is {value!r}; it must be of type {kind.__name__}")
+    if str in kinds and value == math.inf:
+        return "inf"  # which JSON knows, too
+    if type(value) not in kinds:
+        raise ConfigError(
+            f"{name} is {value!r}; it must be of type {' or '.join(k.__name__ for k in kinds)}"
+        )
     return value

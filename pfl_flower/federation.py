@@ -106,10 +106,10 @@ def run_method(session: Session, config: RunConfig, progress: Progress | None = 
     scopes = scopes_of(config)
     shared = names_of(scopes, Scope.SHARED, Scope.GROUP)
     personal = names_of(scopes, Scope.PERSONAL)
-    sizes = {"shared": shared, "personal": personal}
+    sizes = {"shared": shared, "personal": list(initial) if config.row.keeps_model else personal}
     strategy = build_strategy(config)
     strategy.clients.update(session.clients)
-    saved = saved_state(session, config, bool(personal))
+    saved = saved_state(session, config, bool(personal) or config.row.keeps_model)
     if saved is None:
         arrays = _first_arrays(config, {name: initial[name].numpy() for name in shared})
         saved = Saved(0, arrays, {}, [], 0.0)

@@ -3,11 +3,22 @@
 Adding a method is adding a row, plus one strategy or one client class where it truly differs.
 """
 
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from clients import PersonalClient, body_only, head_then_body, joint
+from clients import Optimization, PersonalClient, body_only, head_then_body, joint
+from clients.apfl import APFLClient
+from clients.constellation import (
+    ConstellationClient,
+    DittoClient,
+    L2GDClient,
+    PFedMeClient,
+    check_overshoot,
+    largest_l2gd_strength,
+)
+from clients.own_model import OwnModelClient
 from clients.training import Schedule
 from strategies import PartialAveraging
 
@@ -17,6 +28,14 @@ SCHEDULES: Mapping[str, Callable[[int, int, int], Schedule]] = {
     "body-only": lambda epochs, steps, head_epochs: body_only(epochs, steps),
 }
 """Name of a schedule -> (local epochs, local steps, head epochs) -> phases."""
+
+
+Check = Callable[..., None]
+"""(how clients step, arguments of the method's client) -> None, or a ValueError."""
+
+
+def _check_nothing(optimization: Optimization, **arguments: Any) -> None:
+    """Refuse nothing."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +51,8 @@ class Method:
     fine_tunes : rule of scopes trained at evaluation: ``""``, ``"all"`` or ``"personal"``
     fine_tunes_every_round : at every evaluation, or only after the last round
     strengths : the run-config key that is the method's own strength -> values worth trying
+    candidates : what each client chooses from with ``lambda="auto"``
+    check : refuses what a client would refuse, before a run starts
     strategy : the server side; called with the arguments of :class:`PartialAveraging`
     client : the device side; called with the arguments of :class:`PersonalClient`
     """
@@ -43,9 +64,47 @@ class Method:
     fine_tunes: str = ""
     fine_tunes_every_round: bool = False
     strengths: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+    candidates: tuple[float, ...] = ()
+    check: Check = _check_nothing
     strategy: Callable[..., PartialAveraging] = PartialAveraging
     client: Callable[..., PersonalClient] = PersonalClient
 
+    @property
+    def keeps_model(self) -> bool:
+        """Whether clients keep a whole model of their own."""
+        return isinstance(self.client, type) and issubclass(self.client, OwnModelClient)
+
+
+def _check_pfedme(
+    optimization: Optimization,
+    strength: float | Sequence[float] | None,
+    outer_learning_rate: float,
+    **_: Any,
+) -> None:
+    for value in _finite(strength):
+        check_overshoot(value, 1 / outer_learning_rate, "1 / outer-learning-rate")
+
+
+def _check_l2gd(
+    optimization: Optimization,
+    strength: float | Sequence[float] | None,
+    averaging_probability: float,
+    **_: Any,
+) -> None:
+    if optimization.optimizer != "sgd":
+        raise ValueError("its averaging steps balance plain SGD; set optimizer to 'sgd'")
+    largest = largest_l2gd_strength(optimization.learning_rate, averaging_probability)
+    for value in _finite(strength):
+        check_overshoot(value, largest, "p / ((1 - p) learning-rate)")
+
+
+def _finite(strength: float | Sequence[float] | None) -> list[float]:
+    values = strength if isinstance(strength, Sequence) else [strength]
+    return [value for value in values if value is not None and math.isfinite(value)]
+
+
+AUTO = (0.0, 0.1, 0.3, 1.0, math.inf)
+"""What clients choose from, the ends included: training alone and the shared model."""
 
 METHODS: Mapping[str, Method] = {
     "fedavg": Method(
@@ -108,6 +167,52 @@ METHODS: Mapping[str, Method] = {
         settings={"personal": "adapter", "personal_decay": 1e-3},
         strengths={"personal-decay": (1e-4, 1e-3, 1e-2)},
         block="adapter",
+    ),
+    "ditto": Method(
+        summary="own models around the FedAvg model, which the pull lambda ties them to",
+        source="Li et al. 2021, arXiv:2012.04221",
+        settings={"lambda_": 0.3, "tau": None},
+        strengths={"lambda": (0.1, 0.3, 1.0)},
+        candidates=AUTO,
+        client=DittoClient,
+    ),
+    "mr-mtl": Method(
+        summary="own models around their mean",
+        source="Liu et al. 2022, arXiv:2206.07902",
+        settings={"lambda_": 0.3, "tau": None},
+        strengths={"lambda": (0.1, 0.3, 1.0)},
+        candidates=AUTO,
+        client=ConstellationClient,
+    ),
+    "pfedme": Method(
+        summary="own models around a minimizer of Moreau envelopes",
+        source="Dinh et al. 2020, arXiv:2006.08848",
+        settings={
+            "lambda_": 15.0,
+            "tau": None,
+            "inner_steps": 5,
+            "outer_learning_rate": 0.01,
+        },
+        strengths={"lambda": (1.0, 5.0, 15.0)},
+        candidates=(0.0, 1.0, 5.0, 15.0, math.inf),
+        check=_check_pfedme,
+        client=PFedMeClient,
+    ),
+    "apfl": Method(
+        summary="a mixture of an own model and the shared one, with a weight that adapts",
+        source="Deng et al. 2020, arXiv:2003.13461",
+        settings={"mixing": "auto"},
+        strengths={"mixing": (0.25, 0.5, 0.75)},
+        client=APFLClient,
+    ),
+    "l2gd": Method(
+        summary="own models around their mean; a coin decides between a step and the mean",
+        source="Hanzely & Richtarik 2020, arXiv:2002.05516",
+        settings={"lambda_": 0.3, "tau": None, "averaging_probability": 0.1},
+        strengths={"lambda": (0.1, 0.3, 1.0)},
+        candidates=AUTO,
+        check=_check_l2gd,
+        client=L2GDClient,
     ),
 }
 """Name of a method -> its row."""

@@ -74,3 +74,42 @@ def plot_curves(
     axes.spines[["top", "right"]].set_visible(False)
     figure.savefig(path, dpi=130)
     plt.close(figure)
+
+
+def plot_strengths(
+    curve: Mapping[float, Sequence[float]],
+    ends: Mapping[str, float],
+    point: tuple[str, float, float],
+    path: Path,
+    title: str,
+) -> None:
+    """Draw accuracy against the strength of a pull, between its two ends.
+
+    Parameters
+    ----------
+    curve : strength, above zero and finite -> accuracy of every seed, fractions
+    ends : name of each end -> accuracy
+    point : name, strength and accuracy of a single point
+    path : of the PNG
+    title : words above
+    """
+    figure, axes = plt.subplots(figsize=(6.4, 4.2), layout="constrained")
+    strengths = sorted(curve)
+    means = 100 * np.array([np.mean(curve[s]) for s in strengths])
+    spread = 100 * np.array([np.std(curve[s]) for s in strengths])
+    axes.fill_between(strengths, means - spread, means + spread, alpha=0.2, linewidth=0)
+    axes.plot(strengths, means, marker="o", markersize=4, label="one lambda for all")
+    for place, (name, accuracy) in enumerate(ends.items(), start=1):
+        axes.axhline(100 * accuracy, color=COLORS[place], linestyle="--", label=name)
+    name, strength, accuracy = point
+    color = COLORS[len(ends) + 1]
+    axes.plot([strength], [100 * accuracy], "*", markersize=13, color=color, label=name)
+    axes.set_xscale("log")
+    axes.set_xlabel("lambda (band: deviation over seeds)")
+    axes.set_ylabel("mean test accuracy over clients, %")
+    axes.set_title(title, fontsize=10)
+    axes.grid(alpha=0.3)
+    axes.legend(frameon=False)
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.savefig(path, dpi=130)
+    plt.close(figure)

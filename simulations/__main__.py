@@ -13,12 +13,11 @@ from rich.console import Console
 from rich.markup import escape
 
 from pfl_flower.engines import ENGINES
-from simulations import gallery, lighting, safeguard, taste
+from simulations import constellation, gallery, lighting, safeguard, taste
 from simulations.study import print_summary, run_study, write_outcome
 
-STUDIES = {
-    study.name: study for study in (taste.STUDY, lighting.STUDY, gallery.STUDY, safeguard.STUDY)
-}
+_MODULES = (taste, lighting, gallery, safeguard, constellation)
+STUDIES = {module.STUDY.name: module.STUDY for module in _MODULES}
 
 
 def _seeds(text: str) -> list[int]:
@@ -28,7 +27,7 @@ def _seeds(text: str) -> list[int]:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m simulations", description=__doc__)
     parser.add_argument("study", nargs="?", choices=STUDIES, help="which study; none lists them")
-    parser.add_argument("--seeds", type=_seeds, default=[0, 1, 2, 3, 4], help="such as 0,1,2")
+    parser.add_argument("--seeds", type=_seeds, help="such as 0,1,2; the study's own by default")
     parser.add_argument("--rounds", type=int, help="instead of the study's own number")
     parser.add_argument("--engine", choices=ENGINES, default="in-process")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="runs side by side")
@@ -60,7 +59,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     study = STUDIES[options.study]
     jobs = 1 if options.engine == "ray" else options.jobs
-    outcome = run_study(study, options.seeds, options.rounds, options.engine, jobs)
+    seeds = options.seeds or list(range(study.num_seeds))
+    outcome = run_study(study, seeds, options.rounds, options.engine, jobs)
     folder = options.out or Path("results") / study.name
     summary = write_outcome(study, outcome, folder)
     print_summary(summary, console)

@@ -12,6 +12,7 @@ from rich.table import Table
 from pfl_flower.config import RunConfig
 from pfl_flower.engines import Engine, simulate
 from pfl_flower.files import write_csv, write_json
+from pfl_flower.method_run import MethodRun
 from pfl_flower.progress import Progress
 from pfl_flower.results import spread, summarize
 from simulations.runner import Job, run_jobs
@@ -31,6 +32,11 @@ class Arm:
     name: str
     config: Mapping[str, Any]
     point: float | None = None
+
+    @property
+    def key(self) -> str:
+        """Its name in the summary and the table."""
+        return self.name if self.point is None else f"{self.name} at {self.point:g}"
 
 
 @dataclass(frozen=True)
@@ -53,14 +59,24 @@ class Claim:
         return self.value >= self.threshold
 
 
+Measures = Mapping[str, Any]
+"""What a study takes from a run beyond accuracy and costs, by name."""
+
+
+def measure_nothing(run: MethodRun) -> Measures:
+    """Take nothing from a run beyond what every study takes."""
+    return {}
+
+
 @dataclass(frozen=True)
 class Result:
-    """What one arm gave on one seed: client -> accuracy, and the method's summary."""
+    """What one arm gave on one seed: client -> accuracy, the method's summary, further measures."""
 
     arm: Arm
     seed: int
     by_client: Mapping[int, float]
     summary: Mapping[str, Any]
+    measures: Measures = field(default_factory=dict)
 
     @property
     def accuracy(self) -> np.ndarray:
@@ -111,6 +127,9 @@ class Study:
     arms : what is compared
     claims : outcome -> promises
     draw : outcome, folder -> further pictures
+    measure : run -> what else to take from it; a function of a module, which workers can find
+    columns : outcome -> arm (as :attr:`Arm.key`) -> further columns of the table, fractions
+    num_seeds : seeds 0, 1, ... that the promises are meant for
     """
 
     name: str
@@ -120,6 +139,11 @@ class Study:
     arms: Sequence[Arm]
     claims: Callable[[Outcome], list[Claim]]
     draw: Callable[[Outcome, Path], None] = field(default=lambda outcome, folder: None)
+    measure: Callable[[MethodRun], Measures] = measure_nothing
+    columns: Callable[[Outcome], Mapping[str, Mapping[str, float]]] = field(
+        default=lambda outcome: {}
+    )
+    num_seeds: int = 5
 
 
 def run_arm(
@@ -128,12 +152,13 @@ def run_arm(
     arm: Arm,
     seed: int,
     engine: Engine,
+    measure: Callable[[MethodRun], Measures] = measure_nothing,
     progress: Progress | None = None,
 ) -> Result:
     """Run one arm on one seed; with a safeguard, what clients chose counts."""
     config = {**study_config, **arm.config, "seed": seed, "baselines": ""}
     run = simulate(config, num_clients, engine, progress)[-1]
-    return Result(arm, seed, run.by_client(), summarize(run))
+    return Result(arm, seed, run.by_client(), summarize(run), measure(run))
 
 
 def run_study(
@@ -155,7 +180,7 @@ def run_study(
             f"{arm.name}, seed {seed}",
             num_rounds,
             run_arm,
-            (config, study.num_clients, arm, seed, engine),
+            (config, study.num_clients, arm, seed, engine, study.measure),
         )
         for seed in seeds
         for arm in study.arms
@@ -169,16 +194,17 @@ def run_study(
 def summary_of(study: Study, outcome: Outcome) -> dict[str, Any]:
     """Return the content of ``summary.json``: scores and costs per arm, and the claims."""
     methods: dict[str, Any] = {}
+    further = study.columns(outcome)
     for arm in study.arms:
         results = outcome.of(arm.name, arm.point)
         costs = [result.summary for result in results]
-        key = arm.name if arm.point is None else f"{arm.name} at {arm.point:g}"
-        methods[key] = {
+        methods[arm.key] = {
             "accuracy": spread(np.concatenate([result.accuracy for result in results])),
             "accuracy_by_seed": {r.seed: float(r.accuracy.mean()) for r in results},
             "bytes_per_round": costs[0]["bytes_per_round"],
             "parameters": costs[0]["parameters"],
             "seconds_per_round": float(np.mean([cost["seconds_per_round"] for cost in costs])),
+            **({"columns": dict(further[arm.key])} if arm.key in further else {}),
         }
     claims = {
         claim.name: {"value": claim.value, "threshold": claim.threshold, "holds": claim.holds}
@@ -219,7 +245,10 @@ def write_outcome(study: Study, outcome: Outcome, folder: Path) -> dict[str, Any
 def print_summary(summary: Mapping[str, Any], console: Console) -> None:
     """Print the table and the claims."""
     console.print(f"\n[bold]{summary['question']}[/bold]")
-    table = Table("method", "mean", "std", "worst tenth", "down + up a round", "s a round")
+    entries = summary["methods"].values()
+    further = list(dict.fromkeys(name for e in entries for name in e.get("columns", ())))
+    heads = ("mean", "std", "worst tenth", *further, "down + up a round", "s a round")
+    table = Table("method", *heads)
     for column in table.columns[1:]:
         column.justify = "right"
     for name, entry in summary["methods"].items():
@@ -227,6 +256,7 @@ def print_summary(summary: Mapping[str, Any], console: Console) -> None:
         table.add_row(
             name,
             *(f"{100 * accuracy[key]:.1f}" for key in ("mean", "std", "worst_tenth")),
+            *(f"{100 * entry['columns'][n]:.1f}" if "columns" in entry else "" for n in further),
             f"{traffic['down'] / 1e3:.0f} + {traffic['up'] / 1e3:.0f} kB",
             f"{entry['seconds_per_round']:.2f}",
         )

@@ -16,10 +16,25 @@ def _taste(
     inputs: Tensor, targets: Tensor, num_classes: int, client: int, seed: int
 ) -> tuple[Tensor, Tensor]:
     """Each client names the classes in its own way: a personal permutation of the labels."""
-    if targets.is_floating_point():
-        raise DataError("heterogeneity 'taste' needs classes; for numbers there is 'offset'")
+    _needs_classes("taste", targets)
     names = generator(seed, "taste", client).permutation(num_classes)
     return inputs, torch.from_numpy(names)[targets]
+
+
+def _swap(
+    inputs: Tensor, targets: Tensor, num_classes: int, client: int, seed: int
+) -> tuple[Tensor, Tensor]:
+    """Each client swaps the names of two classes: a mild taste."""
+    _needs_classes("swap", targets)
+    names = torch.arange(num_classes)
+    two = torch.from_numpy(generator(seed, "swap", client).permutation(num_classes)[:2])
+    names[two] = two.flip(0)
+    return inputs, names[targets]
+
+
+def _needs_classes(name: str, targets: Tensor) -> None:
+    if targets.is_floating_point():
+        raise DataError(f"heterogeneity {name!r} needs classes; for numbers there is 'offset'")
 
 
 def _lighting(
@@ -68,6 +83,7 @@ def _offset(
 
 HETEROGENEITIES: Mapping[str, Transform] = {
     "taste": _taste,
+    "swap": _swap,
     "lighting": _lighting,
     "interest": _interest,
     "offset": _offset,

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 
-from pfl_flower.config import KEYS, ConfigError, RunConfig
+from pfl_flower.config import KEYS, METHOD_KEYS, ConfigError, RunConfig, hyphenated
 from pfl_flower.data import DataError, Federation, is_own, number_of_clients
 from pfl_flower.engines import Engine
 from pfl_flower.files import write_json
@@ -22,7 +22,7 @@ from simulations.runner import Job, run_jobs
 
 OWN_KEYS = frozenset(
     {"method", "baselines", "seed", "safeguard", "resume", "initial", "results-dir"}
-    | {"personal-dir", "tensorboard", "personal", "schedule", "mu", "personal-decay"}
+    | {"personal-dir", "tensorboard", *map(hyphenated, METHOD_KEYS)}
 )
 """Keys of the run config that a comparison decides itself, or that make one method another."""
 
