@@ -52,6 +52,9 @@ class RunConfig:
     test_fraction: float = key(
         0.25, "of each client's examples (gallery has its own)", between(0, 0.9, open_low=True)
     )
+    phases: str = key(
+        "stream", "of a smartwatch's data: one by one, or all at once", choice("stream", "joint")
+    )
     model: str = key("auto", "network", choice("auto", *MODELS, function=True))
     norm: str | None = key(None, "layer", choice("none", "batch", "group"), kind=str)
     adapter_size: int = key(8, "bottleneck or rank of adapters", between(1))

@@ -1,12 +1,13 @@
 """From a few settings to every client's own train, validation and test examples."""
 
-from dataclasses import dataclass
+from dataclasses import replace
 from functools import cached_property, lru_cache
 from hashlib import blake2b
 
 import numpy as np
 import torch
 
+from pfl_flower.data.examples import Examples, Source
 from pfl_flower.data.facts import (
     FEWEST_ROWS,
     DataCard,
@@ -27,16 +28,8 @@ from pfl_flower.data.partition import PARTITIONS
 from pfl_flower.data.pooled import PooledClients
 from pfl_flower.data.raw import RawClient, RawSplit
 from pfl_flower.data.settings import DataSettings, data_directory, find
-from pfl_flower.data.sources import SOURCES, Examples, Source
-
-
-@dataclass(frozen=True)
-class ClientData:
-    """One client's own examples; inputs are float32, targets int64 classes or float32 numbers."""
-
-    train: Split
-    validation: Split
-    test: Split
+from pfl_flower.data.sources import SOURCES
+from pfl_flower.data.stream import ClientData, phase_starts
 
 
 class Federation:
@@ -113,8 +106,18 @@ class Federation:
 
     def _make(self, client: int, facts: DataFacts) -> ClientData:
         raw = self._load(client)
-        splits = [self._fit(client, part, facts) for part in (raw.train, raw.validation, raw.test)]
-        return ClientData(*splits)
+        whole = self._splits(client, raw, facts)
+        if not raw.phases:
+            return whole
+        phases = tuple(self._splits(client, phase, facts) for phase in raw.phases)
+        streams = self.settings.phases == "stream"
+        starts = phase_starts(self.settings.seed, client, len(phases)) if streams else ()
+        return replace(whole, phases=phases, starts=starts)
+
+    def _splits(self, client: int, raw: RawClient, facts: DataFacts) -> ClientData:
+        parts = (raw.train, raw.validation, raw.test)
+        train, validation, test = (self._fit(client, part, facts) for part in parts)
+        return ClientData(train, validation, test)
 
     def _fit(self, client: int, part: RawSplit | None, facts: DataFacts) -> Split:
         assert part is not None  # both kinds of clients give all three
@@ -166,7 +169,8 @@ def as_stated(raw: RawClient, task: str) -> RawClient:
 
     train = convert(raw.train)
     assert train is not None
-    return RawClient(train, convert(raw.validation), convert(raw.test))
+    phases = tuple(as_stated(phase, task) for phase in raw.phases)
+    return RawClient(train, convert(raw.validation), convert(raw.test), phases)
 
 
 @lru_cache(maxsize=2)

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from pfl_flower.data.examples import Examples
 from pfl_flower.data.facts import DataError
-from pfl_flower.data.sources import Examples
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,8 @@ def partition(examples: Examples, name: str, request: PartitionRequest) -> list[
     """Return, for every client, the indices of its examples.
 
     No example has two clients, and none is left out, but for ``pathological`` (with fewer clients
-    than classes some classes may be nobody's).
+    than classes some classes may be nobody's) and ``natural`` (client k is the k-th natural client
+    in ascending order; with fewer clients the others' examples are nobody's).
 
     Raises
     ------
@@ -106,7 +107,9 @@ def partition(examples: Examples, name: str, request: PartitionRequest) -> list[
         columns["owner"] = examples.owner[order]
         found = len(np.unique(examples.owner))
         if found < request.num_clients:
-            raise DataError(f"{request.num_clients} clients, but only {found} natural ones")
+            raise DataError(
+                f"{request.num_clients} clients, but only {found} natural ones; use at most {found}"
+            )
     partitioner = PARTITIONS[name](request)
     partitioner.dataset = Dataset.from_dict(columns)
     try:

@@ -1,15 +1,17 @@
 """Clients that share out one pool of examples: the data sets that come with the app."""
 
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 
+from pfl_flower.data.examples import Examples, SourceRequest
 from pfl_flower.data.facts import DataError
 from pfl_flower.data.partition import PartitionRequest, partition
 from pfl_flower.data.raw import RawClient, RawSplit
 from pfl_flower.data.settings import DataSettings, data_directory
-from pfl_flower.data.sources import SOURCES, Examples, SourceRequest
+from pfl_flower.data.sources import SOURCES
 from pfl_flower.data.splits import quantity_limit, split
 from strategies.randomness import named_seed
 
@@ -25,12 +27,18 @@ class PooledClients:
     Raises
     ------
     DataError
-        If the data set is missing, or cannot be split among so many clients.
+        If the data set is missing, or cannot be split among so many clients; or if it is a stream
+        of phases and its clients are not to be the natural ones, whose phases they are.
     """
 
     def __init__(self, settings: DataSettings, num_clients: int) -> None:
         self.settings = settings
         self.source = SOURCES[settings.dataset]
+        if self.source.num_phases > 1 and settings.partition != "natural":
+            raise DataError(
+                f"{settings.dataset!r} is a stream of phases, which are those of its natural "
+                f"clients; partition {settings.partition!r} would mix them; use natural"
+            )
         seed = settings.seed if self.source.generated else 0
         directory = data_directory(settings.data_dir)
         self.examples = _load(settings.dataset, directory, settings.download, seed, num_clients)
@@ -41,32 +49,52 @@ class PooledClients:
             seed=named_seed(settings.seed, "partition") % 2**32,
         )
         self.indices = partition(self.examples, settings.partition, request)
-        poor = [client for client, rows in enumerate(self.indices) if len(rows) < 2]
+        poor = [c for c in range(num_clients) if min(map(len, self._phases(c))) < 2]
         if poor:
+            where = " in a phase" if self.source.num_phases > 1 else ""
             raise DataError(
                 f"{len(poor)} of {num_clients} clients (the first is {poor[0]}) have too few "
-                f"examples of {settings.dataset!r} for a training and a test example; use fewer "
-                f"clients, or a larger alpha or classes-per-client"
+                f"examples of {settings.dataset!r} for a training and a test example{where}; use "
+                f"fewer clients, or a larger alpha or classes-per-client"
             )
 
     def load(self, client: int) -> RawClient:
-        """Return the splits of one client.
+        """Return the splits of one client, and of each of its phases where it has some.
 
         Each has at least one test and one training example, whatever the fractions. The test
         split is the same whatever the limit on training examples.
         """
-        indices = self.indices[client]
-        inputs = self.examples.inputs[indices].numpy()
-        targets = self.examples.targets[indices].numpy()
-        train, validation, test = ((inputs[rows], targets[rows]) for rows in self.rows(client))
-        return RawClient(train, validation, test)
+        if self.source.num_phases == 1:
+            return self._raw(client, self.rows(client))
+        parts = [self.rows(client, phase) for phase in range(self.source.num_phases)]
+        whole = [np.concatenate(rows) for rows in zip(*parts, strict=True)]
+        phases = tuple(self._raw(client, rows) for rows in parts)
+        return replace(self._raw(client, whole), phases=phases)
 
-    def rows(self, client: int) -> list[np.ndarray]:
-        """Return positions among the client's indices: train, validation, test."""
-        indices = self.indices[client]
+    def rows(self, client: int, phase: int = 0) -> list[np.ndarray]:
+        """Return positions among the client's indices: train, validation, test; of a phase."""
+        mine = self._phases(client)[phase]
+        indices = self.indices[client][mine]
         fold = None if self.examples.fold is None else self.examples.fold[indices] == 1
-        train, validation, test = split(self.settings, client, len(indices), fold)
-        return [train[: quantity_limit(self.settings, client)], validation, test]
+        number = phase if self.source.num_phases > 1 else None
+        train, validation, test = split(self.settings, client, len(mine), fold, number)
+        limited = train[: quantity_limit(self.settings, client, number)]
+        return [mine[rows] for rows in (limited, validation, test)]
+
+    def _phases(self, client: int) -> list[np.ndarray]:
+        """Return positions among the client's indices: of each phase, a single one if no stream."""
+        if self.examples.phase is None:
+            return [np.arange(len(self.indices[client]))]
+        phase = self.examples.phase[self.indices[client]]
+        return [np.flatnonzero(phase == number) for number in range(self.source.num_phases)]
+
+    def _raw(self, client: int, parts: list[np.ndarray]) -> RawClient:
+        examples, indices = self.examples, self.indices[client]
+        train, validation, test = (
+            (examples.inputs[indices[rows]].numpy(), examples.targets[indices[rows]].numpy())
+            for rows in parts
+        )
+        return RawClient(train, validation, test)
 
 
 @lru_cache(maxsize=2)

@@ -30,11 +30,14 @@ class RawClient:
         at least one example. Inputs are ``(N, *shape)``, finite float32 or uint8 pixels in 0..255;
         targets are ``(N,)`` integers, finite floats or strings (numpy's ``str_``). Shape, dtype of
         inputs and kind of targets are the same in all splits
+    phases : the same of each phase, where the data come as a stream of phases; the splits are then
+        theirs, one after another. Data of one's own are no streams
     """
 
     train: RawSplit
     validation: RawSplit | None = None
     test: RawSplit | None = None
+    phases: "tuple[RawClient, ...]" = ()
 
 
 @dataclass(frozen=True)

@@ -25,6 +25,8 @@ class DataSettings:
     min_examples, max_examples : quantity skew: each client keeps at most a number of training
         examples of its own, log-uniform between these; 0 and 0 for no limit
     validation_fraction, test_fraction : of each client's examples
+    phases : where examples come as a stream of phases, ``"stream"`` for one phase after another,
+        ``"joint"`` for all of them from the start; without effect on other data
     seed, data_dir, download : see the run config
     """
 
@@ -40,6 +42,7 @@ class DataSettings:
     max_examples: int = 0
     validation_fraction: float = 0.1
     test_fraction: float = 0.25
+    phases: str = "stream"
     seed: int = 0
     data_dir: str = ""
     download: bool = False
@@ -55,6 +58,12 @@ def data_directory(stated: str) -> Path | None:
     """Return the data folder: the one stated, else ``$PFL_DATA_DIR``, else None."""
     text = stated or os.environ.get("PFL_DATA_DIR", "")
     return Path(text).expanduser() if text else None
+
+
+def default_cache() -> Path:
+    """Return the folder for downloaded and unpacked data."""
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(base) / "pfl-flower"
 
 
 def find(location: str, stated: str) -> Path:

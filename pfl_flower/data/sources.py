@@ -1,4 +1,4 @@
-"""Where examples come from: scikit-learn's data sets, torchvision's, and generated ones."""
+"""Where examples come from: scikit-learn's data sets, torchvision's, wearables', generated ones."""
 
 import gzip
 import os
@@ -6,78 +6,19 @@ import shutil
 import tempfile
 import zlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
-from pfl_flower.data.facts import DataError, TaskName
+from pfl_flower.data.examples import Examples, Source, SourceRequest
+from pfl_flower.data.facts import DataError
+from pfl_flower.data.settings import default_cache
+from pfl_flower.data.smartwatch import NUM_ACTIVITIES, NUM_FEATURES, NUM_PHASES, smartwatch
+from pfl_flower.data.wisdm import wisdm
 from strategies.randomness import generator
-
-
-@dataclass(frozen=True)
-class Examples:
-    """Labelled examples.
-
-    Attributes
-    ----------
-    inputs : ``(N, *shape)``; float32, or uint8 pixels in 0..255
-    targets : ``(N,)`` int64 class labels, or ``(N, K)`` for examples that can be labelled in K
-        ways; float32 numbers for regression
-    owner : ``(N,)`` number of the natural client each example belongs to, or None
-    fold : ``(N,)`` 0 for examples to learn from and 1 for examples to test on, or None if any
-        example may serve either purpose
-    """
-
-    inputs: Tensor
-    targets: Tensor
-    owner: np.ndarray | None = None
-    fold: np.ndarray | None = None
-
-    def __len__(self) -> int:
-        return len(self.targets)
-
-
-@dataclass(frozen=True)
-class SourceRequest:
-    """What a source is told: where data is, whether it may download, for how many clients."""
-
-    data_dir: Path | None
-    download: bool
-    seed: int
-    num_clients: int
-
-
-@dataclass(frozen=True)
-class Source:
-    """A data set: how to load it, and what a server without data must know of it.
-
-    Attributes
-    ----------
-    load : reads or generates the examples
-    shape : of one example
-    num_classes : number of classes; 0 for regression
-    standardize : whether features are brought to mean 0 and deviation 1 over the training examples
-        of all clients, by federated statistics
-    generated : whether the examples depend on the seed
-    heterogeneity : how clients differ unless the user says so
-    """
-
-    load: Callable[[SourceRequest], Examples]
-    shape: tuple[int, ...]
-    num_classes: int
-    standardize: bool = False
-    generated: bool = False
-    heterogeneity: str = "taste"
-
-    @property
-    def task(self) -> TaskName:
-        """Whether targets are classes or numbers."""
-        return "classification" if self.num_classes else "regression"
 
 
 def _digits(_: SourceRequest) -> Examples:
@@ -195,12 +136,6 @@ def _unpack(packed: Path, target: Path) -> None:
         raise
 
 
-def default_cache() -> Path:
-    """Return the folder for downloaded and unpacked data."""
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(base) / "pfl-flower"
-
-
 SOURCES: Mapping[str, Source] = {
     "digits": Source(_digits, (1, 8, 8), 10),
     "breast-cancer": Source(_breast_cancer, (30,), 2, standardize=True),
@@ -208,6 +143,16 @@ SOURCES: Mapping[str, Source] = {
     "gallery": Source(
         _gallery, (GALLERY_CHANNELS, 8, 8), 10, generated=True, heterogeneity="interest"
     ),
+    "smartwatch": Source(
+        smartwatch,
+        (NUM_FEATURES,),
+        NUM_ACTIVITIES,
+        standardize=True,
+        generated=True,
+        heterogeneity="none",
+        num_phases=NUM_PHASES,
+    ),
+    "wisdm": Source(wisdm, (91,), 18, standardize=True, heterogeneity="none", num_phases=3),
     "mnist": Source(_torchvision("MNIST"), (1, 28, 28), 10),
     "fashion-mnist": Source(_torchvision("FashionMNIST"), (1, 28, 28), 10),
     "cifar10": Source(_torchvision("CIFAR10"), (3, 32, 32), 10),

@@ -1,0 +1,99 @@
+"""What is learnt, kept and forgotten over the phases of a stream.
+
+All are functions of a matrix: ``a[t, j]`` is the accuracy on the test examples of phase j once
+phases 0 to t have been learnt. With one phase there is nothing to transfer or forget: both are NaN.
+
+Lopez-Paz and Ranzato 2017, "Gradient Episodic Memory for Continual Learning" (arXiv:1706.08840),
+section 2; Chaudhry et al. 2018, "Riemannian Walk for Incremental Learning: Understanding
+Forgetting and Intransigence" (arXiv:1801.10112), section 3.
+"""
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+Matrix = NDArray[np.float64]
+
+
+def accuracy_matrix(accuracies: ArrayLike, phase_of_round: ArrayLike) -> Matrix:
+    """Return the (T, T) matrix of accuracies after the last round of each phase.
+
+    Parameters
+    ----------
+    accuracies : (R, T) accuracy on each phase after each round; NaN for a phase not met yet
+    phase_of_round : (R,) phase at hand in each round, from 0 to T - 1, never descending
+
+    Raises
+    ------
+    ValueError
+        If shapes do not fit, phases are out of range or descend, or a phase had no round.
+    """
+    scores = np.asarray(accuracies, dtype=np.float64)
+    phases = np.asarray(phase_of_round)
+    if scores.ndim != 2 or not scores.shape[1] or phases.shape != (len(scores),):
+        raise ValueError(
+            f"accuracies of shape {scores.shape} and phases of shape {phases.shape}; they have to "
+            f"be (rounds, phases) and (rounds,)"
+        )
+    if phases.size and phases.dtype.kind not in "iu":
+        raise ValueError(f"phases are whole numbers, not {phases.dtype}")
+    if (np.diff(phases.astype(np.int64)) < 0).any():
+        raise ValueError("phases descend; a phase that is over does not come back")
+    expected = np.arange(scores.shape[1])
+    if not np.array_equal(np.unique(phases), expected):
+        raise ValueError(
+            f"rounds are of phases {np.unique(phases).tolist()}; each of 0 to {expected[-1]} needs "
+            f"one at least, so run more rounds"
+        )
+    last = np.searchsorted(phases, expected, side="right") - 1
+    return scores[last]
+
+
+def average_accuracy(matrix: ArrayLike) -> float:
+    """Return the mean accuracy on all phases in the end (ACC of Lopez-Paz and Ranzato).
+
+    Raises
+    ------
+    ValueError
+        If the matrix is not square, is empty, or lacks a value on or below the diagonal; so in all
+        of these functions.
+    """
+    return float(_checked(matrix)[-1].mean())
+
+
+def plasticity(matrix: ArrayLike) -> float:
+    """Return the mean accuracy on each phase when it has just been learnt."""
+    return float(np.diag(_checked(matrix)).mean())
+
+
+def backward_transfer(matrix: ArrayLike) -> float:
+    """Return how much better each phase but the last is known in the end than when learnt.
+
+    Negative where it was forgotten (BWT of Lopez-Paz and Ranzato). NaN with a single phase.
+    """
+    values = _checked(matrix)
+    if len(values) == 1:
+        return float("nan")
+    return float((values[-1] - np.diag(values))[:-1].mean())
+
+
+def forgetting(matrix: ArrayLike) -> float:
+    """Return how much worse each phase but the last is known in the end than it ever was before.
+
+    The best is over the phases from its own to the last but one (F of Chaudhry et al., who also
+    look at those before its own). Negative where a phase is known better than ever. NaN with a
+    single phase.
+    """
+    values = _checked(matrix)
+    if len(values) == 1:
+        return float("nan")
+    best = [values[phase:-1, phase].max() for phase in range(len(values) - 1)]
+    return float((np.array(best) - values[-1, :-1]).mean())
+
+
+def _checked(matrix: ArrayLike) -> Matrix:
+    values = np.asarray(matrix, dtype=np.float64)
+    if values.ndim != 2 or values.shape[0] != values.shape[1] or not len(values):
+        raise ValueError(f"the matrix has shape {values.shape}; it has to be (phases, phases)")
+    if np.isnan(values[np.tril_indices(len(values))]).any():
+        raise ValueError("accuracies on phases already learnt (below the diagonal) must not be NaN")
+    return values
