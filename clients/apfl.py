@@ -127,7 +127,7 @@ class APFLClient(OwnModelClient):
     ) -> tuple[Scalars, Evaluation | None]:
         received, alpha = self._values(), self._alpha(before)
         self._put(mix(self._own("own", before, received), received, alpha))
-        return {"mixing": alpha}, None
+        return {}, None  # alpha is personal: it is not reported
 
     def _way_in(self) -> tuple[frozenset[Scope], list[Tether]]:
         """A newcomer trains a model of its own from the shared one."""

@@ -55,7 +55,8 @@ class ConstellationClient(OwnModelClient):
 
     Parameters
     ----------
-    args, kwargs : as in :class:`PersonalClient`
+    args, kwargs : as in :class:`PersonalClient`; ``pulls`` act where the shared model is trained,
+        which is in Ditto, and at infinity
     strength : ``lambda >= 0``, infinity included; or several candidates, ascending: then the
         client keeps a model for each of them (time and state grow alike) and uses the one that
         is best on its own validation examples. The choice is reported as metric ``lambda``
@@ -248,7 +249,14 @@ class PFedMeClient(ConstellationClient):
             schedule=tuple(replace(phase, repeats=self.inner_steps) for phase in self.schedule),
             after_step=after_step,
         )
-        return loss, self._values() | dict(anchor.centre)
+        # Running statistics follow as the parameters do: those of theta stay on the device.
+        share = 1.0 - (1.0 - rate) ** (taken // self.inner_steps)
+        buffers = {
+            name: received[name].lerp(value, share)
+            for name, value in self._values().items()
+            if name not in parameters and value.is_floating_point()
+        }
+        return loss, received | buffers | dict(anchor.centre)
 
 
 class L2GDClient(ConstellationClient):

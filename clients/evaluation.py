@@ -32,6 +32,20 @@ class Evaluation:
     scores: Mapping[str, float]
 
 
+@dataclass(frozen=True)
+class Stream:
+    """Where a client is in data that come in phases.
+
+    Attributes
+    ----------
+    phase : number of the phase at hand
+    test_loaders : the test examples of each phase, those to come included
+    """
+
+    phase: int
+    test_loaders: Sequence[Loader]
+
+
 @torch.no_grad()
 def evaluate(model: nn.Module, loader: Loader | None, task: Task = Classification()) -> Evaluation:
     """Return how good ``model`` is on the examples of a loader."""

@@ -9,7 +9,7 @@ from flwr.client import NumPyClient
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from clients.evaluation import Evaluation, FineTuning, evaluate, fine_tune
+from clients.evaluation import Evaluation, FineTuning, Stream, evaluate, fine_tune
 from clients.joining import join
 from clients.loaders import Loader, count_examples
 from clients.scopes import Scope, names_of
@@ -64,6 +64,8 @@ class PersonalClient(NumPyClient):
     pulls : what parameters are tethered to
     fine_tuning : personalization at evaluation, if the method has it
     task : the loss and the scores: :class:`clients.Classification` or :class:`clients.Regression`
+    stream : where data come in phases, the one at hand and the test examples of each: their
+        scores are reported, too
     state : where personal parameters live between messages; None keeps them nowhere, which only
         makes sense if nothing is personal
     partition_id : the client's own number, which tells its random stream and its reports from
@@ -92,6 +94,7 @@ class PersonalClient(NumPyClient):
         pulls: Sequence[Pull] = (),
         fine_tuning: FineTuning | None = None,
         task: Task = Classification(),
+        stream: Stream | None = None,
         state: PersonalState | None = None,
         partition_id: int | None = None,
         properties: Mapping[str, bool | int | float | str] | None = None,
@@ -114,6 +117,7 @@ class PersonalClient(NumPyClient):
         self.pulls = pulls
         self.fine_tuning = fine_tuning
         self.task = task
+        self.stream = stream
         self.state = state or PersonalState()
         self.partition_id = partition_id
         self.properties = dict(properties or {})
@@ -167,8 +171,9 @@ class PersonalClient(NumPyClient):
         -------
         test loss; number of test examples; the task's scores, such as ``accuracy``;
         ``validation-loss`` and the same scores as ``validation-accuracy`` (NaN without validation
-        examples, :attr:`FineTuned.validation` after fine-tuning); ``partition-id``, and
-        ``fine-tuning-epochs`` if the method fine-tunes
+        examples, :attr:`FineTuned.validation` after fine-tuning); ``partition-id``; what the
+        method reports, such as ``fine-tuning-epochs``; of a stream ``phase``, the phase at hand,
+        and the score on each phase, such as ``accuracy-phase-0``
         """
         server_round = int(config.get(SERVER_ROUND, 0))
         joins = JOIN_EXAMPLES in config
@@ -188,6 +193,8 @@ class PersonalClient(NumPyClient):
         metrics |= test.scores
         metrics["validation-loss"] = validation.loss
         metrics |= {f"validation-{name}": score for name, score in validation.scores.items()}
+        if self.stream is not None:
+            metrics |= self._by_phase(self.stream)
         return test.loss, test.examples, metrics
 
     def get_properties(self, config: dict[str, Any]) -> Scalars:
@@ -315,6 +322,15 @@ class PersonalClient(NumPyClient):
             trained = names_of(self.scopes, *self.fine_tuning.trains)
             self._keep(server_round, before, self._part(FINE_TUNED_PART, trained))
         return {"fine-tuning-epochs": tuned.epochs}, tuned.validation
+
+    def _by_phase(self, stream: Stream) -> Scalars:
+        """Score the model on the test examples of every phase."""
+        score = self.task.score
+        scores: Scalars = {"phase": stream.phase}
+        for number, loader in enumerate(stream.test_loaders):
+            found = evaluate(self.model, loader, self.task)
+            scores[f"{score}-phase-{number}"] = found.scores[score]
+        return scores
 
     @property
     def _examples(self) -> Loader:

@@ -30,6 +30,14 @@ class Task(Protocol):
     @property
     def higher_is_better(self) -> bool: ...  # noqa: D102
 
+    def outcomes(self, outputs: Tensor) -> tuple[Tensor, Tensor]:
+        """Return what the model holds possible: targets ``(K, N)``, probabilities ``(K, N)``.
+
+        Mean and variance over the K outcomes of an example are those of the model's predictive
+        distribution, of which the loss is the negative logarithm.
+        """
+        ...
+
     def sums(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """Return what a batch adds to the scores, a float64 vector."""
         ...
@@ -49,6 +57,12 @@ class Classification:
     criterion: Criterion = cross_entropy
     score: ClassVar[str] = "accuracy"
     higher_is_better: ClassVar[bool] = True
+
+    def outcomes(self, outputs: Tensor) -> tuple[Tensor, Tensor]:
+        """Return every class with its probability; outputs are logits ``(N, classes)``."""
+        count, classes = outputs.shape
+        targets = torch.arange(classes, device=outputs.device)[:, None].expand(classes, count)
+        return targets, outputs.softmax(dim=1).T
 
     def sums(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """Return the number of right answers."""
@@ -84,6 +98,12 @@ class Regression:
     unit: float = 1.0
     score: ClassVar[str] = "rmse"
     higher_is_better: ClassVar[bool] = False
+
+    def outcomes(self, outputs: Tensor) -> tuple[Tensor, Tensor]:
+        """Return two numbers a deviation away: the squared error is that of variance 1/2."""
+        centre = outputs.reshape(len(outputs))
+        targets = torch.stack([centre - math.sqrt(0.5), centre + math.sqrt(0.5)])
+        return targets, torch.full_like(targets, 0.5)
 
     def sums(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """Return the sums of squared errors, targets and squared targets."""

@@ -23,9 +23,10 @@ from clients import (
     in_memory_loader,
 )
 from clients.app import NamedClient
+from clients.evaluation import Stream
 from clients.safeguard import SafeguardedClient
 from pfl_flower.config import ConfigError, RunConfig, under_home
-from pfl_flower.data import DataError, DataFacts, federation
+from pfl_flower.data import ClientData, DataError, DataFacts, federation
 from pfl_flower.models import Architecture, build_model
 from strategies.protocol import (
     DATA_CARD,
@@ -36,6 +37,7 @@ from strategies.protocol import (
     PROPERTIES,
     RUN,
     SAFEGUARD,
+    SERVER_ROUND,
 )
 
 _EVALUATION_BATCH = 512
@@ -73,6 +75,7 @@ def build_client(
     durable: bool = True,
     run: str = "",
     own_model: bool = False,
+    server_round: int = 0,
 ) -> PersonalClient:
     """Return the client of a node: its data, its network, its personal state.
 
@@ -84,6 +87,7 @@ def build_client(
         the run config's ``personal-dir``)
     durable : whether the personal directory is used
     run : name of the run
+    server_round : the round at hand, which decides the phase of data that are a stream
     own_model : whether the network is this client's alone, for clients that live side by side;
         otherwise it is one that all clients of this process use, one after another
 
@@ -94,7 +98,9 @@ def build_client(
     """
     partition_id, num_partitions = partition_of(context)
     torch.set_num_threads(config.threads)
-    data = federation(config.data, num_partitions).client(partition_id, config.facts)
+    whole = federation(config.data, num_partitions).client(partition_id, config.facts)
+    data = whole.at(server_round, config.num_server_rounds)
+    phase = whole.phase_at(server_round, config.num_server_rounds)
     model, initial = initial_model(config.architecture, config.seed)
     model = copy.deepcopy(model) if own_model else model
     model.load_state_dict(initial)
@@ -118,12 +124,20 @@ def build_client(
         pulls=config.pulls,
         fine_tuning=config.fine_tuning,
         task=config.client_task,
+        stream=_stream(whole, phase),
         state=state,
         partition_id=partition_id,
         properties={NUM_PARTITIONS: num_partitions},
         seed=config.seed,
         **config.client_arguments,
+        **({"task_id": phase} if config.value("task_changes", "") == "announced" else {}),
     )
+
+
+def _stream(data: ClientData, phase: int) -> Stream | None:
+    if not data.phases:
+        return None
+    return Stream(phase, [in_memory_loader(*p.test, _EVALUATION_BATCH) for p in data.phases])
 
 
 def _labels(config: RunConfig) -> str:
@@ -206,7 +220,10 @@ def make_app(run_config: Mapping[str, Any] | None = None) -> ClientApp:
         def under(method: str, own_model: bool = False) -> PersonalClient:
             # The baselines of a run are thrown away; only its own method leaves files behind.
             run, durable = str(message_config.get(RUN, "")), method == config.method
-            return build_client(config.for_method(method), context, durable, run, own_model)
+            server_round = int(message_config.get(SERVER_ROUND, 0))
+            return build_client(
+                config.for_method(method), context, durable, run, own_model, server_round
+            )
 
         if SAFEGUARD in message_config:
             methods = str(message_config[SAFEGUARD]).split(",")

@@ -89,6 +89,12 @@ class RunConfig:
     averaging_probability: float | None = key(
         None, "of l2gd's coin", between(0.001, 0.999), kind=float
     )
+    fisher_decay: float | None = key(
+        None, "of lifelong, what is left of old Fisher information", between(0, 1), kind=float
+    )
+    task_changes: str | None = key(
+        None, "of lifelong: how it learns of them", choice("announced", "detected"), kind=str
+    )
     num_server_rounds: int = key(20, "rounds", between(1))
     fraction_train: float = key(1.0, "of clients trained a round", between(0, 1, open_low=True))
     local_epochs: int = key(2, "passes over the local data a round", between(0))
@@ -156,7 +162,7 @@ class RunConfig:
 
     def _check_own_keys(self) -> None:
         """Refuse keys that the method has no use for, and values that its client refuses."""
-        for name in CLIENT_ARGUMENTS:
+        for name in (*CLIENT_ARGUMENTS, "task_changes"):
             if getattr(self, name) is not None and name not in self.row.settings:
                 having = [method for method, row in METHODS.items() if name in row.settings]
                 raise ConfigError(
@@ -353,10 +359,14 @@ CLIENT_ARGUMENTS: Mapping[str, str] = {
     "inner_steps": "inner_steps",
     "outer_learning_rate": "outer_learning_rate",
     "averaging_probability": "averaging_probability",
+    "fisher_decay": "decay",
 }
 """Field that only some methods have -> the argument of their clients."""
 
-METHOD_KEYS: tuple[str, ...] = ("personal", "schedule", "mu", "personal_decay", *CLIENT_ARGUMENTS)
+METHOD_KEYS: tuple[str, ...] = (
+    *("personal", "schedule", "mu", "personal_decay", "task_changes"),
+    *CLIENT_ARGUMENTS,
+)
 """Fields that make one method another."""
 
 

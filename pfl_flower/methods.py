@@ -18,6 +18,7 @@ from clients.constellation import (
     check_overshoot,
     largest_l2gd_strength,
 )
+from clients.lifelong import LifelongClient
 from clients.own_model import OwnModelClient
 from clients.training import Schedule
 from strategies import PartialAveraging
@@ -213,6 +214,18 @@ METHODS: Mapping[str, Method] = {
         candidates=AUTO,
         check=_check_l2gd,
         client=L2GDClient,
+    ),
+    "lifelong": Method(
+        summary="learn the new, preserve the old (lambda, Fisher), stay with the group (mu)",
+        source="after Kirkpatrick et al. 2017, arXiv:1612.00796",
+        settings={
+            "lambda_": 0.4,
+            "mu": 0.2,
+            "fisher_decay": 1.0,
+            "task_changes": "announced",
+        },
+        strengths={"lambda": (0.1, 1.0, 10.0)},
+        client=LifelongClient,
     ),
 }
 """Name of a method -> its row."""

@@ -1,4 +1,4 @@
-"""Between training alone and one model for all, how strong should the pull be?"""
+"""How strong should the pull be, between training alone and one model for all."""
 
 import math
 from collections.abc import Mapping

@@ -1,0 +1,66 @@
+"""Has the task changed? A test on the losses of a model that nobody has told."""
+
+from dataclasses import dataclass
+
+import torch
+from scipy.stats import ttest_ind_from_stats
+from torch import Tensor, nn
+from torch.func import vmap
+
+from clients.loaders import Loader
+from clients.task import Task
+from clients.training import device_of
+
+SIGNIFICANCE = 1e-3
+"""Share of false alarms that the test allows itself, where losses are about normal."""
+
+FEWEST = 4
+"""Examples on either side; with fewer there is no test."""
+
+
+@dataclass(frozen=True)
+class LossStatistics:
+    """A model's losses on single examples: their number, mean and (unbiased) variance."""
+
+    count: int
+    mean: float
+    variance: float
+
+    def tensor(self) -> Tensor:
+        """Return the three numbers, float64."""
+        return torch.tensor([self.count, self.mean, self.variance], dtype=torch.float64)
+
+    @staticmethod
+    def of(values: Tensor) -> "LossStatistics":
+        """Return what :meth:`tensor` returned."""
+        count, mean, variance = values.tolist()
+        return LossStatistics(int(count), mean, variance)
+
+
+@torch.no_grad()
+def loss_statistics(model: nn.Module, loader: Loader, task: Task) -> LossStatistics:
+    """Return the statistics of a model's losses on single examples, in eval mode."""
+    model.eval()
+    device = device_of(model)
+    single = vmap(lambda output, target: task.criterion(output[None], target[None]))
+    losses = [single(model(batch[0].to(device)), batch[-1].to(device)) for batch in loader]
+    values = torch.cat(losses).double() if losses else torch.zeros(0, dtype=torch.float64)
+    count = len(values)
+    variance = float(values.var()) if count > 1 else 0.0
+    return LossStatistics(count, float(values.mean()) if count else 0.0, variance)
+
+
+def has_jumped(before: LossStatistics, now: LossStatistics) -> bool:
+    """Return whether the mean loss has risen: Welch's one-sided t-test at :data:`SIGNIFICANCE`.
+
+    ``t = (m1 - m0) / sqrt(s1^2/n1 + s0^2/n0)`` with Welch's degrees of freedom (Welch 1947).
+    Without :data:`FEWEST` examples on both sides it has not; without any variance it has if the
+    mean is higher at all.
+    """
+    if min(before.count, now.count) < FEWEST:
+        return False
+    if before.variance == 0.0 == now.variance:
+        return now.mean > before.mean
+    one, other = ((s.mean, s.variance**0.5, s.count) for s in (now, before))
+    found = ttest_ind_from_stats(*one, *other, equal_var=False, alternative="greater")
+    return bool(found.pvalue < SIGNIFICANCE)
