@@ -82,4 +82,4 @@ def _chunks(loader: Loader, size: int, device: torch.device) -> Iterator[Tensor]
 def _draw(targets: Tensor, shares: Tensor, samples: int) -> tuple[Tensor, Tensor]:
     """Draw outcomes ``(samples, N)`` from what the model holds possible."""
     places = torch.multinomial(shares.T, samples, replacement=True).T
-    return targets.gather(0, places), torch.full(places.shape, 1.0 / samples, device=shares.device)
+    return targets.gather(0, places), shares.new_full(places.shape, 1.0 / samples)

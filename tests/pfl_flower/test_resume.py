@@ -84,6 +84,8 @@ def killed(config, folder, engine, delay):
         ("fedper", "in-process", 0.0),
         ("fedrep", "in-process", 0.06),
         ("fedavg-ft", "in-process", 0.02),
+        ("ditto", "in-process", 0.04),
+        ("lifelong", "in-process", 0.05),
         pytest.param("fedper", "ray", 0.3, marks=pytest.mark.deployment),
     ],
 )
