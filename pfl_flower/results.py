@@ -15,6 +15,7 @@ from pfl_flower.census import commonest
 from pfl_flower.config import under_home
 from pfl_flower.files import file_name, write_bytes, write_csv, write_json
 from pfl_flower.method_run import MethodRun
+from pfl_flower.stream_scores import STREAM_SCORES, num_phases, stream_scores
 from strategies.arrays import view
 
 
@@ -72,9 +73,22 @@ def summarize(run: MethodRun) -> dict[str, Any]:
         },
         "parameters": run.parameters,
         "seconds_per_round": run.seconds / rounds,
+        **_stream_summary(run),
         "left_out": list(run.left_out),
         "dropped_replies": sum(bool(report.dropped) for report in run.reports),
     }
+
+
+def _stream_summary(run: MethodRun) -> dict[str, Any]:
+    """Return mean and deviation over clients of what they learnt, kept and forgot of a stream."""
+    scores = stream_scores(run)
+    if not scores:
+        return {}
+    summary = {}
+    for name in STREAM_SCORES:
+        values = np.array([score[name] for score in scores.values()])
+        summary[name] = {"mean": float(values.mean()), "std": float(values.std())}
+    return {"stream": summary}
 
 
 def write(folder: Path, runs: Sequence[MethodRun]) -> None:
@@ -82,8 +96,9 @@ def write(folder: Path, runs: Sequence[MethodRun]) -> None:
 
     ``config.json``, ``rounds.csv``, ``clients.csv`` (a row a method, client and round),
     ``summary.json``, ``shared.safetensors`` (the first method's final shared arrays) and
-    ``accuracy.png`` (``rmse.png``); ``unseen.csv`` if clients joined after training. Each file is
-    written whole or not at all.
+    ``accuracy.png`` (``rmse.png``); ``unseen.csv`` if clients joined after training, and
+    ``stream.csv`` (a row a method and client) if data came in phases. Each file is written whole
+    or not at all.
     """
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / "config.json", runs[0].config.dump())
@@ -92,6 +107,13 @@ def write(folder: Path, runs: Sequence[MethodRun]) -> None:
     write_json(folder / "summary.json", {run.method: summarize(run) for run in runs})
     if joined := [row for run in runs for row in _joined_rows(run)]:
         write_csv(folder / "unseen.csv", joined)
+    streams = [
+        {"method": run.method, "client": client, **scores}
+        for run in runs
+        for client, scores in stream_scores(run).items()
+    ]
+    if streams:
+        write_csv(folder / "stream.csv", streams)
     arrays = {name: np.array(view(array)) for name, array in runs[0].arrays.items()}
     write_bytes(folder / "shared.safetensors", save(arrays))
     from pfl_flower.plots import plot_clients  # matplotlib takes a second to import
@@ -111,6 +133,7 @@ def describe(runs: Sequence[MethodRun]) -> list[str]:
     lines = [
         f"{first.method}: {_everyone(len(own), first.num_clients)} "
         f"{'a model of its own' if personal else 'the same model'}. {_quality(first)}"
+        f"{_remembered(first)}"
     ]
     lines += [_against(first, other) for other in runs[1:]]
     return lines + [f"Left out: {words}" for words in first.left_out]
@@ -129,6 +152,18 @@ def _quality(run: MethodRun) -> str:
         f"On its own test examples it is off by {scores['mean']:.4g} (root mean squared error; "
         f"standard deviation over clients {scores['std']:.4g}, worst tenth "
         f"{scores['worst_tenth']:.4g}); R2 is {spread(run.values('r2'))['mean']:.2f} on average."
+    )
+
+
+def _remembered(run: MethodRun) -> str:
+    """Say what was learnt and forgotten of a stream; nothing where there is none."""
+    found = _stream_summary(run).get("stream")
+    if not found or np.isnan(found["forgetting"]["mean"]):
+        return ""
+    return (
+        f" Of {num_phases(run)} phases each is known {found['plasticity']['mean']:.1%} when just "
+        f"learnt and {found['average_accuracy']['mean']:.1%} in the end; "
+        f"{100 * found['forgetting']['mean']:.1f} points of the earlier ones are forgotten."
     )
 
 

@@ -13,11 +13,12 @@ from rich.console import Console
 from rich.markup import escape
 
 from pfl_flower.engines import ENGINES
-from simulations import constellation, gallery, lighting, safeguard, taste
+from simulations import constellation, gallery, lighting, safeguard, smartwatch, taste
 from simulations.study import print_summary, run_study, write_outcome
 
-_MODULES = (taste, lighting, gallery, safeguard, constellation)
-STUDIES = {module.STUDY.name: module.STUDY for module in _MODULES}
+_MODULES = (taste, lighting, gallery, safeguard, constellation, smartwatch)
+_STUDIES = (*(module.STUDY for module in _MODULES), smartwatch.REAL_STUDY)
+STUDIES = {study.name: study for study in _STUDIES}
 
 
 def _seeds(text: str) -> list[int]:
