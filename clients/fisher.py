@@ -45,18 +45,21 @@ def fisher_diagonal(
 
     gradients = vmap(grad(loss), in_dims=(None, 0, 0))
     found = {name: torch.zeros_like(value) for name, value in parameters.items()}
-    chunk = max(1, GRADIENT_VALUES // max(1, sum(p.numel() for p in parameters.values())))
+    size = max(1, GRADIENT_VALUES // max(1, sum(p.numel() for p in parameters.values())))
     was_training, count = model.training, 0
     model.eval()
     try:
-        for inputs in _chunks(loader, chunk, device_of(model)):
+        for inputs in _gathered(loader, size, device_of(model)):
             count += len(inputs)
             with torch.no_grad():
                 targets, shares = task.outcomes(model(inputs))
             if samples:
                 targets, shares = _draw(targets, shares, samples)
-            for target, share in zip(targets, shares, strict=True):
-                for name, each in gradients(parameters, inputs, target).items():
+            # every pair of an outcome and an example, as many at once as memory allows
+            places = torch.arange(len(inputs), device=inputs.device).repeat(len(targets))
+            flat = (places, targets.reshape(-1), shares.reshape(-1))
+            for place, target, share in zip(*(torch.split(t, size) for t in flat), strict=True):
+                for name, each in gradients(parameters, inputs[place], target).items():
                     found[name] += torch.einsum("n,n...->...", share, each.square())
     finally:
         model.train(was_training)
@@ -74,9 +77,16 @@ def normalized(fisher: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name: value / mean if mean > 0 else value for name, value in fisher.items()}
 
 
-def _chunks(loader: Loader, size: int, device: torch.device) -> Iterator[Tensor]:
+def _gathered(loader: Loader, size: int, device: torch.device) -> Iterator[Tensor]:
+    """Yield the inputs of several batches together, at least ``size`` examples where there are."""
+    held: list[Tensor] = []
     for batch in loader:
-        yield from torch.split(batch[0].to(device), size)
+        held.append(batch[0])
+        if sum(len(inputs) for inputs in held) >= size:
+            yield torch.cat(held).to(device)
+            held = []
+    if held:
+        yield torch.cat(held).to(device)
 
 
 def _draw(targets: Tensor, shares: Tensor, samples: int) -> tuple[Tensor, Tensor]:

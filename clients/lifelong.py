@@ -9,7 +9,7 @@ from torch import Tensor
 from clients.change import LossStatistics, has_jumped, loss_statistics
 from clients.evaluation import Evaluation
 from clients.fisher import fisher_diagonal, normalized
-from clients.loaders import Loader
+from clients.loaders import Loader, count_examples
 from clients.own_model import OwnModelClient, Values
 from clients.personal import Scalars
 from clients.scopes import Scope
@@ -48,9 +48,10 @@ class LifelongClient(OwnModelClient):
     decay : in [0, 1], what is left of the old Fisher information at a change
     samples : as in :func:`clients.fisher.fisher_diagonal`; 0 is exact
     task_id : number of the task that the examples at hand belong to, where the data announce it;
-        None: the client finds out by itself, when the loss of its own model on examples that it
-        was not trained on (validation examples, else the training examples before it is) has
-        jumped since the last round: :func:`clients.change.has_jumped`
+        None: the client finds out by itself. It compares the losses of its own model on the
+        examples at hand, before it is trained on them, with those on its validation examples (its
+        training examples, if it has none) after the last round: a jump is a change, by
+        :func:`clients.change.has_jumped`
 
     Raises
     ------
@@ -83,33 +84,39 @@ class LifelongClient(OwnModelClient):
         kept = dict(before.arrays) if before else {}
         if not self.num_examples:  # nothing to learn, and nothing to tell a change by
             return math.nan, kept
-        if before is not None and self._has_changed(kept):
+        if before is not None and self._has_changed(server_round, kept):
             kept |= self._consolidated(before)
             kept[TASKS] = kept[TASKS] + 1
         with self._random(server_round, "train"):
             loss = self._train_model([*group, *self._memory(kept)])
         with self._random(server_round, "fisher"):
-            recent = normalized(
-                fisher_diagonal(self.model, self._examples, self.task, samples=self.samples)
-            )
+            kept |= self._importance()
+            reference = loss_statistics(self.model, self._held_out, self.task)
         kept |= self._part("own", self._entries)
-        kept |= {f"recent/{name}": value.cpu() for name, value in recent.items()}
         kept[TASK] = torch.tensor(-1 if self.task_id is None else self.task_id)
         kept.setdefault(TASKS, torch.tensor(1))
-        kept[LOSSES] = loss_statistics(self.model, self._unseen, self.task).tensor()
+        kept[LOSSES] = reference.tensor()
         return loss, kept
 
-    def _has_changed(self, kept: Values) -> bool:
+    def _importance(self) -> Values:
+        """Return the Fisher information of the task at hand, where the method has use for it."""
+        if self.strength == 0.0:
+            return {}
+        found = fisher_diagonal(self.model, self._examples, self.task, samples=self.samples)
+        return {f"recent/{name}": value.cpu() for name, value in normalized(found).items()}
+
+    def _has_changed(self, server_round: int, kept: Values) -> bool:
         """Return whether the examples at hand are of another task than those of the last round."""
         if self.task_id is not None:
             return self.task_id != int(kept[TASK])
-        now = loss_statistics(self.model, self._unseen, self.task)
+        with self._random(server_round, "change"):
+            now = loss_statistics(self.model, self._examples, self.task)
         return has_jumped(LossStatistics.of(kept[LOSSES]), now)
 
     @property
-    def _unseen(self) -> Loader:
-        held_out = self.validation_loader
-        return held_out if held_out and any(True for _ in held_out) else self._examples
+    def _held_out(self) -> Loader:
+        validation = self.validation_loader
+        return validation if validation and count_examples(validation) else self._examples
 
     def _consolidated(self, before: Snapshot) -> Values:
         """Make the last task part of what is remembered."""
