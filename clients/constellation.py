@@ -10,10 +10,7 @@ FedAvg trains it.
 
 import math
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
-
-from torch import Tensor, nn
 
 from clients.evaluation import Choice, Evaluation
 from clients.loaders import count_examples
@@ -22,8 +19,7 @@ from clients.personal import Scalars
 from clients.scopes import Scope
 from clients.state import Snapshot
 from clients.tether import Tether
-from clients.training import EVERYTHING, joint
-from strategies.randomness import generator
+from clients.training import EVERYTHING
 
 FEWEST_TO_CHOOSE = 4
 """Validation examples; with fewer a client takes the middle one of its candidates."""
@@ -70,6 +66,7 @@ class ConstellationClient(OwnModelClient):
 
     sends_own = True
     """Whether the own model leaves the device."""
+    uses_pulls = False
 
     def __init__(
         self,
@@ -191,6 +188,7 @@ class DittoClient(ConstellationClient):
     """
 
     sends_own = False
+    uses_pulls = True
 
     def _train(self, server_round: int, before: Snapshot | None) -> tuple[float, Values]:
         received = self._values()
@@ -198,108 +196,6 @@ class DittoClient(ConstellationClient):
         self._put(received)
         with self._random(server_round, "train"):
             return self._train_model(self._tethers()), kept
-
-
-class PFedMeClient(ConstellationClient):
-    """pFedMe (Dinh et al. 2020, Algorithm 1): gradient steps on Moreau envelopes.
-
-    On every minibatch: ``inner_steps`` steps on ``f_i(theta) + lambda/2 ||theta - w||^2``, then
-    ``w <- w - eta lambda (w - theta)``, whose last factor is the gradient of the envelope. What is
-    sent is ``w``; ``theta`` stays on the device, where the next round goes on from it.
-
-    Parameters
-    ----------
-    args, kwargs : as in :class:`ConstellationClient`
-    inner_steps : K, steps on every minibatch
-    outer_learning_rate : eta
-
-    Raises
-    ------
-    ValueError
-        If ``eta lambda`` is above 1: ``w`` would overshoot ``theta``, from 2 on diverge.
-    """
-
-    def __init__(
-        self, *args: Any, inner_steps: int = 5, outer_learning_rate: float = 0.01, **kwargs: Any
-    ) -> None:
-        super().__init__(*args, **kwargs)
-        self.inner_steps = inner_steps
-        self.outer_learning_rate = outer_learning_rate
-        for strength in filter(math.isfinite, self.strengths):
-            check_overshoot(strength, 1.0 / outer_learning_rate, "1 / outer learning rate")
-
-    def _train_own(
-        self, server_round: int, strength: float, received: Values
-    ) -> tuple[float, Values]:
-        if math.isinf(strength):
-            return super()._train_own(server_round, strength, received)
-        parameters = dict(self.model.named_parameters())
-        anchor = self._anchor(received, strength)
-        rate, taken = self.outer_learning_rate * strength, 0
-
-        def after_step() -> None:
-            nonlocal taken
-            taken += 1
-            if taken % self.inner_steps == 0:
-                for name, centre in anchor.centre.items():
-                    centre.lerp_(parameters[name].detach(), rate)
-
-        loss = self._train_model(
-            [anchor],
-            schedule=tuple(replace(phase, repeats=self.inner_steps) for phase in self.schedule),
-            after_step=after_step,
-        )
-        # Running statistics follow as the parameters do: those of theta stay on the device.
-        share = 1.0 - (1.0 - rate) ** (taken // self.inner_steps)
-        buffers = {
-            name: received[name].lerp(value, share)
-            for name, value in self._values().items()
-            if name not in parameters and value.is_floating_point()
-        }
-        return loss, received | buffers | dict(anchor.centre)
-
-
-class L2GDClient(ConstellationClient):
-    """L2GD (Hanzely & Richtarik 2020, Algorithm 1): a coin decides between a step and the mean.
-
-    With probability ``1 - p`` a step of SGD on ``f_i``; with ``p`` a step towards the mean of all
-    models, ``theta <- theta - c (theta - mean)``. The mean only has to be communicated when steps
-    have been taken since, so a round is a run of averaging steps and a run of local ones, with
-    coins that all clients share. The expected movement vanishes where the gradient of
-    ``f_i + lambda/2 ||theta_i - mean||^2`` does, which takes
-    ``c = eta lambda (1 - p) / p`` at learning rate ``eta``. Local steps are plain SGD, without the
-    momentum that would upset that balance; the mean should weight clients alike.
-
-    Parameters
-    ----------
-    args, kwargs : as in :class:`ConstellationClient`; of ``schedule`` nothing is used, since the
-        coins decide the number of steps
-    averaging_probability : p in (0, 1); 1 / p is the expected number of local steps a round
-
-    Raises
-    ------
-    ValueError
-        If ``c`` is above 1, so that averaging would overshoot the mean.
-    """
-
-    def __init__(self, *args: Any, averaging_probability: float = 0.1, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self.averaging_probability = averaging_probability
-        self.optimization = replace(self.optimization, optimizer="sgd", momentum=0.0)
-        largest = largest_l2gd_strength(self.optimization.learning_rate, averaging_probability)
-        for strength in filter(math.isfinite, self.strengths):
-            check_overshoot(strength, largest, "p / ((1 - p) learning rate)")
-
-    def _train_own(
-        self, server_round: int, strength: float, received: Values
-    ) -> tuple[float, Values]:
-        p = self.averaging_probability
-        averaging, steps = coin_runs(self.seed, server_round, p)
-        if math.isfinite(strength):
-            share = strength / largest_l2gd_strength(self.optimization.learning_rate, p)
-            for name, parameter in self.model.named_parameters():
-                approach(parameter, received[name], share, averaging)
-        return self._train_model([], schedule=joint(0, steps)), self._values()
 
 
 def check_overshoot(strength: float, largest: float, words: str) -> None:
@@ -315,22 +211,3 @@ def check_overshoot(strength: float, largest: float, words: str) -> None:
             f"lambda {strength:g} goes beyond its anchor at every step; it may be at most "
             f"{largest:g} ({words})"
         )
-
-
-def largest_l2gd_strength(learning_rate: float, averaging_probability: float) -> float:
-    """Return the ``lambda`` at which an averaging step of L2GD ends at the mean."""
-    if not 0 < averaging_probability < 1:
-        raise ValueError(f"averaging_probability must be in (0, 1), got {averaging_probability}")
-    return averaging_probability / ((1 - averaging_probability) * learning_rate)
-
-
-def coin_runs(seed: int, server_round: int, averaging_probability: float) -> tuple[int, int]:
-    """Return the lengths of a round's runs of averaging and of local steps, both at least 1."""
-    draw = generator(seed, "l2gd", server_round)
-    averaging = int(draw.geometric(1 - averaging_probability))
-    return averaging, int(draw.geometric(averaging_probability))
-
-
-def approach(parameter: nn.Parameter, mean: Tensor, share: float, times: int) -> None:
-    """Take ``times`` steps to the mean, each over ``share`` of the way that is left, in place."""
-    parameter.detach().lerp_(mean, 1.0 - (1.0 - share) ** times)

@@ -80,6 +80,9 @@ class PersonalClient(NumPyClient):
         iterated only once.
     """
 
+    uses_pulls = True
+    """Whether ``pulls`` have a place in the method."""
+
     def __init__(
         self,
         model: nn.Module,

@@ -9,11 +9,10 @@ from typing import Any, cast
 
 from clients import Classification, FineTuning, Optimization, Pull, Regression, Scope, Task
 from clients.training import EVERYTHING, Schedule
-from pfl_flower.checks import between, choice, epochs, key, names, number_or, split_words
-from pfl_flower.data import PARTITIONS, SOURCES, DataFacts, DataSettings, is_own
+from pfl_flower.checks import split_words
+from pfl_flower.data import SOURCES, DataFacts, DataSettings, is_own
 from pfl_flower.data.facts import target_scale
-from pfl_flower.data.heterogeneity import HETEROGENEITIES
-from pfl_flower.data.own import OWN
+from pfl_flower.keys import RunKeys
 from pfl_flower.methods import METHODS, SCHEDULES, Method
 from pfl_flower.models import IMAGE_MODELS, MODELS, Architecture
 
@@ -23,115 +22,12 @@ class ConfigError(ValueError):
 
 
 @dataclass(frozen=True)
-class RunConfig:
-    """Everything that decides a run. In a run config a key is written with hyphens.
+class RunConfig(RunKeys):
+    """Everything that decides a run: the keys, and what follows from them.
 
     A value of ``""`` (None here) leaves the choice to the method, as :data:`METHODS` has it.
     """
 
-    method: str = key("fedper", "what is done", choice(*METHODS))
-    baselines: str = key(
-        "fedavg", "methods run afterwards on the same clients, to compare", names(METHODS)
-    )
-    dataset: str = key("digits", "data set, or data of your own", choice(*SOURCES, own=OWN))
-    task: str = key("auto", "of your own data", choice("auto", "classification", "regression"))
-    client_column: str = key("", "of a table of your own; empty: client")
-    label_column: str = key("", "of a table of your own; empty: label")
-    partition: str = key("iid", "who gets which examples", choice(*PARTITIONS))
-    heterogeneity: str | None = key(
-        None,
-        "how clients differ otherwise; empty: as the data set has it, none for your own",
-        names({"none": None, **HETEROGENEITIES}),
-        kind=str,
-    )
-    alpha: float = key(0.5, "concentration of dirichlet", between(0, open_low=True))
-    classes_per_client: int = key(2, "classes per client of pathological", between(1))
-    min_examples: int = key(0, "quantity skew: fewest training examples", between(0))
-    max_examples: int = key(0, "quantity skew: most training examples; 0: all", between(0))
-    validation_fraction: float = key(0.1, "of each client's examples", between(0, 0.9))
-    test_fraction: float = key(
-        0.25, "of each client's examples (gallery has its own)", between(0, 0.9, open_low=True)
-    )
-    phases: str = key(
-        "stream", "of a smartwatch's data: one by one, or all at once", choice("stream", "joint")
-    )
-    model: str = key("auto", "network", choice("auto", *MODELS, function=True))
-    norm: str | None = key(None, "layer", choice("none", "batch", "group"), kind=str)
-    adapter_size: int = key(8, "bottleneck or rank of adapters", between(1))
-    personal: str | None = key(None, "rule: what is personal", kind=str)
-    schedule: str | None = key(None, "local training", choice(*SCHEDULES), kind=str)
-    mu: float | None = key(None, "pull to the received model", between(0), kind=float)
-    personal_decay: float | None = key(
-        None, "pull of personal parameters to zero", between(0), kind=float
-    )
-    lambda_: float | str | None = key(
-        None,
-        "pull of own models to their anchor; auto: each client chooses",
-        number_or(0, math.inf, "auto", "inf"),
-        kind=(float, str),
-    )
-    tau: float | None = key(
-        None,
-        "instead of lambda: deviation of own models around the anchor; lambda = 1 / (n tau^2)",
-        between(0, open_low=True),
-        kind=float,
-    )
-    mixing: float | str | None = key(
-        None,
-        "weight of the own model in apfl; auto: it adapts",
-        number_or(0, 1, "auto"),
-        kind=(float, str),
-    )
-    inner_steps: int | None = key(None, "of pfedme, on every minibatch", between(1), kind=int)
-    outer_learning_rate: float | None = key(
-        None, "of pfedme, towards the own model", between(0, open_low=True), kind=float
-    )
-    averaging_probability: float | None = key(
-        None, "of l2gd's coin", between(0.001, 0.999), kind=float
-    )
-    fisher_decay: float | None = key(
-        None, "of lifelong, what is left of old Fisher information", between(0, 1), kind=float
-    )
-    task_changes: str | None = key(
-        None, "of lifelong: how it learns of them", choice("announced", "detected"), kind=str
-    )
-    num_server_rounds: int = key(20, "rounds", between(1))
-    fraction_train: float = key(1.0, "of clients trained a round", between(0, 1, open_low=True))
-    local_epochs: int = key(2, "passes over the local data a round", between(0))
-    local_steps: int = key(0, "minibatch steps instead of epochs; 0: epochs", between(0))
-    head_epochs: int = key(2, "head epochs of head-then-body", between(0))
-    fine_tuning_epochs: str = key("0,1,2,5,10", "candidates; validation chooses", epochs)
-    batch_size: int = key(32, "examples a step", between(1))
-    drop_last: bool = key(False, "leave out a last batch that is not full")
-    optimizer: str = key("sgd", "local optimizer", choice("sgd", "adam"))
-    learning_rate: float = key(0.1, "of local steps", between(0, open_low=True))
-    momentum: float = key(0.9, "of sgd", between(0, 0.999))
-    weight_decay: float = key(0.0, "of local steps", between(0))
-    gradient_clip: float = key(0.0, "largest norm of a gradient; 0: none", between(0))
-    weighting: str = key("examples", "of clients in the mean", choice("examples", "uniform"))
-    server_momentum: float = key(0.0, "of the server's step", between(0, 0.999))
-    unseen: float = key(0.0, "of clients held out of training, to join afterwards", between(0, 0.9))
-    joining_steps: int = key(100, "minibatch steps of a client that joins", between(0))
-    safeguard: bool = key(
-        False, "each client may fall back on the global model or one trained alone"
-    )
-    resume: str = key("", "results folder of a run that was interrupted, to go on with")
-    initial: str = key(
-        "", "results folder of an earlier run of this method, to start from its shared arrays"
-    )
-    seed: int = key(0, "of every random choice", between(0))
-    threads: int = key(1, "torch threads a worker", between(1))
-    device: str = key("cpu", "cpu, cuda, cuda:1, ... or auto")
-    min_nodes: int = key(0, "nodes to wait for; 0: as many as there are partitions", between(0))
-    wait: float = key(120.0, "seconds to wait for them", between(0))
-    timeout: float = key(3600.0, "seconds a round may take", between(0, open_low=True))
-    data_dir: str = key("", "folder of data sets; empty: $PFL_DATA_DIR")
-    download: bool = key(False, "download a data set that is missing")
-    results_dir: str = key("", "folder for results; empty: ~/pfl-flower-results")
-    personal_dir: str = key(
-        "", "folder for personal parameters, where a node names none; empty: they end with the run"
-    )
-    tensorboard: bool = key(False, "write TensorBoard scalars too (pip install '.[tensorboard]')")
     facts: DataFacts | None = None
     """What the clients told of their data; not a key of the run config."""
 
@@ -166,8 +62,13 @@ class RunConfig:
             if getattr(self, name) is not None and name not in self.row.settings:
                 having = [method for method, row in METHODS.items() if name in row.settings]
                 raise ConfigError(
-                    f"method {self.method!r} has no {hyphenated(name)}; {', '.join(having)} have"
+                    f"method {self.method!r} has no {hyphenated(name)}; there is one in "
+                    f"{', '.join(having)}"
                 )
+        if self.mu and not getattr(self.row.client, "uses_pulls", True):
+            raise ConfigError(f"method {self.method!r} has no mu: its pull is lambda")
+        if self.lambda_ == "auto" and not self.row.candidates:
+            raise ConfigError(f"method {self.method!r} has no lambda='auto'; set a number")
         if self.lambda_ is not None and self.tau is not None:
             raise ConfigError("lambda and tau are two ways to say the same; set one of them")
         try:

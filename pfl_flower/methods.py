@@ -10,16 +10,11 @@ from typing import Any
 
 from clients import Optimization, PersonalClient, body_only, head_then_body, joint
 from clients.apfl import APFLClient
-from clients.constellation import (
-    ConstellationClient,
-    DittoClient,
-    L2GDClient,
-    PFedMeClient,
-    check_overshoot,
-    largest_l2gd_strength,
-)
+from clients.constellation import ConstellationClient, DittoClient, check_overshoot
+from clients.l2gd import L2GDClient, largest_l2gd_strength
 from clients.lifelong import LifelongClient
 from clients.own_model import OwnModelClient
+from clients.pfedme import PFedMeClient
 from clients.training import Schedule
 from strategies import PartialAveraging
 

@@ -57,13 +57,14 @@ def _means(outcome: Outcome, federation: str) -> dict[float, float]:
 
 def _claims(outcome: Outcome) -> list[Claim]:
     claims = []
-    for end in ENDS:
-        found = gains(outcome, "dirichlet", end)
-        words = f"dirichlet: the inner lambda that validation chooses, above {end}"
-        mean = float(np.mean([seed.mean() for seed in found]))
-        claims.append(Claim(f"{words}, on average", mean, 0.01))
-        low = bootstrap_interval(found)[0]
-        claims.append(Claim(f"{words}, lower end of the 95% interval", low, 0.0))
+    for federation in FEDERATIONS:
+        for end in ENDS:
+            found = gains(outcome, federation, end)
+            words = f"{federation}: the inner lambda that validation chooses, above {end}"
+            mean = float(np.mean([seed.mean() for seed in found]))
+            claims.append(Claim(f"{words}, on average", mean, 0.01))
+            low = bootstrap_interval(found)[0]
+            claims.append(Claim(f"{words}, lower end of the 95% interval", low, 0.0))
     for federation in FEDERATIONS:
         auto = outcome.means(_name("ditto auto", federation)).mean()
         best = max(_means(outcome, federation).values())

@@ -20,16 +20,9 @@ from clients import (
     train,
 )
 from clients.apfl import APFLClient, Mixture, mix
-from clients.constellation import (
-    ConstellationClient,
-    DittoClient,
-    L2GDClient,
-    PFedMeClient,
-    approach,
-    coin_runs,
-    largest_l2gd_strength,
-    strength_for,
-)
+from clients.constellation import ConstellationClient, DittoClient, strength_for
+from clients.l2gd import L2GDClient, approach, coin_runs, largest_l2gd_strength
+from clients.pfedme import PFedMeClient
 from tests.helpers import TinyNet, examples, flat
 
 CURVATURES = np.array([0.5, 2.0, 4.0])

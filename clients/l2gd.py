@@ -1,0 +1,74 @@
+"""L2GD: own models around their mean, by the toss of a coin."""
+
+import math
+from dataclasses import replace
+from typing import Any
+
+from torch import Tensor, nn
+
+from clients.constellation import ConstellationClient, check_overshoot
+from clients.own_model import Values
+from clients.training import joint
+from strategies.randomness import generator
+
+
+class L2GDClient(ConstellationClient):
+    """L2GD (Hanzely & Richtarik 2020, Algorithm 1): a coin decides between a step and the mean.
+
+    With probability ``1 - p`` a step of SGD on ``f_i``; with ``p`` a step towards the mean of all
+    models, ``theta <- theta - c (theta - mean)``. The mean only has to be communicated when steps
+    have been taken since, so a round is a run of averaging steps and a run of local ones, with
+    coins that all clients share. The expected movement vanishes where the gradient of
+    ``f_i + lambda/2 ||theta_i - mean||^2`` does, which takes
+    ``c = eta lambda (1 - p) / p`` at learning rate ``eta``. Local steps are plain SGD, without the
+    momentum that would upset that balance; the mean should weight clients alike.
+
+    Parameters
+    ----------
+    args, kwargs : as in :class:`ConstellationClient`; of ``schedule`` nothing is used, since the
+        coins decide the number of steps
+    averaging_probability : p in (0, 1); 1 / p is the expected number of local steps a round
+
+    Raises
+    ------
+    ValueError
+        If ``c`` is above 1, so that averaging would overshoot the mean.
+    """
+
+    def __init__(self, *args: Any, averaging_probability: float = 0.1, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.averaging_probability = averaging_probability
+        self.optimization = replace(self.optimization, optimizer="sgd", momentum=0.0)
+        largest = largest_l2gd_strength(self.optimization.learning_rate, averaging_probability)
+        for strength in filter(math.isfinite, self.strengths):
+            check_overshoot(strength, largest, "p / ((1 - p) learning rate)")
+
+    def _train_own(
+        self, server_round: int, strength: float, received: Values
+    ) -> tuple[float, Values]:
+        p = self.averaging_probability
+        averaging, steps = coin_runs(self.seed, server_round, p)
+        if math.isfinite(strength):
+            share = strength / largest_l2gd_strength(self.optimization.learning_rate, p)
+            for name, parameter in self.model.named_parameters():
+                approach(parameter, received[name], share, averaging)
+        return self._train_model([], schedule=joint(0, steps)), self._values()
+
+
+def largest_l2gd_strength(learning_rate: float, averaging_probability: float) -> float:
+    """Return the ``lambda`` at which an averaging step of L2GD ends at the mean."""
+    if not 0 < averaging_probability < 1:
+        raise ValueError(f"averaging_probability must be in (0, 1), got {averaging_probability}")
+    return averaging_probability / ((1 - averaging_probability) * learning_rate)
+
+
+def coin_runs(seed: int, server_round: int, averaging_probability: float) -> tuple[int, int]:
+    """Return the lengths of a round's runs of averaging and of local steps, both at least 1."""
+    draw = generator(seed, "l2gd", server_round)
+    averaging = int(draw.geometric(1 - averaging_probability))
+    return averaging, int(draw.geometric(averaging_probability))
+
+
+def approach(parameter: nn.Parameter, mean: Tensor, share: float, times: int) -> None:
+    """Take ``times`` steps to the mean, each over ``share`` of the way that is left, in place."""
+    parameter.detach().lerp_(mean, 1.0 - (1.0 - share) ** times)
