@@ -1,5 +1,6 @@
 """What a study is, and the one runner of all of them."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -256,7 +257,7 @@ def print_summary(summary: Mapping[str, Any], console: Console) -> None:
         table.add_row(
             name,
             *(f"{100 * accuracy[key]:.1f}" for key in ("mean", "std", "worst_tenth")),
-            *(f"{100 * entry['columns'][n]:.1f}" if "columns" in entry else "" for n in further),
+            *(_percent(entry.get("columns", {}).get(name)) for name in further),
             f"{traffic['down'] / 1e3:.0f} + {traffic['up'] / 1e3:.0f} kB",
             f"{entry['seconds_per_round']:.2f}",
         )
@@ -265,3 +266,8 @@ def print_summary(summary: Mapping[str, Any], console: Console) -> None:
         mark = "[green]holds[/green]" if claim["holds"] else "[red]FAILS[/red]"
         value, threshold = 100 * claim["value"], 100 * claim["threshold"]
         console.print(f"{mark}  {name}  ({value:.1f} against {threshold:.1f})", highlight=False)
+
+
+def _percent(value: float | None) -> str:
+    """Return a fraction in per cent; a dash where there is none."""
+    return "-" if value is None or math.isnan(value) else f"{100 * value:.1f}"
