@@ -63,6 +63,23 @@ def test_pathological_clients_have_so_many_classes():
         assert len(labels.unique()) == 3
 
 
+def test_swap_exchanges_two_names_of_its_own_for_every_client():
+    plain = Federation(DataSettings(), 4)
+    swapped = Federation(DataSettings(heterogeneity="swap"), 4)
+    pairs = set()
+    for client in range(4):
+        names = {}
+        for (_, before), (_, after) in zip(
+            splits(plain, client), splits(swapped, client), strict=True
+        ):
+            names |= dict(zip(before.tolist(), after.tolist(), strict=True))
+        moved = {old: new for old, new in names.items() if old != new}
+        assert len(moved) == 2
+        assert {new: old for old, new in moved.items()} == moved
+        pairs.add(frozenset(moved))
+    assert len(pairs) > 1
+
+
 def test_taste_is_a_permutation_of_names_of_its_own_for_every_client():
     plain = Federation(DataSettings(), 3)
     tasted = Federation(DataSettings(heterogeneity="taste"), 3)

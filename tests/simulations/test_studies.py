@@ -3,7 +3,8 @@ import json
 import pytest
 
 from simulations.__main__ import STUDIES, main
-from simulations.study import Arm, Claim, Study, run_study, summary_of
+from simulations.constellation import STRENGTHS, chosen_inside, gains
+from simulations.study import Arm, Claim, Outcome, Result, Study, run_study, summary_of
 
 
 def test_the_list(capsys):
@@ -51,6 +52,51 @@ def test_a_claim():
     assert Claim("x", 0.5, 0.5).holds
     assert not Claim("x", 0.49, 0.5).holds
     assert not Claim("x", float("nan"), 0.5).holds
+
+
+def test_a_constellation_draws_its_curves_and_takes_lambda_on_validation(tmp_path, capsys):
+    arguments = ["constellation", "--seeds", "0,1", "--rounds", "1", "--jobs", "1"]
+    assert main([*arguments, "--out", str(tmp_path)]) == 0
+    for name in ("dirichlet.png", "taste.png", "accuracy.png"):
+        assert (tmp_path / name).exists()
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    assert "ditto, taste at 0.03" in summary["methods"]
+    assert sum("interval" in name for name in summary["claims"]) == 4
+
+
+def validated(strength, seed, validation, accuracy):
+    name = "ditto, dirichlet"
+    by_client = {0: accuracy, 1: accuracy}
+    measures = {"validation": validation, "lambda": {}}
+    return Result(Arm(name, {}, strength), seed, by_client, {}, measures)
+
+
+def test_the_inner_lambda_is_chosen_on_validation_for_every_seed():
+    results = [
+        validated(strength, seed, validation=float(strength == (0.3, 3.0)[seed]), accuracy=0.5)
+        for seed in (0, 1)
+        for strength in STRENGTHS
+    ]
+    ends = [Result(Arm("local, dirichlet", {}), seed, {0: 0.25, 1: 0.5}, {}, {}) for seed in (0, 1)]
+    outcome = Outcome([*results, *ends])
+    assert chosen_inside(outcome, "dirichlet") == [0.3, 3.0]
+    found = gains(outcome, "dirichlet", "local")
+    assert [seed.tolist() for seed in found] == [[0.25, 0.0], [0.25, 0.0]]
+
+
+def test_a_smartwatch_shows_what_is_learnt_and_forgotten(tmp_path, capsys):
+    arguments = ["smartwatch", "--seeds", "0", "--rounds", "6", "--jobs", "1"]
+    assert main([*arguments, "--out", str(tmp_path)]) == 0
+    for name in ("old.png", "new.png", "accuracy.png"):
+        assert (tmp_path / name).exists()
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    columns = summary["methods"]["all three"]["columns"]
+    assert columns.keys() == {"backward transfer", "forgetting", "plasticity"}
+    # without a pull, training goes on as if alone
+    methods = summary["methods"]
+    assert methods["fine-tuning"]["accuracy"] == methods["local"]["accuracy"]
+    assert methods["joint"]["columns"]["forgetting"] is None
+    assert len(summary["claims"]) == 3
 
 
 @pytest.mark.study
