@@ -27,7 +27,8 @@ class L2GDClient(ConstellationClient):
     ----------
     args, kwargs : as in :class:`ConstellationClient`; of ``schedule`` nothing is used, since the
         coins decide the number of steps
-    averaging_probability : p in (0, 1); 1 / p is the expected number of local steps a round
+    averaging_probability : p in (0, 1); 1 / p is the expected number of local steps a round.
+        None: :func:`fitting_probability`, with which no strength is too large
 
     Raises
     ------
@@ -35,12 +36,17 @@ class L2GDClient(ConstellationClient):
         If ``c`` is above 1, so that averaging would overshoot the mean.
     """
 
-    def __init__(self, *args: Any, averaging_probability: float = 0.1, **kwargs: Any) -> None:
+    def __init__(
+        self, *args: Any, averaging_probability: float | None = None, **kwargs: Any
+    ) -> None:
         super().__init__(*args, **kwargs)
-        self.averaging_probability = averaging_probability
         self.optimization = replace(self.optimization, optimizer="sgd", momentum=0.0)
-        largest = largest_l2gd_strength(self.optimization.learning_rate, averaging_probability)
-        for strength in filter(math.isfinite, self.strengths):
+        rate, finite = self.optimization.learning_rate, [*filter(math.isfinite, self.strengths)]
+        if averaging_probability is None:
+            averaging_probability = fitting_probability(rate, max(finite, default=0.0))
+        self.averaging_probability = averaging_probability
+        for strength in finite:
+            largest = largest_l2gd_strength(rate, averaging_probability)
             check_overshoot(strength, largest, "p / ((1 - p) learning rate)")
 
     def _train_own(
@@ -60,6 +66,15 @@ def largest_l2gd_strength(learning_rate: float, averaging_probability: float) ->
     if not 0 < averaging_probability < 1:
         raise ValueError(f"averaging_probability must be in (0, 1), got {averaging_probability}")
     return averaging_probability / ((1 - averaging_probability) * learning_rate)
+
+
+def fitting_probability(learning_rate: float, strength: float) -> float:
+    """Return 0.1, or more where an averaging step would overshoot: then that which just ends there.
+
+    ``c = eta lambda (1 - p) / p`` is 1 at ``p = eta lambda / (1 + eta lambda)``.
+    """
+    # a hair more, so that rounding does not make it overshoot
+    return max(0.1, learning_rate * strength / (1 + learning_rate * strength) + 1e-9)
 
 
 def coin_runs(seed: int, server_round: int, averaging_probability: float) -> tuple[int, int]:

@@ -73,7 +73,10 @@ class RunKeys:
         None, "of pfedme, towards the own model", between(0, open_low=True), kind=float
     )
     averaging_probability: float | None = key(
-        None, "of l2gd's coin", between(0.001, 0.999), kind=float
+        None,
+        "of l2gd's coin; empty: as large as lambda needs, at least 0.1",
+        between(0.001, 0.999),
+        kind=float,
     )
     fisher_decay: float | None = key(
         None, "of lifelong, what is left of old Fisher information", between(0, 1), kind=float

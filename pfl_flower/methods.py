@@ -84,11 +84,13 @@ def _check_pfedme(
 def _check_l2gd(
     optimization: Optimization,
     strength: float | Sequence[float] | None,
-    averaging_probability: float,
+    averaging_probability: float | None,
     **_: Any,
 ) -> None:
     if optimization.optimizer != "sgd":
         raise ValueError("its averaging steps balance plain SGD; set optimizer to 'sgd'")
+    if averaging_probability is None:
+        return
     largest = largest_l2gd_strength(optimization.learning_rate, averaging_probability)
     for value in _finite(strength):
         check_overshoot(value, largest, "p / ((1 - p) learning-rate)")
@@ -204,7 +206,7 @@ METHODS: Mapping[str, Method] = {
     "l2gd": Method(
         summary="own models around their mean; a coin decides between a step and the mean",
         source="Hanzely & Richtarik 2020, arXiv:2002.05516",
-        settings={"lambda_": 0.3, "tau": None, "averaging_probability": 0.1},
+        settings={"lambda_": 0.3, "tau": None, "averaging_probability": None},
         strengths={"lambda": (0.1, 0.3, 1.0)},
         candidates=AUTO,
         check=_check_l2gd,

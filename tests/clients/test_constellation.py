@@ -284,9 +284,12 @@ def test_strengths_with_which_a_step_would_overshoot_say_the_largest():
     with pytest.raises(ValueError, match="lambda 101 .* at most 100 "):
         make(PFedMeClient, strength=101.0)
     sgd = Optimization(learning_rate=0.1)
-    make(L2GDClient, strength=1.1, optimization=sgd)
+    make(L2GDClient, strength=1.1, optimization=sgd, averaging_probability=0.1)
     with pytest.raises(ValueError, match="lambda 1.2 .* at most 1.111"):
-        make(L2GDClient, strength=1.2, optimization=sgd)
+        make(L2GDClient, strength=1.2, optimization=sgd, averaging_probability=0.1)
+    assert make(L2GDClient, strength=1.0, optimization=sgd).averaging_probability == 0.1
+    steep = make(L2GDClient, strength=(1.0, 90.0, math.inf), optimization=sgd)
+    assert steep.averaging_probability == pytest.approx(0.9)
     with pytest.raises(ValueError, match="averaging_probability must be in"):
         make(L2GDClient, strength=0.1, averaging_probability=0.0)
 

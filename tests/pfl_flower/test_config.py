@@ -67,7 +67,10 @@ def test_pyproject_has_the_same_defaults():
         ({"method": "ditto", "mixing": 0.5}, "no mixing; there is one in apfl"),
         ({"method": "apfl", "mixing": 1.5}, "at least 0 and at most 1, or one of auto"),
         ({"method": "pfedme", "lambda": 200.0}, "pfedme: lambda 200 .* at most 100"),
-        ({"method": "l2gd", "lambda": 2.0}, "l2gd: lambda 2 .* at most 1.11"),
+        (
+            {"method": "l2gd", "lambda": 2.0, "averaging-probability": 0.1},
+            "l2gd: lambda 2 .* at most 1.11",
+        ),
         ({"method": "l2gd", "optimizer": "adam"}, "l2gd: .* set optimizer to 'sgd'"),
         ({"initial": "results/x"}, "set baselines=''"),
         ({"norm": "layer"}, "one of none, batch, group"),

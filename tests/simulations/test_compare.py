@@ -4,9 +4,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from pfl_flower.config import ConfigError
+from pfl_flower.config import ConfigError, RunConfig
 from pfl_flower.data import DataError
 from pfl_flower.engines import simulate
+from pfl_flower.methods import METHODS
 from simulations.__main__ import main
 from simulations.comparison.cells import Cell, CellResult, load_cell, run_cell, save_cell
 from simulations.comparison.compare import (
@@ -215,10 +216,12 @@ def test_clients_without_usable_data_are_named_and_so_are_the_others(tmp_path):
 
 
 def test_every_method_gets_the_same_number_of_trials():
-    for method in ("fedavg", "fedper", "fedprox", "fedrep", "adapters"):
+    for method in METHODS:
         grid = grid_of(method, 0.1)
         assert len({json.dumps(settings) for settings in grid}) == TRIALS == len(grid)
         assert {"learning-rate": 0.1}.items() <= grid[TRIALS // 2].items()
+        for settings in grid:  # none of them is refused
+            RunConfig.parse({"method": method, **settings})
         assert min(s["learning-rate"] for s in grid) == pytest.approx(0.1 / 3, rel=0.01)
     assert {s["mu"] for s in grid_of("fedprox", 0.1)} == {0.01, 0.1, 1.0}
 
