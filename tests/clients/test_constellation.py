@@ -10,6 +10,7 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 from clients import (
+    Classification,
     ForeignStateError,
     Optimization,
     PersonalState,
@@ -21,6 +22,7 @@ from clients import (
 )
 from clients.apfl import APFLClient, Mixture, mix
 from clients.constellation import ConstellationClient, DittoClient, strength_for
+from clients.evaluation import Choice
 from clients.l2gd import L2GDClient, approach, coin_runs, largest_l2gd_strength
 from clients.pfedme import PFedMeClient
 from tests.helpers import TinyNet, examples, flat
@@ -38,10 +40,10 @@ def own(client, part="own"):
 class Quadratics:
     """Three clients whose losses are h/2 (v - a)^2: linear regressions on one example each."""
 
-    def __init__(self, kind, steps=1, rate=0.1, **options):
+    def __init__(self, kind, steps=1, rate=0.1, momentum=0.0, **options):
         self.kind, self.options = kind, options
         self.schedule = joint(0, steps)
-        self.optimization = Optimization(learning_rate=rate, momentum=0.0)
+        self.optimization = Optimization(learning_rate=rate, momentum=momentum)
         self.records = [RecordDict() for _ in CURVATURES]
 
     def client(self, number):
@@ -126,7 +128,9 @@ def test_l2gd_takes_the_steps_that_its_coins_say():
     assert runs.min() == 1
     assert runs[:, 1].mean() == pytest.approx(4.0, rel=0.05)
     assert runs[:, 0].mean() == pytest.approx(4 / 3, rel=0.05)
-    client = Quadratics(L2GDClient, strength=0.0, averaging_probability=0.3).client(1)
+    # momentum would upset the balance with averaging, so there is none
+    clients = Quadratics(L2GDClient, momentum=0.9, strength=0.0, averaging_probability=0.3)
+    client = clients.client(1)
     client.fit([np.array([[0.7]])], {"server-round": 1})
     theta = 0.7
     for _ in range(steps):
@@ -228,6 +232,31 @@ def test_at_infinity_the_own_model_is_the_shared_one_and_nothing_is_kept(kind):
     received = [np.asarray(values + 1) for values in client.get_parameters({})]
     client.evaluate(received, {"server-round": 2})
     assert np.array_equal(flat(client.get_parameters({})), flat(received))
+
+
+def test_at_infinity_a_model_of_before_is_forgotten():
+    records = RecordDict()
+    play(make(DittoClient, records, strength=0.3), 2)
+    client = make(DittoClient, records, strength=math.inf)
+    received = client.get_parameters({})
+    client.evaluate(received, {"server-round": 3})
+    assert np.array_equal(flat(client.get_parameters({})), flat(received))
+
+
+def test_a_choice_takes_the_best_and_of_equals_the_first():
+    validation = in_memory_loader(*examples(20, seed=98), 8)
+    trained = TinyNet()
+    train(trained, validation, joint(30), assign_scopes(trained, "none"))
+    choice = Choice(validation, Classification())
+    assert choice.add(TinyNet())
+    assert choice.add(trained)
+    assert not choice.add(trained)
+    assert not choice.add(TinyNet())
+    assert choice.chosen == 1
+    assert choice.validation.scores["accuracy"] > 0.8
+    empty = Choice(in_memory_loader(*examples(0), 8), Classification())
+    assert [empty.add(TinyNet()) for _ in range(3)] == [True, True, True]  # then the last
+    assert math.isnan(empty.validation.scores["accuracy"])
 
 
 def test_a_large_finite_strength_ends_near_the_anchor():

@@ -42,7 +42,7 @@ def assert_identical(one, other):
 def test_the_same_numbers_on_ray_bit_for_bit():
     config = SMALL | {
         "method": "fedrep",
-        "baselines": "fedavg,fedbabu",
+        "baselines": "fedavg,fedbabu,ditto,apfl,l2gd,lifelong",
         "personal": "head,norm",
         "fraction-train": 0.5,
         "seed": 3,
