@@ -1,6 +1,7 @@
 """APFL: a personal mixture of an own model and the shared one."""
 
 import copy
+from collections.abc import Collection
 from typing import Any
 
 import torch
@@ -48,16 +49,16 @@ class Mixture(nn.Module):
         return self.shared(inputs), functional_call(self.own, mixed, (inputs,))
 
 
-def mix(own: Values, shared: Values, alpha: float) -> Values:
-    """Return ``alpha own + (1 - alpha) shared``; of integers those of ``own``.
+def mix(own: Values, shared: Values, alpha: float, parameters: Collection[str]) -> Values:
+    """Return ``alpha own + (1 - alpha) shared`` of the named parameters.
 
-    Running statistics of batch norm are mixed as well, so that 0 and 1 give one of the two models
-    exactly.
+    Buffers are ``own``'s: the running statistics of batch norm were taken of the mixture. At 0,
+    where the mixture is the shared model, everything is ``shared``'s.
     """
     if alpha == 0.0:
         return shared
     return {
-        name: alpha * value + (1 - alpha) * shared[name] if value.is_floating_point() else value
+        name: alpha * value + (1 - alpha) * shared[name] if name in parameters else value
         for name, value in own.items()
     }
 
@@ -73,7 +74,8 @@ class APFLClient(OwnModelClient):
     Parameters
     ----------
     args, kwargs : as in :class:`PersonalClient`
-    alpha : weight of the own model, in [0, 1]; None: it adapts, from 0.5 on
+    alpha : weight of the own model, in [0, 1]; None: it adapts, from 0.5 on. A gradient clip
+        bounds the gradients of both models together
 
     Raises
     ------
@@ -126,12 +128,13 @@ class APFLClient(OwnModelClient):
         self, server_round: int, last: bool, before: Snapshot | None
     ) -> tuple[Scalars, Evaluation | None]:
         received, alpha = self._values(), self._alpha(before)
-        self._put(mix(self._own("own", before, received), received, alpha))
+        own = self._own("own", before, received)
+        self._put(mix(own, received, alpha, dict(self.model.named_parameters())))
         return {}, None  # alpha is personal: it is not reported
 
     def _way_in(self) -> tuple[frozenset[Scope], list[Tether]]:
-        """A newcomer trains a model of its own from the shared one."""
-        return EVERYTHING, []
+        """A newcomer trains the mixture, which some ``v`` makes of any model unless alpha is 0."""
+        return frozenset() if self.alpha == 0.0 else EVERYTHING, []
 
     def _alpha(self, before: Snapshot | None) -> float:
         if self.alpha is not None:

@@ -38,7 +38,8 @@ def strength_for(num_examples: int, tau: float) -> float:
     """
     if not tau > 0 or num_examples < 0:
         raise ValueError(f"tau must be > 0 and examples >= 0, got {tau} and {num_examples}")
-    return 1.0 / (num_examples * tau**2) if num_examples else math.inf
+    precision = num_examples * tau**2
+    return 1.0 / precision if precision > 0 else math.inf
 
 
 class ConstellationClient(OwnModelClient):
@@ -51,11 +52,12 @@ class ConstellationClient(OwnModelClient):
 
     Parameters
     ----------
-    args, kwargs : as in :class:`PersonalClient`; ``pulls`` act where the shared model is trained,
+    args, kwargs : as in :class:`OwnModelClient`; ``pulls`` act where the shared model is trained,
         which is in Ditto, and at infinity
     strength : ``lambda >= 0``, infinity included; or several candidates, ascending: then the
         client keeps a model for each of them (time and state grow alike) and uses the one that
-        is best on its own validation examples. The choice is reported as metric ``lambda``
+        is best on its own validation examples. The choice is reported as metric ``lambda``.
+        At infinity what is kept is the shared model
     tau : instead of ``strength``: it becomes :func:`strength_for` the client's examples
 
     Raises
@@ -101,31 +103,36 @@ class ConstellationClient(OwnModelClient):
         sent: tuple[float, Values] = math.nan, {}
         for part, strength in self._candidates().items():
             self._put(self._start(part, strength, before, received))
+            if not self.sends_own and math.isinf(strength):
+                kept |= self._part(part, self._entries)  # the shared model, which others train
+                continue
             with self._random(server_round, "train"):
-                found = self._train_own(server_round, strength, received)
-            if math.isfinite(strength):
-                kept |= self._part(part, self._entries)
+                last = {} if math.isinf(strength) else self._last(part, before)
+                found = self._train_own(server_round, strength, received, last)
+            kept |= self._part(part, self._entries)
             if self._prefers(choice, strength):
                 sent = found
         self._put(sent[1])
         return sent[0], kept
 
     def _train_own(
-        self, server_round: int, strength: float, received: Values
+        self, server_round: int, strength: float, received: Values, last: Values
     ) -> tuple[float, Values]:
         """Train the own model in place, which starts as it was; return its loss, and what to send.
+
+        ``last`` is what the client stood for in the mean before: its own model, or the initial one.
 
         With infinite strength the model starts as the received one and is trained freely: the
         anchor itself moves as FedAvg moves it.
         """
-        tethers = self._tethers()
-        if math.isfinite(strength):
-            tethers = [self._anchor(received, strength)]
-        loss = self._train_model(tethers)
-        return loss, self._values()
+        if math.isinf(strength):
+            return self._train_model(self._tethers()), self._values()
+        loss = self._train_model([self._anchor(received, strength)])
+        return loss, self._contribution(received, last)
 
     def _anchor(self, centre: Values, strength: float) -> Tether:
-        return Tether({n: centre[n] for n, _ in self.model.named_parameters()}, strength)
+        """Return a tether to a copy of the centre, which whoever has it may move."""
+        return Tether({n: centre[n].clone() for n, _ in self.model.named_parameters()}, strength)
 
     # ------------------------------------------------------------------ evaluation
 

@@ -13,6 +13,9 @@ from clients.training import device_of
 GRADIENT_VALUES = 2**22
 """Values of per-example gradients that are held at once (16 MB of float32)."""
 
+MOST_AT_ONCE = 256
+"""Examples, whose activations take memory too."""
+
 
 def fisher_diagonal(
     model: nn.Module, loader: Loader, task: Task = Classification(), *, samples: int = 0
@@ -45,7 +48,8 @@ def fisher_diagonal(
 
     gradients = vmap(grad(loss), in_dims=(None, 0, 0))
     found = {name: torch.zeros_like(value) for name, value in parameters.items()}
-    size = max(1, GRADIENT_VALUES // max(1, sum(p.numel() for p in parameters.values())))
+    values = max(1, sum(p.numel() for p in parameters.values()))
+    size = max(1, min(MOST_AT_ONCE, GRADIENT_VALUES // values))
     was_training, count = model.training, 0
     model.eval()
     try:

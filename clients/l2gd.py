@@ -40,7 +40,9 @@ class L2GDClient(ConstellationClient):
         self, *args: Any, averaging_probability: float | None = None, **kwargs: Any
     ) -> None:
         super().__init__(*args, **kwargs)
-        self.optimization = replace(self.optimization, optimizer="sgd", momentum=0.0)
+        if self.optimization.optimizer != "sgd":
+            raise ValueError("L2GD balances its averaging with plain SGD; use optimizer 'sgd'")
+        self.optimization = replace(self.optimization, momentum=0.0)
         rate, finite = self.optimization.learning_rate, [*filter(math.isfinite, self.strengths)]
         if averaging_probability is None:
             averaging_probability = fitting_probability(rate, max(finite, default=0.0))
@@ -50,7 +52,7 @@ class L2GDClient(ConstellationClient):
             check_overshoot(strength, largest, "p / ((1 - p) learning rate)")
 
     def _train_own(
-        self, server_round: int, strength: float, received: Values
+        self, server_round: int, strength: float, received: Values, last: Values
     ) -> tuple[float, Values]:
         p = self.averaging_probability
         averaging, steps = coin_runs(self.seed, server_round, p)
@@ -58,7 +60,8 @@ class L2GDClient(ConstellationClient):
             share = strength / largest_l2gd_strength(self.optimization.learning_rate, p)
             for name, parameter in self.model.named_parameters():
                 approach(parameter, received[name], share, averaging)
-        return self._train_model([], schedule=joint(0, steps)), self._values()
+        loss = self._train_model([], schedule=joint(0, steps))
+        return loss, self._contribution(received, last)
 
 
 def largest_l2gd_strength(learning_rate: float, averaging_probability: float) -> float:

@@ -1,6 +1,7 @@
 """Lifelong learning on the device: learn the new, preserve the old, stay with the group."""
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -39,7 +40,8 @@ class LifelongClient(OwnModelClient):
     gone. So it takes the Fisher information of the task at hand after every round, and when the
     task changes makes it part of ``F``: ``F <- decay F + F_task``, each ``F_task`` normalized to
     mean 1 over all parameters, so that ``lambda`` has one scale. Clients change tasks at times of
-    their own.
+    their own. From the second task on, running statistics of batch norm stay as they are: the
+    Fisher information was taken under them.
 
     Parameters
     ----------
@@ -87,21 +89,40 @@ class LifelongClient(OwnModelClient):
         if before is not None and self._has_changed(server_round, kept):
             kept |= self._consolidated(before)
             kept[TASKS] = kept[TASKS] + 1
+        memory = self._memory(kept)
         with self._random(server_round, "train"):
-            loss = self._train_model([*group, *self._memory(kept)])
+            loss = self._train_model([*group, *memory], **(self._fixed_buffers() if memory else {}))
         with self._random(server_round, "fisher"):
-            kept |= self._importance()
+            kept |= self._importance(kept)
             reference = loss_statistics(self.model, self._held_out, self.task)
         kept |= self._part("own", self._entries)
         kept[TASK] = torch.tensor(-1 if self.task_id is None else self.task_id)
         kept.setdefault(TASKS, torch.tensor(1))
         kept[LOSSES] = reference.tensor()
+        self._put(self._contribution(received, self._last("own", before)))
         return loss, kept
 
-    def _importance(self) -> Values:
-        """Return the Fisher information of the task at hand, where the method has use for it."""
+    def _fixed_buffers(self) -> dict[str, Any]:
+        """Return arguments of training that keep buffers, such as batch norm's, as they are.
+
+        The old task's Fisher information was taken under its running statistics: with others, the
+        same parameters would be another model, and no pull could preserve it.
+        """
+        parameters = dict(self.model.named_parameters())
+        buffers = {name: Scope.PERSONAL for name in self._entries if name not in parameters}
+        moving = frozenset({Scope.SHARED, Scope.GROUP})
+        return {
+            "scopes": {**self.scopes, **buffers},
+            "schedule": tuple(replace(p, trains=p.trains & moving) for p in self.schedule),
+        }
+
+    def _importance(self, kept: Values) -> Values:
+        """Return the Fisher information of the task at hand, where the method has use for it.
+
+        Where it has none, what an earlier run took belongs to an older model, and counts no more.
+        """
         if self.strength == 0.0:
-            return {}
+            return {n: torch.zeros_like(t) for n, t in kept.items() if n.startswith("recent/")}
         found = fisher_diagonal(self.model, self._examples, self.task, samples=self.samples)
         return {f"recent/{name}": value.cpu() for name, value in normalized(found).items()}
 
@@ -164,5 +185,5 @@ class LifelongClient(OwnModelClient):
 def times(strength: float, fisher: Tensor) -> Tensor:
     """Return ``strength * fisher``, with infinity times zero being zero."""
     if math.isinf(strength):
-        return torch.where(fisher > 0, math.inf, 0.0)
+        return torch.full_like(fisher, math.inf).where(fisher > 0, 0.0)
     return strength * fisher

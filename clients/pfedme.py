@@ -37,10 +37,10 @@ class PFedMeClient(ConstellationClient):
             check_overshoot(strength, 1.0 / outer_learning_rate, "1 / outer learning rate")
 
     def _train_own(
-        self, server_round: int, strength: float, received: Values
+        self, server_round: int, strength: float, received: Values, last: Values
     ) -> tuple[float, Values]:
         if math.isinf(strength):
-            return super()._train_own(server_round, strength, received)
+            return super()._train_own(server_round, strength, received, last)
         parameters = dict(self.model.named_parameters())
         anchor = self._anchor(received, strength)
         rate, taken = self.outer_learning_rate * strength, 0

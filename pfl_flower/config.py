@@ -65,6 +65,11 @@ class RunConfig(RunKeys):
                     f"method {self.method!r} has no {hyphenated(name)}; there is one in "
                     f"{', '.join(having)}"
                 )
+        if self.row.keeps_model and (self.personal or self.personal_decay):
+            raise ConfigError(
+                f"method {self.method!r} keeps a whole model of its own, beside which nothing of "
+                f"the shared one is personal; leave personal and personal-decay empty"
+            )
         if self.mu and not getattr(self.row.client, "uses_pulls", True):
             raise ConfigError(f"method {self.method!r} has no mu: its pull is lambda")
         if self.lambda_ == "auto" and not self.row.candidates:
@@ -155,6 +160,8 @@ class RunConfig(RunKeys):
             values["strength"] = self.row.candidates
         elif "strength" in values:
             values["strength"] = float(values["strength"])
+        if self.row.keeps_model:
+            values["participation"] = self.fraction_train
         if values.get("alpha") == "auto":
             values["alpha"] = None
         return values
@@ -261,6 +268,7 @@ CLIENT_ARGUMENTS: Mapping[str, str] = {
     "outer_learning_rate": "outer_learning_rate",
     "averaging_probability": "averaging_probability",
     "fisher_decay": "decay",
+    "fisher_samples": "samples",
 }
 """Field that only some methods have -> the argument of their clients."""
 

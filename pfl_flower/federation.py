@@ -81,7 +81,7 @@ def build_strategy(config: RunConfig) -> PartialAveraging:
         min_train_nodes=1,
         min_evaluate_nodes=1,
         min_available_nodes=1,
-        weighting=config.weighting,
+        weighting=config.value("weighting", "examples"),
         server_momentum=config.server_momentum,
         parameter_names=[name for name, _ in model.named_parameters()],
         seed=config.seed,

@@ -59,7 +59,7 @@ class RunKeys:
     tau: float | None = key(
         None,
         "instead of lambda: deviation of own models around the anchor; lambda = 1 / (n tau^2)",
-        between(0, open_low=True),
+        between(1e-6),
         kind=float,
     )
     mixing: float | str | None = key(
@@ -81,6 +81,12 @@ class RunKeys:
     fisher_decay: float | None = key(
         None, "of lifelong, what is left of old Fisher information", between(0, 1), kind=float
     )
+    fisher_samples: int | None = key(
+        None,
+        "of lifelong: labels drawn for an example; 0: exact, all classes",
+        between(0),
+        kind=int,
+    )
     task_changes: str | None = key(
         None, "of lifelong: how it learns of them", choice("announced", "detected"), kind=str
     )
@@ -97,7 +103,9 @@ class RunKeys:
     momentum: float = key(0.9, "of sgd", between(0, 0.999))
     weight_decay: float = key(0.0, "of local steps", between(0))
     gradient_clip: float = key(0.0, "largest norm of a gradient; 0: none", between(0))
-    weighting: str = key("examples", "of clients in the mean", choice("examples", "uniform"))
+    weighting: str | None = key(
+        None, "of clients in the mean", choice("examples", "uniform"), kind=str
+    )
     server_momentum: float = key(0.0, "of the server's step", between(0, 0.999))
     unseen: float = key(0.0, "of clients held out of training, to join afterwards", between(0, 0.9))
     joining_steps: int = key(100, "minibatch steps of a client that joins", between(0))

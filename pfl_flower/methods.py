@@ -91,6 +91,8 @@ def _check_l2gd(
         raise ValueError("its averaging steps balance plain SGD; set optimizer to 'sgd'")
     if averaging_probability is None:
         return
+    if strength is None:
+        raise ValueError("with tau the coin has to fit it: leave averaging-probability empty")
     largest = largest_l2gd_strength(optimization.learning_rate, averaging_probability)
     for value in _finite(strength):
         check_overshoot(value, largest, "p / ((1 - p) learning-rate)")
@@ -187,7 +189,6 @@ METHODS: Mapping[str, Method] = {
         source="Dinh et al. 2020, arXiv:2006.08848",
         settings={
             "lambda_": 15.0,
-            "tau": None,
             "inner_steps": 5,
             "outer_learning_rate": 0.01,
         },
@@ -206,7 +207,12 @@ METHODS: Mapping[str, Method] = {
     "l2gd": Method(
         summary="own models around their mean; a coin decides between a step and the mean",
         source="Hanzely & Richtarik 2020, arXiv:2002.05516",
-        settings={"lambda_": 0.3, "tau": None, "averaging_probability": None},
+        settings={
+            "lambda_": 0.3,
+            "tau": None,
+            "averaging_probability": None,
+            "weighting": "uniform",
+        },
         strengths={"lambda": (0.1, 0.3, 1.0)},
         candidates=AUTO,
         check=_check_l2gd,
@@ -219,6 +225,7 @@ METHODS: Mapping[str, Method] = {
             "lambda_": 0.4,
             "mu": 0.2,
             "fisher_decay": 1.0,
+            "fisher_samples": 0,
             "task_changes": "announced",
         },
         strengths={"lambda": (0.1, 1.0, 10.0)},

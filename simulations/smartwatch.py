@@ -1,5 +1,6 @@
 """When a device learns new habits, does it keep the old ones and stay with the group."""
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,9 @@ COLUMNS = ("backward_transfer", "forgetting", "plasticity")
 
 def _measure(run: MethodRun) -> Measures:
     """Return each client's scores, and the mean curves of the first and of the phase at hand."""
-    curves = list(phase_curves(run).values())
+    found = phase_curves(run).values()
+    rounds = max(len(phases) for _, phases in found)
+    curves = [curve for curve in found if len(curve[1]) == rounds]  # those never left out
     old = np.mean([accuracies[:, 0] for accuracies, _ in curves], axis=0)
     at_hand = [accuracies[np.arange(len(phases)), phases] for accuracies, phases in curves]
     return {
@@ -61,7 +64,7 @@ def _claims(outcome: Outcome) -> list[Claim]:
     return [
         Claim(
             "all three terms: share of fine-tuning's forgetting that is prevented",
-            -difference("forgetting", FINE_TUNING) / forgotten,
+            -difference("forgetting", FINE_TUNING) / forgotten if forgotten else math.nan,
             0.5,
         ),
         Claim(

@@ -31,6 +31,9 @@ CURVATURES = np.array([0.5, 2.0, 4.0])
 OPTIMA = np.array([-1.0, 0.5, 3.0])
 
 
+PARAMETERS = frozenset(name for name, _ in TinyNet().named_parameters())
+
+
 def own(client, part="own"):
     """What a client keeps of its own model."""
     snapshot = client.state.load(client._spec)
@@ -62,12 +65,14 @@ class Quadratics:
             **self.options,
         )
 
-    def run(self, rounds):
+    def run(self, rounds, per_round=3):
         """Play rounds; return the mean of what is sent, and the own models."""
         shared = [np.array([[0.7]])]
+        draw = np.random.default_rng(0)
         for server_round in range(1, rounds + 1):
             config = {"server-round": server_round}
-            sent = [self.client(n).fit(shared, config)[0][0] for n in range(len(CURVATURES))]
+            chosen = draw.choice(len(CURVATURES), per_round, replace=False)
+            sent = [self.client(n).fit(shared, config)[0][0] for n in sorted(chosen)]
             shared = [np.mean(sent, axis=0)]
         mine = [own(self.client(n))["weight"].item() for n in range(len(CURVATURES))]
         return shared[0].item(), np.array(mine)
@@ -95,6 +100,13 @@ def test_mr_mtl_ends_at_its_closed_form_which_is_not_dittos(strength, steps):
     expected = (CURVATURES * OPTIMA + strength * anchor) / (CURVATURES + strength)
     np.testing.assert_allclose(mine, expected, atol=1e-5)
     assert abs(anchor - CURVATURES @ OPTIMA / CURVATURES.sum()) > 0.02
+
+
+def test_mr_mtls_anchor_is_the_mean_of_all_when_only_some_take_part():
+    clients = Quadratics(ConstellationClient, 4, rate=0.2, strength=2.0, participation=2 / 3)
+    anchor, mine = clients.run(400, per_round=2)
+    assert anchor == pytest.approx(mine.mean(), abs=1e-9)
+    assert anchor == pytest.approx(envelope_mean(2.0), abs=1e-5)
 
 
 @pytest.mark.parametrize("strength", [0.5, 3.0])
@@ -225,10 +237,12 @@ def test_ditto_at_zero_is_training_alone_and_sends_what_fedavg_sends():
 
 
 @pytest.mark.parametrize("kind", [DittoClient, ConstellationClient, PFedMeClient, L2GDClient])
-def test_at_infinity_the_own_model_is_the_shared_one_and_nothing_is_kept(kind):
+def test_at_infinity_the_own_model_is_the_shared_one(kind):
     client = make(kind, strength=math.inf)
     play(client, 2)
-    assert client.state.load(client._spec) is None
+    # and a resumed run finds that the client was there
+    asked = {"properties": "personal-round", "server-round": 3}
+    assert client.get_properties(asked) == {"personal-round": 2}
     received = [np.asarray(values + 1) for values in client.get_parameters({})]
     client.evaluate(received, {"server-round": 2})
     assert np.array_equal(flat(client.get_parameters({})), flat(received))
@@ -356,6 +370,37 @@ def test_auto_takes_what_validation_says_and_reports_it():
     assert scores[chosen] == max(scores.values())
 
 
+@pytest.mark.parametrize("kind", [DittoClient, ConstellationClient, PFedMeClient, L2GDClient])
+def test_each_candidate_is_trained_as_if_it_were_alone(kind):
+    grid = (0.1, 0.5, 0.9, math.inf)
+    together = make(kind, strength=grid)
+    together.fit(together.get_parameters({}), {"server-round": 1})
+    for strength in grid[:3]:
+        alone = make(kind, strength=strength)
+        alone.fit(alone.get_parameters({}), {"server-round": 1})
+        for name, value in own(together, f"own-{strength:g}").items():
+            assert torch.equal(value, own(alone)[name]), (strength, name)
+
+
+def test_what_a_client_received_is_not_moved_by_its_training():
+    client = make(PFedMeClient, strength=15.0)
+    before = [values.copy() for values in client.get_parameters({})]
+    received = [values.copy() for values in before]
+    client.fit(received, {"server-round": 1})
+    assert np.array_equal(flat(before), flat(received))
+
+
+@pytest.mark.parametrize("kind", [DittoClient, APFLClient])
+def test_nothing_of_the_shared_model_can_be_personal(kind):
+    model = TinyNet()
+    loader = in_memory_loader(*examples(8), 8)
+    options = {} if kind is APFLClient else {"strength": 0.1}
+    with pytest.raises(ValueError, match="nothing of the shared one can be personal"):
+        kind(model, assign_scopes(model, "head"), loader, **options)
+    with pytest.raises(ValueError, match="participation must be in"):
+        make(kind, participation=0.0, **options)
+
+
 def test_auto_with_too_few_validation_examples_takes_the_middle():
     client = make(DittoClient, strength=(0.0, 0.3, math.inf), validation=3)
     sent = play(client, 1)
@@ -411,7 +456,7 @@ def test_apfls_gradients_are_those_of_finite_differences():
 
     def loss_at(value):
         mixed = TinyNet().double().eval()
-        mixed.load_state_dict(mix(mine.state_dict(), shared.state_dict(), value))
+        mixed.load_state_dict(mix(mine.state_dict(), shared.state_dict(), value, PARAMETERS))
         return float(cross_entropy(mixed(inputs), targets).detach())
 
     step = 1e-5
@@ -423,7 +468,7 @@ def test_apfls_gradients_are_those_of_finite_differences():
     cross_entropy(alone(inputs), targets).backward()
     torch.testing.assert_close(shared.head.weight.grad, alone.head.weight.grad)
     mixed = TinyNet().double().eval()
-    mixed.load_state_dict(mix(mine.state_dict(), shared.state_dict(), 0.3))
+    mixed.load_state_dict(mix(mine.state_dict(), shared.state_dict(), 0.3, PARAMETERS))
     cross_entropy(mixed(inputs), targets).backward()
     torch.testing.assert_close(mine.head.weight.grad, 0.3 * mixed.head.weight.grad)
 
@@ -432,7 +477,7 @@ def test_apfls_gradients_are_those_of_finite_differences():
 @given(st.floats(0, 1))
 def test_a_mixture_of_a_model_with_itself_is_that_model(alpha):
     state = TinyNet().state_dict()
-    for name, value in mix(state, state, alpha).items():
+    for name, value in mix(state, state, alpha, PARAMETERS).items():
         torch.testing.assert_close(value, state[name])
 
 
@@ -447,6 +492,25 @@ def test_alpha_adapts_within_its_bounds_and_a_stated_one_does_not():
     assert float(fixed.state.load(fixed._spec).arrays["mixing/alpha"]) == 0.25
     with pytest.raises(ValueError, match=r"alpha must be in \[0, 1\], got 1.5"):
         make(APFLClient, alpha=1.5)
+
+
+def test_a_mixture_has_the_running_statistics_that_were_taken_of_it():
+    mine, shared = TinyNet(1).state_dict(), TinyNet(2).state_dict()
+    shared["bn.running_mean"] += 1
+    mixed = mix(mine, shared, 0.5, PARAMETERS)
+    assert torch.equal(mixed["bn.running_mean"], mine["bn.running_mean"])
+    torch.testing.assert_close(
+        mixed["head.weight"], (mine["head.weight"] + shared["head.weight"]) / 2
+    )
+    assert mix(mine, shared, 0.0, PARAMETERS) is shared
+
+
+def test_a_newcomer_of_apfl_fits_its_mixture_unless_that_is_the_shared_model():
+    for alpha, moves in ((0.0, False), (0.5, True), (None, True)):
+        client = make(APFLClient, alpha=alpha)
+        received = client.get_parameters({})
+        client.evaluate(received, {"join-examples": 8, "join-steps": 5})
+        assert np.array_equal(flat(received), flat(client.get_parameters({}))) is not moves
 
 
 def test_apfl_at_one_trains_alone_and_at_zero_is_fedavg():

@@ -123,6 +123,30 @@ def test_infinity_times_zero_is_zero():
     fisher = torch.tensor([0.0, 1e-30, 2.0])
     assert times(math.inf, fisher).tolist() == [0.0, math.inf, math.inf]
     assert times(3.0, fisher)[2] == 6.0
+    assert times(math.inf, fisher.double()).dtype is torch.float64
+
+
+def test_batch_norm_keeps_the_statistics_under_which_the_memory_was_taken():
+    records = RecordDict()
+    fit(make(records, strength=1.0), 1)
+    before = kept(make(records)).part("own")
+    assert before["bn.running_mean"].any()
+    inputs, targets = task(1)
+    fit(make(records, (inputs + 3.0, targets), announced=1, strength=1.0), 2)
+    after = kept(make(records)).part("own")
+    for name in ("bn.running_mean", "bn.running_var", "bn.num_batches_tracked"):
+        assert torch.equal(after[name], before[name])
+    assert not torch.equal(after["body.weight"], before["body.weight"])
+
+
+def test_fisher_information_of_an_older_model_is_not_kept():
+    records = RecordDict()
+    fit(make(records, strength=1.0), 1)
+    assert kept(make(records)).part("recent")
+    fit(make(records, strength=0.0), 2)
+    assert not any(t.any() for t in kept(make(records)).part("recent").values())
+    fit(make(records, task(1), announced=1, strength=1.0), 3)  # nothing to consolidate
+    assert not any(t.any() for t in kept(make(records)).part("fisher").values())
 
 
 def accuracy(client, data):

@@ -51,11 +51,17 @@ def test_pyproject_has_the_same_defaults():
         ({"method": "ditto", "lambda": -1.0}, "lambda is -1.0; .* at least 0, or one of auto, inf"),
         ({"method": "ditto", "lambda": "often"}, "lambda is 'often'; .* a number, or one of auto"),
         ({"method": "ditto", "lambda": 1.0, "tau": 1.0}, "two ways to say the same"),
-        ({"method": "ditto", "tau": 0.0}, "tau is 0.0; it must be above 0"),
+        ({"method": "ditto", "tau": 0.0}, "tau is 0.0; it must be at least 1e-06"),
         (
             {"method": "fedper", "lambda": 1.0},
             "'fedper' has no lambda; there is one in ditto, mr-mtl, pfedme, l2gd",
         ),
+        ({"method": "pfedme", "tau": 0.1}, "'pfedme' has no tau"),
+        (
+            {"method": "l2gd", "tau": 0.1, "averaging-probability": 0.1},
+            "leave averaging-probability empty",
+        ),
+        ({"method": "ditto", "personal": "head"}, "leave personal and personal-decay empty"),
         ({"method": "mr-mtl", "mu": 0.1}, "'mr-mtl' has no mu"),
         ({"method": "lifelong", "lambda": "auto"}, "'lifelong' has no lambda='auto'"),
         ({"method": "lifelong", "fisher-decay": 1.5}, "at most 1"),
