@@ -11,6 +11,9 @@ from clients.own_model import Values
 from clients.training import joint
 from strategies.randomness import generator
 
+MOST_AVERAGING = 0.999
+"""The largest probability of averaging that :func:`fitting_probability` returns."""
+
 
 class L2GDClient(ConstellationClient):
     """L2GD (Hanzely & Richtarik 2020, Algorithm 1): a coin decides between a step and the mean.
@@ -28,7 +31,7 @@ class L2GDClient(ConstellationClient):
     args, kwargs : as in :class:`ConstellationClient`; of ``schedule`` nothing is used, since the
         coins decide the number of steps
     averaging_probability : p in (0, 1); 1 / p is the expected number of local steps a round.
-        None: :func:`fitting_probability`, with which no strength is too large
+        None: :func:`fitting_probability`, with which hardly any strength is too large
 
     Raises
     ------
@@ -74,10 +77,13 @@ def largest_l2gd_strength(learning_rate: float, averaging_probability: float) ->
 def fitting_probability(learning_rate: float, strength: float) -> float:
     """Return 0.1, or more where an averaging step would overshoot: then that which just ends there.
 
+    At most :data:`MOST_AVERAGING`, with which the largest strengths overshoot after all.
+
     ``c = eta lambda (1 - p) / p`` is 1 at ``p = eta lambda / (1 + eta lambda)``.
     """
-    # a hair more, so that rounding does not make it overshoot
-    return max(0.1, learning_rate * strength / (1 + learning_rate * strength) + 1e-9)
+    # a hair more, so that rounding does not make it overshoot; and never always averaging
+    fitting = learning_rate * strength / (1 + learning_rate * strength) + 1e-9
+    return min(max(0.1, fitting), MOST_AVERAGING)
 
 
 def coin_runs(seed: int, server_round: int, averaging_probability: float) -> tuple[int, int]:

@@ -165,7 +165,8 @@ def read_file(path: Path, identity: Mapping[str, str], expected: Spec) -> Snapsh
         if metadata.get(key) == value:
             continue
         if key == "fingerprint":
-            reason = f"was kept for another model: {_model_difference(expected, arrays)}"
+            words = _model_difference(expected, arrays)
+            reason = f"was kept for another model, or other settings of the method: {words}"
         else:
             reason = f"belongs to {key} {metadata.get(key)!r}, not {value!r}"
         raise ForeignStateError(f"the personal file {reason}. {way_out}")

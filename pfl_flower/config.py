@@ -55,6 +55,21 @@ class RunConfig(RunKeys):
                 "set baselines=''"
             )
         self._check_own_keys()
+        self._check_phases()
+
+    def _check_phases(self) -> None:
+        """Refuse what data that come in phases cannot have."""
+        source = SOURCES.get(self.dataset)
+        if source is None or source.num_phases == 1:
+            return
+        if self.partition != "natural":
+            raise ConfigError(f"{self.dataset!r} has clients of its own; set partition='natural'")
+        if self.streams and (self.safeguard or self.lambda_ == "auto"):
+            raise ConfigError(
+                f"{self.dataset!r} comes in phases, and a client's validation examples are of the "
+                f"phase at hand only: nothing can be chosen on them for all phases (safeguard, "
+                f"lambda='auto'). Set phases='joint', or choose yourself"
+            )
 
     def _check_own_keys(self) -> None:
         """Refuse keys that the method has no use for, and values that its client refuses."""
@@ -238,6 +253,12 @@ class RunConfig(RunKeys):
             own = is_own(self.dataset)
             values["heterogeneity"] = "none" if own else SOURCES[self.dataset].heterogeneity
         return DataSettings(**values)
+
+    @property
+    def streams(self) -> bool:
+        """Whether clients have their data phase after phase."""
+        source = SOURCES.get(self.dataset)
+        return source is not None and source.num_phases > 1 and self.phases == "stream"
 
     @property
     def baseline_names(self) -> tuple[str, ...]:

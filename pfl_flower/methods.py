@@ -11,7 +11,7 @@ from typing import Any
 from clients import Optimization, PersonalClient, body_only, head_then_body, joint
 from clients.apfl import APFLClient
 from clients.constellation import ConstellationClient, DittoClient, check_overshoot
-from clients.l2gd import L2GDClient, largest_l2gd_strength
+from clients.l2gd import MOST_AVERAGING, L2GDClient, largest_l2gd_strength
 from clients.lifelong import LifelongClient
 from clients.own_model import OwnModelClient
 from clients.pfedme import PFedMeClient
@@ -89,10 +89,10 @@ def _check_l2gd(
 ) -> None:
     if optimization.optimizer != "sgd":
         raise ValueError("its averaging steps balance plain SGD; set optimizer to 'sgd'")
-    if averaging_probability is None:
-        return
-    if strength is None:
+    if strength is None and averaging_probability is not None:
         raise ValueError("with tau the coin has to fit it: leave averaging-probability empty")
+    if averaging_probability is None:
+        averaging_probability = MOST_AVERAGING
     largest = largest_l2gd_strength(optimization.learning_rate, averaging_probability)
     for value in _finite(strength):
         check_overshoot(value, largest, "p / ((1 - p) learning-rate)")

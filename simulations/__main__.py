@@ -7,11 +7,15 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from rich.console import Console
 from rich.markup import escape
 
+from pfl_flower.census import FederationError
+from pfl_flower.config import ConfigError
+from pfl_flower.data import DataError
 from pfl_flower.engines import ENGINES
 from simulations import constellation, gallery, lighting, safeguard, smartwatch, taste
 from simulations.study import print_summary, run_study, write_outcome
@@ -60,8 +64,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     study = STUDIES[options.study]
     jobs = 1 if options.engine == "ray" else options.jobs
+    if options.rounds:
+        study = replace(study, config={**study.config, "num-server-rounds": options.rounds})
     seeds = options.seeds or list(range(study.num_seeds))
-    outcome = run_study(study, seeds, options.rounds, options.engine, jobs)
+    try:
+        outcome = run_study(study, seeds, engine=options.engine, jobs=jobs)
+    except (ConfigError, DataError, FederationError) as error:  # such as a missing data set
+        console.print(f"[red]{escape(str(error))}[/red]", highlight=False, soft_wrap=True)
+        return 2
     folder = options.out or Path("results") / study.name
     summary = write_outcome(study, outcome, folder)
     print_summary(summary, console)

@@ -14,7 +14,7 @@ from simulations.study import Arm, Claim, Measures, Outcome, Study
 
 FEDERATIONS: Mapping[str, Mapping[str, Any]] = {
     "dirichlet": {"partition": "dirichlet", "alpha": 0.1, "heterogeneity": "none"},
-    "taste": {"partition": "iid", "heterogeneity": "swap"},
+    "mild-taste": {"partition": "iid", "heterogeneity": "swap"},
 }
 """Name -> run-config keys: clients with few classes each; clients that swap two of ten names."""
 

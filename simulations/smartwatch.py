@@ -27,7 +27,10 @@ def _measure(run: MethodRun) -> Measures:
     rounds = max(len(phases) for _, phases in found)
     curves = [curve for curve in found if len(curve[1]) == rounds]  # those never left out
     old = np.mean([accuracies[:, 0] for accuracies, _ in curves], axis=0)
-    at_hand = [accuracies[np.arange(len(phases)), phases] for accuracies, phases in curves]
+    at_hand = [
+        accuracies[np.arange(rounds), phases] if phases.any() else accuracies.mean(axis=1)
+        for accuracies, phases in curves  # who has all phases from the start has no other
+    ]
     return {
         "scores": stream_scores(run),
         "old": old.tolist(),

@@ -59,6 +59,11 @@ class Comparison:
     def __post_init__(self) -> None:
         if unknown := [name for name in self.methods if name not in METHODS]:
             raise ConfigError(f"unknown methods {unknown}; known are {', '.join(METHODS)}")
+        if RunConfig.parse({**self.config, "partition": "natural"}).streams:
+            raise ConfigError(
+                "compare chooses on validation examples, which in data that come in phases are of "
+                "the phase at hand only; set phases=joint, or see the study smartwatch"
+            )
         if odd := sorted(OWN_KEYS & set(self.config)):
             raise ConfigError(f"a comparison decides these keys itself: {', '.join(odd)}")
         if not self.seeds or len(set(self.seeds)) != len(self.seeds):

@@ -62,6 +62,16 @@ def test_pyproject_has_the_same_defaults():
             "leave averaging-probability empty",
         ),
         ({"method": "ditto", "personal": "head"}, "leave personal and personal-decay empty"),
+        ({"method": "l2gd", "lambda": 1e12}, "l2gd: lambda 1e.12 .* at most 9990"),
+        ({"dataset": "smartwatch"}, "set partition='natural'"),
+        (
+            {"dataset": "smartwatch", "partition": "natural", "safeguard": True},
+            "validation examples are of the phase at hand only",
+        ),
+        (
+            {"dataset": "wisdm", "partition": "natural", "method": "ditto", "lambda": "auto"},
+            "nothing can be chosen on them for all phases",
+        ),
         ({"method": "mr-mtl", "mu": 0.1}, "'mr-mtl' has no mu"),
         ({"method": "lifelong", "lambda": "auto"}, "'lifelong' has no lambda='auto'"),
         ({"method": "lifelong", "fisher-decay": 1.5}, "at most 1"),

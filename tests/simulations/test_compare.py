@@ -215,6 +215,13 @@ def test_clients_without_usable_data_are_named_and_so_are_the_others(tmp_path):
     assert client_name(outcome.cells, 2) == "client 2, West"
 
 
+def test_data_that_come_in_phases_are_refused_unless_they_come_at_once():
+    stream = {"dataset": "smartwatch", "partition": "natural"}
+    with pytest.raises(ConfigError, match="of the phase at hand only; set phases=joint"):
+        Comparison(["lifelong"], stream)
+    Comparison(["lifelong"], stream | {"phases": "joint"})
+
+
 def test_every_method_gets_the_same_number_of_trials():
     for method in METHODS:
         grid = grid_of(method, 0.1)

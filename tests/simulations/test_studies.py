@@ -57,10 +57,10 @@ def test_a_claim():
 def test_a_constellation_draws_its_curves_and_takes_lambda_on_validation(tmp_path, capsys):
     arguments = ["constellation", "--seeds", "0,1", "--rounds", "1", "--jobs", "1"]
     assert main([*arguments, "--out", str(tmp_path)]) == 0
-    for name in ("dirichlet.png", "taste.png", "accuracy.png"):
+    for name in ("dirichlet.png", "mild-taste.png", "accuracy.png"):
         assert (tmp_path / name).exists()
     summary = json.loads((tmp_path / "summary.json").read_text())
-    assert "ditto, taste at 0.03" in summary["methods"]
+    assert "ditto, mild-taste at 0.03" in summary["methods"]
     assert sum("interval" in name for name in summary["claims"]) == 4
 
 
