@@ -4,10 +4,16 @@
 ``ClientApp`` of it. This package knows no data set and no study.
 """
 
+from clients.apfl import APFLClient
 from clients.app import client_app
+from clients.constellation import ConstellationClient, DittoClient
 from clients.evaluation import FineTuning, evaluate, fine_tune
+from clients.fisher import fisher_diagonal
+from clients.l2gd import L2GDClient
+from clients.lifelong import LifelongClient
 from clients.loaders import in_memory_loader
 from clients.personal import PersonalClient
+from clients.pfedme import PFedMeClient
 from clients.scopes import Scope, ScopeError, assign_scopes, components, select
 from clients.state import (
     CorruptStateError,
@@ -29,11 +35,17 @@ from clients.training import (
 )
 
 __all__ = [
+    "APFLClient",
     "Classification",
+    "ConstellationClient",
     "CorruptStateError",
+    "DittoClient",
     "FineTuning",
     "ForeignStateError",
+    "L2GDClient",
+    "LifelongClient",
     "Optimization",
+    "PFedMeClient",
     "PersonalClient",
     "PersonalState",
     "PersonalStateError",
@@ -52,6 +64,7 @@ __all__ = [
     "components",
     "evaluate",
     "fine_tune",
+    "fisher_diagonal",
     "head_then_body",
     "in_memory_loader",
     "joint",

@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 
 import torch
-from scipy.stats import ttest_ind_from_stats
 from torch import Tensor, nn
 from torch.func import vmap
 
@@ -61,6 +60,8 @@ def has_jumped(before: LossStatistics, now: LossStatistics) -> bool:
         return False
     if before.variance == 0.0 == now.variance:
         return now.mean > before.mean
+    from scipy.stats import ttest_ind_from_stats  # a second to import, so only where needed
+
     one, other = ((s.mean, s.variance**0.5, s.count) for s in (now, before))
     found = ttest_ind_from_stats(*one, *other, equal_var=False, alternative="greater")
     return bool(found.pvalue < SIGNIFICANCE)
