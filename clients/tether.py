@@ -117,13 +117,16 @@ class Tethers:
         (group,) = optimizer.param_groups
         rate = group["lr"]
         for parameter, centre, strength in self._held:
+            step = rate * strength
+            if isinstance(step, float) and step == 0.0:  # a strength so small that it underflows
+                continue
             state = optimizer.state[parameter]
             scale: float | Tensor = 1.0
             if "exp_avg_sq" in state:
                 correction = 1.0 - group["betas"][1] ** float(state["step"])
                 scale = (state["exp_avg_sq"] / correction).sqrt_().add_(group["eps"])
             # 1 / (1 + 1/x) instead of x / (1 + x), which infinity would make NaN.
-            weight = 1.0 / (1.0 + scale / (rate * strength))
+            weight = 1.0 / (1.0 + scale / step)
             buffer = state.get("momentum_buffer")
             before = None if buffer is None else parameter.clone()
             parameter.lerp_(centre, weight)  # exact at a weight of one, unlike a difference

@@ -2,7 +2,7 @@ import math
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from torch import nn
 
@@ -52,6 +52,7 @@ def test_bad_strengths_are_refused(strength):
     st.floats(0.01, 1.0),
     st.floats(-3, 3),
 )
+@example(5e-324, 0.5, 0.0)  # rate * strength underflows to zero
 def test_the_step_solves_the_proximal_problem(strength, rate, start):
     # argmin c/2 (x - a)^2 + 1/(2 eta) (x - theta')^2, here with a = 1 and no data gradient
     theta = {"w": parameter(start)}
