@@ -2,8 +2,13 @@
 
 import pytest
 import torch
+from hypothesis import settings
 
 from pfl_flower.grid import identify_process
+
+# The first example pays for imports; what a deadline would find is a busy machine.
+settings.register_profile("tests", deadline=None)
+settings.load_profile("tests")
 
 
 @pytest.fixture(autouse=True)

@@ -33,7 +33,7 @@ def test_logistic_regression_has_the_analytic_fisher():
     torch.testing.assert_close(found["bias"], (p * (1 - p)).mean().expand(2), atol=1e-10, rtol=0)
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(st.integers(2, 6), st.integers(1, 30), st.integers(0, 1000))
 def test_softmax_regression_has_the_analytic_fisher(classes, count, seed):
     torch.manual_seed(seed)

@@ -121,7 +121,7 @@ def test_gallery_pictures_hold_three_different_digits_and_clients_care_about_one
         Federation(DataSettings(dataset="gallery", partition="natural"), 2).client(0)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.integers(1, 30), st.integers(0, 60))
 def test_quantity_skew_limits_training_only(low, more):
     options = {"min_examples": low, "max_examples": low + more}
@@ -142,7 +142,7 @@ def test_a_client_with_a_single_example_is_an_error(monkeypatch):
         Federation(DataSettings(), 2)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.integers(300, 890), st.floats(0, 0.09), st.floats(0.01, 0.9))
 def test_tiny_clients_have_a_training_and_a_test_example(count, validation, test):
     options = DataSettings(validation_fraction=validation, test_fraction=test)
