@@ -9,6 +9,8 @@ from clients.app import client_app
 from clients.constellation import ConstellationClient, DittoClient
 from clients.evaluation import FineTuning, evaluate, fine_tune
 from clients.fisher import fisher_diagonal
+from clients.gradient import start_gradient
+from clients.grouped import GroupedClient
 from clients.l2gd import L2GDClient
 from clients.lifelong import LifelongClient
 from clients.loaders import in_memory_loader
@@ -42,6 +44,7 @@ __all__ = [
     "DittoClient",
     "FineTuning",
     "ForeignStateError",
+    "GroupedClient",
     "L2GDClient",
     "LifelongClient",
     "Optimization",
@@ -69,5 +72,6 @@ __all__ = [
     "in_memory_loader",
     "joint",
     "select",
+    "start_gradient",
     "train",
 ]

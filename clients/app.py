@@ -9,9 +9,21 @@ from flwr.clientapp import ClientApp
 from flwr.clientapp.typing import Mod
 from numpy.typing import NDArray
 
+from clients.grouped import GroupedClient
 from clients.personal import NDArrays, Scalars
 from strategies.arrays import to_record, view
-from strategies.protocol import ARRAYS, CONFIG, METRICS, NUM_EXAMPLES, PROPERTIES
+from strategies.protocol import (
+    ARRAYS,
+    CONFIG,
+    GRADIENT,
+    GRADIENT_QUERY,
+    LOSS,
+    LOSS_GROUPS,
+    LOSSES_QUERY,
+    METRICS,
+    NUM_EXAMPLES,
+    PROPERTIES,
+)
 
 
 class NamedClient(Protocol):
@@ -90,7 +102,50 @@ def client_app(
         properties = build(context, config).get_properties(config)
         return Message(RecordDict({PROPERTIES: ConfigRecord(properties)}), reply_to=message)  # type: ignore[arg-type]
 
+    @app.query(GRADIENT_QUERY.partition(".")[2])
+    def gradient(message: Message, context: Context) -> Message:
+        config = _config(message)
+        client = _grouped(build(context, config))
+        parameters = match(_arrays(message), client.shared_names)
+        vector, num_examples, metrics = client.gradient(parameters, config)
+        record = MetricRecord({NUM_EXAMPLES: num_examples, **metrics})  # type: ignore[dict-item]
+        content = RecordDict({ARRAYS: to_record({GRADIENT: vector}), METRICS: record})
+        return Message(content, reply_to=message)
+
+    @app.query(LOSSES_QUERY.partition(".")[2])
+    def losses(message: Message, context: Context) -> Message:
+        config = _config(message)
+        client = _grouped(build(context, config))
+        groups = [int(group) for group in str(config[LOSS_GROUPS]).split(",")]
+        arrays, names = _arrays(message), client.shared_names
+        candidates = [match(_of_group(arrays, group), names) for group in groups]
+        found, num_examples, metrics = client.losses(candidates, config)
+        named = {f"{LOSS}-{group}": loss for group, loss in zip(groups, found, strict=True)}
+        record = MetricRecord({NUM_EXAMPLES: num_examples, **named, **metrics})  # type: ignore[dict-item]
+        return Message(RecordDict({METRICS: record}), reply_to=message)
+
     return app
+
+
+def _grouped(client: NamedClient) -> GroupedClient:
+    if not isinstance(client, GroupedClient):
+        raise ValueError(
+            f"a {type(client).__name__} tells no gradient and no losses; to have a group found for "
+            f"it, it must be a GroupedClient"
+        )
+    return client
+
+
+def _of_group(arrays: ArrayRecord, group: int) -> dict[str, Array]:
+    """Return the arrays of one of several models: its own, and those that have no number."""
+    found: dict[str, Array] = {}
+    for name, array in arrays.items():
+        number, slash, own = name.partition("/")
+        if not slash:
+            found[name] = array
+        elif number == str(group):
+            found[own] = array
+    return found
 
 
 def match(arrays: Mapping[str, Array], names: list[str]) -> list[NDArray[np.generic]]:

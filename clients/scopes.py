@@ -119,7 +119,8 @@ def assign_scopes(
     Parameters
     ----------
     model : module
-    personal, group : rules
+    personal, group : rules; ``group="rest"`` is everything that is neither personal nor in the
+        rule of what is shared
     shared : rule; by default everything that is neither personal nor group
     parts : declaration of the model's parts; by default the model's attribute ``parts``
 
@@ -134,12 +135,14 @@ def assign_scopes(
         one tensor (tied weights) have different scopes. The message lists the entries.
     """
     tensors = _tensors(model)
-    chosen = {
-        Scope.PERSONAL: select(model, personal, parts),
-        Scope.GROUP: select(model, group, parts),
-    }
-    rest = frozenset(tensors) - chosen[Scope.PERSONAL] - chosen[Scope.GROUP]
-    chosen[Scope.SHARED] = rest if shared is None else select(model, shared, parts)
+    chosen = {Scope.PERSONAL: select(model, personal, parts)}
+    if group == "rest":
+        chosen[Scope.SHARED] = select(model, shared or "none", parts)
+        chosen[Scope.GROUP] = frozenset(tensors).difference(*chosen.values())
+    else:
+        chosen[Scope.GROUP] = select(model, group, parts)
+        rest = frozenset(tensors).difference(*chosen.values())
+        chosen[Scope.SHARED] = rest if shared is None else select(model, shared, parts)
     scopes: dict[str, Scope] = {}
     for name in tensors:
         having = [scope for scope in Scope if name in chosen[scope]]

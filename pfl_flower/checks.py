@@ -67,6 +67,12 @@ def epochs(value: str) -> str:
     return "" if ascending else "ascending numbers separated by commas, such as 0,1,5"
 
 
+def sizes(value: str) -> str:
+    """Allow positive numbers, separated by commas, or nothing."""
+    good = all(n.isdigit() and int(n) for n in split_words(value))
+    return "" if good else "positive numbers separated by commas, such as 6,8,16"
+
+
 def anything(_: Any) -> str:
     """Allow any value of the right type."""
     return ""

@@ -26,11 +26,12 @@ from clients.app import NamedClient
 from clients.evaluation import Stream
 from clients.safeguard import SafeguardedClient
 from pfl_flower.config import ConfigError, RunConfig, under_home
-from pfl_flower.data import ClientData, DataError, DataFacts, federation
+from pfl_flower.data import ClientData, DataError, DataFacts, Federation, federation
 from pfl_flower.models import Architecture, build_model
 from strategies.protocol import (
     DATA_CARD,
     DATA_FACTS,
+    GROUP,
     METHOD,
     NUM_PARTITIONS,
     PARTITION_ID,
@@ -51,15 +52,17 @@ def initial_model(architecture: Architecture, seed: int) -> tuple[nn.Module, dic
 
 
 @lru_cache(maxsize=16)
-def _scopes(architecture: Architecture, seed: int, personal: str) -> Mapping[str, Scope]:
+def _scopes(
+    architecture: Architecture, seed: int, personal: str, group: str
+) -> Mapping[str, Scope]:
     """Return the scope of every entry of the network, checked once a process."""
     model, _ = initial_model(architecture, seed)
-    return assign_scopes(model, personal)
+    return assign_scopes(model, personal, group)
 
 
 def scopes_of(config: RunConfig) -> Mapping[str, Scope]:
     """Return the scopes of a config's network under its method's rules."""
-    return _scopes(config.architecture, config.seed, config.personal_rule)
+    return _scopes(config.architecture, config.seed, config.personal_rule, config.group_rule)
 
 
 def choose_device(name: str) -> torch.device:
@@ -98,7 +101,8 @@ def build_client(
     """
     partition_id, num_partitions = partition_of(context)
     torch.set_num_threads(config.threads)
-    whole = federation(config.data, num_partitions).client(partition_id, config.facts)
+    everybody = federation(config.data, num_partitions)
+    whole = everybody.client(partition_id, config.facts)
     data = whole.at(server_round, config.num_server_rounds)
     phase = whole.phase_at(server_round, config.num_server_rounds)
     model, initial = initial_model(config.architecture, config.seed)
@@ -127,7 +131,7 @@ def build_client(
         stream=_stream(whole, phase),
         state=state,
         partition_id=partition_id,
-        properties={NUM_PARTITIONS: num_partitions},
+        properties={NUM_PARTITIONS: num_partitions, **_group(config, context, everybody)},
         seed=config.seed,
         **config.client_arguments,
         **({"task_id": phase} if config.value("task_changes", "") == "announced" else {}),
@@ -138,6 +142,22 @@ def _stream(data: ClientData, phase: int) -> Stream | None:
     if not data.phases:
         return None
     return Stream(phase, [in_memory_loader(*p.test, _EVALUATION_BATCH) for p in data.phases])
+
+
+def _group(config: RunConfig, context: Context, data: Federation) -> dict[str, int]:
+    """The group that a client can tell: that of its node config, else the tribe it was put in.
+
+    Raises
+    ------
+    ConfigError
+        If the node config's is no number from 0.
+    """
+    stated = context.node_config.get(GROUP)
+    if stated is None:
+        return {GROUP: data.tribes[partition_of(context)[0]]} if config.tribes else {}
+    if not isinstance(stated, int) or stated < 0:
+        raise ConfigError(f"the node config's group is {stated!r}; it must be a number from 0")
+    return {GROUP: stated}
 
 
 def _labels(config: RunConfig) -> str:

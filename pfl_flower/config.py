@@ -73,7 +73,7 @@ class RunConfig(RunKeys):
 
     def _check_own_keys(self) -> None:
         """Refuse keys that the method has no use for, and values that its client refuses."""
-        for name in (*CLIENT_ARGUMENTS, "task_changes"):
+        for name in OWN_KEYS:
             if getattr(self, name) is not None and name not in self.row.settings:
                 having = [method for method, row in METHODS.items() if name in row.settings]
                 raise ConfigError(
@@ -92,7 +92,7 @@ class RunConfig(RunKeys):
         if self.lambda_ is not None and self.tau is not None:
             raise ConfigError("lambda and tau are two ways to say the same; set one of them")
         try:
-            self.row.check(self.optimization, **self.client_arguments)
+            self.row.check(self.optimization, **self.client_arguments, **self.strategy_arguments)
         except ValueError as error:
             raise ConfigError(f"{self.method}: {error}") from error
 
@@ -148,6 +148,11 @@ class RunConfig(RunKeys):
         return str(self.value("personal", "none"))
 
     @property
+    def group_rule(self) -> str:
+        """The rule of what is shared within groups only."""
+        return str(self.value("group", "none"))
+
+    @property
     def local_schedule(self) -> Schedule:
         """The phases of local training."""
         make = SCHEDULES[self.value("schedule", "joint")]
@@ -180,6 +185,15 @@ class RunConfig(RunKeys):
         if values.get("alpha") == "auto":
             values["alpha"] = None
         return values
+
+    @property
+    def strategy_arguments(self) -> dict[str, Any]:
+        """What the method's strategy is told beyond what every one is: argument -> value."""
+        return {
+            argument: self.value(name, None)
+            for name, argument in STRATEGY_ARGUMENTS.items()
+            if name in self.row.settings
+        }
 
     @property
     def fine_tuning(self) -> FineTuning | None:
@@ -293,9 +307,25 @@ CLIENT_ARGUMENTS: Mapping[str, str] = {
 }
 """Field that only some methods have -> the argument of their clients."""
 
+STRATEGY_ARGUMENTS: Mapping[str, str] = {
+    "clusters": "clusters",
+    "clusterer": "clusterer",
+    "agreement": "threshold",
+    "few_examples": "few_examples",
+    "smallest_cluster": "smallest",
+    "projection_size": "projection_size",
+    "revise_every": "revise_every",
+    "restart": "restart",
+    "mean_below": "mean_below",
+}
+"""Field that only some methods have -> the argument of their strategies."""
+
+OWN_KEYS = (*CLIENT_ARGUMENTS, *STRATEGY_ARGUMENTS, "task_changes", "group")
+"""Fields that only some methods have."""
+
 METHOD_KEYS: tuple[str, ...] = (
-    *("personal", "schedule", "mu", "personal_decay", "task_changes"),
-    *CLIENT_ARGUMENTS,
+    *("personal", "schedule", "mu", "personal_decay"),
+    *OWN_KEYS,
 )
 """Fields that make one method another."""
 

@@ -23,7 +23,7 @@ from pfl_flower.newcomers import let_join
 from pfl_flower.progress import Progress, news_of
 from pfl_flower.safeguard import candidates_of, let_choose
 from pfl_flower.session import Session, open_session, saved_state
-from strategies import ClientReport, PartialAveraging
+from strategies import ClientReport, GroupAveraging, PartialAveraging
 from strategies.arrays import difference, spec_of, to_record
 
 
@@ -76,6 +76,10 @@ def methods_of(config: RunConfig) -> tuple[str, ...]:
 def build_strategy(config: RunConfig) -> PartialAveraging:
     """Return the method's strategy; it trains whoever is there, once the federation is complete."""
     model, _ = initial_model(config.architecture, config.seed)
+    arguments = config.strategy_arguments
+    if config.row.groups:
+        arguments["group_names"] = names_of(scopes_of(config), Scope.GROUP)
+        arguments["query_timeout"] = config.timeout
     return config.row.strategy(
         fraction_train=config.fraction_train,
         min_train_nodes=1,
@@ -85,6 +89,7 @@ def build_strategy(config: RunConfig) -> PartialAveraging:
         server_momentum=config.server_momentum,
         parameter_names=[name for name, _ in model.named_parameters()],
         seed=config.seed,
+        **arguments,
     )
 
 
@@ -106,7 +111,10 @@ def run_method(session: Session, config: RunConfig, progress: Progress | None = 
     scopes = scopes_of(config)
     shared = names_of(scopes, Scope.SHARED, Scope.GROUP)
     personal = names_of(scopes, Scope.PERSONAL)
-    sizes = {"shared": shared, "personal": list(initial) if config.row.keeps_model else personal}
+    grouped = names_of(scopes, Scope.GROUP)
+    sizes = {"shared": names_of(scopes, Scope.SHARED)}
+    sizes |= {"group": grouped} if grouped else {}
+    sizes |= {"personal": list(initial) if config.row.keeps_model else personal}
     strategy = build_strategy(config)
     strategy.clients.update(session.clients)
     saved = saved_state(session, config, bool(personal) or config.row.keeps_model)
@@ -114,8 +122,8 @@ def run_method(session: Session, config: RunConfig, progress: Progress | None = 
         arrays = _first_arrays(config, {name: initial[name].numpy() for name in shared})
         saved = Saved(0, arrays, {}, [], 0.0)
     log(INFO, "Method %s: %s", config.method, config.row.summary)
-    grid, about = session.training_grid, session.about(config.method)
-    saved = _play_rounds(session, grid, config, strategy, saved, progress)
+    about = session.about(config.method)
+    saved = _play_rounds(session, config, strategy, saved, progress)
     joined = let_join(strategy, session.grid, saved.arrays, config, about, sorted(session.unseen))
     parameters = {scope: sum(initial[n].numel() for n in names) for scope, names in sizes.items()}
     return MethodRun(
@@ -126,12 +134,12 @@ def run_method(session: Session, config: RunConfig, progress: Progress | None = 
         parameters,
         joined,
         left_out=session.left_out,
+        grouping=strategy.grouping if isinstance(strategy, GroupAveraging) else None,
     )
 
 
 def _play_rounds(
     session: Session,
-    grid: Grid,
     config: RunConfig,
     strategy: PartialAveraging,
     saved: Saved,
@@ -139,6 +147,7 @@ def _play_rounds(
 ) -> Saved:
     """Play the rounds after ``saved``; return the state after the last one."""
     state, rounds = saved, config.num_server_rounds
+    grid = session.grid_after(saved.round)
     strategy.rounds_before = saved.round
     strategy.reports[:] = saved.reports
     strategy.load_state_arrays(saved.strategy)
@@ -158,6 +167,7 @@ def _play_rounds(
             list(strategy.reports),
             seconds,
         )
+        grid.left_out = session.grid_after(state.round).left_out
         if session.checkpoints:
             session.checkpoints.save(config.method, state, new)
         if progress:

@@ -3,12 +3,13 @@
 import math
 from dataclasses import dataclass
 
-from pfl_flower.checks import between, choice, epochs, key, names, number_or
+from pfl_flower.checks import between, choice, epochs, key, names, number_or, sizes
 from pfl_flower.data import PARTITIONS, SOURCES
 from pfl_flower.data.heterogeneity import HETEROGENEITIES
 from pfl_flower.data.own import OWN
 from pfl_flower.methods import METHODS, SCHEDULES
 from pfl_flower.models import MODELS
+from strategies.tribes import CLUSTERERS
 
 
 @dataclass(frozen=True)
@@ -41,10 +42,16 @@ class RunKeys:
     phases: str = key(
         "stream", "of a smartwatch's data: one by one, or all at once", choice("stream", "joint")
     )
+    tribes: str = key(
+        "", "sizes of tribes whose clients have the same heterogeneity, such as 6,8,16", sizes
+    )
     model: str = key("auto", "network", choice("auto", *MODELS, function=True))
     norm: str | None = key(None, "layer", choice("none", "batch", "group"), kind=str)
     adapter_size: int = key(8, "bottleneck or rank of adapters", between(1))
     personal: str | None = key(None, "rule: what is personal", kind=str)
+    group: str | None = key(
+        None, "rule: what clients of one group share; rest: all that is not personal", kind=str
+    )
     schedule: str | None = key(None, "local training", choice(*SCHEDULES), kind=str)
     mu: float | None = key(None, "pull to the received model", between(0), kind=float)
     personal_decay: float | None = key(
@@ -90,6 +97,40 @@ class RunKeys:
     task_changes: str | None = key(
         None, "of lifelong: how it learns of them", choice("announced", "detected"), kind=str
     )
+    clusters: int | None = key(
+        None, "number of clusters; 0: found, in gradient-clusters", between(0), kind=int
+    )
+    clusterer: str | None = key(
+        None, "of gradient-clusters: how they are found", choice(*CLUSTERERS), kind=str
+    )
+    agreement: float | None = key(
+        None,
+        "of gradient-clusters: least cosine of two gradients' directions within a cluster",
+        between(0.01, 0.99),
+        kind=float,
+    )
+    few_examples: int | None = key(
+        None, "of gradient-clusters: clients with fewer found no cluster", between(0), kind=int
+    )
+    smallest_cluster: int | None = key(
+        None, "of gradient-clusters: fewest clients of a cluster", between(1), kind=int
+    )
+    projection_size: int | None = key(
+        None, "of gradient-clusters: length of the gradients sent; 0: whole", between(0), kind=int
+    )
+    revise_every: int | None = key(
+        None,
+        "of gradient-clusters: rounds between looks at validation losses; 0: never",
+        between(0),
+        kind=int,
+    )
+    restart: int | None = key(None, "of ifca: names another start", between(0), kind=int)
+    mean_below: float | None = key(
+        None,
+        "of cfl: a cluster is split below this ratio of its mean update to its clients' own",
+        between(0, open_low=True),
+        kind=float,
+    )
     num_server_rounds: int = key(20, "rounds", between(1))
     fraction_train: float = key(1.0, "of clients trained a round", between(0, 1, open_low=True))
     local_epochs: int = key(2, "passes over the local data a round", between(0))
@@ -108,6 +149,9 @@ class RunKeys:
     )
     server_momentum: float = key(0.0, "of the server's step", between(0, 0.999))
     unseen: float = key(0.0, "of clients held out of training, to join afterwards", between(0, 0.9))
+    late: float = key(
+        0.0, "of clients that are there only from half of the rounds on", between(0, 0.9)
+    )
     joining_steps: int = key(100, "minibatch steps of a client that joins", between(0))
     safeguard: bool = key(
         False, "each client may fall back on the global model or one trained alone"

@@ -7,7 +7,7 @@ import numpy as np
 from flwr.app import ArrayRecord
 
 from pfl_flower.config import RunConfig
-from strategies import ClientReport
+from strategies import ClientReport, Grouping
 
 
 def select(
@@ -39,6 +39,7 @@ class MethodRun:
     joined : number of local examples (-1: all) -> what clients did that joined after training
     label : name, where it is not the method's
     left_out : in words, which clients could not take part and why
+    grouping : who is in which group, of a method with groups
     """
 
     config: RunConfig
@@ -49,6 +50,7 @@ class MethodRun:
     joined: Mapping[int, list[ClientReport]] = field(default_factory=dict)
     label: str = ""
     left_out: tuple[str, ...] = ()
+    grouping: Grouping | None = None
 
     @property
     def method(self) -> str:

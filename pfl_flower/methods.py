@@ -5,18 +5,19 @@ Adding a method is adding a row, plus one strategy or one client class where it 
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 from clients import Optimization, PersonalClient, body_only, head_then_body, joint
 from clients.apfl import APFLClient
 from clients.constellation import ConstellationClient, DittoClient, check_overshoot
+from clients.grouped import GroupedClient
 from clients.l2gd import MOST_AVERAGING, L2GDClient, largest_l2gd_strength
 from clients.lifelong import LifelongClient
 from clients.own_model import OwnModelClient
 from clients.pfedme import PFedMeClient
 from clients.training import Schedule
-from strategies import PartialAveraging
+from strategies import CFL, IFCA, GradientClusters, GroupAveraging, PartialAveraging, TribeRules
 
 SCHEDULES: Mapping[str, Callable[[int, int, int], Schedule]] = {
     "joint": lambda epochs, steps, head_epochs: joint(epochs, steps),
@@ -66,6 +67,11 @@ class Method:
     client: Callable[..., PersonalClient] = PersonalClient
 
     @property
+    def groups(self) -> bool:
+        """Whether there is a model for each group of clients."""
+        return "group" in self.settings
+
+    @property
     def keeps_model(self) -> bool:
         """Whether clients keep a whole model of their own."""
         return isinstance(self.client, type) and issubclass(self.client, OwnModelClient)
@@ -105,6 +111,28 @@ def _finite(strength: float | Sequence[float] | None) -> list[float]:
 
 AUTO = (0.0, 0.1, 0.3, 1.0, math.inf)
 """What clients choose from, the ends included: training alone and the shared model."""
+
+
+def _split_rules(arguments: Mapping[str, Any]) -> tuple[TribeRules, dict[str, Any]]:
+    """Return the rules of tribes, and the other arguments."""
+    names = {item.name for item in fields(TribeRules)}
+    rules = TribeRules(**{name: value for name, value in arguments.items() if name in names})
+    return rules, {name: value for name, value in arguments.items() if name not in names}
+
+
+def _check_rules(optimization: Optimization, **arguments: Any) -> None:
+    _split_rules(arguments)
+
+
+def _check_models(optimization: Optimization, clusters: int, **_: Any) -> None:
+    if not clusters:
+        raise ValueError("its number of clusters has to be given, at least 1")
+
+
+def _gradient_clusters(**arguments: Any) -> GradientClusters:
+    rules, others = _split_rules(arguments)
+    return GradientClusters(rules=rules, **others)
+
 
 METHODS: Mapping[str, Method] = {
     "fedavg": Method(
@@ -230,6 +258,45 @@ METHODS: Mapping[str, Method] = {
         },
         strengths={"lambda": (0.1, 1.0, 10.0)},
         client=LifelongClient,
+    ),
+    "known-groups": Method(
+        summary="one model a group; every client tells its group",
+        source="clustered federated learning with an oracle",
+        settings={"group": "rest"},
+        strategy=GroupAveraging,
+    ),
+    "gradient-clusters": Method(
+        summary="one model a cluster of clients whose first gradients agree",
+        source="after Sattler et al. 2021, arXiv:1910.01991; Ghosh et al. 2020, arXiv:2006.04088",
+        settings={
+            "group": "rest",
+            "clusters": 0,
+            "clusterer": "agglomerative",
+            "agreement": 0.4,
+            "few_examples": 20,
+            "smallest_cluster": 1,
+            "projection_size": 0,
+            "revise_every": 0,
+        },
+        check=_check_rules,
+        strategy=_gradient_clusters,
+        client=GroupedClient,
+    ),
+    "ifca": Method(
+        summary="several models; every client trains the one that fits its examples best",
+        source="Ghosh et al. 2020, arXiv:2006.04088",
+        settings={"group": "rest", "clusters": 3, "restart": 0},
+        strengths={"clusters": (2, 3, 5)},
+        check=_check_models,
+        strategy=IFCA,
+        client=GroupedClient,
+    ),
+    "cfl": Method(
+        summary="one model, split in two where its clients pull apart, again and again",
+        source="Sattler et al. 2021, arXiv:1910.01991",
+        settings={"group": "rest", "mean_below": 0.4},
+        strategy=CFL,
+        client=GroupedClient,
     ),
 }
 """Name of a method -> its row."""

@@ -21,11 +21,20 @@ def choose_unseen(config: RunConfig, clients: Iterable[int]) -> frozenset[int]:
 
     At least one if the config asks for any, and never all.
     """
+    return _draw(config, "unseen", config.unseen, clients)
+
+
+def choose_late(config: RunConfig, clients: Iterable[int]) -> frozenset[int]:
+    """Return the clients that are there from half of the rounds on; drawn as those unseen."""
+    return _draw(config, "late", config.late, clients)
+
+
+def _draw(config: RunConfig, what: str, fraction: float, clients: Iterable[int]) -> frozenset[int]:
     known = sorted(clients)
-    if not config.unseen or len(known) < 2:
+    if not fraction or len(known) < 2:
         return frozenset()
-    size = min(max(1, round(config.unseen * len(known))), len(known) - 1)
-    drawn = generator(config.seed, "unseen").choice(known, size=size, replace=False)
+    size = min(max(1, round(fraction * len(known))), len(known) - 1)
+    drawn = generator(config.seed, what).choice(known, size=size, replace=False)
     return frozenset(drawn.tolist())
 
 

@@ -7,7 +7,7 @@ from flwr.app import ArrayRecord, ConfigRecord
 from flwr.serverapp import Grid
 
 from pfl_flower.method_run import MethodRun
-from strategies import PartialAveraging
+from strategies import NO_GROUP, GroupAveraging
 from strategies.protocol import SAFEGUARD
 
 FALLBACKS = ("fedavg", "local")
@@ -18,6 +18,27 @@ def candidates_of(method: str, runs: Sequence[MethodRun]) -> list[MethodRun]:
     """Return the runs to choose among: the method's first, then the fallbacks."""
     by_method = {run.config.method: run for run in runs}
     return [by_method[name] for name in dict.fromkeys((method, *FALLBACKS))]
+
+
+def _strategy(candidates: Sequence[MethodRun], clients: Mapping[int, int]) -> GroupAveraging:
+    """Return a strategy that sends every client the models of its own group."""
+    strategy = GroupAveraging(
+        min_train_nodes=1,
+        min_evaluate_nodes=1,
+        min_available_nodes=1,
+        seed=candidates[0].config.seed,
+        group_names=(),
+    )
+    strategy.clients.update(clients)
+    strategy.groups.update(dict.fromkeys(clients.values(), NO_GROUP))
+    grouped = [run for run in candidates if run.grouping is not None]
+    for run in grouped:  # one at most: what clients may fall back on has no groups
+        assert run.grouping is not None
+        strategy.groups.update(run.grouping.groups)
+        for group, model in run.grouping.models.items():
+            named = {f"{run.method}/{name}": array for name, array in model.items()}
+            strategy.models[group] = ArrayRecord(named)
+    return strategy
 
 
 def let_choose(grid: Grid, candidates: Sequence[MethodRun], about: Mapping[str, Any]) -> MethodRun:
@@ -38,10 +59,8 @@ def let_choose(grid: Grid, candidates: Sequence[MethodRun], about: Mapping[str, 
     the metric ``chosen`` is the place of the chosen candidate
     """
     first = candidates[0]
-    strategy = PartialAveraging(
-        min_train_nodes=1, min_evaluate_nodes=1, min_available_nodes=1, seed=first.config.seed
-    )
-    strategy.clients.update({r.node_id: r.client for run in candidates for r in run.reports})
+    clients = {r.node_id: r.client for run in candidates for r in run.reports}
+    strategy = _strategy(candidates, clients)
     arrays = ArrayRecord(
         {f"{run.method}/{name}": array for run in candidates for name, array in run.arrays.items()}
     )

@@ -16,7 +16,7 @@ from pfl_flower.checkpoint import Checkpoints, Saved, read_about
 from pfl_flower.config import RunConfig, under_home
 from pfl_flower.data import DataFacts
 from pfl_flower.data.facts import merge_cards
-from pfl_flower.newcomers import choose_unseen
+from pfl_flower.newcomers import choose_late, choose_unseen
 from pfl_flower.subgrid import GridWithout
 from strategies.protocol import (
     CONFIG,
@@ -44,6 +44,7 @@ class Session:
     clients : node id -> the client's number, as far as known
     misfits : nodes whose data do not fit the others'
     unseen : nodes that are held out of training
+    late : nodes that are there only from half of the rounds on
     left_out : in words, who cannot take part and why
     checkpoints : where every round is kept, if it is
     run : name of the run
@@ -54,6 +55,7 @@ class Session:
     clients: Mapping[int, int]
     misfits: frozenset[int] = frozenset()
     unseen: frozenset[int] = frozenset()
+    late: frozenset[int] = frozenset()
     left_out: tuple[str, ...] = ()
     checkpoints: Checkpoints | None = None
     run: str = ""
@@ -68,10 +70,14 @@ class Session:
         }
 
     @property
-    def training_grid(self) -> Grid:
-        """The nodes that are trained."""
-        left_out = self.misfits | self.unseen
-        return GridWithout(self.grid, left_out) if left_out else self.grid
+    def training_grid(self) -> GridWithout:
+        """The nodes that are trained, those that come late included."""
+        return GridWithout(self.grid, self.misfits | self.unseen)
+
+    def grid_after(self, server_round: int) -> GridWithout:
+        """Return the nodes that are there after a round, for training."""
+        absent = self.late if 2 * server_round < self.config.num_server_rounds else frozenset()
+        return GridWithout(self.grid, self.misfits | self.unseen | absent)
 
 
 def open_session(grid: Grid, config: RunConfig, there: Population, folder: Path | None) -> Session:
@@ -86,6 +92,7 @@ def open_session(grid: Grid, config: RunConfig, there: Population, folder: Path 
     # Who is held out of training has no part in means and deviations either, but may have a class
     # that nobody else has.
     left_out = unseen | misfits.keys()
+    late = choose_late(config, there.cards.keys() - left_out)
     seen = {client: card for client, card in there.cards.items() if client not in left_out}
     facts = replace(merge_cards(seen or there.cards)[0], labels=facts.labels)
     _log_facts(facts, misfits)
@@ -97,6 +104,7 @@ def open_session(grid: Grid, config: RunConfig, there: Population, folder: Path 
         there.clients,
         frozenset(node for node, client in there.clients.items() if client in misfits),
         frozenset(node for node, client in there.clients.items() if client in unseen),
+        frozenset(node for node, client in there.clients.items() if client in late),
         (
             *(f"client {client}: {reason}" for client, reason in misfits.items()),
             *(_after_kind(reason) for _, reason in sorted(there.failures.items())),

@@ -4,6 +4,24 @@ Use one in any Flower project: ``PartialAveraging(...).start(grid, initial_array
 """
 
 from strategies.averaging import PartialAveraging
+from strategies.clustering import GradientClusters
+from strategies.grouping import NO_GROUP, GroupAveraging, Grouping, Placement
+from strategies.ifca import IFCA
+from strategies.recursive import CFL
 from strategies.replies import ClientReport, Reply, mean_metrics
+from strategies.tribes import TribeRules
 
-__all__ = ["ClientReport", "PartialAveraging", "Reply", "mean_metrics"]
+__all__ = [
+    "CFL",
+    "IFCA",
+    "NO_GROUP",
+    "ClientReport",
+    "GradientClusters",
+    "GroupAveraging",
+    "Grouping",
+    "PartialAveraging",
+    "Placement",
+    "Reply",
+    "TribeRules",
+    "mean_metrics",
+]

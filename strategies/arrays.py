@@ -11,6 +11,8 @@ from flwr.app import Array, ArrayRecord
 from numpy.lib import format as npy
 from numpy.typing import NDArray
 
+from strategies.randomness import generator
+
 # 2**16 float32 values are 256 KiB: the running sum of a chunk stays in a core's own cache
 # while the same chunk of every client streams past it. Smaller and larger ones were slower.
 _CHUNK = 2**16
@@ -180,3 +182,36 @@ def is_finite(values: NDArray[Any]) -> bool:
 def to_record(arrays: Mapping[str, NDArray[Any]]) -> ArrayRecord:
     """Return named NumPy arrays as an ``ArrayRecord``."""
     return ArrayRecord({name: encode(values) for name, values in arrays.items()})
+
+
+def as_part(part: str, arrays: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+    """Return arrays under the names ``<part>/<name>``."""
+    return {f"{part}/{name}": values for name, values in arrays.items()}
+
+
+def part_of(arrays: Mapping[str, NDArray[Any]], part: str) -> dict[str, NDArray[Any]]:
+    """Return the arrays of a part, under their own names."""
+    prefix = f"{part}/"
+    return {n.removeprefix(prefix): a for n, a in arrays.items() if n.startswith(prefix)}
+
+
+def project(values: NDArray[Any], size: int, seed: int) -> NDArray[Any]:
+    """Return a random projection of a vector that keeps cosines, up to an error of 1/sqrt(size).
+
+    The count sketch of Charikar, Chen & Farach-Colton 2002: every entry is added to one of
+    ``size`` sums, under a random sign. Inner products keep their expectation, with a variance of
+    at most ``2 / size`` for vectors of length 1. It takes one pass and no matrix.
+
+    Parameters
+    ----------
+    values : ``(p,)``
+    size : of the result; 0, or at least ``p``, for the vector itself
+    seed : the same for vectors that are to be compared
+    """
+    if not 0 < size < len(values):
+        return values
+    draw = generator(seed, "projection", len(values), size)
+    places = draw.integers(size, size=len(values), dtype=np.int32)
+    signs = draw.integers(2, size=len(values), dtype=np.int8) * 2 - 1
+    sums = np.bincount(places, weights=values * signs, minlength=size)
+    return sums.astype(np.float32)

@@ -4,13 +4,21 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from logging import INFO, WARNING
 from typing import Any, Literal
 
-from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, MetricRecord, RecordDict
+from flwr.app import (
+    Array,
+    ArrayRecord,
+    ConfigRecord,
+    Message,
+    MessageType,
+    MetricRecord,
+    RecordDict,
+)
 from flwr.common.logger import log
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import FedAvg
 from numpy.typing import NDArray
 
-from strategies.arrays import encode, is_finite, num_bytes, view, weighted_mean
+from strategies.arrays import as_part, encode, is_finite, num_bytes, part_of, view, weighted_mean
 from strategies.protocol import ARRAYS, CONFIG, NUM_EXAMPLES, SERVER_ROUND
 from strategies.replies import (
     ClientReport,
@@ -115,6 +123,7 @@ evaluate_metrics_aggr_fn
         self._velocity: dict[str, NDArray[Any]] = {}
         self._sent: ArrayRecord | None = None
         self._bytes_down = 0
+        self._round = 0
         self._asked: list[int] = []
 
     @property
@@ -124,11 +133,11 @@ evaluate_metrics_aggr_fn
 
     def state_arrays(self) -> dict[str, NDArray[Any]]:
         """Return what the strategy carries from round to round, for a checkpoint."""
-        return {f"velocity/{name}": values for name, values in self._velocity.items()}
+        return as_part("velocity", self._velocity)
 
     def load_state_arrays(self, arrays: Mapping[str, NDArray[Any]]) -> None:
         """Take over what :meth:`state_arrays` returned."""
-        self._velocity = {name.removeprefix("velocity/"): a for name, a in arrays.items()}
+        self._velocity = part_of(arrays, "velocity")
 
     def summary(self) -> None:
         """Log what this strategy averages and how."""
@@ -224,6 +233,7 @@ evaluate_metrics_aggr_fn
         and the run goes on with the arrays it has.
         """
         server_round += self.rounds_before
+        self._round = server_round
         parsed = self._take_apart(replies, with_arrays=True)
         drop_deviants(parsed, self._sent)
         drop_duplicates(parsed)
@@ -249,36 +259,51 @@ evaluate_metrics_aggr_fn
         return self.evaluate_metrics_aggr_fn(good, self.weighted_by_key) if good else None
 
     def aggregate_arrays(self, replies: list[Reply]) -> ArrayRecord:
-        """Return the mean of the replies' arrays; marks replies with non-finite values dropped.
+        """Return the mean of the replies' arrays; marks replies with non-finite values dropped."""
+        means = self._means(replies, replies[0].spec if replies else ())
+        if means is None:
+            return self.aggregate_arrays([reply for reply in replies if not reply.dropped])
+        return self._step(means, self._sent or {})
+
+    def _means(
+        self, replies: Sequence[Reply], names: Iterable[str]
+    ) -> dict[str, NDArray[Any]] | None:
+        """Return the means of some arrays; None if there are replies to be marked dropped first.
 
         The check for NaN and infinity costs nothing extra when all is well: whatever is not
         finite in a reply is not finite in the mean either, so only a bad mean leads to a search.
         """
         means: dict[str, NDArray[Any]] = {}
+        for name in names:
+            means[name] = self._mean(name, replies)
+            if not is_finite(means[name]) and drop_non_finite(replies):
+                return None
+        return means
+
+    def _step(
+        self, means: dict[str, NDArray[Any]], sent: Mapping[str, Array], whose: str = ""
+    ) -> ArrayRecord:
+        """Return the arrays after the server's step from what was ``sent`` to the ``means``.
+
+        The means are used up. ``whose`` momentum it is tells groups apart.
+        """
         arrays = ArrayRecord()
-        for name in replies[0].spec if replies else ():
-            mean = self._mean(name, replies)
-            if not is_finite(mean) and drop_non_finite(replies):
-                return self.aggregate_arrays([reply for reply in replies if not reply.dropped])
-            if self.server_momentum and name in self.parameter_names and name in (self._sent or ()):
-                means[name] = mean
-            else:
-                arrays[name] = encode(mean)
-        for name, mean in means.items():  # only once every array has proved finite
-            arrays[name] = encode(self._with_momentum(name, mean))
+        for name in list(means):
+            mean = means.pop(name)  # so that no more than one array is there twice
+            if self.server_momentum and name in self.parameter_names and name in sent:
+                mean = self._with_momentum(whose + name, view(sent[name]), mean)
+            arrays[name] = encode(mean)
         return arrays
 
     def _mean(self, name: str, replies: Sequence[Reply]) -> NDArray[Any]:
         weights = [r.weight if self.weighting == "examples" else 1.0 for r in replies]
         return weighted_mean([reply.views[name] for reply in replies], weights)
 
-    def _with_momentum(self, name: str, mean: NDArray[Any]) -> NDArray[Any]:
-        assert self._sent is not None
-        before = view(self._sent[name])
+    def _with_momentum(self, key: str, before: NDArray[Any], mean: NDArray[Any]) -> NDArray[Any]:
         step = before - mean
-        if name in self._velocity:
-            step += self.server_momentum * self._velocity[name]
-        self._velocity[name] = step
+        if key in self._velocity:
+            step += self.server_momentum * self._velocity[key]
+        self._velocity[key] = step
         after: NDArray[Any] = before - step
         return after
 
@@ -303,6 +328,7 @@ evaluate_metrics_aggr_fn
             )
         for reply in replies:
             metrics = {k: v for k, v in reply.metrics.items() if not isinstance(v, list)}
+            metrics |= self._words_on(reply.client)
             self.reports.append(
                 ClientReport(
                     round=server_round,
@@ -316,6 +342,10 @@ evaluate_metrics_aggr_fn
                 )
             )
         self._report_absent(server_round, phase, {reply.node_id for reply in replies})
+
+    def _words_on(self, client: int) -> dict[str, float]:
+        """Return what is to be reported of a client beside its own metrics."""
+        return {}
 
     def _report_absent(self, server_round: int, phase: Phase, present: set[int]) -> None:
         for node in self._asked:

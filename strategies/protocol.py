@@ -26,6 +26,9 @@ PARTITION_ID = "partition-id"
 NUM_PARTITIONS = "num-partitions"
 """Node config and property: how many clients the data is split among."""
 
+GROUP = "group"
+"""Property: the number of the client's group, if it has one to tell; metric in a report."""
+
 SERVER_ROUND = "server-round"
 """Config: the current round, counted from 1."""
 
@@ -58,3 +61,31 @@ JOIN_STEPS = "join-steps"
 SAFEGUARD = "safeguard"
 """Config of an evaluation: names of methods, separated by commas; the client chooses among its
 models under these, and the first one wins ties."""
+
+GRADIENT_QUERY = "query.gradient"
+"""Message type: the gradient at the arrays that come with it is asked for."""
+
+GRADIENT = "gradient"
+"""The one array in the answer to that: float32, a vector."""
+
+PROJECTION_SIZE = "projection-size"
+"""Config of that query: the length of the vector; 0 for the whole gradient."""
+
+PROJECTION_SEED = "projection-seed"
+"""Config of that query: the seed of the random projection, the same for all clients."""
+
+GRADIENT_RELIABILITY = "gradient-reliability"
+"""Metric in the answer: the cosine of the gradients of two halves of the client's examples."""
+
+LOSSES_QUERY = "query.losses"
+"""Message type: the losses of several models are asked for. Their arrays are named
+``<group>/<name>``; what has no group in its name is the same for all."""
+
+LOSS_GROUPS = "loss-groups"
+"""Config of that query: the groups (a,b,c)."""
+
+LOSS = "loss"
+"""Metric in the answer, as ``loss-<group>``: the mean loss of that group's model."""
+
+LOSS_EXAMPLES = "loss-examples"
+"""Config of that query: on which examples, ``train`` or ``validation``."""

@@ -22,7 +22,7 @@ from pfl_flower.data.facts import (
     moments,
     ordered,
 )
-from pfl_flower.data.heterogeneity import HETEROGENEITIES, parse_heterogeneity
+from pfl_flower.data.heterogeneity import HETEROGENEITIES, parse_heterogeneity, plant_tribes
 from pfl_flower.data.own_clients import OwnClients, is_own, open_own
 from pfl_flower.data.partition import PARTITIONS
 from pfl_flower.data.pooled import PooledClients
@@ -51,6 +51,7 @@ class Federation:
         self.num_clients = num_clients
         kind = OwnClients if is_own(settings.dataset) else PooledClients
         self.clients: OwnClients | PooledClients = kind(settings, num_clients)
+        self.tribes = plant_tribes(settings.tribes, num_clients, settings.seed)
         self._raw: dict[int, RawClient] = {}
         self._made: dict[tuple[int, DataFacts], ClientData] = {}
 
@@ -126,7 +127,7 @@ class Federation:
         inputs, targets = fit_inputs(inputs, facts), fit_targets(part[1], facts)
         for name in parse_heterogeneity(self.settings.heterogeneity):
             inputs, targets = HETEROGENEITIES[name](
-                inputs, targets, len(facts.labels), client, self.settings.seed
+                inputs, targets, len(facts.labels), self.tribes[client], self.settings.seed
             )
         if targets.ndim != 1:
             raise DataError(f"{self.settings.dataset!r} needs heterogeneity 'interest'")

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -89,6 +90,27 @@ HETEROGENEITIES: Mapping[str, Transform] = {
     "offset": _offset,
 }
 """Name -> transform. A new one is one row."""
+
+
+def plant_tribes(sizes: str, num_clients: int, seed: int) -> list[int]:
+    """Return the tribe of every client; without sizes every client is a tribe of its own.
+
+    Which clients are in which tribe is drawn, so that their numbers tell nothing.
+
+    Raises
+    ------
+    DataError
+        If the sizes do not add up to the number of clients.
+    """
+    counts = [int(word) for word in sizes.split(",") if word.strip()]
+    if not counts:
+        return list(range(num_clients))
+    if sum(counts) != num_clients:
+        raise DataError(
+            f"tribes {sizes!r} are of {sum(counts)} clients, but there are {num_clients}"
+        )
+    tribes = np.repeat(np.arange(len(counts)), counts)
+    return [int(tribe) for tribe in generator(seed, "tribes").permutation(tribes)]
 
 
 def parse_heterogeneity(text: str) -> tuple[str, ...]:

@@ -27,6 +27,8 @@ class DataSettings:
     validation_fraction, test_fraction : of each client's examples
     phases : where examples come as a stream of phases, ``"stream"`` for one phase after another,
         ``"joint"`` for all of them from the start; without effect on other data
+    tribes : sizes of tribes, separated by commas; the clients of a tribe have the same
+        ``heterogeneity``. Empty: every client has its own
     seed, data_dir, download : see the run config
     """
 
@@ -43,6 +45,7 @@ class DataSettings:
     validation_fraction: float = 0.1
     test_fraction: float = 0.25
     phases: str = "stream"
+    tribes: str = ""
     seed: int = 0
     data_dir: str = ""
     download: bool = False

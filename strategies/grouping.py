@@ -1,0 +1,446 @@
+"""Averaging within groups of clients: some arrays over everybody, some within a group only."""
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from logging import INFO, WARNING
+from typing import Any, NamedTuple
+
+import numpy as np
+from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, RecordDict
+from flwr.common.logger import log
+from flwr.serverapp import Grid
+from numpy.typing import NDArray
+
+from strategies.arrays import as_part, encode, num_bytes, part_of, to_record, view, weighted_mean
+from strategies.averaging import PartialAveraging
+from strategies.protocol import (
+    GROUP,
+    LOSS,
+    LOSS_EXAMPLES,
+    LOSS_GROUPS,
+    LOSSES_QUERY,
+    PARTITION_ID,
+    PROPERTIES,
+    SERVER_ROUND,
+)
+from strategies.replies import ClientReport, Reply, take_apart
+
+NO_GROUP = -1
+"""Number of the group of a client that is in none."""
+
+
+class Placement(NamedTuple):
+    """A client was put in a group.
+
+    Attributes
+    ----------
+    round : before which it was (1 for the start of the run)
+    client, group : their numbers; :data:`NO_GROUP` for none
+    score : how well it fits: what it means depends on the strategy; NaN where there is no measure
+    reason : in words
+    """
+
+    round: int
+    client: int
+    group: int
+    score: float
+    reason: str
+
+
+@dataclass(frozen=True)
+class Grouping:
+    """Who is in which group, and how it came to that.
+
+    Attributes
+    ----------
+    groups : client -> group, :data:`NO_GROUP` for none
+    placements : every change, in order
+    models : group -> final arrays of scope ``group``
+    clients, similarity, examples : what groups were found by, if by similarities: the clients in
+        the order of the ``(n, n)`` cosine similarities, and their numbers of examples
+    bytes_down, bytes_up : payload bytes that finding the groups took, of all clients together
+    """
+
+    groups: Mapping[int, int]
+    placements: Sequence[Placement]
+    models: Mapping[int, ArrayRecord]
+    clients: Sequence[int] = ()
+    similarity: NDArray[Any] | None = None
+    examples: Sequence[int] = ()
+    bytes_down: int = 0
+    bytes_up: int = 0
+
+
+class GroupAveraging(PartialAveraging):
+    """Average some arrays over everybody and the others within the sender's group.
+
+    Every node is sent its own group's arrays. With everything of scope ``group`` this is clustered
+    federated learning, a FedAvg in each group (bit for bit); with nothing it is FedAvg. What a
+    group has not learned yet, and what is sent to a client in no group, is the mean over everybody
+    who took part in the last round. A group of which nobody took part keeps its arrays.
+
+    Groups are given, or each client is asked for its own once (property ``"group"``, a whole
+    number); subclasses find them.
+
+    Parameters
+    ----------
+    group_names : collection of str
+        The arrays that are averaged within groups.
+    groups : mapping of int to int, optional
+        A client's own number (its ``"partition-id"``) -> its group.
+    query_timeout : float (default: 3600)
+        Seconds that clients have to answer what is asked beside training.
+    others : as in :class:`PartialAveraging`
+
+    Raises
+    ------
+    ValueError
+        If a group's number is negative.
+    """
+
+    def __init__(
+        self,
+        *args: Any,
+        group_names: Collection[str],
+        groups: Mapping[int, int] | None = None,
+        query_timeout: float = 3600.0,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(*args, **kwargs)
+        self.group_names = frozenset(group_names)
+        self.groups: dict[int, int] = dict(groups or {})
+        """Client -> group; :data:`NO_GROUP` for one that fits none, absent if not placed yet."""
+        if negative := sorted(g for g in self.groups.values() if g < 0):
+            raise ValueError(f"groups are numbered from 0, got {negative}")
+        self.query_timeout = query_timeout
+        self.models: dict[int, ArrayRecord] = {}
+        """Group -> its arrays, once it has some of its own."""
+        self.placements: list[Placement] = []
+        self.query_bytes = [0, 0]
+        """Payload bytes of queries, down and up."""
+        for client, group in sorted(self.groups.items()):
+            self.placements.append(Placement(1, client, group, np.nan, "given"))
+
+    @property
+    def grouping(self) -> Grouping:
+        """Who is in which group, and how it came to that."""
+        down, up = self.query_bytes
+        return Grouping(
+            dict(sorted(self.groups.items())),
+            tuple(self.placements),
+            dict(sorted(self.models.items())),
+            bytes_down=down,
+            bytes_up=up,
+        )
+
+    def summary(self) -> None:
+        """Log what this strategy averages and how."""
+        super().summary()
+        log(INFO, "\t└──> %d arrays averaged within groups", len(self.group_names))
+
+    # ------------------------------------------------------------------ checkpoints
+
+    def state_arrays(self) -> dict[str, NDArray[Any]]:
+        """Return what the strategy carries from round to round, for a checkpoint."""
+        state = super().state_arrays()
+        state |= as_part("groups", {"all": _table(self.groups.items(), 2)})
+        for group, record in self.models.items():
+            state |= as_part(f"model-{group}", {name: view(a) for name, a in record.items()})
+        about = [(p.round, p.client, p.group) for p in self.placements]
+        reasons = "\n".join(p.reason for p in self.placements).encode()
+        placements = {
+            "about": _table(about, 3),
+            "scores": np.array([p.score for p in self.placements], dtype=np.float64),
+            "reasons": np.frombuffer(reasons, dtype=np.uint8),
+            "bytes": np.array(self.query_bytes, dtype=np.int64),
+        }
+        return state | as_part("placements", placements)
+
+    def load_state_arrays(self, arrays: Mapping[str, NDArray[Any]]) -> None:
+        """Take over what :meth:`state_arrays` returned."""
+        super().load_state_arrays(arrays)
+        if not (placements := part_of(arrays, "placements")):
+            return
+        self.groups = {int(c): int(g) for c, g in part_of(arrays, "groups")["all"]}
+        numbers = {name.partition("/")[0] for name in arrays if name.startswith("model-")}
+        self.models = {
+            int(part.removeprefix("model-")): to_record(part_of(arrays, part)) for part in numbers
+        }
+        reasons = placements["reasons"].tobytes().decode().split("\n")
+        scores = placements["scores"].tolist()
+        self.placements = [
+            Placement(int(row[0]), int(row[1]), int(row[2]), score, reason)
+            for row, score, reason in zip(placements["about"], scores, reasons, strict=False)
+        ]
+        self.query_bytes = [int(b) for b in placements["bytes"]]
+
+    # ------------------------------------------------------------------ the way down
+
+    def configure_train(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterable[Message]:
+        """Sample clients, place them where they need it, and send each its group's arrays."""
+        server_round += self.rounds_before
+        nodes = self._sample(grid, server_round, "train", self.fraction_train, self.min_train_nodes)
+        self.place(server_round, arrays, config, grid, self.to_place(grid, nodes))
+        return self._messages(server_round, arrays, config, nodes, MessageType.TRAIN)
+
+    def configure_evaluate(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterable[Message]:
+        """Sample clients, place those that are in no group yet, and ask them to evaluate."""
+        server_round += self.rounds_before
+        nodes = self._sample(
+            grid, server_round, "evaluate", self.fraction_evaluate, self.min_evaluate_nodes
+        )
+        self.place(server_round, arrays, config, grid, self.unplaced(grid, nodes))
+        return self._messages(server_round, arrays, config, nodes, MessageType.EVALUATE)
+
+    def to_place(self, grid: Grid, nodes: Sequence[int]) -> list[int]:
+        """Return the nodes to be placed before a round; here those of its ``nodes`` that are new.
+
+        Parameters
+        ----------
+        grid : all nodes
+        nodes : that take part in the round
+        """
+        return self.unplaced(grid, nodes)
+
+    def unplaced(self, grid: Grid, nodes: Iterable[int]) -> list[int]:
+        """Return those nodes whose clients have not been placed, by their clients' numbers."""
+        nodes = list(nodes)
+        self.roster.identify(grid, self._construct_messages, nodes)
+        found = [node for node in nodes if self.client_of(node) not in self.groups]
+        return sorted(found, key=self.roster.order)
+
+    def place(
+        self,
+        server_round: int,
+        arrays: ArrayRecord,
+        config: ConfigRecord,
+        grid: Grid,
+        nodes: Sequence[int],
+    ) -> None:
+        """Put clients in groups before a round; here those that have a group of their own to tell.
+
+        Parameters
+        ----------
+        server_round : the round that is to be played
+        arrays : the mean over everybody
+        config : of the messages of that round
+        grid : to ask
+        nodes : of the clients in no group yet, by their clients' numbers
+        """
+        config = ConfigRecord({**config, PROPERTIES: f"{PARTITION_ID},{GROUP}"})
+        content = RecordDict({self.configrecord_key: config})
+        for reply in self._answers(grid, content, nodes, MessageType.QUERY):
+            answer = reply.content.config_records.get(PROPERTIES) if reply.has_content() else None
+            group = answer.get(GROUP) if answer else None
+            node = reply.metadata.src_node_id
+            if answer and isinstance(number := answer.get(PARTITION_ID), int):
+                self.clients[node] = number
+            known = isinstance(group, int) and group >= 0
+            if not known:
+                log(WARNING, "Node %d tells no group; it gets the mean over everybody", node)
+            self.put(
+                server_round,
+                self.client_of(node),
+                group if isinstance(group, int) and known else NO_GROUP,
+                np.nan,
+                "told by the client" if known else "the client tells no group",
+            )
+
+    def losses(
+        self,
+        server_round: int,
+        arrays: ArrayRecord,
+        config: ConfigRecord,
+        grid: Grid,
+        nodes: Sequence[int],
+        which: str = "train",
+    ) -> dict[int, dict[int, float]]:
+        """Ask clients how good every group's model is on their own examples.
+
+        Parameters
+        ----------
+        server_round, arrays, config, grid : as in :meth:`place`
+        nodes : whom to ask
+        which : examples, ``"train"`` or ``"validation"``
+
+        Returns
+        -------
+        client -> group -> mean loss, infinite where it is not a finite number; without clients
+        that did not answer
+        """
+        groups = sorted(self.models)
+        shared = {name: a for name, a in arrays.items() if name not in self.group_names}
+        own = {f"{g}/{name}": a for g in groups for name, a in self.models[g].items()}
+        asked = ConfigRecord(dict(config))
+        asked[SERVER_ROUND], asked[LOSS_EXAMPLES] = server_round, which
+        asked[LOSS_GROUPS] = ",".join(map(str, groups))
+        content = RecordDict(
+            {
+                self.arrayrecord_key: ArrayRecord({**shared, **own}),
+                self.configrecord_key: asked,
+            }
+        )
+        found: dict[int, dict[int, float]] = {}
+        for reply in self.ask(grid, content, nodes, LOSSES_QUERY, "losses"):
+            named = {g: reply.metrics.get(f"{LOSS}-{g}") for g in groups}
+            found[reply.client] = {
+                g: float(loss) if isinstance(loss, float) and np.isfinite(loss) else np.inf
+                for g, loss in named.items()
+            }
+        return found
+
+    def client_of(self, node: int) -> int:
+        """Return the number of a node's client; the node id while it is not known."""
+        return self.clients.get(node, node)
+
+    def put(self, server_round: int, client: int, group: int, score: float, reason: str) -> None:
+        """Put a client in a group, and note it; nothing is noted where nothing changes."""
+        if self.groups.get(client) == group:
+            return
+        self.groups[client] = group
+        self.placements.append(Placement(server_round, client, group, float(score), reason))
+
+    def arrays_of(self, group: int, arrays: ArrayRecord) -> ArrayRecord:
+        """Return what a group is sent: its own arrays where it has some, else the mean."""
+        model = self.models.get(group)
+        return arrays if model is None else ArrayRecord({**arrays, **model})
+
+    def _messages(
+        self,
+        server_round: int,
+        arrays: ArrayRecord,
+        config: ConfigRecord,
+        nodes: list[int],
+        message_type: str,
+    ) -> Iterable[Message]:
+        messages: list[Message] = []
+        by_group: dict[int, list[int]] = {}
+        for node in nodes:
+            group = self.groups.get(self.client_of(node), NO_GROUP)
+            by_group.setdefault(group, []).append(node)
+        for group, members in sorted(by_group.items()):
+            own = self.arrays_of(group, arrays)
+            messages += super()._messages(server_round, own, config, members, message_type)
+        self._sent, self._asked, self._bytes_down = arrays, nodes, num_bytes(arrays)
+        return messages
+
+    def _answers(
+        self, grid: Grid, content: RecordDict, nodes: Sequence[int], message_type: str
+    ) -> list[Message]:
+        """Ask some nodes the same, and return what came back; count the bytes."""
+        if not nodes:
+            return []
+        messages = self._construct_messages(content, list(nodes), message_type)
+        replies = list(grid.send_and_receive(messages, timeout=self.query_timeout))
+        self.query_bytes[0] += len(nodes) * _payload(content)
+        self.query_bytes[1] += sum(_payload(r.content) for r in replies if r.has_content())
+        return replies
+
+    def ask(
+        self,
+        grid: Grid,
+        content: RecordDict,
+        nodes: Sequence[int],
+        message_type: str,
+        what: str,
+        with_arrays: bool = False,
+    ) -> list[Reply]:
+        """Ask some nodes the same; return the good replies, by their clients' numbers.
+
+        The others are logged with the reason, and may be asked again.
+
+        Parameters
+        ----------
+        grid, content, nodes, message_type : of the question
+        what : is asked for, in words
+        with_arrays : whether the answer must hold arrays
+        """
+        replies = [
+            take_apart(m, self.weighted_by_key, with_arrays)
+            for m in self._answers(grid, content, nodes, message_type)
+        ]
+        for reply in replies:
+            if reply.client != reply.node_id:
+                self.clients[reply.node_id] = reply.client
+            if reply.dropped:
+                log(WARNING, "Node %d tells no %s: %s", reply.node_id, what, reply.dropped)
+        good = [reply for reply in replies if not reply.dropped]
+        return sorted(good, key=lambda reply: self.roster.order(reply.node_id))
+
+    # ------------------------------------------------------------------ the way up
+
+    def aggregate_arrays(self, replies: list[Reply]) -> ArrayRecord:
+        """Return the means over everybody, and keep those of each group for its members.
+
+        Marks replies with non-finite values dropped; such a client has a part in no mean.
+        """
+        names = list(replies[0].spec) if replies else []
+        inside = [name for name in names if name in self.group_names]
+        members: dict[int, list[Reply]] = {}
+        for reply in replies:
+            members.setdefault(self.groups.get(reply.client, NO_GROUP), []).append(reply)
+        means = {group: self._means(members[group], inside) for group in sorted(members)}
+        overall = self._means(replies, [name for name in names if name not in self.group_names])
+        if overall is None or None in means.values():
+            return self.aggregate_arrays([reply for reply in replies if not reply.dropped])
+        sent = self._sent or ArrayRecord()
+        shared = self._step(overall, sent)
+        stepped: dict[int, ArrayRecord] = {}
+        for group, found in means.items():
+            before = self.models.get(group, sent)
+            stepped[group] = self._step(found or {}, before, f"group-{group}/")
+        weights = [self._weight(members[group]) for group in stepped]
+        everybody = _mean_of_records(list(stepped.values()), weights)
+        self.models |= {g: record for g, record in stepped.items() if g != NO_GROUP and inside}
+        return ArrayRecord({**shared, **everybody})
+
+    def _weight(self, replies: Sequence[Reply]) -> float:
+        return sum(r.weight if self.weighting == "examples" else 1.0 for r in replies)
+
+    def _words_on(self, client: int) -> dict[str, float]:
+        return {GROUP: self.groups.get(client, NO_GROUP)}
+
+    def evaluate_nodes(
+        self,
+        grid: Grid,
+        server_round: int,
+        arrays: ArrayRecord,
+        config: ConfigRecord,
+        nodes: list[int],
+        timeout: float,
+    ) -> list[ClientReport]:
+        """Ask certain clients to evaluate, and return their reports.
+
+        Those that are in no group yet are placed for this evaluation only.
+        """
+        groups, placements = dict(self.groups), list(self.placements)
+        try:
+            new = self.unplaced(grid, nodes)
+            self.place(server_round, arrays, config, grid, new)
+            return super().evaluate_nodes(grid, server_round, arrays, config, nodes, timeout)
+        finally:
+            self.groups, self.placements = groups, placements
+
+
+def _table(rows: Iterable[Sequence[int]], width: int) -> NDArray[Any]:
+    return np.array(list(rows), dtype=np.int64).reshape(-1, width)
+
+
+def _payload(content: RecordDict) -> int:
+    return sum(num_bytes(record) for record in content.array_records.values())
+
+
+def _mean_of_records(records: Sequence[ArrayRecord], weights: Sequence[float]) -> ArrayRecord:
+    """Return the weighted mean of records of the same arrays."""
+    if len(records) == 1:
+        return records[0]
+    return ArrayRecord(
+        {
+            name: encode(weighted_mean([view(record[name]) for record in records], weights))
+            for name in (records[0] if records else ())
+        }
+    )
