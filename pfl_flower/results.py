@@ -14,6 +14,7 @@ from clients.joining import ALL
 from pfl_flower.census import commonest
 from pfl_flower.config import under_home
 from pfl_flower.files import file_name, write_bytes, write_csv, write_json
+from pfl_flower.group_results import describe_groups, group_summary, write_groups
 from pfl_flower.method_run import MethodRun
 from pfl_flower.stream_scores import STREAM_SCORES, num_phases, stream_scores
 from strategies.arrays import view
@@ -74,6 +75,7 @@ def summarize(run: MethodRun) -> dict[str, Any]:
         "parameters": run.parameters,
         "seconds_per_round": run.seconds / rounds,
         **_stream_summary(run),
+        **group_summary(run),
         "left_out": list(run.left_out),
         "dropped_replies": sum(bool(report.dropped) for report in run.reports),
     }
@@ -97,8 +99,8 @@ def write(folder: Path, runs: Sequence[MethodRun]) -> None:
     ``config.json``, ``rounds.csv``, ``clients.csv`` (a row a method, client and round),
     ``summary.json``, ``shared.safetensors`` (the first method's final shared arrays) and
     ``accuracy.png`` (``rmse.png``); ``unseen.csv`` if clients joined after training, and
-    ``stream.csv`` (a row a method and client) if data came in phases. Each file is written whole
-    or not at all.
+    ``stream.csv`` (a row a method and client) if data came in phases; of methods with groups what
+    :func:`write_groups` writes. Each file is written whole or not at all.
     """
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / "config.json", runs[0].config.dump())
@@ -116,6 +118,7 @@ def write(folder: Path, runs: Sequence[MethodRun]) -> None:
         write_csv(folder / "stream.csv", streams)
     arrays = {name: np.array(view(array)) for name, array in runs[0].arrays.items()}
     write_bytes(folder / "shared.safetensors", save(arrays))
+    write_groups(folder, runs)
     from pfl_flower.plots import plot_clients  # matplotlib takes a second to import
 
     values = {run.method: run.values() for run in runs}
@@ -130,9 +133,10 @@ def describe(runs: Sequence[MethodRun]) -> list[str]:
         reason = commonest(r.dropped for r in first.reports if r.phase == "evaluate")
         return [f"{first.method}: no client could be evaluated: {reason}"]
     personal = first.parameters["personal"] or first.config.fine_tuning
+    whose = "a model of its own" if personal else "the same model"
+    whose = describe_groups(first.grouping) if first.grouping and not personal else whose
     lines = [
-        f"{first.method}: {_everyone(len(own), first.num_clients)} "
-        f"{'a model of its own' if personal else 'the same model'}. {_quality(first)}"
+        f"{first.method}: {_everyone(len(own), first.num_clients)} {whose}. {_quality(first)}"
         f"{_remembered(first)}"
     ]
     lines += [_against(first, other) for other in runs[1:]]

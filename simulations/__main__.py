@@ -17,11 +17,15 @@ from pfl_flower.census import FederationError
 from pfl_flower.config import ConfigError
 from pfl_flower.data import DataError
 from pfl_flower.engines import ENGINES
-from simulations import constellation, gallery, lighting, safeguard, smartwatch, taste
+from simulations import constellation, gallery, lighting, safeguard, smartwatch, taste, tribes
 from simulations.study import print_summary, run_study, write_outcome
 
-_MODULES = (taste, lighting, gallery, safeguard, constellation, smartwatch)
-_STUDIES = (*(module.STUDY for module in _MODULES), smartwatch.REAL_STUDY)
+_MODULES = (taste, lighting, gallery, safeguard, constellation, smartwatch, tribes)
+_STUDIES = (
+    *(module.STUDY for module in _MODULES),
+    smartwatch.REAL_STUDY,
+    tribes.SIZES_STUDY,
+)
 STUDIES = {study.name: study for study in _STUDIES}
 
 

@@ -67,7 +67,7 @@ class GradientClusters(GroupAveraging):
     ----------
     rules : TribeRules
         How tribes are found.
-    projection_size : int (default: 0)
+    projection_size : int (default: 8192)
         Length of the random projection of gradients that is sent; 0 for all of it.
     revise_every : int (default: 0)
         After so many rounds each (0: never), every client is asked how good each tribe's model is
@@ -86,7 +86,7 @@ class GradientClusters(GroupAveraging):
         self,
         *args: Any,
         rules: TribeRules = TribeRules(),
-        projection_size: int = 0,
+        projection_size: int = 8192,
         revise_every: int = 0,
         margin: float = 0.8,
         **kwargs: Any,

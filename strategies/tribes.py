@@ -207,7 +207,7 @@ class TribeRules:
     clusters: int = 0
     clusterer: str = "agglomerative"
     threshold: float = 0.4
-    few_examples: int = 20
+    few_examples: int = 15
     smallest: int = 1
 
     def __post_init__(self) -> None:
@@ -291,7 +291,38 @@ def find_tribes(
         sizes = np.bincount(labels[first][labels[first] != NONE], minlength=1)
         small = (labels != NONE) & (sizes[labels] < rules.smallest)
         labels[small] = NONE
-    return renumbered(join_tribes(similarity, attenuations, examples, labels, rules))
+    labels = join_tribes(similarity, attenuations, examples, labels, rules)
+    return renumbered(refine(similarity, attenuations, examples, labels, rules))
+
+
+def refine(
+    similarity: Floats,
+    attenuations: Floats,
+    examples: Sequence[int],
+    labels: Labels,
+    rules: TribeRules,
+) -> Labels:
+    """Return the labels after every client has moved to the tribe that it agrees with most.
+
+    All move at once, again and again until nobody moves (at most 10 times). Whoever is alone in
+    its tribe leaves it only for one that it agrees with as much as members have to.
+    """
+    for _ in range(10):
+        moved = labels.copy()
+        for client in np.flatnonzero(labels != NONE).tolist():
+            group, score = nearest(similarity, attenuations, client, labels)
+            alone = (labels == labels[client]).sum() == 1
+            if group != NONE and (not alone or score >= needed(examples[client], rules)):
+                moved[client] = group
+        if (moved == labels).all():
+            break
+        labels = moved
+    return labels
+
+
+def needed(examples: int, rules: TribeRules) -> float:
+    """Return the least agreement with which a client joins a tribe."""
+    return rules.threshold / (2 if examples < rules.few_examples else 1)
 
 
 def join_tribes(
@@ -309,8 +340,7 @@ def join_tribes(
     joined = labels.copy()
     for client in np.flatnonzero(labels == NONE).tolist():
         group, score = nearest(similarity, attenuations, client, labels)
-        needed = rules.threshold / (2 if examples[client] < rules.few_examples else 1)
-        if score >= needed:
+        if score >= needed(examples[client], rules):
             joined[client] = group
     rest = np.flatnonzero(joined == NONE)
     if rules.clusters or not len(rest):

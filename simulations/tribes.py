@@ -1,0 +1,168 @@
+"""Clients come in a few types: are they found, and what is it worth?"""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pfl_flower.data import federation
+from pfl_flower.method_run import MethodRun
+from pfl_flower.plots import plot_curves
+from simulations.study import Arm, Claim, Measures, Outcome, Result, Study
+
+TRIBES = "6,8,16"
+NUM_CLIENTS = 30
+CONFIG: Mapping[str, Any] = {
+    "dataset": "digits",
+    "partition": "iid",
+    "heterogeneity": "taste",
+    "tribes": TRIBES,
+    "min-examples": 10,
+    "max-examples": 40,
+    "num-server-rounds": 10,
+}
+"""Each tribe names the digits in its own way; clients have 10 to 40 examples to train on."""
+
+RESTARTS = (0, 1, 2)
+SIZES = (64, 128, 256, 512, 1024, 2048, 4096, 8192)
+
+
+def _measure(run: MethodRun) -> Measures:
+    """Take how well the groups are the planted tribes, and the training loss."""
+    from sklearn.metrics import adjusted_rand_score
+
+    last = [r for r in run.reports if (r.round, r.phase) == (run.last_round, "train")]
+    loss = np.mean([r.metrics["train-loss"] for r in last if not r.dropped])
+    if run.grouping is None:
+        return {"loss": float(loss)}
+    planted = federation(run.config.data, run.num_clients).tribes
+    groups = run.grouping.groups
+    first = {p.client: p.round for p in reversed(run.grouping.placements)}
+    late = [client for client, begun in first.items() if begun > 1]
+    return {
+        "loss": float(loss),
+        "rand": float(adjusted_rand_score([planted[c] for c in groups], list(groups.values()))),
+        "clusters": len(set(groups.values())),
+        "late": [_at_home(client, groups, planted, late) for client in late],
+    }
+
+
+def _at_home(
+    client: int, groups: Mapping[int, int], planted: Sequence[int], late: Sequence[int]
+) -> bool:
+    """Return whether most of those in a client's group, who came before it, are of its tribe."""
+    others = [planted[c] for c, g in groups.items() if g == groups[client] and c not in late]
+    return bool(others) and Counter(others).most_common(1)[0][0] == planted[client]
+
+
+def best_restarts(outcome: Outcome) -> list[Result]:
+    """Return, for every seed, the restart of ifca with the lowest training loss."""
+    by_restart = [outcome.of("ifca", restart) for restart in RESTARTS]
+    return [min(found, key=lambda r: r.measures["loss"]) for found in zip(*by_restart, strict=True)]
+
+
+def _share(results: Sequence[Result], least: float = 1.0) -> float:
+    """Return the share of seeds on which the tribes are found: Rand index at least ``least``."""
+    return float(np.mean([r.measures["rand"] >= least for r in results]))
+
+
+def _claims(outcome: Outcome) -> list[Claim]:
+    found, alone = outcome.of("gradient-clusters"), outcome.of("gradient-clusters, no tribes")
+    late = outcome.of("gradient-clusters, five come late")
+    gain = {name: float(_gains(outcome, name)) for name in ("known-groups", "fedavg", "local")}
+    at_home = float(np.mean([all(r.measures["late"]) for r in late]))
+    claims = [
+        Claim("gradient-clusters: seeds on which it finds the tribes", _share(found), 0.8),
+        Claim("no tribes: seeds on which it finds just one cluster", _share(alone), 0.9),
+        Claim("late: seeds on which every late client ends in its own tribe", at_home, 0.9),
+        Claim("gradient-clusters, above known groups", gain["known-groups"], -0.01),
+        Claim("gradient-clusters, above fedavg", gain["fedavg"], 0.30),
+        Claim("gradient-clusters, above local", gain["local"], 0.0),
+    ]
+    words = "seeds on which the adjusted Rand index is at least 0.9"
+    rivals = {"cfl": outcome.of("cfl"), "ifca, the best of its starts": best_restarts(outcome)}
+    return claims + [Claim(f"{n}: {words}", _share(r, 0.9), 0.7) for n, r in rivals.items()]
+
+
+def _gains(outcome: Outcome, other: str) -> float:
+    """Return the mean gain of gradient-clusters over another method."""
+    return float((outcome.means("gradient-clusters") - outcome.means(other)).mean())
+
+
+def _columns(outcome: Outcome) -> dict[str, dict[str, float]]:
+    columns: dict[str, dict[str, float]] = {}
+    for key in dict.fromkeys((r.arm.key, r.arm.name, r.arm.point) for r in outcome.results):
+        results = outcome.of(*key[1:])
+        if "rand" in results[0].measures:
+            rand = float(np.mean([r.measures["rand"] for r in results]))
+            columns[key[0]] = {"Rand index": rand, "tribes found": _share(results)}
+    return columns
+
+
+def _arms() -> list[Arm]:
+    methods = ("fedavg", "local", "fedper", "known-groups", "gradient-clusters", "cfl")
+    arms = [Arm(name, {"method": name}) for name in methods]
+    arms += [Arm("ifca", {"method": "ifca", "restart": r}, r) for r in RESTARTS]
+    found = {"method": "gradient-clusters"}
+    arms.append(Arm("gradient-clusters, five come late", {**found, "late": 5 / NUM_CLIENTS}))
+    few: dict[str, Any] = {"tribes": f"{NUM_CLIENTS}", "num-server-rounds": 2}
+    arms.append(Arm("gradient-clusters, no tribes", {**found, **few}))
+    variants: dict[str, dict[str, Any]] = {
+        "two outliers": {"tribes": "6,8,14,1,1"},
+        "lighting": {"heterogeneity": "lighting", "num-server-rounds": 6},
+    }
+    for words, config in variants.items():
+        for name in ("fedavg", "known-groups", "gradient-clusters"):
+            if (name, words) != ("fedavg", "two outliers"):
+                arms.append(Arm(f"{name}, {words}", {"method": name, **config}))
+    return arms
+
+
+STUDY = Study(
+    name="tribes",
+    question="Clients come in three types that nobody knows: are they found, and is it worth it?",
+    num_clients=NUM_CLIENTS,
+    config=CONFIG,
+    arms=_arms(),
+    claims=_claims,
+    measure=_measure,
+    columns=_columns,
+    num_seeds=10,
+)
+
+
+def _same(outcome: Outcome, size: int) -> float:
+    """Return the share of seeds on which projected gradients find what whole ones do."""
+    whole = outcome.of("whole")
+    pairs = zip(outcome.of("projected", size), whole, strict=True)
+    return float(np.mean([a.measures["rand"] == b.measures["rand"] for a, b in pairs]))
+
+
+def _draw_sizes(outcome: Outcome, folder: Path) -> None:
+    same = [_same(outcome, size) for size in SIZES]
+    right = [_share(outcome.of("projected", size)) for size in SIZES]
+    places = list(range(len(SIZES)))
+    curves = {"what the whole gradient finds": (places, same), "the tribes": (places, right)}
+    labels = f"log2 of the number of values, from {SIZES[0]} (0) to {SIZES[-1]}"
+    plot_curves(curves, folder / "sizes.png", labels, "What projected gradients find", "% of seeds")
+
+
+SIZES_STUDY = Study(
+    name="tribes-sizes",
+    question="How much of a gradient has to be sent for the tribes to be found?",
+    num_clients=NUM_CLIENTS,
+    config={**CONFIG, "method": "gradient-clusters", "num-server-rounds": 1},
+    arms=[
+        Arm("whole", {"projection-size": 0}),
+        *(Arm("projected", {"projection-size": size}, size) for size in SIZES),
+    ],
+    claims=lambda outcome: [
+        Claim("8192 values: seeds with what the whole gradient finds", _same(outcome, 8192), 1.0)
+    ],
+    draw=_draw_sizes,
+    measure=_measure,
+    columns=_columns,
+    num_seeds=10,
+)
