@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from safetensors.numpy import save
 
 from pfl_flower.files import write_bytes, write_csv
@@ -32,6 +33,12 @@ def describe_groups(grouping: Grouping) -> str:
         shown = ", ".join(map(str, sizes.values()))
         words = f"the model of its group (there are {len(sizes)}, of {shown} clients)"
     return words + (f"; {alone} are in none and have the mean over everybody" if alone else "")
+
+
+def bytes_to_find(run: MethodRun) -> NDArray[np.float64]:
+    """Return the payload bytes, down and up, that finding groups took of all clients together."""
+    found = run.grouping
+    return np.array([0, 0] if found is None else [found.bytes_down, found.bytes_up], np.float64)
 
 
 def group_summary(run: MethodRun) -> dict[str, Any]:

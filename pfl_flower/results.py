@@ -14,7 +14,7 @@ from clients.joining import ALL
 from pfl_flower.census import commonest
 from pfl_flower.config import under_home
 from pfl_flower.files import file_name, write_bytes, write_csv, write_json
-from pfl_flower.group_results import describe_groups, group_summary, write_groups
+from pfl_flower.group_results import bytes_to_find, describe_groups, group_summary, write_groups
 from pfl_flower.method_run import MethodRun
 from pfl_flower.stream_scores import STREAM_SCORES, num_phases, stream_scores
 from strategies.arrays import view
@@ -50,7 +50,8 @@ def summarize(run: MethodRun) -> dict[str, Any]:
     The score is ``accuracy``, or ``rmse`` (and ``r2``) for regression.
 
     ``bytes_per_round`` are payload bytes of the arrays of one client in a round in which it
-    trains: down for training and for evaluation, up from training.
+    trains: down for training and for evaluation, up from training. What finding groups takes is
+    spread over all rounds and clients.
     """
     rounds = run.config.num_server_rounds
     sizes = {
@@ -60,6 +61,7 @@ def summarize(run: MethodRun) -> dict[str, Any]:
         for phase in ("train", "evaluate")
     }
     each = {p: np.mean(s, axis=0) if s else np.zeros(2) for p, s in sizes.items()}
+    finding = bytes_to_find(run) / (rounds * max(1, run.num_clients))
     task = run.config.client_task
     return {
         "clients": run.num_clients,
@@ -69,8 +71,8 @@ def summarize(run: MethodRun) -> dict[str, Any]:
         ),
         **({"r2": spread(run.values("r2"))} if run.score == "rmse" else {}),
         "bytes_per_round": {
-            "down": float(each["train"][0] + each["evaluate"][0]),
-            "up": float(each["train"][1]),
+            "down": float(each["train"][0] + each["evaluate"][0] + finding[0]),
+            "up": float(each["train"][1] + finding[1]),
         },
         "parameters": run.parameters,
         "seconds_per_round": run.seconds / rounds,

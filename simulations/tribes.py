@@ -1,4 +1,4 @@
-"""Clients come in a few types: are they found, and what is it worth?"""
+"""Clients come in a few types, which nobody knows: to find them, and what that is worth."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
