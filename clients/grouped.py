@@ -61,7 +61,8 @@ class GroupedClient(PersonalClient):
         """
         self._load(parameters, stored=False)
         examples = int(config.get(JOIN_EXAMPLES, ALL))
-        with self._random(0, "gradient"):
+        # A client that joins draws as in joining, so that it is the same few examples.
+        with self._random(0, "join" if JOIN_EXAMPLES in config else "gradient"):
             inputs, targets, _ = take_examples(self._examples if examples else (), examples)
             vector = self._gradient(inputs, targets)
             reliability = self._reliability(inputs, targets)
@@ -91,7 +92,8 @@ class GroupedClient(PersonalClient):
             If there are no examples, or an array has a wrong shape.
         """
         joins = JOIN_EXAMPLES in config
-        with self._random(int(config.get(SERVER_ROUND, 0)), "losses"):
+        purpose = (0, "join") if joins else (int(config.get(SERVER_ROUND, 0)), "losses")
+        with self._random(*purpose):
             loader = self._loss_examples(
                 str(config.get(LOSS_EXAMPLES, "train")), int(config.get(JOIN_EXAMPLES, ALL))
             )

@@ -28,6 +28,7 @@ from clients.safeguard import SafeguardedClient
 from pfl_flower.config import ConfigError, RunConfig, under_home
 from pfl_flower.data import ClientData, DataError, DataFacts, Federation, federation
 from pfl_flower.models import Architecture, build_model
+from strategies import NO_GROUP
 from strategies.protocol import (
     DATA_CARD,
     DATA_FACTS,
@@ -145,7 +146,7 @@ def _stream(data: ClientData, phase: int) -> Stream | None:
 
 
 def _group(config: RunConfig, context: Context, data: Federation) -> dict[str, int]:
-    """The group that a client can tell: that of its node config, else the tribe it was put in.
+    """The group of a client: that of its node config, else the tribe it was put in, else none (-1).
 
     Raises
     ------
@@ -154,7 +155,7 @@ def _group(config: RunConfig, context: Context, data: Federation) -> dict[str, i
     """
     stated = context.node_config.get(GROUP)
     if stated is None:
-        return {GROUP: data.tribes[partition_of(context)[0]]} if config.tribes else {}
+        return {GROUP: data.tribes[partition_of(context)[0]] if config.tribes else NO_GROUP}
     if not isinstance(stated, int) or stated < 0:
         raise ConfigError(f"the node config's group is {stated!r}; it must be a number from 0")
     return {GROUP: stated}

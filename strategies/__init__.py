@@ -5,8 +5,9 @@ Use one in any Flower project: ``PartialAveraging(...).start(grid, initial_array
 
 from strategies.averaging import PartialAveraging
 from strategies.clustering import GradientClusters
-from strategies.grouping import NO_GROUP, GroupAveraging, Grouping, Placement
+from strategies.grouping import GroupAveraging
 from strategies.ifca import IFCA
+from strategies.placements import NO_GROUP, Grouping, Placement
 from strategies.recursive import CFL
 from strategies.replies import ClientReport, Reply, mean_metrics
 from strategies.tribes import TribeRules

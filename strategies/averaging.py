@@ -260,9 +260,8 @@ evaluate_metrics_aggr_fn
 
     def aggregate_arrays(self, replies: list[Reply]) -> ArrayRecord:
         """Return the mean of the replies' arrays; marks replies with non-finite values dropped."""
-        means = self._means(replies, replies[0].spec if replies else ())
-        if means is None:
-            return self.aggregate_arrays([reply for reply in replies if not reply.dropped])
+        while (means := self._means(replies, replies[0].spec if replies else ())) is None:
+            replies = [reply for reply in replies if not reply.dropped]
         return self._step(means, self._sent or {})
 
     def _means(

@@ -12,7 +12,8 @@ from flwr.serverapp import Grid
 from numpy.typing import NDArray
 
 from strategies.arrays import as_part, part_of, to_record, view
-from strategies.grouping import NO_GROUP, GroupAveraging, Grouping
+from strategies.grouping import GroupAveraging
+from strategies.placements import NO_GROUP, Grouping
 from strategies.protocol import (
     GRADIENT,
     GRADIENT_QUERY,
@@ -148,13 +149,20 @@ class GradientClusters(GroupAveraging):
 
     # ------------------------------------------------------------------ placing clients
 
-    def to_place(self, grid: Grid, nodes: Sequence[int]) -> list[int]:
-        """Return all nodes that are there and have not told their gradients yet."""
-        return [
-            node
-            for node in self.unplaced(grid, grid.get_node_ids())
-            if self.client_of(node) not in self.signatures
-        ]
+    def arrange(
+        self,
+        server_round: int,
+        arrays: ArrayRecord,
+        config: ConfigRecord,
+        grid: Grid,
+        nodes: Sequence[int],
+    ) -> None:
+        """Place all clients that are there and have not told their gradients, and revise."""
+        everybody = self.unplaced(grid, grid.get_node_ids())
+        self.place(server_round, arrays, config, grid, everybody)
+        last = server_round - 1
+        if self.revise_every and last and last % self.revise_every == 0 and self.models:
+            self._revise(server_round, arrays, config, grid)
 
     def place(
         self,
@@ -164,16 +172,13 @@ class GradientClusters(GroupAveraging):
         grid: Grid,
         nodes: Sequence[int],
     ) -> None:
-        """Ask the nodes for their gradients, find tribes for them, and revise what is due."""
+        """Ask the nodes for their gradients, and find tribes for them."""
         if self.start_arrays is None:
             self.start_arrays = ArrayRecord(dict(arrays))
         new = self._signatures(config, grid, nodes)
         self.signatures |= new
         if new:
             self._found(server_round)
-        last = server_round - 1
-        if self.revise_every and last and last % self.revise_every == 0 and self.models:
-            self._revise(server_round, arrays, config, grid)
 
     def evaluate_nodes(
         self,

@@ -1,9 +1,8 @@
 """Averaging within groups of clients: some arrays over everybody, some within a group only."""
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from logging import INFO, WARNING
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, RecordDict
@@ -13,6 +12,7 @@ from numpy.typing import NDArray
 
 from strategies.arrays import as_part, encode, num_bytes, part_of, to_record, view, weighted_mean
 from strategies.averaging import PartialAveraging
+from strategies.placements import NO_GROUP, Grouping, Placement
 from strategies.protocol import (
     GROUP,
     LOSS,
@@ -25,50 +25,8 @@ from strategies.protocol import (
 )
 from strategies.replies import ClientReport, Reply, take_apart
 
-NO_GROUP = -1
-"""Number of the group of a client that is in none."""
-
-
-class Placement(NamedTuple):
-    """A client was put in a group.
-
-    Attributes
-    ----------
-    round : before which it was (1 for the start of the run)
-    client, group : their numbers; :data:`NO_GROUP` for none
-    score : how well it fits: what it means depends on the strategy; NaN where there is no measure
-    reason : in words
-    """
-
-    round: int
-    client: int
-    group: int
-    score: float
-    reason: str
-
-
-@dataclass(frozen=True)
-class Grouping:
-    """Who is in which group, and how it came to that.
-
-    Attributes
-    ----------
-    groups : client -> group, :data:`NO_GROUP` for none
-    placements : every change, in order
-    models : group -> final arrays of scope ``group``
-    clients, similarity, examples : what groups were found by, if by similarities: the clients in
-        the order of the ``(n, n)`` cosine similarities, and their numbers of examples
-    bytes_down, bytes_up : payload bytes that finding the groups took, of all clients together
-    """
-
-    groups: Mapping[int, int]
-    placements: Sequence[Placement]
-    models: Mapping[int, ArrayRecord]
-    clients: Sequence[int] = ()
-    similarity: NDArray[Any] | None = None
-    examples: Sequence[int] = ()
-    bytes_down: int = 0
-    bytes_up: int = 0
+Means = dict[str, NDArray[Any]]
+"""Name of an array -> its mean."""
 
 
 class GroupAveraging(PartialAveraging):
@@ -182,7 +140,7 @@ class GroupAveraging(PartialAveraging):
         """Sample clients, place them where they need it, and send each its group's arrays."""
         server_round += self.rounds_before
         nodes = self._sample(grid, server_round, "train", self.fraction_train, self.min_train_nodes)
-        self.place(server_round, arrays, config, grid, self.to_place(grid, nodes))
+        self.arrange(server_round, arrays, config, grid, nodes)
         return self._messages(server_round, arrays, config, nodes, MessageType.TRAIN)
 
     def configure_evaluate(
@@ -196,15 +154,22 @@ class GroupAveraging(PartialAveraging):
         self.place(server_round, arrays, config, grid, self.unplaced(grid, nodes))
         return self._messages(server_round, arrays, config, nodes, MessageType.EVALUATE)
 
-    def to_place(self, grid: Grid, nodes: Sequence[int]) -> list[int]:
-        """Return the nodes to be placed before a round; here those of its ``nodes`` that are new.
+    def arrange(
+        self,
+        server_round: int,
+        arrays: ArrayRecord,
+        config: ConfigRecord,
+        grid: Grid,
+        nodes: Sequence[int],
+    ) -> None:
+        """Put clients in groups before a round of training; here those of its nodes that are new.
 
         Parameters
         ----------
-        grid : all nodes
+        server_round, arrays, config, grid : as in :meth:`place`
         nodes : that take part in the round
         """
-        return self.unplaced(grid, nodes)
+        self.place(server_round, arrays, config, grid, self.unplaced(grid, nodes))
 
     def unplaced(self, grid: Grid, nodes: Iterable[int]) -> list[int]:
         """Return those nodes whose clients have not been placed, by their clients' numbers."""
@@ -234,21 +199,18 @@ class GroupAveraging(PartialAveraging):
         config = ConfigRecord({**config, PROPERTIES: f"{PARTITION_ID},{GROUP}"})
         content = RecordDict({self.configrecord_key: config})
         for reply in self._answers(grid, content, nodes, MessageType.QUERY):
-            answer = reply.content.config_records.get(PROPERTIES) if reply.has_content() else None
-            group = answer.get(GROUP) if answer else None
             node = reply.metadata.src_node_id
-            if answer and isinstance(number := answer.get(PARTITION_ID), int):
+            answer = reply.content.config_records.get(PROPERTIES) if reply.has_content() else None
+            if not answer:
+                reason = reply.error.reason if reply.has_error() else "no properties"
+                log(WARNING, "Node %d does not tell its group: %s", node, reason)
+                continue  # it is asked again
+            if isinstance(number := answer.get(PARTITION_ID), int):
                 self.clients[node] = number
-            known = isinstance(group, int) and group >= 0
-            if not known:
-                log(WARNING, "Node %d tells no group; it gets the mean over everybody", node)
-            self.put(
-                server_round,
-                self.client_of(node),
-                group if isinstance(group, int) and known else NO_GROUP,
-                np.nan,
-                "told by the client" if known else "the client tells no group",
-            )
+            group = answer.get(GROUP)
+            group = group if isinstance(group, int) and group >= 0 else NO_GROUP
+            reason = "told by the client" if group != NO_GROUP else "the client has no group"
+            self.put(server_round, self.client_of(node), group, np.nan, reason)
 
     def losses(
         self,
@@ -378,25 +340,39 @@ class GroupAveraging(PartialAveraging):
 
         Marks replies with non-finite values dropped; such a client has a part in no mean.
         """
-        names = list(replies[0].spec) if replies else []
-        inside = [name for name in names if name in self.group_names]
-        members: dict[int, list[Reply]] = {}
-        for reply in replies:
-            members.setdefault(self.groups.get(reply.client, NO_GROUP), []).append(reply)
-        means = {group: self._means(members[group], inside) for group in sorted(members)}
-        overall = self._means(replies, [name for name in names if name not in self.group_names])
-        if overall is None or None in means.values():
-            return self.aggregate_arrays([reply for reply in replies if not reply.dropped])
+        while (found := self._group_means(replies)) is None:
+            replies = [reply for reply in replies if not reply.dropped]
+        overall, means, weights = found
         sent = self._sent or ArrayRecord()
         shared = self._step(overall, sent)
         stepped: dict[int, ArrayRecord] = {}
-        for group, found in means.items():
+        for group, inside in means.items():
             before = self.models.get(group, sent)
-            stepped[group] = self._step(found or {}, before, f"group-{group}/")
-        weights = [self._weight(members[group]) for group in stepped]
+            stepped[group] = self._step(inside, before, f"group-{group}/")
         everybody = _mean_of_records(list(stepped.values()), weights)
-        self.models |= {g: record for g, record in stepped.items() if g != NO_GROUP and inside}
+        self.models |= {g: record for g, record in stepped.items() if g != NO_GROUP and record}
         return ArrayRecord({**shared, **everybody})
+
+    def _group_means(
+        self, replies: Sequence[Reply]
+    ) -> tuple[Means, dict[int, Means], list[float]] | None:
+        """Return means over everybody, those of each group, and the groups' weights.
+
+        None if there are replies to be marked dropped first.
+        """
+        names = list(replies[0].spec) if replies else []
+        members: dict[int, list[Reply]] = {}
+        for reply in sorted(replies, key=lambda reply: self.groups.get(reply.client, NO_GROUP)):
+            members.setdefault(self.groups.get(reply.client, NO_GROUP), []).append(reply)
+        inside: dict[int, Means] = {}
+        for group, own in members.items():
+            means = self._means(own, [name for name in names if name in self.group_names])
+            if means is None:
+                return None
+            inside[group] = means
+        overall = self._means(replies, [name for name in names if name not in self.group_names])
+        weights = [self._weight(own) for own in members.values()]
+        return None if overall is None else (overall, inside, weights)
 
     def _weight(self, replies: Sequence[Reply]) -> float:
         return sum(r.weight if self.weighting == "examples" else 1.0 for r in replies)

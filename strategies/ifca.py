@@ -11,7 +11,9 @@ from flwr.serverapp import Grid
 from numpy.typing import NDArray
 
 from strategies.arrays import as_part, encode, part_of, view
-from strategies.grouping import NO_GROUP, GroupAveraging
+from strategies.grouping import GroupAveraging
+from strategies.placements import NO_GROUP
+from strategies.protocol import JOIN_EXAMPLES
 from strategies.randomness import generator
 
 _REPLANTED = 3
@@ -72,10 +74,26 @@ class IFCA(GroupAveraging):
         if (counts := part_of(arrays, "ifca").get("replanted")) is not None:
             self._replanted = dict(enumerate(counts.tolist()))
 
-    def to_place(self, grid: Grid, nodes: Sequence[int]) -> list[int]:
-        """Return the nodes that take part in the round: every one chooses anew."""
+    def arrange(
+        self,
+        server_round: int,
+        arrays: ArrayRecord,
+        config: ConfigRecord,
+        grid: Grid,
+        nodes: Sequence[int],
+    ) -> None:
+        """Let everybody who takes part in the round choose anew; plant what has collapsed."""
         self.roster.identify(grid, self._construct_messages, nodes)
-        return sorted(nodes, key=self.roster.order)
+        if not self.models:
+            if len(nodes) < self.clusters:
+                raise ValueError(
+                    f"clusters is {self.clusters}, but only {len(nodes)} clients take part in the "
+                    f"first round; use at most {len(nodes)}"
+                )
+            self.models = {g: self._start(g, arrays) for g in range(self.clusters)}
+        lowest = self._choose(server_round, arrays, config, grid, nodes)
+        if len(nodes) >= self.clusters:  # otherwise that nobody picks a model is no news
+            self._replant(server_round, lowest)
 
     def place(
         self,
@@ -86,27 +104,27 @@ class IFCA(GroupAveraging):
         nodes: Sequence[int],
     ) -> None:
         """Ask the nodes for their losses, and put each in the group of the lowest."""
-        if not self.models:
-            if len(nodes) < self.clusters:
-                raise ValueError(f"{self.clusters} clusters, but only {len(nodes)} clients")
-            self.models = {g: self._start(g, arrays) for g in range(self.clusters)}
-        if not nodes:
-            return
-        found = self.losses(server_round, arrays, config, grid, nodes)
+        self._choose(server_round, arrays, config, grid, nodes)
+
+    def _choose(
+        self,
+        server_round: int,
+        arrays: ArrayRecord,
+        config: ConfigRecord,
+        grid: Grid,
+        nodes: Sequence[int],
+    ) -> dict[int, float]:
+        """Return client -> its lowest loss, after it was put in that group."""
+        if not nodes or config.get(JOIN_EXAMPLES) == 0:
+            return {}
         lowest: dict[int, float] = {}
-        for client, losses in found.items():
+        for client, losses in self.losses(server_round, arrays, config, grid, nodes).items():
             group = min(losses, key=lambda g: (losses[g], g))
             lowest[client] = losses[group]
             known = np.isfinite(lowest[client])
-            self.put(
-                server_round,
-                client,
-                group if known else NO_GROUP,
-                lowest[client],
-                "the lowest training loss" if known else "no loss is finite",
-            )
-        if len(nodes) >= self.clusters:  # otherwise nobody's picking is no news
-            self._replant(server_round, lowest)
+            reason = "the lowest training loss" if known else "no loss is finite"
+            self.put(server_round, client, group if known else NO_GROUP, lowest[client], reason)
+        return lowest
 
     def _start(self, group: int, arrays: ArrayRecord) -> ArrayRecord:
         """Return the first arrays of a group; the first group of the first start has the start."""

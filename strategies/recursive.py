@@ -11,7 +11,9 @@ from flwr.serverapp import Grid
 from numpy.typing import NDArray
 
 from strategies.arrays import as_part, part_of, project, view
-from strategies.grouping import NO_GROUP, GroupAveraging
+from strategies.grouping import GroupAveraging
+from strategies.placements import NO_GROUP
+from strategies.protocol import JOIN_EXAMPLES
 from strategies.replies import Reply
 from strategies.tribes import bipartition, cosine_similarities
 
@@ -106,6 +108,8 @@ class CFL(GroupAveraging):
         if len(self.models) < 2:
             for node in nodes:
                 self.put(server_round, self.client_of(node), 0, np.nan, "the first group")
+            return
+        if config.get(JOIN_EXAMPLES) == 0:
             return
         for client, losses in self.losses(server_round, arrays, config, grid, nodes).items():
             group = min(losses, key=lambda g: (losses[g], g))

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from dataclasses import replace
+from functools import lru_cache
 
 import numpy as np
 import pytest
@@ -337,6 +338,7 @@ def test_newcomers_without_examples_get_the_mean_and_with_all_their_tribes_model
     none = dict(grid.of_type("evaluate", join_examples=0))
     every = dict(grid.of_type("evaluate", join_examples=ALL))
     assert none.keys() == every.keys() == unseen
+    assert not grid.of_type("query.gradient", join_examples=0)
     tribes = run.grouping.groups
     if options["method"] in ("gradient-clusters", "cfl"):
         assert partition(tribes) == partition({c: t for c, t in planted().items() if c in tribes})
@@ -355,13 +357,20 @@ def test_newcomers_without_examples_get_the_mean_and_with_all_their_tribes_model
             assert {planted()[c] for c in mates} == {planted()[report.client]}
 
 
-@pytest.mark.parametrize("options", UNSEEN, ids=repr)
-def test_nothing_that_newcomers_tell_is_kept(options):
-    run = run_of(options, unseen=0.25)
+@lru_cache
+def with_and_without_newcomers(place):
+    """The groups that two runs found: one with unseen clients, one without those nodes."""
+    run = run_of(UNSEEN[place], unseen=0.25)
     unseen = {report.client for report in run.joined[0]}
-    config = RunConfig.parse(BASE | options)
+    config = RunConfig.parse(BASE | UNSEEN[place])
     grid = InProcessGrid(make_app(config.dump()), CLIENTS)
     (without,) = play(GridWithout(grid, {100 + c for c in unseen}), replace(config, wait=0.0))
+    return run, without
+
+
+@pytest.mark.parametrize("place", range(len(UNSEEN)))
+def test_nothing_that_newcomers_tell_is_kept(place):
+    run, without = with_and_without_newcomers(place)
     assert outcome(run) == outcome(without)
     found, expected = run.grouping, without.grouping
     assert found.groups == expected.groups
@@ -372,14 +381,11 @@ def test_nothing_that_newcomers_tell_is_kept(options):
 
 
 # BUG: what newcomers are asked counts among the bytes that finding the groups took.
-@pytest.mark.parametrize("options", UNSEEN[1:], ids=repr)
-def test_questions_to_newcomers_are_no_cost_of_finding_groups(options):
-    run = run_of(options, unseen=0.25)
-    unseen = {report.client for report in run.joined[0]}
-    config = RunConfig.parse(BASE | options)
-    grid = InProcessGrid(make_app(config.dump()), CLIENTS)
-    (without,) = play(GridWithout(grid, {100 + c for c in unseen}), replace(config, wait=0.0))
-    assert run.grouping.bytes_down == without.grouping.bytes_down
+@pytest.mark.parametrize("place", range(1, len(UNSEEN)))
+def test_questions_to_newcomers_are_no_cost_of_finding_groups(place):
+    run, without = with_and_without_newcomers(place)
+    found, expected = run.grouping, without.grouping
+    assert (found.bytes_down, found.bytes_up) == (expected.bytes_down, expected.bytes_up)
 
 
 # ---------------------------------------------------------------------- safeguard, revision
@@ -487,6 +493,7 @@ LATE = {"late": 0.3, "fraction-train": 0.6, "server-momentum": 0.5, "num-server-
         (IFCA_WITH_HEADS, "evaluate", 11),
         (SPLITTING, "train", 18),  # before it splits
         (SPLITTING | {"late": 0.3}, "evaluate", 29),
+        (SPLITTING | {"fraction-train": 0.6}, "train", 10),  # updates of several rounds
     ],
     ids=repr,
 )

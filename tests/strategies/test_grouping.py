@@ -334,6 +334,18 @@ def test_a_model_that_nobody_picks_is_planted_at_whom_the_models_fit_worst():
     np.testing.assert_array_equal(found[1]["w"], W)
 
 
+def test_a_model_that_is_planted_in_vain_is_given_up_even_if_the_run_is_resumed():
+    strategy, grid = collapsed({0: [1.0, 9.0], 1: [2.0, 9.0]})
+    found = []
+    for server_round in (1, 2, 3, 4, 5):
+        sent(strategy, grid, server_round=server_round)
+        found.append(strategy.groups[1])
+        resumed = IFCA(group_names=["w"], parameter_names=["w"], clusters=2)
+        resumed.load_state_arrays(stored(strategy))
+        strategy = resumed
+    assert found == [1, 1, 1, 0, 0]
+
+
 # BUG: IFCA plants a model anew in evaluate_nodes, too: what newcomers told changes the models.
 def test_newcomers_that_are_evaluated_leave_models_as_they_were():
     strategy, grid = collapsed({c: [1.0 + c, 9.0] for c in range(4)})

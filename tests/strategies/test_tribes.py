@@ -185,8 +185,10 @@ def test_a_given_number_of_groups_is_kept(name, number):
 def test_clients_that_are_all_the_same_are_one_group(name):
     rules = TribeRules(clusterer=name)
     for size in (1, 2, 3, 10):
-        assert not cluster(np.ones((size, size)), np.ones(size), rules).any()
-        assert not find_tribes(np.ones((size, size)), np.ones(size), [50] * size, rules).any()
+        ones, attenuations = np.ones((size, size)), np.ones(size)
+        assert not find_tribes(ones, attenuations, [50] * size, rules).any()
+        if name != "hdbscan":  # to which all of them are noise; then they join each other
+            assert not cluster(ones, attenuations, rules).any()
 
 
 def test_of_one_client_there_is_one_group():
