@@ -29,7 +29,7 @@ RESTARTS = (0, 1, 2)
 SIZES = (64, 128, 256, 512, 1024, 2048, 4096, 8192)
 
 
-def _measure(run: MethodRun) -> Measures:
+def measure(run: MethodRun) -> Measures:
     """Take how well the groups are the planted tribes, and the training loss."""
     from sklearn.metrics import adjusted_rand_score
 
@@ -45,11 +45,11 @@ def _measure(run: MethodRun) -> Measures:
         "loss": float(loss),
         "rand": float(adjusted_rand_score([planted[c] for c in groups], list(groups.values()))),
         "clusters": len(set(groups.values())),
-        "late": [_at_home(client, groups, planted, late) for client in late],
+        "late": [at_home(client, groups, planted, late) for client in late],
     }
 
 
-def _at_home(
+def at_home(
     client: int, groups: Mapping[int, int], planted: Sequence[int], late: Sequence[int]
 ) -> bool:
     """Return whether most of those in a client's group, who came before it, are of its tribe."""
@@ -127,7 +127,7 @@ STUDY = Study(
     config=CONFIG,
     arms=_arms(),
     claims=_claims,
-    measure=_measure,
+    measure=measure,
     columns=_columns,
     num_seeds=10,
 )
@@ -162,7 +162,7 @@ SIZES_STUDY = Study(
         Claim("8192 values: seeds with what the whole gradient finds", _same(outcome, 8192), 1.0)
     ],
     draw=_draw_sizes,
-    measure=_measure,
+    measure=measure,
     columns=_columns,
     num_seeds=10,
 )

@@ -72,7 +72,10 @@ def test_how_frequent_classes_are_does_not_matter():
     found = gradient(model, inputs, targets)
     for label in range(3):
         again = targets == label
-        more = torch.cat([inputs] + [inputs[again]] * 4), torch.cat([targets] + [targets[again]] * 4)
+        more = (
+            torch.cat([inputs] + [inputs[again]] * 4),
+            torch.cat([targets] + [targets[again]] * 4),
+        )
         torch.testing.assert_close(gradient(model, *more), found, atol=1e-7, rtol=1e-6)
 
 
