@@ -35,7 +35,7 @@ def start_gradient(
 
     Normalization layers use the statistics of the examples themselves. That takes away what all
     examples have in common (brightness, say), which at a random start would hide everything else.
-    Dropout is off. The model stays as it is, buffers included.
+    Dropout is off. The model's values stay as they are, buffers included.
 
     Parameters
     ----------
@@ -53,7 +53,7 @@ def start_gradient(
     model.eval()
     for module in model.modules():
         if isinstance(module, NORM):
-            module.train()
+            module.train(len(targets) > 1)  # one example has no statistics
     parameters = dict(model.named_parameters())
     blocks = math.ceil(len(targets) / BLOCK)
     total: Tensor | None = None

@@ -51,7 +51,7 @@ class GroupedClient(PersonalClient):
         -------
         the vector, projected if so asked; the number of examples it is made of;
         ``gradient-reliability``, the cosine of the gradients of two halves of the examples (NaN
-        below 4 examples), and ``partition-id``
+        below 4 examples, or where a half has none), and ``partition-id``
 
         Raises
         ------
@@ -80,7 +80,8 @@ class GroupedClient(PersonalClient):
         candidates : the shared and group arrays of each model, in the order of ``shared_names``
         config : ``loss-examples`` is read, ``train`` (by default) or ``validation``, and
             ``join-examples``: how many of the training examples to use (-1, all, by default);
-            with that the client's own part is its first one
+            with that the client's own part is its first one; else it is that of before
+            ``server-round``
 
         Returns
         -------
@@ -92,14 +93,14 @@ class GroupedClient(PersonalClient):
             If there are no examples, or an array has a wrong shape.
         """
         joins = JOIN_EXAMPLES in config
-        purpose = (0, "join") if joins else (int(config.get(SERVER_ROUND, 0)), "losses")
-        with self._random(*purpose):
+        server_round = int(config.get(SERVER_ROUND, 0))
+        with self._random(*((0, "join") if joins else (server_round, "losses"))):
             loader = self._loss_examples(
                 str(config.get(LOSS_EXAMPLES, "train")), int(config.get(JOIN_EXAMPLES, ALL))
             )
             found = []
             for parameters in candidates:
-                self._load(parameters, stored=not joins)
+                self._load(parameters, before=server_round, stored=not joins)
                 found.append(evaluate(self.model, loader, self.task))
         return [one.loss for one in found], found[0].examples, self._identity()
 
@@ -118,7 +119,10 @@ class GroupedClient(PersonalClient):
         if len(targets) < 4:
             return float("nan")
         draw = generator(self.seed, "halves", self.partition_id or 0)
-        one, other = (self._gradient(inputs[h], targets[h]) for h in halves(targets, draw))
+        try:
+            one, other = (self._gradient(inputs[h], targets[h]) for h in halves(targets, draw))
+        except ValueError:  # a half may be without a gradient where the whole is not
+            return float("nan")
         return float(cosine_similarity(one, other, dim=0))
 
     def _loss_examples(self, which: str, examples: int) -> Loader:

@@ -1,5 +1,6 @@
 """Tribes found by the clients' gradients at a common start, one model a tribe."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from logging import INFO, WARNING
@@ -21,6 +22,7 @@ from strategies.protocol import (
     JOIN_EXAMPLES,
     PROJECTION_SEED,
     PROJECTION_SIZE,
+    SERVER_ROUND,
 )
 from strategies.randomness import named_seed
 from strategies.replies import ClientReport
@@ -175,10 +177,20 @@ class GradientClusters(GroupAveraging):
         """Ask the nodes for their gradients, and find tribes for them."""
         if self.start_arrays is None:
             self.start_arrays = ArrayRecord(dict(arrays))
-        new = self._signatures(config, grid, nodes)
+        new = self._signatures(server_round, config, grid, nodes)
         self.signatures |= new
-        if new:
-            self._found(server_round)
+        if not new:
+            return
+        if len(self.signatures) < self.rules.clusters:
+            there = len(list(grid.get_node_ids()))
+            if there < self.rules.clusters:
+                raise ValueError(
+                    f"clusters is {self.rules.clusters}, but there are only {there} clients; use "
+                    f"at most {there}, or 0 to have the number found"
+                )
+            log(WARNING, "Only %d gradients were told; the others are awaited", len(new))
+            return
+        self._found(server_round)
 
     def evaluate_nodes(
         self,
@@ -197,11 +209,12 @@ class GradientClusters(GroupAveraging):
             self.signatures = signatures
 
     def _signatures(
-        self, config: ConfigRecord, grid: Grid, nodes: Sequence[int]
+        self, server_round: int, config: ConfigRecord, grid: Grid, nodes: Sequence[int]
     ) -> dict[int, Signature]:
         if not nodes or config.get(JOIN_EXAMPLES) == 0:
             return {}
         asked = {
+            SERVER_ROUND: server_round,
             PROJECTION_SIZE: self.projection_size,
             PROJECTION_SEED: named_seed(self.seed, "projection"),
         }
@@ -214,29 +227,19 @@ class GradientClusters(GroupAveraging):
         )
         log(INFO, "Asking %d nodes for their gradients at the start", len(nodes))
         found: dict[int, Signature] = {}
-        for reply in self.ask(grid, content, nodes, GRADIENT_QUERY, "gradient", with_arrays=True):
+        replies = self.ask(grid, content, nodes, GRADIENT_QUERY, "gradient", with_arrays=True)
+        told = [reply.views[GRADIENT].size for reply in replies if GRADIENT in reply.views]
+        lengths = Counter([len(s.values) for s in self.signatures.values()] or told)
+        for reply in replies:
             values = reply.views.get(GRADIENT)
-            if words := self._unusable(values):
+            if words := _unusable(values, max(lengths, key=lambda n: (lengths[n], n), default=0)):
                 log(WARNING, "Node %d tells no gradient: %s", reply.node_id, words)
                 continue
             assert values is not None
-            told = reply.metrics.get(GRADIENT_RELIABILITY)
-            reliability = float(told) if isinstance(told, float | int) else np.nan
+            reported = reply.metrics.get(GRADIENT_RELIABILITY)
+            reliability = float(reported) if isinstance(reported, float | int) else np.nan
             found[reply.client] = Signature(np.array(values), int(reply.weight), reliability)
         return found
-
-    def _unusable(self, values: NDArray[Any] | None) -> str:
-        """Say why an array is no gradient; an empty string if it is one."""
-        if values is None:
-            return f"no array {GRADIENT!r}"
-        if values.ndim != 1 or not np.issubdtype(values.dtype, np.floating):
-            return f"an array of {values.dtype} {values.shape} instead of a vector"
-        lengths = {len(s.values) for s in self.signatures.values()}
-        if lengths and len(values) not in lengths:
-            return f"{len(values)} values, others told {min(lengths)}"
-        if not np.isfinite(values).all():
-            return "values that are not finite"
-        return "" if values.any() else "it is zero"
 
     def _found(self, server_round: int) -> None:
         """Put every client that told a gradient and has no tribe into one."""
@@ -265,10 +268,26 @@ class GradientClusters(GroupAveraging):
         nodes = sorted(grid.get_node_ids(), key=self.roster.order)
         found = self.losses(server_round, arrays, config, grid, nodes, "validation")
         for client, losses in found.items():
-            own = losses.get(self.groups.get(client, NO_GROUP), np.inf)
+            group = self.groups.get(client, NO_GROUP)
+            if group not in losses:
+                continue  # it is like no tribe
+            own = losses[group]
             best = min(losses, key=lambda group: (losses[group], group))
             if losses[best] < self.margin * own:
                 self.put(server_round, client, best, losses[best], "a lower validation loss")
+
+
+def _unusable(values: NDArray[Any] | None, length: int) -> str:
+    """Say why an array is no gradient of that length; an empty string if it is one."""
+    if values is None:
+        return f"no array {GRADIENT!r}"
+    if values.ndim != 1 or not np.issubdtype(values.dtype, np.floating):
+        return f"an array of {values.dtype} {values.shape} instead of a vector"
+    if len(values) != length:
+        return f"{len(values)} values, others told {length}"
+    if not np.isfinite(values).all():
+        return "values that are not finite"
+    return "" if values.any() else "it is zero"
 
 
 def _score(

@@ -196,8 +196,10 @@ class GroupAveraging(PartialAveraging):
         grid : to ask
         nodes : of the clients in no group yet, by their clients' numbers
         """
-        config = ConfigRecord({**config, PROPERTIES: f"{PARTITION_ID},{GROUP}"})
+        config = ConfigRecord(dict(config))
+        config[PROPERTIES], config[SERVER_ROUND] = f"{PARTITION_ID},{GROUP}", server_round
         content = RecordDict({self.configrecord_key: config})
+        told: list[tuple[int, int]] = []
         for reply in self._answers(grid, content, nodes, MessageType.QUERY):
             node = reply.metadata.src_node_id
             answer = reply.content.config_records.get(PROPERTIES) if reply.has_content() else None
@@ -208,7 +210,8 @@ class GroupAveraging(PartialAveraging):
             if isinstance(number := answer.get(PARTITION_ID), int):
                 self.clients[node] = number
             group = answer.get(GROUP)
-            group = group if isinstance(group, int) and group >= 0 else NO_GROUP
+            told.append((node, group if isinstance(group, int) and group >= 0 else NO_GROUP))
+        for node, group in sorted(told, key=lambda pair: self.roster.order(pair[0])):
             reason = "told by the client" if group != NO_GROUP else "the client has no group"
             self.put(server_round, self.client_of(node), group, np.nan, reason)
 
@@ -394,12 +397,13 @@ class GroupAveraging(PartialAveraging):
         Those that are in no group yet are placed for this evaluation only.
         """
         groups, placements = dict(self.groups), list(self.placements)
+        query_bytes = list(self.query_bytes)
         try:
             new = self.unplaced(grid, nodes)
             self.place(server_round, arrays, config, grid, new)
             return super().evaluate_nodes(grid, server_round, arrays, config, nodes, timeout)
         finally:
-            self.groups, self.placements = groups, placements
+            self.groups, self.placements, self.query_bytes = groups, placements, query_bytes
 
 
 def _table(rows: Iterable[Sequence[int]], width: int) -> NDArray[Any]:

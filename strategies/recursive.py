@@ -17,6 +17,9 @@ from strategies.protocol import JOIN_EXAMPLES
 from strategies.replies import Reply
 from strategies.tribes import bipartition, cosine_similarities
 
+_ENOUGH = 0.75
+"""Part of a group's members whose updates must be known before it is split."""
+
 
 class CFL(GroupAveraging):
     """Clustered Federated Learning by recursive bipartition (Sattler et al., arXiv:1910.01991).
@@ -104,12 +107,11 @@ class CFL(GroupAveraging):
         grid: Grid,
         nodes: Sequence[int],
     ) -> None:
-        """Put new clients into the only group, or where the loss is lowest."""
-        if len(self.models) < 2:
-            for node in nodes:
-                self.put(server_round, self.client_of(node), 0, np.nan, "the first group")
-            return
-        if config.get(JOIN_EXAMPLES) == 0:
+        """Put new clients where the loss is lowest; while there is one group nothing is to be done.
+
+        Whoever has trained by then is in it.
+        """
+        if len(self.models) < 2 or config.get(JOIN_EXAMPLES) == 0:
             return
         for client, losses in self.losses(server_round, arrays, config, grid, nodes).items():
             group = min(losses, key=lambda g: (losses[g], g))
@@ -117,6 +119,9 @@ class CFL(GroupAveraging):
 
     def aggregate_arrays(self, replies: list[Reply]) -> ArrayRecord:
         """Return the means, as :class:`GroupAveraging` does; then split what pulls apart."""
+        for reply in replies:
+            if reply.client not in self.groups and len(self.models) < 2:
+                self.put(self._round, reply.client, 0, np.nan, "the first group")
         sent = {group: dict(record) for group, record in self.models.items()}
         arrays = super().aggregate_arrays(replies)
         good = [reply for reply in replies if not reply.dropped]
@@ -138,14 +143,13 @@ class CFL(GroupAveraging):
         return project(whole, self.projection_size, self.seed)
 
     def _split(self, group: int) -> None:
-        members = sorted(c for c, g in self.groups.items() if g == group)
-        if len(members) < 2 or not all(client in self.updates for client in members):
-            return  # an update of every member is needed
+        everybody = sorted(c for c, g in self.groups.items() if g == group)
+        members = [c for c in everybody if c in self.updates and self.updates[c].any()]
+        if len(members) < max(2, _ENOUGH * len(everybody)):
+            return
         updates = np.stack([self.updates[client] for client in members]).astype(np.float64)
         lengths = np.linalg.norm(updates, axis=1)
         median, mean = np.median(lengths), np.linalg.norm(updates.mean(axis=0))
-        if not (lengths > 0).all():
-            return
         if mean >= self.mean_below * median or median <= self.median_above * self.scale:
             return
         similarity = cosine_similarities(list(updates))
@@ -163,5 +167,7 @@ class CFL(GroupAveraging):
         self.models[new] = self.models[group]
         for place in right:
             self.put(self._round + 1, members[place], new, across, f"split from group {group}")
-        for client in members:  # what they did in the old group says nothing of the new ones
-            del self.updates[client]
+        for client in everybody:  # what it did in the old group says nothing of the new ones
+            self.updates.pop(client, None)
+            if client not in members:  # it is placed by its losses when it is there again
+                del self.groups[client]

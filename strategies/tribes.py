@@ -247,6 +247,27 @@ def founders(examples: Sequence[int], few: int) -> Labels:
     return enough if len(enough) >= least else np.arange(len(examples))
 
 
+def agreements(similarity: Floats, attenuations: Floats, labels: Labels) -> Floats:
+    """Return the :func:`agreement` of every client with the others of every group.
+
+    Parameters
+    ----------
+    similarity, attenuations : of all ``n`` clients
+    labels : group of each client, -1 for none
+
+    Returns
+    -------
+    ``(n, groups)``; NaN where a group has no others
+    """
+    groups = np.arange(max(labels.max(initial=NONE), NONE) + 1)
+    members = (labels[:, None] == groups).astype(np.float64)
+    others = similarity - np.diag(np.diag(similarity))
+    expected = attenuations @ members - attenuations[:, None] * members
+    counts = members.sum(axis=0) - members
+    expected = np.where(counts > 0, attenuations[:, None] * expected, np.nan)
+    return np.asarray(others @ members / expected)
+
+
 def nearest(
     similarity: Floats, attenuations: Floats, client: int, labels: Labels
 ) -> tuple[int, float]:
@@ -262,14 +283,10 @@ def nearest(
     -------
     group and agreement; (-1, NaN) if there is no group of others
     """
-    others = np.arange(len(labels)) != client
-    best, score = NONE, np.nan
-    for group in sorted(set(labels[others & (labels != NONE)].tolist())):
-        members = np.flatnonzero(others & (labels == group))
-        found = agreement(similarity, attenuations, [client], members)
-        if best == NONE or found > score:
-            best, score = group, found
-    return best, float(score)
+    scores = agreements(similarity, attenuations, labels)[client]
+    if np.isnan(scores).all():
+        return NONE, np.nan
+    return int(np.nanargmax(scores)), float(np.nanmax(scores))
 
 
 def find_tribes(
@@ -302,21 +319,28 @@ def refine(
     labels: Labels,
     rules: TribeRules,
 ) -> Labels:
-    """Return the labels after every client has moved to the tribe that it agrees with most.
+    """Return the labels after clients have moved to the tribe that they agree with most.
 
-    All move at once, again and again until nobody moves (at most 10 times). Whoever is alone in
-    its tribe leaves it only for one that it agrees with as much as members have to.
+    One moves at a time, the one that gains most, until nobody gains. Whoever is alone in its tribe
+    leaves it only for one that it agrees with as much as members have to. No tribe becomes smaller
+    than ``rules.smallest`` by that; where their number was given, none ends.
     """
-    for _ in range(10):
-        moved = labels.copy()
-        for client in np.flatnonzero(labels != NONE).tolist():
-            group, score = nearest(similarity, attenuations, client, labels)
-            alone = (labels == labels[client]).sum() == 1
-            if group != NONE and (not alone or score >= needed(examples[client], rules)):
-                moved[client] = group
-        if (moved == labels).all():
+    labels = labels.copy()
+    everybody = np.arange(len(labels))
+    bars = np.array([needed(count, rules) for count in examples])
+    for _ in range(2 * len(labels)):  # far more than are needed, and an end if they go in circles
+        scores = agreements(similarity, attenuations, labels)
+        own = scores[everybody, labels]
+        own = np.where(np.isnan(own), bars, own)  # alone; those in no group are left out below
+        best = np.where(np.isnan(scores), -np.inf, scores)
+        sizes = np.bincount(labels[labels != NONE], minlength=scores.shape[1])[labels]
+        alone = (sizes == 1) & (rules.clusters == 0)
+        free = (labels != NONE) & (alone | (sizes > max(1, rules.smallest)))
+        gains = np.where(free, best.max(axis=1, initial=-np.inf) - own, -np.inf)
+        mover = int(gains.argmax()) if len(gains) else 0
+        if not len(gains) or gains[mover] <= 1e-12:
             break
-        labels = moved
+        labels[mover] = int(best[mover].argmax())
     return labels
 
 

@@ -280,6 +280,28 @@ def test_without_examples_there_are_no_losses(options, values):
         client.losses([start(client)], values)
 
 
+def test_a_client_that_joins_is_asked_about_the_examples_it_joins_with():
+    drawn = []
+
+    class Recording:
+        def __iter__(self):
+            order = torch.randperm(20)
+            drawn.append(order.tolist())
+            inputs, targets = examples(20)
+            return iter([(inputs[order], targets[order])])
+
+    model = TinyNet()
+    client = GroupedClient(
+        model, assign_scopes(model, "head", "rest"), Recording(), num_examples=20, partition_id=1
+    )
+    joins = {"join-examples": 6, "join-steps": 1, "server-round": 3}
+    client.evaluate(start(client), joins)
+    gradient(client, join_examples=6)
+    client.losses([start(client)], joins)
+    assert len(drawn) == 3
+    assert drawn[0] == drawn[1] == drawn[2]
+
+
 # --------------------------------------------------------------------------- messages
 
 

@@ -121,8 +121,9 @@ def test_nothing_personal_is_in_any_message(method):
     grid.sends_own = method in ("mr-mtl", "l2gd", "lifelong", "pfedme")
     (run,) = play(grid, config)
     scopes = scopes_of(config)
-    assert set(run.arrays) == set(names_of(scopes, Scope.SHARED))
-    assert grid.replies == 3 + 3 * 3 * 2
+    assert set(run.arrays) == set(names_of(scopes, Scope.SHARED, Scope.GROUP))
+    queries = {"known-groups": 3, "gradient-clusters": 3, "ifca": 3 * 3}.get(method, 0)
+    assert grid.replies == 3 + queries + 3 * 3 * 2
     keeps = names_of(scopes, Scope.PERSONAL) or config.fine_tuning
     keeps = keeps or (config.row.keeps_model and method not in ("mr-mtl", "l2gd", "pfedme"))
     assert bool(grid.secrets) == bool(keeps)

@@ -244,6 +244,16 @@ def test_where_there_is_one_tribe_one_is_found(seed):
     assert not found.any()
 
 
+@pytest.mark.parametrize(("threshold", "number"), [(0.45, 1), (0.55, 2)])
+def test_tribes_are_different_below_the_threshold_of_agreement(threshold, number):
+    tribe, attenuations = np.array([0] * 4 + [1] * 4), attenuation([15] * 8, NOISE)
+    cosines = np.where(np.equal.outer(tribe, tribe), 1.0, 0.5)
+    similarity = np.outer(attenuations, attenuations) * cosines
+    for find in (cluster, lambda s, a, rules: find_tribes(s, a, [15] * 8, rules)):
+        found = find(similarity, attenuations, TribeRules(threshold=threshold))
+        assert len(set(found)) == number
+
+
 @pytest.mark.parametrize("count", [12, 40])  # of the odd one's examples
 def test_a_client_whom_nobody_is_like_is_alone_or_in_no_tribe(count):
     tribes, examples = [0] * 5 + [1] + [2] * 5, [30] * 5 + [count] + [30] * 5
@@ -342,6 +352,24 @@ def test_of_those_with_few_examples_half_the_agreement_will_do():
     labels, rules = np.array([0, 0, NONE]), TribeRules(threshold=0.4, few_examples=20)
     assert join_tribes(similarity, np.ones(3), [50, 50, 19], labels, rules)[2] == 0
     assert join_tribes(similarity, np.ones(3), [50, 50, 20], labels, rules)[2] == 1
+
+
+def test_newcomers_have_no_say_for_each_other():
+    similarity = np.array([[1, 1, 0.5, 0.3], [1, 1, 0.5, 0.3], [0.5, 0.5, 1, 0.9]])
+    similarity = np.vstack([similarity, [0.3, 0.3, 0.9, 1]])
+    labels = np.array([0, 0, NONE, NONE])
+    for order in ([0, 1, 2, 3], [0, 1, 3, 2]):
+        cosines = similarity[np.ix_(order, order)]
+        found = join_tribes(cosines, np.ones(4), [50] * 4, labels, TribeRules())
+        assert found[np.argsort(order)].tolist() == [0, 0, 0, 1]
+
+
+def test_those_with_few_examples_found_no_tribe_beside_one_that_they_may_be_of():
+    tribe = np.array([0, 0, 0, 1, 1])
+    similarity, ones = np.where(np.equal.outer(tribe, tribe), 1.0, 0.3), np.ones(5)
+    rules = TribeRules(threshold=0.4, few_examples=15)
+    assert find_tribes(similarity, ones, [50, 50, 50, 14, 14], rules).tolist() == [0] * 5
+    assert find_tribes(similarity, ones, [50, 50, 50, 15, 15], rules).tolist() == tribe.tolist()
 
 
 def test_founders_have_enough_examples_unless_hardly_anyone_has():
