@@ -57,7 +57,8 @@ def client_app(
     ----------
     build : makes the node's client, such as a :class:`PersonalClient`; called for every message,
         as Flower runs clients, so it should cache what is slow (data, models)
-    mods : Flower mods around training, e.g. for differential privacy
+    mods : Flower mods around training, e.g. for differential privacy. They do not touch the answers
+        to queries; a gradient that is told to find a group is the raw one
     evaluate_mods : Flower mods around evaluation
 
     Examples
@@ -137,13 +138,11 @@ def _grouped(client: NamedClient) -> GroupedClient:
 
 
 def _of_group(arrays: ArrayRecord, group: int) -> dict[str, Array]:
-    """Return the arrays of one of several models: its own, and those that have no number."""
+    """Return the arrays of one of several models: its own, and those that are shared."""
     found: dict[str, Array] = {}
     for name, array in arrays.items():
-        number, slash, own = name.partition("/")
-        if not slash:
-            found[name] = array
-        elif number == str(group):
+        whose, _, own = name.partition("/")
+        if whose in ("shared", str(group)):
             found[own] = array
     return found
 

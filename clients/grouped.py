@@ -30,7 +30,8 @@ class GroupedClient(PersonalClient):
 
     It answers two more questions: what is your gradient at these arrays
     (:class:`strategies.GradientClusters` asks it), and what is the loss of each of these models on
-    your examples (:class:`strategies.IFCA`). Neither tells anything of personal parameters.
+    your examples (:class:`strategies.IFCA`). Personal parameters are not sent; losses are those of
+    the models with the client's own part.
     """
 
     def gradient(

@@ -66,6 +66,7 @@ class Checkpoints:
     folder : results folder
     config : of the run; where it says ``resume``, the folder must hold checkpoints of the same run
     unseen : clients held out of training
+    late : clients that are there only from half of the rounds on
 
     Raises
     ------
@@ -74,7 +75,13 @@ class Checkpoints:
         config, other data or other code.
     """
 
-    def __init__(self, folder: Path, config: RunConfig, unseen: Iterable[int] = ()) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        config: RunConfig,
+        unseen: Iterable[int] = (),
+        late: Iterable[int] = (),
+    ) -> None:
         self.folder = folder / "checkpoint"
         here = _about(config)
         if config.resume:
@@ -86,7 +93,8 @@ class Checkpoints:
         self.folder.mkdir(parents=True, exist_ok=True)
         for left in (*self.folder.glob("*.safetensors"), *self.folder.glob("*.jsonl")):
             left.unlink()  # of an earlier run, which this one replaces
-        write_json(_about_file(folder), {"run": self.run, **here, "unseen": sorted(unseen)})
+        absent = {"unseen": sorted(unseen), "late": sorted(late)}
+        write_json(_about_file(folder), {"run": self.run, **here, **absent})
 
     def load(self, method: str) -> Saved | None:
         """Return what is known of a method; None if it has not completed a round.
@@ -187,7 +195,7 @@ def _app_source() -> bytes:
 
 def versions() -> dict[str, str]:
     """Return the versions of what computes the numbers."""
-    found = {name: version(name) for name in ("flwr", "torch", "numpy")}
+    found = {name: version(name) for name in ("flwr", "torch", "numpy", "scikit-learn")}
     return {**found, "python": platform.python_version()}
 
 
@@ -206,7 +214,7 @@ def read_about(folder: Path) -> dict[str, Any]:
     path = _about_file(folder)
     try:
         content = json.loads(path.read_text())
-        needed = {"run", "config", "facts", "code", "unseen", "versions"}
+        needed = {"run", "config", "facts", "code", "unseen", "late", "versions"}
         if not isinstance(content, dict) or not needed <= content.keys():
             raise ValueError("it does not hold what it should")
     except FileNotFoundError as error:

@@ -148,15 +148,19 @@ def _stream(data: ClientData, phase: int) -> Stream | None:
 def _group(config: RunConfig, context: Context, data: Federation) -> dict[str, int]:
     """The group of a client: that of its node config, else the tribe it was put in, else none (-1).
 
+    Nothing where the method has no groups.
+
     Raises
     ------
     ConfigError
         If the node config's is no number from 0.
     """
+    if not config.row.groups:
+        return {}
     stated = context.node_config.get(GROUP)
     if stated is None:
         return {GROUP: data.tribes[partition_of(context)[0]] if config.tribes else NO_GROUP}
-    if not isinstance(stated, int) or stated < 0:
+    if not isinstance(stated, int) or isinstance(stated, bool) or stated < 0:
         raise ConfigError(f"the node config's group is {stated!r}; it must be a number from 0")
     return {GROUP: stated}
 

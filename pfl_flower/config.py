@@ -49,6 +49,8 @@ class RunConfig(RunKeys):
                 f"model {self.model!r} needs images, {self.dataset!r} has shape {known.shape}; "
                 f"use {flat}"
             )
+        if self.late and self.num_server_rounds < 2:
+            raise ConfigError("late clients come after half of the rounds; there must be 2 or more")
         if self.initial and self.baseline_names:
             raise ConfigError(
                 "initial starts the method ahead of its baselines, which would be no comparison; "
@@ -80,6 +82,13 @@ class RunConfig(RunKeys):
                     f"method {self.method!r} has no {hyphenated(name)}; there is one in "
                     f"{', '.join(having)}"
                 )
+        if self.row.groups and self.initial:
+            raise ConfigError(
+                f"method {self.method!r} cannot start from shared arrays of an earlier run: "
+                f"of its groups they are the mean. Leave initial empty"
+            )
+        if self.row.groups and self.personal == "all":
+            raise ConfigError(f"personal='all' leaves nothing for the groups of {self.method!r}")
         if self.row.keeps_model and (self.personal or self.personal_decay):
             raise ConfigError(
                 f"method {self.method!r} keeps a whole model of its own, beside which nothing of "
@@ -317,6 +326,7 @@ STRATEGY_ARGUMENTS: Mapping[str, str] = {
     "revise_every": "revise_every",
     "restart": "restart",
     "mean_below": "mean_below",
+    "median_above": "median_above",
 }
 """Field that only some methods have -> the argument of their strategies."""
 

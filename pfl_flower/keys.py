@@ -131,6 +131,12 @@ class RunKeys:
         between(0, open_low=True),
         kind=float,
     )
+    median_above: float | None = key(
+        None,
+        "of cfl: and only while its clients' updates are above this part of those of round 1",
+        between(0),
+        kind=float,
+    )
     num_server_rounds: int = key(20, "rounds", between(1))
     fraction_train: float = key(1.0, "of clients trained a round", between(0, 1, open_low=True))
     local_epochs: int = key(2, "passes over the local data a round", between(0))

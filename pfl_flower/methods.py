@@ -294,7 +294,7 @@ METHODS: Mapping[str, Method] = {
     "cfl": Method(
         summary="one model, split in two where its clients pull apart, again and again",
         source="Sattler et al. 2021, arXiv:1910.01991",
-        settings={"group": "rest", "mean_below": 0.4},
+        settings={"group": "rest", "mean_below": 0.4, "median_above": 0.8},
         strategy=CFL,
         client=GroupedClient,
     ),

@@ -86,18 +86,20 @@ def open_session(grid: Grid, config: RunConfig, there: Population, folder: Path 
     if folder is None and config.resume:
         folder = under_home(config.resume)
     if folder is not None and config.resume:  # the same again, whoever is there today
-        unseen = frozenset(read_about(folder)["unseen"])
+        about = read_about(folder)
+        unseen, late = frozenset(about["unseen"]), frozenset(about["late"])
     else:
-        unseen = choose_unseen(config, there.cards.keys() - misfits.keys())
+        fit = there.cards.keys() - misfits.keys()
+        unseen = choose_unseen(config, fit)
+        late = choose_late(config, fit - unseen)
     # Who is held out of training has no part in means and deviations either, but may have a class
     # that nobody else has.
     left_out = unseen | misfits.keys()
-    late = choose_late(config, there.cards.keys() - left_out)
     seen = {client: card for client, card in there.cards.items() if client not in left_out}
     facts = replace(merge_cards(seen or there.cards)[0], labels=facts.labels)
     _log_facts(facts, misfits)
     config = replace(config, facts=facts)
-    checkpoints = None if folder is None else Checkpoints(folder, config, unseen)
+    checkpoints = None if folder is None else Checkpoints(folder, config, unseen, late)
     return Session(
         grid,
         config,

@@ -63,8 +63,8 @@ class GradientClusters(GroupAveraging):
     Before round 1 every node that is there tells its gradient at the arrays of the start. Clients
     with many examples found the tribes; the others join the one they agree with most, for which
     half the agreement will do. Who was not there, or failed, is asked when it is seen next, at the
-    same start. Who agrees with no tribe gets the mean over everybody, until enough such clients
-    agree with each other: they become a new tribe.
+    same start. Who agrees with no tribe is one of its own; with ``smallest`` above 1 it gets the
+    mean over everybody, until enough such clients agree with each other and become a new tribe.
 
     Parameters
     ----------
@@ -84,6 +84,8 @@ class GradientClusters(GroupAveraging):
     ValueError
         If an argument is out of range; in round 1, if there are fewer clients than tribes.
     """
+
+    finds_groups = True
 
     def __init__(
         self,
@@ -131,12 +133,16 @@ class GradientClusters(GroupAveraging):
         """Return what the strategy carries from round to round, for a checkpoint."""
         start = {name: view(array) for name, array in (self.start_arrays or {}).items()}
         values = {str(client): s.values for client, s in self.signatures.items()}
-        about = [(c, s.examples, s.reliability) for c, s in self.signatures.items()]
+        about = {
+            "clients": np.array(list(self.signatures), dtype=np.uint64),
+            "examples": np.array([s.examples for s in self.signatures.values()], dtype=np.int64),
+            "reliability": np.array([s.reliability for s in self.signatures.values()], np.float64),
+        }
         return (
             super().state_arrays()
             | as_part("start", start)
             | as_part("signature", values)
-            | as_part("signatures", {"about": np.array(about, np.float64).reshape(-1, 3)})
+            | as_part("signatures", about)
         )
 
     def load_state_arrays(self, arrays: Mapping[str, NDArray[Any]]) -> None:
@@ -145,9 +151,10 @@ class GradientClusters(GroupAveraging):
         if start := part_of(arrays, "start"):
             self.start_arrays = to_record(start)
         values = part_of(arrays, "signature")
-        for client, examples, reliability in part_of(arrays, "signatures").get("about", ()):
-            signature = Signature(values[str(int(client))], int(examples), float(reliability))
-            self.signatures[int(client)] = signature
+        about = {name: array.tolist() for name, array in part_of(arrays, "signatures").items()}
+        columns = (about.get(name, ()) for name in ("clients", "examples", "reliability"))
+        for client, examples, reliability in zip(*columns, strict=True):
+            self.signatures[client] = Signature(values[str(client)], examples, reliability)
 
     # ------------------------------------------------------------------ placing clients
 
@@ -188,7 +195,7 @@ class GradientClusters(GroupAveraging):
                     f"clusters is {self.rules.clusters}, but there are only {there} clients; use "
                     f"at most {there}, or 0 to have the number found"
                 )
-            log(WARNING, "Only %d gradients were told; the others are awaited", len(new))
+            log(WARNING, "Only %d gradients are known; others are awaited", len(self.signatures))
             return
         self._found(server_round)
 
@@ -232,6 +239,9 @@ class GradientClusters(GroupAveraging):
         lengths = Counter([len(s.values) for s in self.signatures.values()] or told)
         for reply in replies:
             values = reply.views.get(GRADIENT)
+            if reply.weight < 1:
+                log(WARNING, "Node %d tells a gradient of %g examples", reply.node_id, reply.weight)
+                continue
             if words := _unusable(values, max(lengths, key=lambda n: (lengths[n], n), default=0)):
                 log(WARNING, "Node %d tells no gradient: %s", reply.node_id, words)
                 continue
@@ -253,7 +263,9 @@ class GradientClusters(GroupAveraging):
         if (before == NO_GROUP).all():
             labels = find_tribes(similarity, attenuations, examples, self.rules)
         else:
-            labels = join_tribes(similarity, attenuations, examples, before, self.rules)
+            # a number is never used again, lest a new tribe inherits a model
+            free = 1 + max(p.group for p in self.placements)
+            labels = join_tribes(similarity, attenuations, examples, before, self.rules, free)
         for place, client in enumerate(clients):
             group = int(labels[place])
             score = _score(similarity, attenuations, place, labels)

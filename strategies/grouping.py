@@ -23,7 +23,7 @@ from strategies.protocol import (
     PROPERTIES,
     SERVER_ROUND,
 )
-from strategies.replies import ClientReport, Reply, take_apart
+from strategies.replies import ClientReport, Reply, drop_duplicates, take_apart
 
 Means = dict[str, NDArray[Any]]
 """Name of an array -> its mean."""
@@ -53,8 +53,11 @@ class GroupAveraging(PartialAveraging):
     Raises
     ------
     ValueError
-        If a group's number is negative.
+        If a group's number is negative, or groups are given to a strategy that finds them.
     """
+
+    finds_groups = False
+    """Whether groups are found, so that none can be given."""
 
     def __init__(
         self,
@@ -65,6 +68,8 @@ class GroupAveraging(PartialAveraging):
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
+        if groups and self.finds_groups:
+            raise ValueError(f"{type(self).__name__} finds groups itself; give it none")
         self.group_names = frozenset(group_names)
         self.groups: dict[int, int] = dict(groups or {})
         """Client -> group; :data:`NO_GROUP` for one that fits none, absent if not placed yet."""
@@ -101,13 +106,15 @@ class GroupAveraging(PartialAveraging):
     def state_arrays(self) -> dict[str, NDArray[Any]]:
         """Return what the strategy carries from round to round, for a checkpoint."""
         state = super().state_arrays()
-        state |= as_part("groups", {"all": _table(self.groups.items(), 2)})
+        groups = {"clients": _numbers(self.groups), "groups": _signed(self.groups.values())}
+        state |= as_part("groups", groups)
         for group, record in self.models.items():
             state |= as_part(f"model-{group}", {name: view(a) for name, a in record.items()})
-        about = [(p.round, p.client, p.group) for p in self.placements]
         reasons = "\n".join(p.reason for p in self.placements).encode()
         placements = {
-            "about": _table(about, 3),
+            "rounds": _signed(p.round for p in self.placements),
+            "clients": _numbers(p.client for p in self.placements),
+            "groups": _signed(p.group for p in self.placements),
             "scores": np.array([p.score for p in self.placements], dtype=np.float64),
             "reasons": np.frombuffer(reasons, dtype=np.uint8),
             "bytes": np.array(self.query_bytes, dtype=np.int64),
@@ -119,17 +126,16 @@ class GroupAveraging(PartialAveraging):
         super().load_state_arrays(arrays)
         if not (placements := part_of(arrays, "placements")):
             return
-        self.groups = {int(c): int(g) for c, g in part_of(arrays, "groups")["all"]}
+        groups = part_of(arrays, "groups")
+        pairs = zip(groups["clients"].tolist(), groups["groups"].tolist(), strict=True)
+        self.groups = dict(pairs)
         numbers = {name.partition("/")[0] for name in arrays if name.startswith("model-")}
         self.models = {
             int(part.removeprefix("model-")): to_record(part_of(arrays, part)) for part in numbers
         }
         reasons = placements["reasons"].tobytes().decode().split("\n")
-        scores = placements["scores"].tolist()
-        self.placements = [
-            Placement(int(row[0]), int(row[1]), int(row[2]), score, reason)
-            for row, score, reason in zip(placements["about"], scores, reasons, strict=False)
-        ]
+        columns = (placements[name].tolist() for name in ("rounds", "clients", "groups", "scores"))
+        self.placements = [Placement(*row) for row in zip(*columns, reasons, strict=False)]
         self.query_bytes = [int(b) for b in placements["bytes"]]
 
     # ------------------------------------------------------------------ the way down
@@ -211,6 +217,8 @@ class GroupAveraging(PartialAveraging):
                 self.clients[node] = number
             group = answer.get(GROUP)
             told.append((node, group if isinstance(group, int) and group >= 0 else NO_GROUP))
+        if told and all(group == NO_GROUP for _, group in told):
+            log(WARNING, "No client tells a group (node config group=0, 1, ...); this is FedAvg")
         for node, group in sorted(told, key=lambda pair: self.roster.order(pair[0])):
             reason = "told by the client" if group != NO_GROUP else "the client has no group"
             self.put(server_round, self.client_of(node), group, np.nan, reason)
@@ -238,7 +246,7 @@ class GroupAveraging(PartialAveraging):
         that did not answer
         """
         groups = sorted(self.models)
-        shared = {name: a for name, a in arrays.items() if name not in self.group_names}
+        shared = {f"shared/{n}": a for n, a in arrays.items() if n not in self.group_names}
         own = {f"{g}/{name}": a for g in groups for name, a in self.models[g].items()}
         asked = ConfigRecord(dict(config))
         asked[SERVER_ROUND], asked[LOSS_EXAMPLES] = server_round, which
@@ -268,6 +276,11 @@ class GroupAveraging(PartialAveraging):
             return
         self.groups[client] = group
         self.placements.append(Placement(server_round, client, group, float(score), reason))
+
+    def forget_momentum(self, group: int) -> None:
+        """Forget the server's momentum of a group whose arrays are not what they were."""
+        own = f"group-{group}/"
+        self._velocity = {k: v for k, v in self._velocity.items() if not k.startswith(own)}
 
     def arrays_of(self, group: int, arrays: ArrayRecord) -> ArrayRecord:
         """Return what a group is sent: its own arrays where it has some, else the mean."""
@@ -331,6 +344,9 @@ class GroupAveraging(PartialAveraging):
         for reply in replies:
             if reply.client != reply.node_id:
                 self.clients[reply.node_id] = reply.client
+            reply.client = self.client_of(reply.node_id)
+        drop_duplicates(replies)
+        for reply in replies:
             if reply.dropped:
                 log(WARNING, "Node %d tells no %s: %s", reply.node_id, what, reply.dropped)
         good = [reply for reply in replies if not reply.dropped]
@@ -406,8 +422,13 @@ class GroupAveraging(PartialAveraging):
             self.groups, self.placements, self.query_bytes = groups, placements, query_bytes
 
 
-def _table(rows: Iterable[Sequence[int]], width: int) -> NDArray[Any]:
-    return np.array(list(rows), dtype=np.int64).reshape(-1, width)
+def _numbers(clients: Iterable[int]) -> NDArray[Any]:
+    """Return clients' numbers; a node's id, where it has none, needs 64 bits without a sign."""
+    return np.array(list(clients), dtype=np.uint64)
+
+
+def _signed(values: Iterable[int]) -> NDArray[Any]:
+    return np.array(list(values), dtype=np.int64)
 
 
 def _payload(content: RecordDict) -> int:

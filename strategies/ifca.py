@@ -1,5 +1,6 @@
 """Several models; every client trains the one that fits its examples best."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from logging import INFO, WARNING
 from typing import Any
@@ -28,10 +29,11 @@ class IFCA(GroupAveraging):
     query ``query.losses``, as :class:`clients.GroupedClient` does. A client that has not been
     asked yet is when it is to be evaluated.
 
-    The models start apart: each is the start with the values of every parameter array shuffled,
-    which is another draw of the same initialisation. A model that nobody picks has collapsed. It
-    is planted anew: it becomes a copy of the model of the client with the highest loss, which
-    trains it alone in that round; clients that are like it follow.
+    The models start apart: each is the start with the values of every parameter array shuffled.
+    Where the start's entries are independent draws, that is another draw of the same
+    initialisation. A model that nobody picks has collapsed. It is planted anew: it becomes a copy
+    of the model of the client with the highest loss, which trains it alone in that round; clients
+    that are like it follow.
 
     Parameters
     ----------
@@ -47,6 +49,8 @@ class IFCA(GroupAveraging):
         If an argument is out of range; in round 1, if fewer clients take part than there are
         models.
     """
+
+    finds_groups = True
 
     def __init__(self, *args: Any, clusters: int = 2, restart: int = 0, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -140,7 +144,8 @@ class IFCA(GroupAveraging):
     def _replant(self, server_round: int, lowest: dict[int, float]) -> None:
         """Give a model that nobody picks to the client with the highest loss."""
         for group in sorted(self.models.keys() - set(self.groups.values())):
-            crowd = [c for c in lowest if list(self.groups.values()).count(self.groups[c]) > 1]
+            counts = Counter(g for g in self.groups.values() if g != NO_GROUP)
+            crowd = [c for c in lowest if counts[self.groups[c]] > 1]
             worst = max(crowd, key=lambda c: (lowest[c], -c), default=None)
             if worst is None or self._replanted[group] >= _REPLANTED:
                 continue
@@ -151,4 +156,5 @@ class IFCA(GroupAveraging):
                 *(server_round, group, worst),
             )
             self.models[group] = self.models[self.groups[worst]]
+            self.forget_momentum(group)
             self.put(server_round, worst, group, lowest[worst], "a model that nobody picked")

@@ -79,7 +79,7 @@ GRADIENT_RELIABILITY = "gradient-reliability"
 
 LOSSES_QUERY = "query.losses"
 """Message type: the losses of several models are asked for. Their arrays are named
-``<group>/<name>``; what has no group in its name is the same for all."""
+``<group>/<name>``, and ``shared/<name>`` where they are the same for all."""
 
 LOSS_GROUPS = "loss-groups"
 """Config of that query: the groups (a,b,c)."""

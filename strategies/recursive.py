@@ -45,7 +45,9 @@ class CFL(GroupAveraging):
     median_above : float (default: 0.8)
         And when the median length of its members' updates is above this part of that of everybody
         in round 1: they would still move. (The paper's second threshold is on the longest update,
-        which one wild client can keep long for ever.)
+        which one wild client can keep long for ever.) Two equal groups whose optima
+        lie at right angles settle at 0.71; and a group far larger than the others, which decides
+        the median, lower still: lower it there.
     across_below : float (default: 0.0)
         And when the mean cosine of updates across the split is below this: the halves pull
         against each other, as those of different optima do where the joint model stands still.
@@ -60,6 +62,8 @@ class CFL(GroupAveraging):
     ValueError
         If an argument is out of range, or there are no ``parameter_names``.
     """
+
+    finds_groups = True
 
     def __init__(
         self,
@@ -170,4 +174,5 @@ class CFL(GroupAveraging):
         for client in everybody:  # what it did in the old group says nothing of the new ones
             self.updates.pop(client, None)
             if client not in members:  # it is placed by its losses when it is there again
+                self.put(self._round + 1, client, NO_GROUP, np.nan, "no update of it is known")
                 del self.groups[client]

@@ -50,15 +50,15 @@ def noise_examples(examples: Sequence[int], halves: Sequence[float]) -> float:
 
     Returns
     -------
-    c, positive; 0 if no client could tell
+    c, positive; infinite if no client could tell
     """
     told = [(n, r) for n, r in zip(examples, halves, strict=True) if not np.isnan(r)]
     pairs = [(n, min(max(r, 0.01), 0.99)) for n, r in told]
-    return float(np.median([n / 2 * (1 - r) / r for n, r in pairs])) if pairs else 0.0
+    return float(np.median([n / 2 * (1 - r) / r for n, r in pairs])) if pairs else np.inf
 
 
 def attenuation(examples: Sequence[int], noise: float) -> Floats:
-    """Return the root of every client's reliability, ``sqrt(n / (n + c))``, in (0, 1]."""
+    """Return the root of every client's reliability, ``sqrt(n / (n + c))``, in [0, 1]."""
     counts = np.asarray(examples, dtype=np.float64)
     return np.sqrt(counts / (counts + noise))
 
@@ -194,8 +194,9 @@ class TribeRules:
     clusters : number of tribes; 0 to find it
     clusterer : a key of :data:`CLUSTERERS`
     threshold : least :func:`agreement` within a tribe, between 0 and 1
-    few_examples : clients with fewer found no tribes; they join one, for which half of
-        ``threshold`` will do, since a few examples are no evidence against it
+    few_examples : clients with fewer have no part in finding tribes, if enough others have; they
+        join one afterwards, for which half of ``threshold`` will do, since a few examples are no
+        evidence against it
     smallest : fewest clients of a tribe whose number was not given
 
     Raises
@@ -294,11 +295,16 @@ def find_tribes(
 ) -> Labels:
     """Return the tribe of each client, numbered by their first members; -1 for none.
 
+    Where no gradient is reliable at all (attenuations of 0) nothing tells clients apart: one tribe.
+
     Raises
     ------
     ValueError
         If there are fewer clients than tribes were asked for.
     """
+    if not attenuations.any() and not rules.clusters:
+        return np.zeros(len(examples), dtype=np.int64)
+    attenuations = attenuations if attenuations.any() else np.ones(len(examples))
     first = founders(examples, rules.few_examples)
     if len(first) < rules.clusters:
         first = np.arange(len(examples))
@@ -325,6 +331,8 @@ def refine(
     leaves it only for one that it agrees with as much as members have to. No tribe becomes smaller
     than ``rules.smallest`` by that; where their number was given, none ends.
     """
+    if (labels == NONE).all():
+        return labels
     labels = labels.copy()
     everybody = np.arange(len(labels))
     bars = np.array([needed(count, rules) for count in examples])
@@ -355,12 +363,16 @@ def join_tribes(
     examples: Sequence[int],
     labels: Labels,
     rules: TribeRules,
+    first_free: int = 0,
 ) -> Labels:
     """Return the labels after every client in no tribe has joined one, if it agrees with one.
 
     Those that agree with none are clustered by themselves; groups that are large enough become new
-    tribes, with numbers that follow on, unless the number of tribes was given.
+    tribes, with numbers that follow on (from ``first_free`` at least), unless the number of tribes
+    was given.
     """
+    if not attenuations.any():
+        attenuations = np.ones(len(examples))
     joined = labels.copy()
     for client in np.flatnonzero(labels == NONE).tolist():
         group, score = nearest(similarity, attenuations, client, labels)
@@ -371,7 +383,7 @@ def join_tribes(
         return joined
     free = replace(rules, clusterer="agglomerative")
     found = cluster(similarity[np.ix_(rest, rest)], attenuations[rest], free)
-    following = int(joined.max()) + 1
+    following = max(first_free, int(joined.max()) + 1)
     for group in range(int(found.max()) + 1):
         members = rest[found == group]
         if len(members) >= rules.smallest:

@@ -8,7 +8,6 @@ from simulations.tribes import (
     CONFIG,
     NUM_CLIENTS,
     RESTARTS,
-    SIZES,
     SIZES_STUDY,
     STUDY,
     at_home,
@@ -25,7 +24,7 @@ def result(arm, seed=0, accuracy=0.5, **measures):
 
 def outcome_of(study, changes=()):
     """Every arm finds everything on ten seeds, but for the changes: (arm's key, seed) -> result."""
-    found = {"rand": 1.0, "loss": 1.0, "clusters": 3, "late": [True]}
+    found = {"rand": 1.0, "loss": 1.0, "clusters": 3, "late": [True] * 5, "groups": [0, 1]}
     low = ("fedavg", "local")
     results = {
         (arm.key, seed): result(arm, seed, 0.3 if arm.name in low else 0.9, **found)
@@ -48,13 +47,13 @@ def test_all_promises_hold_where_everything_is_found():
     [
         ("gradient-clusters", 3, {"rand": 0.99}, "gradient-clusters: seeds"),
         ("gradient-clusters, no tribes", 2, {"rand": 0.0}, "no tribes: seeds"),
-        ("gradient-clusters, five come late", 2, {"late": [True, False]}, "late: seeds"),
+        ("gradient-clusters, five come late", 2, {"late": [True] * 4}, "late: seeds"),
         ("cfl", 4, {"rand": 0.89}, "cfl: seeds"),
     ],
 )
 def test_a_promise_fails_with_one_seed_too_few(key, failing, measures, claim):
     arm = next(arm for arm in STUDY.arms if arm.key == key)
-    base = {"rand": 1.0, "loss": 1.0, "clusters": 3, "late": [True]}
+    base = {"rand": 1.0, "loss": 1.0, "clusters": 3, "late": [True] * 5}
     for number, expected in ((failing - 1, True), (failing, False)):
         changes = {(key, s): result(arm, s, 0.9, **{**base, **measures}) for s in range(number)}
         found = holds(outcome_of(STUDY, changes))
@@ -101,8 +100,8 @@ def test_every_arm_is_of_all_clients():
 
 
 def test_sizes_are_compared_with_the_whole_gradient_seed_by_seed(tmp_path):
-    arm = Arm("projected", {}, SIZES[-1])
-    worse = {(arm.key, 0): result(arm, 0, rand=0.9, loss=1.0)}
+    arm = Arm("projected", {}, 8192)
+    worse = {(arm.key, 0): result(arm, 0, rand=0.9, loss=1.0, groups=[0, 0])}
     for changes, share in (({}, 1.0), (worse, 0.9)):
         summary = write_outcome(SIZES_STUDY, outcome_of(SIZES_STUDY, changes), tmp_path)
         (claim,) = summary["claims"].values()

@@ -7,8 +7,17 @@ from flwr.clientapp import ClientApp
 from safetensors.numpy import load, save
 
 from pfl_flower.grid import InProcessGrid
-from strategies import CFL, IFCA, NO_GROUP, GradientClusters, GroupAveraging, PartialAveraging
+from strategies import (
+    CFL,
+    IFCA,
+    NO_GROUP,
+    GradientClusters,
+    GroupAveraging,
+    PartialAveraging,
+    Placement,
+)
 from strategies.arrays import to_record
+from strategies.clustering import Signature
 from tests.helpers import decoded, error_reply, reply
 
 W = np.arange(6, dtype=np.float32).reshape(2, 3)
@@ -260,7 +269,9 @@ NAMES = {"group_names": ["w", "n"], "parameter_names": ["w"], "server_momentum":
 
 @pytest.mark.parametrize("kind", [GroupAveraging, GradientClusters, IFCA, CFL])
 def test_a_strategy_that_is_stored_goes_on_as_if_it_had_not_been(kind):
-    first, grid = kind(**NAMES, groups=TWO), InProcessGrid(answering_app(), 4)
+    first, grid = kind(**NAMES), InProcessGrid(answering_app(), 4)
+    first.groups.update(TWO)
+    first.placements += [Placement(1, c, g, np.nan, "given") for c, g in TWO.items()]
     first.clients.update({100 + client: client for client in range(4)})
     counter = {"n": np.array(3)}
     messages = first._messages(1, to_record(START | counter), ConfigRecord(), [100, 102], "train")
@@ -283,6 +294,24 @@ def test_a_strategy_that_is_stored_goes_on_as_if_it_had_not_been(kind):
     one, other = (aggregate(strategy, replies, 2) for strategy in (first, second))
     assert as_bytes(one) == as_bytes(other)
     assert as_bytes(second.state_arrays()) == as_bytes(first.state_arrays())
+
+
+@pytest.mark.parametrize("kind", [GradientClusters, IFCA, CFL])
+def test_groups_that_are_found_cannot_be_given(kind):
+    with pytest.raises(ValueError, match=f"{kind.__name__} finds groups itself"):
+        kind(**NAMES, groups=TWO)
+
+
+def test_node_ids_of_64_bits_survive_a_checkpoint():
+    first = GradientClusters(**NAMES)
+    node = 2**63 + 2**10 + 1
+    first.put(1, node, 0, 1.0, "found by its gradient")
+    first.signatures[node] = Signature(np.ones(3, np.float32), 7, 0.5)
+    second = GradientClusters(**NAMES)
+    second.load_state_arrays(stored(first))
+    assert second.groups == {node: 0}
+    assert second.placements == first.placements
+    assert second.signatures[node].examples == 7
 
 
 @pytest.mark.parametrize("kind", [GroupAveraging, GradientClusters, IFCA, CFL])

@@ -116,8 +116,8 @@ def test_the_noise_of_exact_reliabilities_is_found_exactly(noise, examples):
 def test_the_noise_is_a_median_over_those_who_could_tell():
     assert noise_examples([10, 10, 10], [0.5, math.nan, 0.5]) == 5.0
     assert noise_examples([10, 20, 1000], [0.5, 0.5, 0.5]) == 10.0
-    assert noise_examples([10, 10], [math.nan, math.nan]) == 0.0
-    assert noise_examples([], []) == 0.0
+    assert noise_examples([10, 10], [math.nan, math.nan]) == math.inf
+    assert noise_examples([], []) == math.inf
 
 
 @pytest.mark.parametrize(("told", "counted"), [(-1.0, 0.01), (0.0, 0.01), (1.0, 0.99)])
