@@ -236,10 +236,10 @@ def make_app(run_config: Mapping[str, Any] | None = None) -> ClientApp:
     """
 
     def build(context: Context, message_config: Mapping[str, Any]) -> NamedClient:
-        config = RunConfig.parse(context.run_config if run_config is None else run_config)
-        if DATA_FACTS in message_config:
-            config = replace(config, facts=_facts_of(str(message_config[DATA_FACTS])))
-        elif config.known_facts is None or DATA_CARD in str(message_config.get(PROPERTIES, "")):
+        values = context.run_config if run_config is None else run_config
+        config = _config_of(tuple(values.items()), str(message_config.get(DATA_FACTS, "")))
+        asked = DATA_CARD in str(message_config.get(PROPERTIES, ""))
+        if DATA_FACTS not in message_config and (config.known_facts is None or asked):
             return Registrar(config, context)
 
         def under(method: str, own_model: bool = False) -> PersonalClient:
@@ -258,10 +258,11 @@ def make_app(run_config: Mapping[str, Any] | None = None) -> ClientApp:
     return client_app(build)
 
 
-@lru_cache(maxsize=4)
-def _facts_of(text: str) -> DataFacts:
-    """Return the facts in a message, read once a process."""
-    return DataFacts.from_json(text)
+@lru_cache(maxsize=8)
+def _config_of(values: tuple[tuple[str, Any], ...], facts: str) -> RunConfig:
+    """Return a run config, with the facts in a message if there are any; read once a process."""
+    config = RunConfig.parse(dict(values))
+    return replace(config, facts=DataFacts.from_json(facts)) if facts else config
 
 
 app = make_app()

@@ -12,7 +12,7 @@ from logging import DEBUG
 from typing import Any
 from uuid import uuid4
 
-from flwr.app import Context, Error, Message, RecordDict
+from flwr.app import ArrayRecord, Context, Error, Message, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.common.constant import ErrorCode
 from flwr.common.logger import log
@@ -137,6 +137,11 @@ def _copy(records: RecordDict) -> RecordDict:
     """Copy everything that can be changed in place; arrays are immutable bytes and are shared."""
     copied = RecordDict()
     for name, record in records.items():
+        if isinstance(record, ArrayRecord):
+            copied[name] = fresh = ArrayRecord()
+            for key, array in record.items():  # its constructor would make every Array anew
+                fresh[key] = array
+            continue
         values = {k: list(v) if isinstance(v, list) else v for k, v in record.items()}
         copied[name] = type(record)(values)  # type: ignore[arg-type]
     return copied

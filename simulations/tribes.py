@@ -110,15 +110,16 @@ def _arms() -> list[Arm]:
     arms = [Arm(name, {"method": name}) for name in methods]
     # it has to train for some rounds before it can split for the second time
     arms.append(Arm("cfl", {"method": "cfl", "num-server-rounds": 12}))
-    arms += [Arm("ifca", {"method": "ifca", "restart": r}, r) for r in RESTARTS]
+    ifca = {"method": "ifca", "num-server-rounds": 10}  # it looks for its clusters as it trains
+    arms += [Arm("ifca", {**ifca, "restart": restart}, restart) for restart in RESTARTS]
     found = {"method": "gradient-clusters"}
-    late = {"late": LATE / NUM_CLIENTS, "num-server-rounds": 4}
+    late = {"late": LATE / NUM_CLIENTS, "num-server-rounds": 2}
     arms.append(Arm("gradient-clusters, five come late", {**found, **late}))
     few: dict[str, Any] = {"tribes": f"{NUM_CLIENTS}", "num-server-rounds": 1}
     arms.append(Arm("gradient-clusters, no tribes", {**found, **few}))
     variants: dict[str, dict[str, Any]] = {
-        "two outliers": {"tribes": "6,8,14,1,1", "num-server-rounds": 4},
-        "lighting": {"heterogeneity": "lighting", "num-server-rounds": 4},
+        "two outliers": {"tribes": "6,8,14,1,1", "num-server-rounds": 3},
+        "lighting": {"heterogeneity": "lighting", "num-server-rounds": 3},
     }
     for words, config in variants.items():
         for name in ("known-groups", "gradient-clusters"):
