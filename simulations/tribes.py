@@ -112,18 +112,18 @@ def _arms() -> list[Arm]:
     arms.append(Arm("cfl", {"method": "cfl", "num-server-rounds": 12}))
     ifca = {"method": "ifca", "num-server-rounds": 10}  # it looks for its clusters as it trains
     arms += [Arm("ifca", {**ifca, "restart": restart}, restart) for restart in RESTARTS]
-    found = {"method": "gradient-clusters"}
-    late = {"late": LATE / NUM_CLIENTS, "num-server-rounds": 2}
-    arms.append(Arm("gradient-clusters, five come late", {**found, **late}))
-    few: dict[str, Any] = {"tribes": f"{NUM_CLIENTS}", "num-server-rounds": 1}
-    arms.append(Arm("gradient-clusters, no tribes", {**found, **few}))
+    # of the variants only the groups are of interest, which a round or two show
+    found = {"method": "gradient-clusters", "num-server-rounds": 2}
     variants: dict[str, dict[str, Any]] = {
-        "two outliers": {"tribes": "6,8,14,1,1", "num-server-rounds": 3},
+        "five come late": {"late": LATE / NUM_CLIENTS},
+        "no tribes": {"tribes": f"{NUM_CLIENTS}", "num-server-rounds": 1},
+        "two outliers": {"tribes": "6,8,14,1,1"},
         "lighting": {"heterogeneity": "lighting", "num-server-rounds": 3},
     }
     for words, config in variants.items():
-        for name in ("known-groups", "gradient-clusters"):
-            arms.append(Arm(f"{name}, {words}", {"method": name, **config}))
+        arms.append(Arm(f"gradient-clusters, {words}", {**found, **config}))
+    lighting = {"method": "known-groups", **variants["lighting"]}
+    arms.append(Arm("known-groups, lighting", lighting))
     return arms
 
 
