@@ -330,6 +330,12 @@ def test_a_group_of_the_node_config_that_is_no_number_costs_that_client_only(gro
     assert partition(groups) == planted_without(0)
 
 
+def test_a_group_of_the_node_config_is_nothing_to_a_method_without_groups():
+    config = {"group": "hospital-a"}
+    run = broken_run({"method": "fedavg"}, lambda number: config if number == 0 else {})
+    assert not any(report.dropped for report in run.reports)
+
+
 def test_the_node_config_says_more_than_the_tribes_of_the_data():
     run = broken_run({"method": "known-groups"}, lambda i: {"group": 10 + i % 3})
     assert run.grouping.groups == {i: 10 + i % 3 for i in range(CLIENTS)}

@@ -10,14 +10,16 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from pfl_flower.census import FederationError
+from pfl_flower.census import FederationError, wait_for_clients
 from pfl_flower.checkpoint import Checkpoints, code_digest
 from pfl_flower.client_app import make_app
 from pfl_flower.config import RunConfig
 from pfl_flower.engines import simulate
 from pfl_flower.federation import play
 from pfl_flower.grid import InProcessGrid
+from pfl_flower.newcomers import choose_late
 from pfl_flower.results import write
+from pfl_flower.session import open_session
 from pfl_flower.subgrid import GridWithout
 from strategies.arrays import view
 
@@ -231,6 +233,23 @@ def test_unseen_clients_stay_unseen_whoever_is_there_when_it_goes_on(tmp_path, c
     absent = min(set(range(6)) - unseen)
     (resumed,) = play(GridWithout(grid, {100 + absent}), replace(parsed, wait=0.0), folder=tmp_path)
     assert {report.client for report in resumed.joined[0]} == unseen
+
+
+def test_late_clients_stay_late_whoever_is_there_when_it_goes_on(tmp_path):
+    config = {"method": "fedavg", "baselines": "", "num-server-rounds": 4, "late": 0.4}
+    run_config = RunConfig.parse(config)
+    late = choose_late(run_config, range(10))
+    left = min(c for c in range(10) if choose_late(run_config, set(range(10)) - {c}) != late - {c})
+    assert left not in late  # without it others would be drawn
+    grid = InProcessGrid(make_app(config), 10)
+    next(play(grid, replace(run_config, wait=0.0), folder=tmp_path))
+    about = tmp_path / "checkpoint" / "about.json"
+    assert frozenset(json.loads(about.read_text())["late"]) == late
+    resumed = RunConfig.parse({**config, "resume": str(tmp_path)})
+    without = GridWithout(grid, {100 + left})
+    there = wait_for_clients(without, replace(resumed, wait=0.0))
+    session = open_session(without, resumed, there, tmp_path)
+    assert session.late == {100 + client for client in late}
 
 
 def test_a_client_that_is_not_there_is_no_reason_to_stop(complete, caplog):

@@ -375,6 +375,20 @@ def test_a_model_that_is_planted_in_vain_is_given_up_even_if_the_run_is_resumed(
     assert found == [1, 1, 1, 0, 0]
 
 
+def test_clients_without_a_finite_loss_are_no_crowd_to_be_split():
+    nan = float("nan")
+    strategy, grid = collapsed({0: [1.0, 9.0], 1: [nan, nan], 2: [nan, nan]})
+    sent(strategy, grid)
+    assert strategy.groups == {0: 0, 1: NO_GROUP, 2: NO_GROUP}
+
+
+def test_a_model_that_is_planted_anew_has_no_momentum():
+    strategy, grid = collapsed({0: [1.0, 9.0], 1: [2.0, 9.0]})
+    strategy._velocity = {"group-0/w": W, "group-1/w": W, "group-11/w": W}
+    sent(strategy, grid)
+    assert strategy._velocity.keys() == {"group-0/w", "group-11/w"}
+
+
 def test_newcomers_that_are_evaluated_leave_models_as_they_were():
     strategy, grid = collapsed({c: [1.0 + c, 9.0] for c in range(4)})
     before = as_bytes(stored(strategy))
