@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from pfl_flower.cluster_plots import plot_dendrogram, plot_map, plot_similarity
 from pfl_flower.data import federation
 from pfl_flower.method_run import MethodRun
 from pfl_flower.plots import plot_curves
@@ -48,6 +49,8 @@ def measure(run: MethodRun) -> Measures:
         "loss": float(loss),
         "rand": float(adjusted_rand_score(planted, list(groups.values()))),
         "groups": list(groups.values()),
+        "similarity": run.grouping.similarity,
+        "examples": list(run.grouping.examples),
         "clusters": len(set(groups.values())),
         "late": [at_home(client, groups, planted, late) for client in late],
     }
@@ -105,6 +108,18 @@ def _columns(outcome: Outcome) -> dict[str, dict[str, float]]:
     return columns
 
 
+def _draw(outcome: Outcome, folder: Path) -> None:
+    """Draw who is like whom on the first seed."""
+    found = outcome.of("gradient-clusters")[0].measures
+    clients = range(NUM_CLIENTS)
+    if found["similarity"] is None or len(found["similarity"]) < NUM_CLIENTS:
+        return  # somebody did not tell
+    known = (found["similarity"], clients, found["groups"])
+    plot_similarity(*known, folder / "similarity.png")
+    plot_dendrogram(*known, folder / "dendrogram.png")
+    plot_map(*known, found["examples"], folder / "clients.png")
+
+
 def _arms() -> list[Arm]:
     methods = ("fedavg", "local", "fedper", "known-groups", "gradient-clusters")
     arms = [Arm(name, {"method": name}) for name in methods]
@@ -134,6 +149,7 @@ STUDY = Study(
     config=CONFIG,
     arms=_arms(),
     claims=_claims,
+    draw=_draw,
     measure=measure,
     columns=_columns,
     num_seeds=10,

@@ -1,5 +1,6 @@
 import json
 
+import numpy as np
 import pytest
 
 from pfl_flower.engines import simulate
@@ -32,6 +33,15 @@ def outcome_of(study, changes=()):
         for seed in range(10)
     }
     return Outcome(list({**results, **dict(changes)}.values()))
+
+
+def test_who_is_like_whom_is_drawn(tmp_path):
+    arm = next(arm for arm in STUDY.arms if arm.name == "gradient-clusters")
+    told = {"similarity": np.eye(NUM_CLIENTS), "examples": [20] * NUM_CLIENTS}
+    found = {"rand": 1.0, "loss": 1.0, "clusters": 3, "groups": [0] * NUM_CLIENTS, **told}
+    STUDY.draw(Outcome([result(arm, **found)]), tmp_path)
+    names = {path.name for path in tmp_path.iterdir()}
+    assert names == {"similarity.png", "dendrogram.png", "clients.png"}
 
 
 def holds(outcome):
