@@ -18,7 +18,7 @@ Matrix = NDArray[np.floating[Any]]
 Ints = Sequence[int]
 GROUP_COLORS = [color for color in COLORS if color != "C7"]  # which is grey
 AROUND = np.array([(1, 0), (0, 1), (0, -1), (-1, 0), (0.7, 0.7), (0.7, -0.7), (-0.7, 0.7)])
-HEAT = "Cosine similarity of every two clients, by group"
+HEAT = "Cosine similarity of every two clients (fewer examples, lower), by group"
 TREE = "Clients joined by average linkage, the most alike lowest"
 MAP = "A dot is a client, near the clients it is like"
 MARKERS = "os^DvP"  # the next each time the colours start again

@@ -12,6 +12,7 @@ from clients.training import EVERYTHING, Schedule
 from pfl_flower.checks import split_words
 from pfl_flower.data import SOURCES, DataFacts, DataSettings, is_own
 from pfl_flower.data.facts import target_scale
+from pfl_flower.data.heterogeneity import parse_heterogeneity
 from pfl_flower.keys import RunKeys
 from pfl_flower.methods import METHODS, SCHEDULES, Method
 from pfl_flower.models import IMAGE_MODELS, MODELS, Architecture
@@ -49,6 +50,13 @@ class RunConfig(RunKeys):
                 f"model {self.model!r} needs images, {self.dataset!r} has shape {known.shape}; "
                 f"use {flat}"
             )
+        if self.tribes and not parse_heterogeneity(self.data.heterogeneity):
+            raise ConfigError(
+                "tribes differ by their heterogeneity, and there is none here; set one, such as "
+                "heterogeneity='taste'"
+            )
+        if self.revise_every and not self.validation_fraction:
+            raise ConfigError("revise-every needs validation examples; set validation-fraction")
         if self.late and self.num_server_rounds < 2:
             raise ConfigError("late clients come after half of the rounds; there must be 2 or more")
         if self.initial and self.baseline_names:

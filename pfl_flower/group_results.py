@@ -21,18 +21,30 @@ def sizes_of(grouping: Grouping) -> dict[int, int]:
     return {group: counts[group] for group in sorted(counts) if group != NO_GROUP}
 
 
-def describe_groups(grouping: Grouping) -> str:
-    """Say whose model a client has."""
+def describe_groups(grouping: Grouping, personal: bool = False) -> str:
+    """Say whose model a client has.
+
+    Parameters
+    ----------
+    grouping : who is in which group
+    personal : whether it also has something of its own
+    """
     sizes = sizes_of(grouping)
     alone = sum(group == NO_GROUP for group in grouping.groups.values())
+    shown = f"there {'is' if len(sizes) == 1 else 'are'} {len(sizes)}, of "
+    shown += ", ".join(map(str, sizes.values())) + " clients"
     if not sizes:
-        return "the same model (no client is in a group)"
-    if len(sizes) == 1:
+        words = "the same model (no client is in a group)"
+    elif len(sizes) == 1 and not alone:
         words = "the same model, since all are in one group"
     else:
-        shown = ", ".join(map(str, sizes.values()))
-        words = f"the model of its group (there are {len(sizes)}, of {shown} clients)"
-    return words + (f"; {alone} are in none and have the mean over everybody" if alone else "")
+        words = f"the model of its group ({shown})"
+    if personal:
+        words = "a model of its own" + (f", around that of its group ({shown})" if sizes else "")
+    if not sizes or not alone:
+        return words
+    have = "is in none and has" if alone == 1 else "are in none and have"
+    return f"{words}; {alone} {have} the mean over everybody"
 
 
 def bytes_to_find(run: MethodRun) -> NDArray[np.float64]:

@@ -105,7 +105,7 @@ class RunKeys:
     )
     agreement: float | None = key(
         None,
-        "of gradient-clusters: least cosine of two gradients' directions within a cluster",
+        "of gradient-clusters: least cosine of gradients, free of noise, within a cluster",
         between(0.01, 0.99),
         kind=float,
     )

@@ -18,6 +18,7 @@ from pfl_flower.group_results import bytes_to_find, describe_groups, group_summa
 from pfl_flower.method_run import MethodRun
 from pfl_flower.stream_scores import STREAM_SCORES, num_phases, stream_scores
 from strategies.arrays import view
+from strategies.protocol import GROUP
 
 
 def worst_tenth(values: Sequence[float] | np.ndarray, higher_is_better: bool = True) -> float:
@@ -136,7 +137,7 @@ def describe(runs: Sequence[MethodRun]) -> list[str]:
         return [f"{first.method}: no client could be evaluated: {reason}"]
     personal = first.parameters["personal"] or first.config.fine_tuning
     whose = "a model of its own" if personal else "the same model"
-    whose = describe_groups(first.grouping) if first.grouping and not personal else whose
+    whose = describe_groups(first.grouping, bool(personal)) if first.grouping else whose
     lines = [
         f"{first.method}: {_everyone(len(own), first.num_clients)} {whose}. {_quality(first)}"
         f"{_remembered(first)}"
@@ -246,6 +247,7 @@ def _joined_rows(run: MethodRun) -> list[dict[str, Any]]:
             "local_examples": "all" if examples == ALL else examples,
             "client": report.client,
             run.score: "" if report.dropped else report.metrics[run.score],
+            **({"group": report.metrics.get(GROUP, "")} if run.grouping else {}),
             "dropped": report.dropped,
         }
         for examples, reports in run.joined.items()

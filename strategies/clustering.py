@@ -269,9 +269,19 @@ class GradientClusters(GroupAveraging):
         for place, client in enumerate(clients):
             group = int(labels[place])
             score = _score(similarity, attenuations, place, labels)
-            self.put(server_round, client, group, score, _reason(group, before.max() == NO_GROUP))
+            reason = (
+                "found by its gradient" if before.max() == NO_GROUP else "joined by its gradient"
+            )
+            reason = reason if group != NO_GROUP else self._none
+            self.put(server_round, client, group, score, reason)
         found = sorted(set(labels.tolist()) - {NO_GROUP})
         log(INFO, "Tribes: %s", ", ".join(f"{g} of {(labels == g).sum()} clients" for g in found))
+
+    @property
+    def _none(self) -> str:
+        """Why a client is in no tribe."""
+        least = self.rules.smallest
+        return "agrees with no tribe" + (f" of {least} clients or more" if least > 1 else "")
 
     def _revise(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
@@ -310,9 +320,3 @@ def _score(
     if own != NO_GROUP:
         labels = np.where(labels == own, labels, NO_GROUP)
     return nearest(similarity, attenuations, place, labels)[1]
-
-
-def _reason(group: int, first: bool) -> str:
-    if group == NO_GROUP:
-        return "agrees with no tribe"
-    return "found by its gradient" if first else "joined by its gradient"

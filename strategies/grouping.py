@@ -42,8 +42,8 @@ class GroupAveraging(PartialAveraging):
 
     Parameters
     ----------
-    group_names : collection of str
-        The arrays that are averaged within groups.
+    group_names : collection of str, optional
+        The arrays that are averaged within groups; all by default.
     groups : mapping of int to int, optional
         A client's own number (its ``"partition-id"``) -> its group.
     query_timeout : float (default: 3600)
@@ -53,7 +53,8 @@ class GroupAveraging(PartialAveraging):
     Raises
     ------
     ValueError
-        If a group's number is negative, or groups are given to a strategy that finds them.
+        If ``group_names`` is a text, a group's number is negative, or groups are given to a
+        strategy that finds them.
     """
 
     finds_groups = False
@@ -62,7 +63,7 @@ class GroupAveraging(PartialAveraging):
     def __init__(
         self,
         *args: Any,
-        group_names: Collection[str],
+        group_names: Collection[str] | None = None,
         groups: Mapping[int, int] | None = None,
         query_timeout: float = 3600.0,
         **kwargs: Any,
@@ -70,7 +71,10 @@ class GroupAveraging(PartialAveraging):
         super().__init__(*args, **kwargs)
         if groups and self.finds_groups:
             raise ValueError(f"{type(self).__name__} finds groups itself; give it none")
-        self.group_names = frozenset(group_names)
+        if isinstance(group_names, str):
+            raise ValueError(f"group_names must be several names, got the text {group_names!r}")
+        self._all_in_groups = group_names is None
+        self.group_names = frozenset(group_names or ())
         self.groups: dict[int, int] = dict(groups or {})
         """Client -> group; :data:`NO_GROUP` for one that fits none, absent if not placed yet."""
         if negative := sorted(g for g in self.groups.values() if g < 0):
@@ -143,8 +147,18 @@ class GroupAveraging(PartialAveraging):
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
-        """Sample clients, place them where they need it, and send each its group's arrays."""
+        """Sample clients, place them where they need it, and send each its group's arrays.
+
+        Raises
+        ------
+        ValueError
+            If there is no array of a name among ``group_names``.
+        """
         server_round += self.rounds_before
+        if self._all_in_groups:
+            self.group_names = frozenset(arrays)
+        if unknown := sorted(self.group_names - arrays.keys()):
+            raise ValueError(f"group_names has {unknown}, but the arrays are {list(arrays)}")
         nodes = self._sample(grid, server_round, "train", self.fraction_train, self.min_train_nodes)
         self.arrange(server_round, arrays, config, grid, nodes)
         return self._messages(server_round, arrays, config, nodes, MessageType.TRAIN)

@@ -258,14 +258,15 @@ def agreements(similarity: Floats, attenuations: Floats, labels: Labels) -> Floa
 
     Returns
     -------
-    ``(n, groups)``; NaN where a group has no others
+    ``(n, groups)``; NaN where a group has no others, or nothing is reliable
     """
     groups = np.arange(max(labels.max(initial=NONE), NONE) + 1)
     members = (labels[:, None] == groups).astype(np.float64)
     others = similarity - np.diag(np.diag(similarity))
     expected = attenuations @ members - attenuations[:, None] * members
     counts = members.sum(axis=0) - members
-    expected = np.where(counts > 0, attenuations[:, None] * expected, np.nan)
+    expected = attenuations[:, None] * expected
+    expected = np.where((counts > 0) & (expected > 0), expected, np.nan)
     return np.asarray(others @ members / expected)
 
 

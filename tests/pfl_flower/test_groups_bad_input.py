@@ -408,7 +408,7 @@ def test_a_client_in_none_is_told_too(tmp_path):
     write(tmp_path, [run])
     found = {row["client"]: row for row in rows(tmp_path / "clusters.csv")}
     assert found["0"]["group"] == ""
-    assert found["0"]["reason"] == "agrees with no tribe"
+    assert found["0"]["reason"] == "agrees with no tribe of 2 clients or more"
     assert "; 1 are in none and have the mean over everybody" in describe([run])[0]
     summary = json.loads((tmp_path / "summary.json").read_text())["gradient-clusters"]
     assert summary["groups"]["in_none"] == 1
