@@ -409,7 +409,7 @@ def test_a_client_in_none_is_told_too(tmp_path):
     found = {row["client"]: row for row in rows(tmp_path / "clusters.csv")}
     assert found["0"]["group"] == ""
     assert found["0"]["reason"] == "agrees with no tribe of 2 clients or more"
-    assert "; 1 are in none and have the mean over everybody" in describe([run])[0]
+    assert "; 1 is in none and has the mean over everybody" in describe([run])[0]
     summary = json.loads((tmp_path / "summary.json").read_text())["gradient-clusters"]
     assert summary["groups"]["in_none"] == 1
 
