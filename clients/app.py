@@ -103,6 +103,13 @@ def client_app(
         properties = build(context, config).get_properties(config)
         return Message(RecordDict({PROPERTIES: ConfigRecord(properties)}), reply_to=message)  # type: ignore[arg-type]
 
+    _answer_group_queries(app, build)
+    return app
+
+
+def _answer_group_queries(app: ClientApp, build: BuildClient) -> None:
+    """Let an app answer what a server asks to find a client's group."""
+
     @app.query(GRADIENT_QUERY.partition(".")[2])
     def gradient(message: Message, context: Context) -> Message:
         config = _config(message)
@@ -124,8 +131,6 @@ def client_app(
         named = {f"{LOSS}-{group}": loss for group, loss in zip(groups, found, strict=True)}
         record = MetricRecord({NUM_EXAMPLES: num_examples, **named, **metrics})  # type: ignore[dict-item]
         return Message(RecordDict({METRICS: record}), reply_to=message)
-
-    return app
 
 
 def _grouped(client: NamedClient) -> GroupedClient:

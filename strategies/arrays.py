@@ -196,7 +196,7 @@ def part_of(arrays: Mapping[str, NDArray[Any]], part: str) -> dict[str, NDArray[
 
 
 def project(values: NDArray[Any], size: int, seed: int) -> NDArray[Any]:
-    """Return a random projection of a vector that keeps cosines, up to an error of 1/sqrt(size).
+    """Return a random projection of a vector that keeps cosines, but for some 1/sqrt(size).
 
     The count sketch of Charikar, Chen & Farach-Colton 2002: every entry is added to one of
     ``size`` sums, under a random sign. Inner products keep their expectation, with a variance of
@@ -207,6 +207,10 @@ def project(values: NDArray[Any], size: int, seed: int) -> NDArray[Any]:
     values : ``(p,)``
     size : of the result; 0, or at least ``p``, for the vector itself
     seed : the same for vectors that are to be compared
+
+    Returns
+    -------
+    ``(size,)`` float32, or ``values`` as they are
     """
     if not 0 < size < len(values):
         return values

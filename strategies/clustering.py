@@ -13,7 +13,7 @@ from flwr.serverapp import Grid
 from numpy.typing import NDArray
 
 from strategies.arrays import as_part, part_of, to_record, view
-from strategies.grouping import GroupAveraging
+from strategies.grouping import GroupAveraging, lowest_of
 from strategies.placements import NO_GROUP, Grouping
 from strategies.protocol import (
     GRADIENT,
@@ -25,7 +25,6 @@ from strategies.protocol import (
     SERVER_ROUND,
 )
 from strategies.randomness import named_seed
-from strategies.replies import ClientReport
 from strategies.tribes import (
     TribeRules,
     attenuation,
@@ -86,6 +85,7 @@ class GradientClusters(GroupAveraging):
     """
 
     finds_groups = True
+    placing_state = (*GroupAveraging.placing_state, "signatures")
 
     def __init__(
         self,
@@ -199,22 +199,6 @@ class GradientClusters(GroupAveraging):
             return
         self._found(server_round)
 
-    def evaluate_nodes(
-        self,
-        grid: Grid,
-        server_round: int,
-        arrays: ArrayRecord,
-        config: ConfigRecord,
-        nodes: list[int],
-        timeout: float,
-    ) -> list[ClientReport]:
-        """See :meth:`GroupAveraging.evaluate_nodes`; nothing that new clients tell is kept."""
-        signatures = dict(self.signatures)
-        try:
-            return super().evaluate_nodes(grid, server_round, arrays, config, nodes, timeout)
-        finally:
-            self.signatures = signatures
-
     def _signatures(
         self, server_round: int, config: ConfigRecord, grid: Grid, nodes: Sequence[int]
     ) -> dict[int, Signature]:
@@ -260,7 +244,8 @@ class GradientClusters(GroupAveraging):
         noise = noise_examples(examples, [s.reliability for s in told])
         attenuations = attenuation(examples, noise)
         before = np.array([self.groups.get(c, NO_GROUP) for c in clients], dtype=np.int64)
-        if (before == NO_GROUP).all():
+        first = bool((before == NO_GROUP).all())
+        if first:
             labels = find_tribes(similarity, attenuations, examples, self.rules)
         else:
             # a number is never used again, lest a new tribe inherits a model
@@ -268,11 +253,9 @@ class GradientClusters(GroupAveraging):
             labels = join_tribes(similarity, attenuations, examples, before, self.rules, free)
         for place, client in enumerate(clients):
             group = int(labels[place])
+            reason = f"{'found' if first else 'joined'} by its gradient"
+            reason = self._none if group == NO_GROUP else reason
             score = _score(similarity, attenuations, place, labels)
-            reason = (
-                "found by its gradient" if before.max() == NO_GROUP else "joined by its gradient"
-            )
-            reason = reason if group != NO_GROUP else self._none
             self.put(server_round, client, group, score, reason)
         found = sorted(set(labels.tolist()) - {NO_GROUP})
         log(INFO, "Tribes: %s", ", ".join(f"{g} of {(labels == g).sum()} clients" for g in found))
@@ -294,7 +277,7 @@ class GradientClusters(GroupAveraging):
             if group not in losses:
                 continue  # it is like no tribe
             own = losses[group]
-            best = min(losses, key=lambda group: (losses[group], group))
+            best = lowest_of(losses)
             if losses[best] < self.margin * own:
                 self.put(server_round, client, best, losses[best], "a lower validation loss")
 

@@ -1,6 +1,7 @@
 """Averaging within groups of clients: some arrays over everybody, some within a group only."""
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from copy import copy
 from logging import INFO, WARNING
 from typing import Any
 
@@ -15,6 +16,7 @@ from strategies.averaging import PartialAveraging
 from strategies.placements import NO_GROUP, Grouping, Placement
 from strategies.protocol import (
     GROUP,
+    JOIN_EXAMPLES,
     LOSS,
     LOSS_EXAMPLES,
     LOSS_GROUPS,
@@ -60,6 +62,9 @@ class GroupAveraging(PartialAveraging):
     finds_groups = False
     """Whether groups are found, so that none can be given."""
 
+    placing_state: tuple[str, ...] = ("groups", "placements", "query_bytes")
+    """Attributes that placing clients changes."""
+
     def __init__(
         self,
         *args: Any,
@@ -103,7 +108,8 @@ class GroupAveraging(PartialAveraging):
     def summary(self) -> None:
         """Log what this strategy averages and how."""
         super().summary()
-        log(INFO, "\t└──> %d arrays averaged within groups", len(self.group_names))
+        size = "all" if self._all_in_groups else len(self.group_names)
+        log(INFO, "\t└──> Averaged within groups: %s arrays", size)
 
     # ------------------------------------------------------------------ checkpoints
 
@@ -280,6 +286,38 @@ class GroupAveraging(PartialAveraging):
             }
         return found
 
+    def put_by_losses(
+        self,
+        server_round: int,
+        arrays: ArrayRecord,
+        config: ConfigRecord,
+        grid: Grid,
+        nodes: Sequence[int],
+    ) -> dict[int, float]:
+        """Put clients in the group whose model has the lowest loss on their training examples.
+
+        Of equal losses the first group counts; a client without a finite one is in none. Newcomers
+        that may use no example are not asked.
+
+        Parameters
+        ----------
+        server_round, arrays, config, grid, nodes : as in :meth:`place`
+
+        Returns
+        -------
+        client -> that loss
+        """
+        if not nodes or config.get(JOIN_EXAMPLES) == 0:
+            return {}
+        lowest: dict[int, float] = {}
+        for client, losses in self.losses(server_round, arrays, config, grid, nodes).items():
+            group = lowest_of(losses)
+            lowest[client] = losses[group]
+            known = np.isfinite(lowest[client])
+            reason = "the lowest training loss" if known else "no loss is finite"
+            self.put(server_round, client, group if known else NO_GROUP, lowest[client], reason)
+        return lowest
+
     def client_of(self, node: int) -> int:
         """Return the number of a node's client; the node id while it is not known."""
         return self.clients.get(node, node)
@@ -426,14 +464,19 @@ class GroupAveraging(PartialAveraging):
 
         Those that are in no group yet are placed for this evaluation only.
         """
-        groups, placements = dict(self.groups), list(self.placements)
-        query_bytes = list(self.query_bytes)
+        before = {name: copy(getattr(self, name)) for name in self.placing_state}
         try:
             new = self.unplaced(grid, nodes)
             self.place(server_round, arrays, config, grid, new)
             return super().evaluate_nodes(grid, server_round, arrays, config, nodes, timeout)
         finally:
-            self.groups, self.placements, self.query_bytes = groups, placements, query_bytes
+            for name, value in before.items():
+                setattr(self, name, value)
+
+
+def lowest_of(losses: Mapping[int, float]) -> int:
+    """Return the group with the lowest loss; of equals the first."""
+    return min(losses, key=lambda group: (losses[group], group))
 
 
 def _numbers(clients: Iterable[int]) -> NDArray[Any]:

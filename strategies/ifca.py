@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 from strategies.arrays import as_part, encode, part_of, view
 from strategies.grouping import GroupAveraging
 from strategies.placements import NO_GROUP
-from strategies.protocol import JOIN_EXAMPLES
 from strategies.randomness import generator
 
 _REPLANTED = 3
@@ -95,7 +94,7 @@ class IFCA(GroupAveraging):
                     f"first round; use at most {len(nodes)}"
                 )
             self.models = {g: self._start(g, arrays) for g in range(self.clusters)}
-        lowest = self._choose(server_round, arrays, config, grid, nodes)
+        lowest = self.put_by_losses(server_round, arrays, config, grid, nodes)
         if len(nodes) >= self.clusters:  # otherwise that nobody picks a model is no news
             self._replant(server_round, lowest)
 
@@ -108,27 +107,7 @@ class IFCA(GroupAveraging):
         nodes: Sequence[int],
     ) -> None:
         """Ask the nodes for their losses, and put each in the group of the lowest."""
-        self._choose(server_round, arrays, config, grid, nodes)
-
-    def _choose(
-        self,
-        server_round: int,
-        arrays: ArrayRecord,
-        config: ConfigRecord,
-        grid: Grid,
-        nodes: Sequence[int],
-    ) -> dict[int, float]:
-        """Return client -> its lowest loss, after it was put in that group."""
-        if not nodes or config.get(JOIN_EXAMPLES) == 0:
-            return {}
-        lowest: dict[int, float] = {}
-        for client, losses in self.losses(server_round, arrays, config, grid, nodes).items():
-            group = min(losses, key=lambda g: (losses[g], g))
-            lowest[client] = losses[group]
-            known = np.isfinite(lowest[client])
-            reason = "the lowest training loss" if known else "no loss is finite"
-            self.put(server_round, client, group if known else NO_GROUP, lowest[client], reason)
-        return lowest
+        self.put_by_losses(server_round, arrays, config, grid, nodes)
 
     def _start(self, group: int, arrays: ArrayRecord) -> ArrayRecord:
         """Return the first arrays of a group; the first group of the first start has the start."""

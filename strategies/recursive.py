@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 from strategies.arrays import as_part, part_of, project, view
 from strategies.grouping import GroupAveraging
 from strategies.placements import NO_GROUP
-from strategies.protocol import JOIN_EXAMPLES
 from strategies.replies import Reply
 from strategies.tribes import bipartition, cosine_similarities
 
@@ -30,12 +29,12 @@ class CFL(GroupAveraging):
     Both halves go on from the group's model.
 
     The two thresholds are relative to the updates' own scale, so they do not depend on learning
-    rate, epochs or the network. What remains of the mean update of ``m`` clients that pull nowhere
-    in particular is ``1/sqrt(m)`` of theirs, so the first is in these units, too.
+    rate, epochs or the network. Of ``m`` clients that pull nowhere in particular the mean update is
+    about ``1/sqrt(m)`` as long as theirs, so by the first threshold groups of fewer than
+    ``1/mean_below^2`` clients (6 by default) are hardly ever split.
 
-    A client that comes later is put in the group
-    whose model has the lowest loss on its training examples (query ``query.losses``, as
-    :class:`clients.GroupedClient` answers it).
+    A client that comes later is put in the group whose model has the lowest loss on its training
+    examples (query ``query.losses``, as :class:`clients.GroupedClient` answers it).
 
     Parameters
     ----------
@@ -45,9 +44,9 @@ class CFL(GroupAveraging):
     median_above : float (default: 0.8)
         And when the median length of its members' updates is above this part of that of everybody
         in round 1: they would still move. (The paper's second threshold is on the longest update,
-        which one wild client can keep long for ever.) Two equal groups whose optima
-        lie at right angles settle at 0.71; and a group far larger than the others, which decides
-        the median, lower still: lower it there.
+        which one wild client can keep long for ever.) Two equal groups whose optima lie at right
+        angles settle at 0.71; and a group far larger than the others, which decides the median,
+        lower still: lower it there.
     across_below : float (default: 0.0)
         And when the mean cosine of updates across the split is below this: the halves pull
         against each other, as those of different optima do where the joint model stands still.
@@ -115,11 +114,8 @@ class CFL(GroupAveraging):
 
         Whoever has trained by then is in it.
         """
-        if len(self.models) < 2 or config.get(JOIN_EXAMPLES) == 0:
-            return
-        for client, losses in self.losses(server_round, arrays, config, grid, nodes).items():
-            group = min(losses, key=lambda g: (losses[g], g))
-            self.put(server_round, client, group, losses[group], "the lowest training loss")
+        if len(self.models) > 1:
+            self.put_by_losses(server_round, arrays, config, grid, nodes)
 
     def aggregate_arrays(self, replies: list[Reply]) -> ArrayRecord:
         """Return the means, as :class:`GroupAveraging` does; then split what pulls apart."""

@@ -248,24 +248,32 @@ def founders(examples: Sequence[int], few: int) -> Labels:
     return enough if len(enough) >= least else np.arange(len(examples))
 
 
-def agreements(similarity: Floats, attenuations: Floats, labels: Labels) -> Floats:
-    """Return the :func:`agreement` of every client with the others of every group.
+def agreements(
+    similarity: Floats,
+    attenuations: Floats,
+    labels: Labels,
+    clients: Sequence[int] | None = None,
+) -> Floats:
+    """Return the :func:`agreement` of clients with the others of every group.
 
     Parameters
     ----------
     similarity, attenuations : of all ``n`` clients
     labels : group of each client, -1 for none
+    clients : places of the ``m`` clients asked for; all by default
 
     Returns
     -------
-    ``(n, groups)``; NaN where a group has no others, or nothing is reliable
+    ``(m, groups)``; NaN where a group has no others, or nothing is reliable
     """
     groups = np.arange(max(labels.max(initial=NONE), NONE) + 1)
     members = (labels[:, None] == groups).astype(np.float64)
-    others = similarity - np.diag(np.diag(similarity))
-    expected = attenuations @ members - attenuations[:, None] * members
-    counts = members.sum(axis=0) - members
-    expected = attenuations[:, None] * expected
+    rows = np.arange(len(labels)) if clients is None else np.asarray(clients)
+    others = similarity[rows]  # a copy
+    others[np.arange(len(rows)), rows] = 0.0
+    own = attenuations[rows, None]
+    expected = own * (attenuations @ members - own * members[rows])
+    counts = members.sum(axis=0) - members[rows]
     expected = np.where((counts > 0) & (expected > 0), expected, np.nan)
     return np.asarray(others @ members / expected)
 
@@ -285,7 +293,7 @@ def nearest(
     -------
     group and agreement; (-1, NaN) if there is no group of others
     """
-    scores = agreements(similarity, attenuations, labels)[client]
+    (scores,) = agreements(similarity, attenuations, labels, [client])
     if np.isnan(scores).all():
         return NONE, np.nan
     return int(np.nanargmax(scores)), float(np.nanmax(scores))
