@@ -382,6 +382,60 @@ def test_clients_without_a_finite_loss_are_no_crowd_to_be_split():
     assert strategy.groups == {0: 0, 1: NO_GROUP, 2: NO_GROUP}
 
 
+def test_a_reply_without_a_number_is_of_the_client_that_the_node_was_known_as():
+    app = ClientApp()
+
+    @app.query("losses")
+    def losses_of(message: Message, context) -> Message:
+        number = context.node_config["partition-id"]
+        found = {"loss-0": float(number), "loss-1": 0.5}
+        metrics = MetricRecord({"num-examples": 1, **found})
+        return Message(RecordDict({"metrics": metrics}), reply_to=message)
+
+    strategy = IFCA(group_names=["w"], parameter_names=["w"], clusters=2)
+    strategy.clients.update({100: 0, 101: 1})
+    sent(strategy, InProcessGrid(app, 2))
+    assert strategy.groups == {0: 0, 1: 1}
+
+
+def test_of_two_nodes_that_are_one_client_the_lower_one_chooses():
+    app = ClientApp()
+
+    @app.query("losses")
+    def losses_of(message: Message, context) -> Message:
+        number = {100: 0, 101: 1, 102: 0}[context.node_id]
+        found = {"loss-0": float(context.node_id != 100), "loss-1": 0.5}
+        metrics = MetricRecord({"num-examples": 1, "partition-id": number, **found})
+        return Message(RecordDict({"metrics": metrics}), reply_to=message)
+
+    strategy = IFCA(group_names=["w"], parameter_names=["w"], clusters=2)
+    strategy.clients.update({100: 0, 101: 1, 102: 0})
+    sent(strategy, InProcessGrid(app, 3))
+    assert strategy.groups == {0: 0, 1: 1}
+
+
+@pytest.mark.parametrize(("examples", "told"), [(0.5, False), (1, True)])
+def test_a_gradient_is_that_of_at_least_one_example(examples, told):
+    app = ClientApp()
+
+    @app.query()
+    def query(message: Message, context) -> Message:
+        answer = {"partition-id": context.node_config["partition-id"]}
+        return Message(RecordDict({"properties": ConfigRecord(answer)}), reply_to=message)
+
+    @app.query("gradient")
+    def gradient(message: Message, context) -> Message:
+        number = context.node_config["partition-id"]
+        count = examples if number == 1 else 20
+        metrics = MetricRecord({"num-examples": count, "partition-id": number})
+        arrays = to_record({"gradient": np.ones(3, np.float32)})
+        return Message(RecordDict({"arrays": arrays, "metrics": metrics}), reply_to=message)
+
+    strategy = GradientClusters(group_names=["w"])
+    sent(strategy, InProcessGrid(app, 2))
+    assert (1 in strategy.signatures) == told
+
+
 def test_a_model_that_is_planted_anew_has_no_momentum():
     strategy, grid = collapsed({0: [1.0, 9.0], 1: [2.0, 9.0]})
     strategy._velocity = {"group-0/w": W, "group-1/w": W, "group-11/w": W}
