@@ -412,6 +412,7 @@ def test_of_two_nodes_that_are_one_client_the_lower_one_chooses():
     strategy.clients.update({100: 0, 101: 1, 102: 0})
     sent(strategy, InProcessGrid(app, 3))
     assert strategy.groups == {0: 0, 1: 1}
+    assert {p.reason for p in strategy.placements} == {"the lowest training loss"}
 
 
 @pytest.mark.parametrize(("examples", "told"), [(0.5, False), (1, True)])
