@@ -63,6 +63,8 @@ class PersonalClient(NumPyClient):
     optimization : optimizer and its settings
     pulls : what parameters are tethered to
     fine_tuning : personalization at evaluation, if the method has it
+    joins : scopes that a client fits to itself that joins after training, where there is no
+        fine-tuning
     task : the loss and the scores: :class:`clients.Classification` or :class:`clients.Regression`
     stream : where data come in phases, the one at hand and the test examples of each: their
         scores are reported, too
@@ -96,6 +98,7 @@ class PersonalClient(NumPyClient):
         optimization: Optimization = Optimization(),
         pulls: Sequence[Pull] = (),
         fine_tuning: FineTuning | None = None,
+        joins: frozenset[Scope] = frozenset({Scope.PERSONAL}),
         task: Task = Classification(),
         stream: Stream | None = None,
         state: PersonalState | None = None,
@@ -119,6 +122,7 @@ class PersonalClient(NumPyClient):
         self.optimization = optimization
         self.pulls = pulls
         self.fine_tuning = fine_tuning
+        self.joins = joins
         self.task = task
         self.stream = stream
         self.state = state or PersonalState()
@@ -392,8 +396,7 @@ class PersonalClient(NumPyClient):
 
     def _way_in(self) -> tuple[frozenset[Scope], list[Tether]]:
         """Return what a client fits that joins the others after training, and under what pulls."""
-        personal = frozenset({Scope.PERSONAL})
-        return self.fine_tuning.trains if self.fine_tuning else personal, self._tethers()
+        return self.fine_tuning.trains if self.fine_tuning else self.joins, self._tethers()
 
     @property
     def _keeps_state(self) -> bool:

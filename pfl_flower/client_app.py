@@ -1,6 +1,7 @@
 """The ClientApp: from a node's config and the run config to its ``PersonalClient``."""
 
 import copy
+import json
 import os
 from collections.abc import Mapping
 from dataclasses import replace
@@ -25,6 +26,7 @@ from clients import (
 from clients.app import NamedClient
 from clients.evaluation import Stream
 from clients.safeguard import SafeguardedClient
+from pfl_flower.checks import split_words
 from pfl_flower.config import ConfigError, RunConfig, under_home
 from pfl_flower.data import ClientData, DataError, DataFacts, Federation, federation
 from pfl_flower.models import Architecture, build_model
@@ -33,6 +35,7 @@ from strategies.protocol import (
     DATA_CARD,
     DATA_FACTS,
     GROUP,
+    METADATA,
     METHOD,
     NUM_PARTITIONS,
     PARTITION_ID,
@@ -132,7 +135,11 @@ def build_client(
         stream=_stream(whole, phase),
         state=state,
         partition_id=partition_id,
-        properties={NUM_PARTITIONS: num_partitions, **_group(config, context, everybody)},
+        properties={
+            NUM_PARTITIONS: num_partitions,
+            **_group(config, context, everybody),
+            **_metadata(config, context, everybody),
+        },
         seed=config.seed,
         **config.client_arguments,
         **({"task_id": phase} if config.value("task_changes", "") == "announced" else {}),
@@ -163,6 +170,31 @@ def _group(config: RunConfig, context: Context, data: Federation) -> dict[str, i
     if not isinstance(stated, int) or isinstance(stated, bool) or stated < 0:
         raise ConfigError(f"the node config's group is {stated!r}; it must be a number from 0")
     return {GROUP: stated}
+
+
+def _metadata(config: RunConfig, context: Context, data: Federation) -> dict[str, str]:
+    """What a client tells of itself, as JSON; nothing where the method does not ask for it.
+
+    That are the entries of the node config that its entry ``metadata`` names (a,b,c), and only
+    these. Without it generated clients tell their descriptions, others nothing.
+
+    Raises
+    ------
+    ConfigError
+        If an entry is named that the node config does not have.
+    """
+    if not config.row.tells_metadata:
+        return {}
+    stated = context.node_config.get(METADATA)
+    if stated is None:
+        return {METADATA: json.dumps(data.description(partition_of(context)[0]))}
+    names = split_words(str(stated))
+    if unknown := [name for name in names if name not in context.node_config]:
+        raise ConfigError(
+            f"the node config's metadata names {unknown}, which it does not have; it has "
+            f"{sorted(context.node_config)}"
+        )
+    return {METADATA: json.dumps({name: context.node_config[name] for name in names})}
 
 
 def _labels(config: RunConfig) -> str:

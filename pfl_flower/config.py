@@ -335,6 +335,9 @@ STRATEGY_ARGUMENTS: Mapping[str, str] = {
     "restart": "restart",
     "mean_below": "mean_below",
     "median_above": "median_above",
+    "use_metadata": "use_metadata",
+    "server_learning_rate": "server_learning_rate",
+    "embedding_size": "embedding_size",
 }
 """Field that only some methods have -> the argument of their strategies."""
 

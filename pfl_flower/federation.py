@@ -6,6 +6,7 @@ from logging import INFO
 from pathlib import Path
 
 import numpy as np
+import torch
 from flwr.app import ArrayRecord, ConfigRecord
 from flwr.common.logger import log
 from flwr.serverapp import Grid
@@ -25,6 +26,7 @@ from pfl_flower.safeguard import candidates_of, let_choose
 from pfl_flower.session import Session, open_session, saved_state
 from strategies import ClientReport, GroupAveraging, PartialAveraging
 from strategies.arrays import difference, spec_of, to_record
+from strategies.pfedhn import PFedHN
 
 
 def play(
@@ -75,10 +77,12 @@ def methods_of(config: RunConfig) -> tuple[str, ...]:
 
 def build_strategy(config: RunConfig) -> PartialAveraging:
     """Return the method's strategy; it trains whoever is there, once the federation is complete."""
+    torch.set_num_threads(config.threads)  # as clients do: it decides the order of sums
     model, _ = initial_model(config.architecture, config.seed)
     arguments = config.strategy_arguments
     if config.row.groups:
         arguments["group_names"] = names_of(scopes_of(config), Scope.GROUP)
+    if config.row.groups or config.row.tells_metadata:
         arguments["query_timeout"] = config.timeout
     return config.row.strategy(
         fraction_train=config.fraction_train,
@@ -135,6 +139,8 @@ def run_method(session: Session, config: RunConfig, progress: Progress | None = 
         joined,
         left_out=session.left_out,
         grouping=strategy.grouping if isinstance(strategy, GroupAveraging) else None,
+        hypernetwork=strategy.network if isinstance(strategy, PFedHN) else None,
+        metadata=strategy.metadata if isinstance(strategy, PFedHN) else {},
     )
 
 

@@ -45,6 +45,11 @@ class RunKeys:
     tribes: str = key(
         "", "sizes of tribes whose clients have the same heterogeneity, such as 6,8,16", sizes
     )
+    descriptions: str = key(
+        "own",
+        "of generated clients: what they tell of themselves; shuffled: a control",
+        choice("own", "shuffled"),
+    )
     model: str = key("auto", "network", choice("auto", *MODELS, function=True))
     norm: str | None = key(None, "layer", choice("none", "batch", "group"), kind=str)
     adapter_size: int = key(8, "bottleneck or rank of adapters", between(1))
@@ -136,6 +141,15 @@ class RunKeys:
         "of cfl: and only while its clients' updates are above this part of those of round 1",
         between(0),
         kind=float,
+    )
+    use_metadata: bool | None = key(
+        None, "of pfedhn: models are written from what clients tell of themselves", kind=bool
+    )
+    server_learning_rate: float | None = key(
+        None, "of pfedhn's hypernetwork", between(0, open_low=True), kind=float
+    )
+    embedding_size: int | None = key(
+        None, "of pfedhn: length of a client's embedding", between(1), kind=int
     )
     num_server_rounds: int = key(20, "rounds", between(1))
     fraction_train: float = key(1.0, "of clients trained a round", between(0, 1, open_low=True))

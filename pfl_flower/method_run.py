@@ -8,6 +8,8 @@ from flwr.app import ArrayRecord
 
 from pfl_flower.config import RunConfig
 from strategies import ClientReport, Grouping
+from strategies.hypernetwork import Hypernetwork
+from strategies.metadata import Metadata
 
 
 def select(
@@ -40,6 +42,8 @@ class MethodRun:
     label : name, where it is not the method's
     left_out : in words, which clients could not take part and why
     grouping : who is in which group, of a method with groups
+    hypernetwork : what writes the models, of a method that has one
+    metadata : client that was trained -> what it told of itself, if it was asked
     """
 
     config: RunConfig
@@ -51,6 +55,8 @@ class MethodRun:
     label: str = ""
     left_out: tuple[str, ...] = ()
     grouping: Grouping | None = None
+    hypernetwork: Hypernetwork | None = None
+    metadata: Mapping[int, Metadata] = field(default_factory=dict)
 
     @property
     def method(self) -> str:

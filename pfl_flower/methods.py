@@ -6,6 +6,7 @@ Adding a method is adding a row, plus one strategy or one client class where it 
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
+from functools import partial
 from typing import Any
 
 from clients import Optimization, PersonalClient, body_only, head_then_body, joint
@@ -16,8 +17,9 @@ from clients.l2gd import MOST_AVERAGING, L2GDClient, largest_l2gd_strength
 from clients.lifelong import LifelongClient
 from clients.own_model import OwnModelClient
 from clients.pfedme import PFedMeClient
-from clients.training import Schedule
+from clients.training import EVERYTHING, Schedule
 from strategies import CFL, IFCA, GradientClusters, GroupAveraging, PartialAveraging, TribeRules
+from strategies.pfedhn import PFedHN
 
 SCHEDULES: Mapping[str, Callable[[int, int, int], Schedule]] = {
     "joint": lambda epochs, steps, head_epochs: joint(epochs, steps),
@@ -70,6 +72,11 @@ class Method:
     def groups(self) -> bool:
         """Whether there is a model for each group of clients."""
         return "group" in self.settings
+
+    @property
+    def tells_metadata(self) -> bool:
+        """Whether clients are asked what they tell of themselves."""
+        return "use_metadata" in self.settings
 
     @property
     def keeps_model(self) -> bool:
@@ -297,6 +304,20 @@ METHODS: Mapping[str, Method] = {
         settings={"group": "rest", "mean_below": 0.4, "median_above": 0.8},
         strategy=CFL,
         client=GroupedClient,
+    ),
+    "pfedhn": Method(
+        summary="a hypernetwork on the server writes each client's model, from its metadata if any",
+        source="Shamsian et al. 2021, arXiv:2103.04628",
+        settings={
+            "norm": "group",
+            "weighting": "uniform",
+            "use_metadata": True,
+            "server_learning_rate": 0.01,
+            "embedding_size": 64,
+        },
+        strengths={"server-learning-rate": (0.003, 0.01, 0.03)},
+        strategy=PFedHN,
+        client=partial(PersonalClient, joins=EVERYTHING),
     ),
 }
 """Name of a method -> its row."""

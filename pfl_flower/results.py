@@ -103,7 +103,8 @@ def write(folder: Path, runs: Sequence[MethodRun]) -> None:
     ``summary.json``, ``shared.safetensors`` (the first method's final shared arrays) and
     ``accuracy.png`` (``rmse.png``); ``unseen.csv`` if clients joined after training, and
     ``stream.csv`` (a row a method and client) if data came in phases; of methods with groups what
-    :func:`write_groups` writes. Each file is written whole or not at all.
+    :func:`write_groups` writes; of one with a hypernetwork ``hypernetwork.safetensors`` (the first
+    method's) and ``metadata.csv``, what every client told of itself. Each file is written whole or not at all.
     """
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / "config.json", runs[0].config.dump())
@@ -122,10 +123,24 @@ def write(folder: Path, runs: Sequence[MethodRun]) -> None:
     arrays = {name: np.array(view(array)) for name, array in runs[0].arrays.items()}
     write_bytes(folder / "shared.safetensors", save(arrays))
     write_groups(folder, runs)
+    _write_hypernetwork(folder, runs)
     from pfl_flower.plots import plot_clients  # matplotlib takes a second to import
 
     values = {run.method: run.values() for run in runs}
     plot_clients(values, folder / f"{runs[0].score}.png", runs[0].score)
+
+
+def _write_hypernetwork(folder: Path, runs: Sequence[MethodRun]) -> None:
+    """Write what writes models, and what clients told of themselves."""
+    if runs[0].hypernetwork is not None:
+        write_bytes(folder / "hypernetwork.safetensors", runs[0].hypernetwork.to_bytes())
+    rows = [
+        {"method": run.method, "client": client, **metadata}
+        for run in runs
+        for client, metadata in sorted(run.metadata.items())
+    ]
+    if rows:
+        write_csv(folder / "metadata.csv", rows)
 
 
 def describe(runs: Sequence[MethodRun]) -> list[str]:
@@ -135,7 +150,7 @@ def describe(runs: Sequence[MethodRun]) -> list[str]:
     if not own:
         reason = commonest(r.dropped for r in first.reports if r.phase == "evaluate")
         return [f"{first.method}: no client could be evaluated: {reason}"]
-    personal = first.parameters["personal"] or first.config.fine_tuning
+    personal = first.parameters["personal"] or first.config.fine_tuning or first.hypernetwork
     whose = "a model of its own" if personal else "the same model"
     whose = describe_groups(first.grouping, bool(personal)) if first.grouping else whose
     lines = [

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from strategies.arrays import as_part, encode, num_bytes, part_of, to_record, view, weighted_mean
 from strategies.averaging import PartialAveraging
 from strategies.placements import NO_GROUP, Grouping, Placement
+from strategies.properties import ask_properties
 from strategies.protocol import (
     GROUP,
     JOIN_EXAMPLES,
@@ -22,7 +23,6 @@ from strategies.protocol import (
     LOSS_GROUPS,
     LOSSES_QUERY,
     PARTITION_ID,
-    PROPERTIES,
     SERVER_ROUND,
 )
 from strategies.replies import ClientReport, Reply, drop_duplicates, take_apart
@@ -222,17 +222,15 @@ class GroupAveraging(PartialAveraging):
         grid : to ask
         nodes : of the clients in no group yet, by their clients' numbers
         """
-        config = ConfigRecord(dict(config))
-        config[PROPERTIES], config[SERVER_ROUND] = f"{PARTITION_ID},{GROUP}", server_round
-        content = RecordDict({self.configrecord_key: config})
+        answers = ask_properties(
+            *(grid, self._construct_messages, nodes, f"{PARTITION_ID},{GROUP}"),
+            config=config,
+            config_key=self.configrecord_key,
+            server_round=server_round,
+            timeout=self.query_timeout,
+        )
         told: list[tuple[int, int]] = []
-        for reply in self._answers(grid, content, nodes, MessageType.QUERY):
-            node = reply.metadata.src_node_id
-            answer = reply.content.config_records.get(PROPERTIES) if reply.has_content() else None
-            if not answer:
-                reason = reply.error.reason if reply.has_error() else "no properties"
-                log(WARNING, "Node %d does not tell its group: %s", node, reason)
-                continue  # it is asked again
+        for node, answer in answers.items():
             if isinstance(number := answer.get(PARTITION_ID), int):
                 self.clients[node] = number
             group = answer.get(GROUP)

@@ -89,3 +89,7 @@ LOSS = "loss"
 
 LOSS_EXAMPLES = "loss-examples"
 """Config of that query: on which examples, ``train`` or ``validation``."""
+
+METADATA = "metadata"
+"""Property: what the client tells of itself (never of its data), as a JSON object of name ->
+number, text, truth value or null; node config: the names of its entries that may be told."""

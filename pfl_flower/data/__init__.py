@@ -1,5 +1,6 @@
 """From a few settings to every client's own train, validation and test examples."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import cached_property, lru_cache
 from hashlib import blake2b
@@ -7,7 +8,7 @@ from hashlib import blake2b
 import numpy as np
 import torch
 
-from pfl_flower.data.examples import Examples, Source
+from pfl_flower.data.examples import Description, Examples, Source, SourceRequest
 from pfl_flower.data.facts import (
     FEWEST_ROWS,
     DataCard,
@@ -30,6 +31,7 @@ from pfl_flower.data.raw import RawClient, RawSplit
 from pfl_flower.data.settings import DataSettings, data_directory, find
 from pfl_flower.data.sources import SOURCES
 from pfl_flower.data.stream import ClientData, phase_starts
+from strategies.randomness import generator
 
 
 class Federation:
@@ -81,6 +83,21 @@ class Federation:
         """Return a client's own name (of its file, or in its column); empty if it has none."""
         own = self.clients.data.names() if isinstance(self.clients, OwnClients) else []
         return own[client] if client < len(own) else ""
+
+    def description(self, client: int) -> Description:
+        """Return what a client tells of itself; nothing where it has nothing to tell."""
+        return self._descriptions[client] if self._descriptions else {}
+
+    @cached_property
+    def _descriptions(self) -> Sequence[Description]:
+        source, settings = SOURCES.get(self.settings.dataset), self.settings
+        if source is None or source.describe is None:
+            return ()
+        found = source.describe(SourceRequest(None, False, settings.seed, self.num_clients))
+        if settings.descriptions == "own":
+            return found
+        order = generator(settings.seed, "shuffled descriptions").permutation(len(found))
+        return [found[place] for place in order]
 
     @cached_property
     def facts(self) -> DataFacts:

@@ -1,6 +1,6 @@
 """What a data set gives, and what a server knows of it without data."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -46,6 +46,10 @@ class SourceRequest:
     num_clients: int
 
 
+Description = Mapping[str, float | str | None]
+"""What a client tells of itself: name -> number, category, or None where it is missing."""
+
+
 @dataclass(frozen=True)
 class Source:
     """A data set: how to load it, and what a server without data must know of it.
@@ -61,6 +65,7 @@ class Source:
     heterogeneity : how clients differ unless the user says so
     num_phases : number of phases that the examples of every natural client come in; 1 for data
         that are no stream
+    describe : returns what each natural client tells of itself, if they do
     """
 
     load: Callable[[SourceRequest], Examples]
@@ -70,6 +75,7 @@ class Source:
     generated: bool = False
     heterogeneity: str = "taste"
     num_phases: int = 1
+    describe: Callable[[SourceRequest], Sequence[Description]] | None = None
 
     @property
     def task(self) -> TaskName:

@@ -29,6 +29,8 @@ class DataSettings:
         ``"joint"`` for all of them from the start; without effect on other data
     tribes : sizes of tribes, separated by commas; the clients of a tribe have the same
         ``heterogeneity``. Empty: every client has its own
+    descriptions : what generated clients tell of themselves: their ``"own"`` description, or that
+        of any other client (``"shuffled"``)
     seed, data_dir, download : see the run config
     """
 
@@ -46,6 +48,7 @@ class DataSettings:
     test_fraction: float = 0.25
     phases: str = "stream"
     tribes: str = ""
+    descriptions: str = "own"
     seed: int = 0
     data_dir: str = ""
     download: bool = False

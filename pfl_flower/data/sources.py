@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from pfl_flower.data import described
 from pfl_flower.data.examples import Examples, Source, SourceRequest
 from pfl_flower.data.facts import DataError
 from pfl_flower.data.settings import default_cache
@@ -136,6 +137,22 @@ def _unpack(packed: Path, target: Path) -> None:
         raise
 
 
+def _described(
+    load: Callable[[described.World], described.Load],
+    world: described.World,
+    shape: tuple[int, ...],
+    num_classes: int,
+) -> Source:
+    return Source(
+        load(world),
+        shape,
+        num_classes,
+        generated=True,
+        heterogeneity="none",
+        describe=described.describe(world),
+    )
+
+
 SOURCES: Mapping[str, Source] = {
     "digits": Source(_digits, (1, 8, 8), 10),
     "breast-cancer": Source(_breast_cancer, (30,), 2, standardize=True),
@@ -153,6 +170,11 @@ SOURCES: Mapping[str, Source] = {
         num_phases=NUM_PHASES,
     ),
     "wisdm": Source(wisdm, (91,), 18, standardize=True, heterogeneity="none", num_phases=3),
+    "described-digits": _described(described.digits, described.EASY, (1, 8, 8), 10),
+    "described-digits-hard": _described(described.digits, described.HARD, (1, 8, 8), 10),
+    "described-regression": _described(
+        described.regression, described.EASY, (described.FEATURES,), 0
+    ),
     "mnist": Source(_torchvision("MNIST"), (1, 28, 28), 10),
     "fashion-mnist": Source(_torchvision("FashionMNIST"), (1, 28, 28), 10),
     "cifar10": Source(_torchvision("CIFAR10"), (3, 32, 32), 10),

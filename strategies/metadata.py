@@ -1,0 +1,168 @@
+"""What clients tell of themselves, as numbers: standardised, and with a place for what is missing.
+
+Scikit-learn's encoders would do, if what they learn could be kept in a file without a pickle.
+"""
+
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+Metadata = Mapping[str, float | str | None]
+"""Name of a column -> number, category, or None where it is missing."""
+
+
+def read_metadata(text: str) -> dict[str, float | str | None]:
+    """Return what a client told as JSON; truth values are categories.
+
+    Raises
+    ------
+    ValueError
+        If it is no JSON object of numbers, texts, truth values and nulls, or a number is not
+        finite.
+    """
+    try:
+        content = json.loads(text or "{}")
+    except json.JSONDecodeError as error:
+        raise ValueError(f"metadata {text!r} are no JSON: {error}") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"metadata must be a JSON object, got {text!r}")
+    found: dict[str, float | str | None] = {}
+    for name, value in content.items():
+        if isinstance(value, bool):
+            found[name] = str(value).lower()
+        elif isinstance(value, int | float):
+            if not math.isfinite(value):
+                raise ValueError(f"metadata {name!r} is {value}; it must be finite, or null")
+            found[name] = float(value)
+        elif value is None or isinstance(value, str):
+            found[name] = value
+        else:
+            raise ValueError(f"metadata {name!r} is {value!r}; it must be a number, text or null")
+    return found
+
+
+@dataclass(frozen=True)
+class Columns:
+    """How metadata become a vector: by the statistics of the clients that were trained.
+
+    A number is standardised and has a flag beside it, which is 1 where it is missing; the number is
+    then 0, the mean. A category has a place for each value known, 1 for the client's own, less the
+    share of clients that have it; of a value never seen, or missing, nothing is known: all places
+    are 0, the mean again. So a client that tells nothing is at the centre of those that do, but for
+    its flags.
+
+    Attributes
+    ----------
+    numbers : column -> (mean, deviation; 1 where all are alike)
+    categories : column -> value -> share of the clients
+    """
+
+    numbers: Mapping[str, tuple[float, float]]
+    categories: Mapping[str, Mapping[str, float]]
+
+    @classmethod
+    def of(cls, clients: Iterable[Metadata]) -> "Columns":
+        """Return the columns of some clients' metadata, sorted by name.
+
+        A column is of numbers if everything told there is a number. One where nobody tells anything
+        is left out.
+        """
+        told: dict[str, list[float | str]] = {}
+        for metadata in clients:
+            for name, value in metadata.items():
+                if value is not None:
+                    told.setdefault(name, []).append(value)
+        numbers: dict[str, tuple[float, float]] = {}
+        categories: dict[str, dict[str, float]] = {}
+        for name, values in sorted(told.items()):
+            if all(isinstance(value, float) for value in values):
+                known = np.array(values, dtype=np.float64)
+                deviation = float(known.std())
+                # equal numbers may differ in their last bits from their mean
+                equal = deviation <= 1e-12 * max(1.0, float(np.abs(known).max()))
+                numbers[name] = float(known.mean()), 1.0 if equal else deviation
+            else:
+                texts = [category(value) for value in values]
+                categories[name] = {t: texts.count(t) / len(texts) for t in sorted(set(texts))}
+        return cls(numbers, categories)
+
+    @property
+    def names(self) -> list[str]:
+        """The columns, those of numbers first."""
+        return [*self.numbers, *self.categories]
+
+    @property
+    def size(self) -> int:
+        """Length of the vectors."""
+        return 2 * len(self.numbers) + sum(map(len, self.categories.values()))
+
+    def encode(self, metadata: Metadata) -> NDArray[np.float32]:
+        """Return the vector ``(size,)`` of a client; columns that are not known are left out.
+
+        A text where numbers are expected is a missing one, and a number where categories are is
+        the category of its name.
+        """
+        values: list[float] = []
+        for name, (mean, deviation) in self.numbers.items():
+            told = metadata.get(name)
+            known = isinstance(told, int | float) and math.isfinite(told)
+            values += [(float(told) - mean) / deviation if known else 0.0, float(not known)]  # type: ignore[arg-type]
+        for name, shares in self.categories.items():
+            told = metadata.get(name)
+            own = None if told is None else category(told)
+            known = own in shares
+            values += [
+                float(value == own) - share if known else 0.0 for value, share in shares.items()
+            ]
+        return np.array(values, dtype=np.float32)
+
+    def unknown(self, metadata: Metadata) -> list[str]:
+        """Return the columns of which nothing is known for a client: missing, or never seen."""
+        found = []
+        for name in self.names:
+            told = metadata.get(name)
+            if name in self.numbers:
+                known = isinstance(told, int | float) and math.isfinite(told)
+            else:
+                known = told is not None and category(told) in self.categories[name]
+            found += [] if known else [name]
+        return found
+
+    def to_json(self) -> str:
+        """Return the columns as JSON."""
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> "Columns":
+        """Return what :meth:`to_json` returned.
+
+        Raises
+        ------
+        ValueError
+            If it does not hold what it should.
+        """
+        try:
+            content = json.loads(text)
+            numbers = {str(n): (float(m), float(d)) for n, (m, d) in content["numbers"].items()}
+            categories = {
+                str(name): {str(value): float(share) for value, share in shares.items()}
+                for name, shares in content["categories"].items()
+            }
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise ValueError(f"no columns of metadata: {error!r}") from error
+        return cls(numbers, categories)
+
+
+def category(value: float | str) -> str:
+    """Return how a value is called as a category: a whole number without its fraction."""
+    return f"{value:g}" if isinstance(value, int | float) else value
+
+
+def encode_all(columns: Columns, clients: Sequence[Metadata]) -> NDArray[np.float32]:
+    """Return the vectors ``(N, size)`` of several clients."""
+    rows = [columns.encode(metadata) for metadata in clients]
+    return np.stack(rows) if rows else np.zeros((0, columns.size), dtype=np.float32)

@@ -1,0 +1,388 @@
+"""Personal models that a hypernetwork on the server writes."""
+
+import json
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from copy import copy
+from logging import INFO, WARNING
+from typing import Any
+
+import numpy as np
+import torch
+from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType
+from flwr.common.logger import log
+from flwr.serverapp import Grid
+from numpy.typing import NDArray
+from torch import Tensor
+
+from strategies.arrays import as_part, encode, num_bytes, part_of, to_record, view
+from strategies.averaging import PartialAveraging
+from strategies.hypernetwork import Hypernetwork, bounded, pull_back
+from strategies.metadata import Columns, Metadata, read_metadata
+from strategies.properties import ask_properties
+from strategies.protocol import METADATA, PARTITION_ID
+from strategies.randomness import generator, named_seed
+from strategies.replies import ClientReport, Reply, drop_non_finite
+
+FIRST_FREE_DEVIATION = 1.0
+"""Of the first free parts where there are no metadata, so that clients differ from the start."""
+
+
+class PFedHN(PartialAveraging):
+    """Send every client parameters that a hypernetwork wrote for it, and train that network.
+
+    pFedHN (Shamsian et al. 2021, arXiv:2103.04628): the network and the clients' embeddings stay
+    on the server, only generated parameters and what clients made of them travel. The network takes
+    an Adam step on the mean vector-Jacobian product over the clients of a round
+    (:func:`strategies.hypernetwork.pull_back`), at the weights that generated what they were sent.
+    A client that was not in the round keeps its embedding's free part, bit for bit.
+
+    Beyond the paper an embedding is made of the client's metadata, if it tells some (property
+    ``"metadata"``), and a free part that is pulled to zero and dropped now and then in training, so
+    that the metadata alone are enough: a client that was never seen is sent a model at once.
+
+    Arrays that are no parameters (buffers) are averaged over everybody. What ``start`` returns are
+    the parameters for the mean embedding.
+
+    Parameters
+    ----------
+    parameter_names : collection of str
+        The arrays that are generated.
+    use_metadata : bool (default: True)
+        Whether clients are asked for metadata.
+    server_learning_rate : float (default: 0.01)
+        Of Adam.
+    embedding_size, hidden_size : int (default: 64)
+        See :class:`Hypernetwork`.
+    free_decay : float (default: 0.001)
+        Pull of free parts to zero, beside metadata.
+    free_dropout : float in [0, 1) (default: 0.3)
+        How often the free part of a client is left out in a round of training, beside metadata.
+    query_timeout : float (default: 3600)
+        Seconds that clients have to tell their metadata.
+    others : as in :class:`PartialAveraging`
+
+    Raises
+    ------
+    ValueError
+        If an argument is out of range, or there is a ``server_momentum``.
+    """
+
+    def __init__(
+        self,
+        *args: Any,
+        parameter_names: Collection[str],
+        use_metadata: bool = True,
+        server_learning_rate: float = 0.01,
+        embedding_size: int = 64,
+        hidden_size: int = 64,
+        free_decay: float = 0.001,
+        free_dropout: float = 0.3,
+        query_timeout: float = 3600.0,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(*args, parameter_names=parameter_names, **kwargs)
+        if self.server_momentum:
+            raise ValueError("the hypernetwork is trained by Adam; leave server_momentum at 0")
+        if not server_learning_rate > 0:
+            raise ValueError(f"server_learning_rate must be > 0, got {server_learning_rate}")
+        if not 0.0 <= free_dropout < 1.0 or free_decay < 0:
+            raise ValueError(
+                f"free_dropout must be in [0, 1) and free_decay >= 0, got {free_dropout} and "
+                f"{free_decay}"
+            )
+        self.use_metadata = use_metadata
+        self.server_learning_rate = server_learning_rate
+        self.sizes = embedding_size, hidden_size
+        self.free_decay = free_decay
+        self.free_dropout = free_dropout
+        self.query_timeout = query_timeout
+        self.network: Hypernetwork | None = None
+        """Made in the first round, when it is known what clients tell."""
+        self.metadata: dict[int, Metadata] = {}
+        """Client -> what it tells; without those that have not answered yet."""
+        self.free: dict[int, Tensor] = {}
+        """Client that was trained -> the free part of its embedding."""
+        self._optimizer: torch.optim.Adam | None = None
+        self._written: dict[int, tuple[int, NDArray[np.float32]]] = {}
+        self._dropped: set[int] = set()
+
+    def summary(self) -> None:
+        """Log what this strategy does."""
+        super().summary()
+        embedding, hidden = self.sizes
+        log(INFO, "\t└──> Hypernetwork: embeddings of %d, hidden layer of %d", embedding, hidden)
+
+    # ------------------------------------------------------------------ checkpoints
+
+    def state_arrays(self) -> dict[str, NDArray[Any]]:
+        """Return what the strategy carries from round to round, for a checkpoint."""
+        state = super().state_arrays()
+        if self.network is None or self._optimizer is None:
+            return state
+        about = {**self.network.about, "metadata": json.dumps(self.metadata)}
+        state["about"] = np.frombuffer(json.dumps(about).encode(), dtype=np.uint8)
+        values = {name: tensor.numpy() for name, tensor in self.network.state_dict().items()}
+        state |= as_part("network", values)
+        state |= as_part("free", {str(c): own.detach().numpy() for c, own in self.free.items()})
+        for name, tensor in self._tensors().items():
+            moments = self._optimizer.state[tensor]
+            state |= as_part(f"adam/{name}", {key: m.numpy() for key, m in moments.items()})
+        # torch steps on in place, and what is returned must stay as it is
+        return {name: values.copy() for name, values in state.items()}
+
+    def load_state_arrays(self, arrays: Mapping[str, NDArray[Any]]) -> None:
+        """Take over what :meth:`state_arrays` returned."""
+        super().load_state_arrays(arrays)
+        if "about" not in arrays:
+            return
+        about = json.loads(arrays["about"].tobytes())
+        self.metadata = {int(c): told for c, told in json.loads(about.pop("metadata")).items()}
+        self.network = Hypernetwork.of(about, _tensors_of(part_of(arrays, "network")))
+        self._optimizer = torch.optim.Adam(self.network.parameters(), lr=self.server_learning_rate)
+        for client, own in sorted(_tensors_of(part_of(arrays, "free")).items()):
+            self._add(int(client), own)
+        for name, tensor in self._tensors().items():
+            if moments := _tensors_of(part_of(arrays, f"adam/{name}")):
+                self._optimizer.state[tensor] = moments
+
+    # ------------------------------------------------------------------ the way down
+
+    def configure_train(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterable[Message]:
+        """Sample clients and send each the parameters written for it.
+
+        Raises
+        ------
+        ValueError
+            If there is no parameter among the arrays.
+        """
+        server_round += self.rounds_before
+        nodes = self._sample(grid, server_round, "train", self.fraction_train, self.min_train_nodes)
+        asked = nodes if self.network else sorted(grid.get_node_ids(), key=self.roster.order)
+        self.meet(server_round, arrays, config, grid, asked)
+        clients = [self._client_of(node) for node in nodes]
+        self._grow(clients)
+        self._dropped = {client for client in clients if self._drops(client, server_round)}
+        return self._messages(server_round, arrays, config, nodes, MessageType.TRAIN)
+
+    def configure_evaluate(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterable[Message]:
+        """Sample clients and ask them to evaluate the models written for them."""
+        server_round += self.rounds_before
+        nodes = self._sample(
+            grid, server_round, "evaluate", self.fraction_evaluate, self.min_evaluate_nodes
+        )
+        self.meet(server_round, arrays, config, grid, nodes)
+        return self._messages(server_round, arrays, config, nodes, MessageType.EVALUATE)
+
+    def evaluate_nodes(
+        self,
+        grid: Grid,
+        server_round: int,
+        arrays: ArrayRecord,
+        config: ConfigRecord,
+        nodes: list[int],
+        timeout: float,
+    ) -> list[ClientReport]:
+        """Ask certain clients to evaluate; those never seen get a model from their metadata."""
+        before = copy(self.metadata)
+        self.meet(server_round, arrays, config, grid, nodes)
+        try:
+            return super().evaluate_nodes(grid, server_round, arrays, config, nodes, timeout)
+        finally:
+            self.metadata = before
+
+    def meet(
+        self,
+        server_round: int,
+        arrays: ArrayRecord,
+        config: ConfigRecord,
+        grid: Grid,
+        nodes: Sequence[int],
+    ) -> None:
+        """Ask nodes not met before for their metadata; make the network when there is none yet.
+
+        Its columns, and what they are standardised by, are those of the clients met first.
+        """
+        self.roster.identify(grid, self._construct_messages, nodes)
+        new = [node for node in nodes if self._client_of(node) not in self.metadata]
+        if self.use_metadata:
+            answers = ask_properties(
+                *(grid, self._construct_messages, new, f"{PARTITION_ID},{METADATA}"),
+                config=config,
+                config_key=self.configrecord_key,
+                server_round=server_round,
+                timeout=self.query_timeout,
+            )
+            for node in sorted(answers, key=self.roster.order):
+                if isinstance(number := answers[node].get(PARTITION_ID), int):
+                    self.clients[node] = number
+                self.metadata[self._client_of(node)] = _read(node, answers[node].get(METADATA))
+        if self.network is None:
+            self._make(arrays)
+        columns = self._network.columns
+        for node in new:
+            if unknown := columns.unknown(self.metadata.get(self._client_of(node), {})):
+                log(WARNING, "Node %d: nothing is known of its %s", node, ", ".join(unknown))
+
+    def _make(self, arrays: ArrayRecord) -> None:
+        start = {n: view(array) for n, array in arrays.items() if n in self.parameter_names}
+        columns = Columns.of([self.metadata[client] for client in sorted(self.metadata)])
+        seed = named_seed(self.seed, "hypernetwork")
+        self.network = Hypernetwork(start, columns, *self.sizes, seed=seed)
+        self._optimizer = torch.optim.Adam(self.network.parameters(), lr=self.server_learning_rate)
+        told = sum(bool(metadata) for metadata in self.metadata.values())
+        words = ", ".join(columns.names) or "none; embeddings are learned"
+        log(INFO, "Metadata of %d clients: %s", told, words)
+
+    @property
+    def _network(self) -> Hypernetwork:
+        assert self.network is not None
+        return self.network
+
+    def _client_of(self, node: int) -> int:
+        return self.clients.get(node, node)
+
+    def _grow(self, clients: Sequence[int]) -> None:
+        """Give clients that are trained for the first time a free part."""
+        for client in clients:
+            if client not in self.free:
+                first = self._network.newcomer().clone()
+                if self._network.encoder is None:
+                    draw = generator(self.seed, "free", client).normal(size=len(first))
+                    first = torch.from_numpy(draw.astype(np.float32)) * FIRST_FREE_DEVIATION
+                self._add(client, first)
+
+    def _add(self, client: int, first: Tensor) -> None:
+        assert self._optimizer is not None
+        self.free[client] = first.requires_grad_(True)
+        self._optimizer.add_param_group({"params": [self.free[client]]})
+
+    def _drops(self, client: int, server_round: int) -> bool:
+        if self._network.encoder is None:
+            return False
+        return generator(self.seed, "drop", client, server_round).random() < self.free_dropout
+
+    def _free_of(self, clients: Sequence[int], training: bool) -> Tensor:
+        """Return free parts ``(N, embedding_size)``, zero where one is dropped in this round."""
+        rows = []
+        for client in clients:
+            own = self.free.get(client)
+            own = self._network.newcomer() if own is None else own
+            rows.append(torch.zeros_like(own) if training and client in self._dropped else own)
+        return torch.stack(rows)
+
+    def _metadata_of(self, clients: Sequence[int]) -> list[Metadata]:
+        return [self.metadata.get(client, {}) for client in clients]
+
+    @torch.no_grad()
+    def _write(self, clients: Sequence[int], training: bool) -> NDArray[np.float32]:
+        """Return the parameters ``(N, P)`` of clients, each written by itself.
+
+        One at a time, so that what a client gets does not depend, in its last bits, on how many
+        others there are.
+        """
+        network = self._network
+        free = self._free_of(clients, training)
+        rows = [
+            network(network.embed([metadata], free[place : place + 1]))[0]
+            for place, metadata in enumerate(self._metadata_of(clients))
+        ]
+        written: NDArray[np.float32] = torch.stack(rows).numpy()
+        return written
+
+    def _messages(
+        self,
+        server_round: int,
+        arrays: ArrayRecord,
+        config: ConfigRecord,
+        nodes: list[int],
+        message_type: str,
+    ) -> Iterable[Message]:
+        training = message_type == MessageType.TRAIN
+        clients = [self._client_of(node) for node in nodes]
+        self._written = {}
+        messages: list[Message] = []
+        for node, client in zip(nodes, clients, strict=True):
+            (row,) = self._write([client], training)
+            own = {name: encode(values) for name, values in self._network.arrays(row).items()}
+            record = ArrayRecord({**arrays, **own})
+            messages += super()._messages(server_round, record, config, [node], message_type)
+            if training:
+                self._written[node] = client, row
+        self._sent, self._asked, self._bytes_down = arrays, nodes, num_bytes(arrays)
+        return messages
+
+    # ------------------------------------------------------------------ the way up
+
+    def aggregate_arrays(self, replies: list[Reply]) -> ArrayRecord:
+        """Train the network by what clients made of what they were sent; average the buffers.
+
+        Marks replies with non-finite values dropped; such a client has a part in nothing.
+        """
+        drop_non_finite(replies)
+        good = [reply for reply in replies if not reply.dropped]
+        written, self._written = self._written, {}
+        if not good:
+            return ArrayRecord()
+        rest = [name for name in good[0].spec if name not in self._network.shapes]
+        means = self._means(good, rest) or {}
+        clients = [written[reply.node_id][0] for reply in good]
+        moved = np.stack([written[r.node_id][1] - self._network.flat(r.views) for r in good])
+        by_examples = self.weighting == "examples"
+        weights = np.array([r.weight if by_examples else 1.0 for r in good])
+        self._train(clients, bounded(moved), weights / weights.sum())
+        arrays = means | self._network.arrays(self._mean_row())
+        return to_record(arrays)
+
+    def _train(
+        self, clients: Sequence[int], moved: NDArray[np.float32], weights: NDArray[np.float64]
+    ) -> None:
+        """Take a step; of clients without a part in it nothing moves: they have no gradient."""
+        assert self._optimizer is not None
+        self._optimizer.zero_grad(set_to_none=True)
+        known = self._metadata_of(clients)
+        free = self._free_of(clients, training=True)
+        pull_back(self._network, known, free, moved, weights.tolist())
+        if self._network.encoder is not None and self.free_decay:
+            for client, weight in zip(clients, weights.tolist(), strict=True):
+                own = self.free[client]
+                if own.grad is not None:
+                    own.grad += self.free_decay * weight * own.detach()
+        tensors = self._tensors()
+        if not all(t.grad is None or bool(t.grad.isfinite().all()) for t in tensors.values()):
+            log(WARNING, "Round %d: the clients' changes overflow; no step is taken", self._round)
+            return
+        self._optimizer.step()
+        centre = torch.stack([self.free[client].detach() for client in sorted(self.free)]).mean(0)
+        self._network.centre.copy_(centre)
+
+    def _tensors(self) -> dict[str, Tensor]:
+        """Return everything that is trained, by name."""
+        found: dict[str, Tensor] = {f"network/{n}": p for n, p in self._network.named_parameters()}
+        return found | {f"free/{client}": own for client, own in self.free.items()}
+
+    @torch.no_grad()
+    def _mean_row(self) -> NDArray[np.float32]:
+        """Return the parameters for the mean of the embeddings of the clients trained."""
+        clients = sorted(self.free)
+        free = self._free_of(clients, training=False)
+        mean = self._network.embed(self._metadata_of(clients), free).mean(0, keepdim=True)
+        row: NDArray[np.float32] = self._network(mean)[0].numpy()
+        return row
+
+
+def _tensors_of(arrays: Mapping[str, NDArray[Any]]) -> dict[str, Tensor]:
+    """Return copies, which may be written to, as tensors."""
+    return {name: torch.from_numpy(np.array(values)) for name, values in arrays.items()}
+
+
+def _read(node: int, told: Any) -> Metadata:
+    """Return what a node told of itself; nothing, with a warning, if that cannot be used."""
+    try:
+        return read_metadata(told if isinstance(told, str) else "")
+    except ValueError as error:
+        log(WARNING, "Node %d: %s; it counts as one that tells nothing", node, error)
+        return {}
