@@ -104,7 +104,8 @@ def write(folder: Path, runs: Sequence[MethodRun]) -> None:
     ``accuracy.png`` (``rmse.png``); ``unseen.csv`` if clients joined after training, and
     ``stream.csv`` (a row a method and client) if data came in phases; of methods with groups what
     :func:`write_groups` writes; of one with a hypernetwork ``hypernetwork.safetensors`` (the first
-    method's) and ``metadata.csv``, what every client told of itself. Each file is written whole or not at all.
+    method's) and ``metadata.csv``, what every client told of itself. Each file is written whole or
+    not at all.
     """
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / "config.json", runs[0].config.dump())

@@ -159,7 +159,12 @@ def run_arm(
     """Run one arm on one seed; with a safeguard, what clients chose counts."""
     config = {**study_config, **arm.config, "seed": seed, "baselines": ""}
     run = simulate(config, num_clients, engine, progress)[-1]
-    return Result(arm, seed, run.by_client(), summarize(run), measure(run))
+    return Result(arm, seed, run.by_client(fraction_of(run)), summarize(run), measure(run))
+
+
+def fraction_of(run: MethodRun) -> str:
+    """Return the name of the score that is at most 1: accuracy, or R2 of a regression."""
+    return "r2" if run.score == "rmse" else run.score
 
 
 def run_study(

@@ -120,17 +120,13 @@ class Columns:
             ]
         return np.array(values, dtype=np.float32)
 
-    def unknown(self, metadata: Metadata) -> list[str]:
-        """Return the columns of which nothing is known for a client: missing, or never seen."""
-        found = []
-        for name in self.names:
-            told = metadata.get(name)
-            if name in self.numbers:
-                known = isinstance(told, int | float) and math.isfinite(told)
-            else:
-                known = told is not None and category(told) in self.categories[name]
-            found += [] if known else [name]
-        return found
+    def never_seen(self, metadata: Metadata) -> list[str]:
+        """Return the columns of categories where a client tells one that is not known."""
+        return [
+            name
+            for name, shares in self.categories.items()
+            if (told := metadata.get(name)) is not None and category(told) not in shares
+        ]
 
     def to_json(self) -> str:
         """Return the columns as JSON."""

@@ -222,10 +222,10 @@ class PFedHN(PartialAveraging):
                 self.metadata[self._client_of(node)] = _read(node, answers[node].get(METADATA))
         if self.network is None:
             self._make(arrays)
-        columns = self._network.columns
         for node in new:
-            if unknown := columns.unknown(self.metadata.get(self._client_of(node), {})):
-                log(WARNING, "Node %d: nothing is known of its %s", node, ", ".join(unknown))
+            told = self.metadata.get(self._client_of(node), {})
+            for name in self._network.columns.never_seen(told):
+                log(WARNING, "Node %d: %s %r was never seen before", node, name, told[name])
 
     def _make(self, arrays: ArrayRecord) -> None:
         start = {n: view(array) for n, array in arrays.items() if n in self.parameter_names}
