@@ -21,7 +21,7 @@ from strategies.metadata import Columns, Metadata, read_metadata
 from strategies.properties import ask_properties
 from strategies.protocol import METADATA, PARTITION_ID
 from strategies.randomness import generator, named_seed
-from strategies.replies import ClientReport, Reply, drop_non_finite
+from strategies.replies import ClientReport, Reply, drop_deviants, drop_duplicates, drop_non_finite
 
 FIRST_FREE_DEVIATION = 1.0
 """Of the first free parts where there are no metadata, so that clients differ from the start."""
@@ -194,6 +194,48 @@ class PFedHN(PartialAveraging):
         finally:
             self.metadata = before
 
+    def adapt(
+        self,
+        grid: Grid,
+        server_round: int,
+        arrays: ArrayRecord,
+        config: ConfigRecord,
+        nodes: list[int],
+        timeout: float,
+        *,
+        rounds: int = 5,
+        learning_rate: float = 0.05,
+    ) -> None:
+        """Fit the embeddings of clients that come after training; nothing else moves.
+
+        They train as in a round, and the server takes what they changed back to the free parts of
+        their embeddings, which it keeps. For clients with few examples: see
+        :meth:`Hypernetwork.fit`.
+
+        Parameters
+        ----------
+        grid, server_round, arrays, config, nodes, timeout : as in :meth:`evaluate_nodes`
+        rounds : of training
+        learning_rate : of Adam
+        """
+        self.meet(server_round, arrays, config, grid, nodes)
+        nodes = sorted(nodes, key=self.roster.order)
+        clients = [self._client_of(node) for node in nodes]
+        self._grow(clients)
+        self._dropped = set()
+        optimizer = torch.optim.Adam([self.free[client] for client in clients], lr=learning_rate)
+        for _ in range(rounds):
+            messages = self._messages(server_round, arrays, config, nodes, MessageType.TRAIN)
+            parsed = self._take_apart(grid.send_and_receive(messages, timeout=timeout), True)
+            drop_deviants(parsed, self._sent)
+            drop_duplicates(parsed)
+            _, found, moved = self._changes(parsed)
+            optimizer.zero_grad(set_to_none=True)
+            if found:
+                free = self._free_of(found, training=True)
+                pull_back(self._network, self._metadata_of(found), free, moved, [1.0] * len(found))
+                optimizer.step()
+
     def meet(
         self,
         server_round: int,
@@ -322,20 +364,28 @@ class PFedHN(PartialAveraging):
 
         Marks replies with non-finite values dropped; such a client has a part in nothing.
         """
-        drop_non_finite(replies)
-        good = [reply for reply in replies if not reply.dropped]
-        written, self._written = self._written, {}
+        good, clients, moved = self._changes(replies)
         if not good:
             return ArrayRecord()
         rest = [name for name in good[0].spec if name not in self._network.shapes]
         means = self._means(good, rest) or {}
-        clients = [written[reply.node_id][0] for reply in good]
-        moved = np.stack([written[r.node_id][1] - self._network.flat(r.views) for r in good])
         by_examples = self.weighting == "examples"
         weights = np.array([r.weight if by_examples else 1.0 for r in good])
-        self._train(clients, bounded(moved), weights / weights.sum())
-        arrays = means | self._network.arrays(self._mean_row())
-        return to_record(arrays)
+        self._train(clients, moved, weights / weights.sum())
+        return to_record(means | self._network.arrays(self._mean_row()))
+
+    def _changes(
+        self, replies: Sequence[Reply]
+    ) -> tuple[list[Reply], list[int], NDArray[np.float32]]:
+        """Return the good replies, their clients, and what was sent less what came back."""
+        drop_non_finite(replies)
+        good = [reply for reply in replies if not reply.dropped]
+        written, self._written = self._written, {}
+        if not good:
+            return [], [], np.zeros((0, 0), dtype=np.float32)
+        clients = [written[reply.node_id][0] for reply in good]
+        moved = [written[r.node_id][1] - self._network.flat(r.views) for r in good]
+        return good, clients, bounded(np.stack(moved))
 
     def _train(
         self, clients: Sequence[int], moved: NDArray[np.float32], weights: NDArray[np.float64]
