@@ -34,6 +34,7 @@ _STUDIES = (
     *(module.STUDY for module in _MODULES),
     smartwatch.REAL_STUDY,
     tribes.SIZES_STUDY,
+    newcomer.HARD_STUDY,
 )
 STUDIES = {study.name: study for study in _STUDIES}
 

@@ -57,7 +57,7 @@ class Claim:
     @property
     def holds(self) -> bool:
         """Whether the promise is kept."""
-        return self.value >= self.threshold
+        return bool(self.value >= self.threshold)
 
 
 Measures = Mapping[str, Any]

@@ -320,19 +320,15 @@ class PFedHN(PartialAveraging):
         return [self.metadata.get(client, {}) for client in clients]
 
     @torch.no_grad()
-    def _write(self, clients: Sequence[int], training: bool) -> NDArray[np.float32]:
-        """Return the parameters ``(N, P)`` of clients, each written by itself.
+    def _write(self, client: int, training: bool) -> NDArray[np.float32]:
+        """Return the parameters ``(P,)`` of a client.
 
-        One at a time, so that what a client gets does not depend, in its last bits, on how many
+        One client at a time, so that what one gets does not depend, in its last bits, on how many
         others there are.
         """
-        network = self._network
-        free = self._free_of(clients, training)
-        rows = [
-            network(network.embed([metadata], free[place : place + 1]))[0]
-            for place, metadata in enumerate(self._metadata_of(clients))
-        ]
-        written: NDArray[np.float32] = torch.stack(rows).numpy()
+        free = self._free_of([client], training)
+        embedding = self._network.embed(self._metadata_of([client]), free)
+        written: NDArray[np.float32] = self._network(embedding)[0].numpy()
         return written
 
     def _messages(
@@ -344,11 +340,11 @@ class PFedHN(PartialAveraging):
         message_type: str,
     ) -> Iterable[Message]:
         training = message_type == MessageType.TRAIN
-        clients = [self._client_of(node) for node in nodes]
         self._written = {}
         messages: list[Message] = []
-        for node, client in zip(nodes, clients, strict=True):
-            (row,) = self._write([client], training)
+        for node in nodes:
+            client = self._client_of(node)
+            row = self._write(client, training)
             own = {name: encode(values) for name, values in self._network.arrays(row).items()}
             record = ArrayRecord({**arrays, **own})
             messages += super()._messages(server_round, record, config, [node], message_type)
@@ -379,13 +375,19 @@ class PFedHN(PartialAveraging):
     ) -> tuple[list[Reply], list[int], NDArray[np.float32]]:
         """Return the good replies, their clients, and what was sent less what came back."""
         drop_non_finite(replies)
-        good = [reply for reply in replies if not reply.dropped]
         written, self._written = self._written, {}
-        if not good:
-            return [], [], np.zeros((0, 0), dtype=np.float32)
+        good: list[Reply] = []
+        moved: list[NDArray[np.float32]] = []
+        for reply in [reply for reply in replies if not reply.dropped]:
+            with np.errstate(over="ignore"):
+                change = written[reply.node_id][1] - self._network.flat(reply.views)
+            if np.isfinite(change).all():
+                good.append(reply)
+                moved.append(change)
+            else:
+                reply.dropped = "its parameters are too far from what it was sent"
         clients = [written[reply.node_id][0] for reply in good]
-        moved = [written[r.node_id][1] - self._network.flat(r.views) for r in good]
-        return good, clients, bounded(np.stack(moved))
+        return good, clients, bounded(np.stack(moved)) if moved else np.zeros((0, 0), np.float32)
 
     def _train(
         self, clients: Sequence[int], moved: NDArray[np.float32], weights: NDArray[np.float64]

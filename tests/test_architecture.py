@@ -10,6 +10,8 @@ import pytest
 ROOT = Path(__file__).parents[1]
 FLOORS = ["strategies", "clients", "pfl_flower", "simulations"]
 CONVERTER = ROOT / "pfl_flower" / "data" / "pfllib.py"
+NETWORKS = {"hypernetwork.py", "pfedhn.py"}
+"""Strategies that train a network on the server, and therefore need torch."""
 FILES = [path for floor in FLOORS for path in sorted((ROOT / floor).rglob("*.py"))]
 
 
@@ -32,8 +34,16 @@ def test_imports_run_one_way(path):
     assert not names & set(FLOORS[floor + 1 :])
     picklers = names & {"pickle", "dill", "cloudpickle", "joblib"}
     assert picklers == ({"pickle"} if path == CONVERTER else set())
-    if FLOORS[floor] == "strategies":
+    if FLOORS[floor] == "strategies" and path.name not in NETWORKS:
         assert not names & {"torch", "torchvision"}
+
+
+def test_strategies_need_no_torch_unless_a_network_is_asked_for():
+    command = "import sys, strategies; print('torch' in sys.modules); strategies.PFedHN"
+    done = subprocess.run(
+        [sys.executable, "-c", command], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == "False"
 
 
 def test_the_data_sets_and_studies_are_unknown_below():

@@ -42,7 +42,7 @@ def assert_identical(one, other):
 def test_the_same_numbers_on_ray_bit_for_bit():
     config = SMALL | {
         "method": "fedrep",
-        "baselines": "fedavg,fedbabu,ditto,apfl,l2gd,lifelong",
+        "baselines": "fedavg,fedbabu,ditto,apfl,l2gd,lifelong,pfedhn",
         "personal": "head,norm",
         "fraction-train": 0.5,
         "seed": 3,
@@ -122,7 +122,7 @@ def test_nothing_personal_is_in_any_message(method):
     (run,) = play(grid, config)
     scopes = scopes_of(config)
     assert set(run.arrays) == set(names_of(scopes, Scope.SHARED, Scope.GROUP))
-    queries = {"known-groups": 3, "gradient-clusters": 3, "ifca": 3 * 3}.get(method, 0)
+    queries = {"known-groups": 3, "gradient-clusters": 3, "ifca": 3 * 3, "pfedhn": 3}.get(method, 0)
     assert grid.replies == 3 + queries + 3 * 3 * 2
     keeps = names_of(scopes, Scope.PERSONAL) or config.fine_tuning
     keeps = keeps or (config.row.keeps_model and method not in ("mr-mtl", "l2gd", "pfedme"))
