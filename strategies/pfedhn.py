@@ -12,19 +12,16 @@ from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType
 from flwr.common.logger import log
 from flwr.serverapp import Grid
 from numpy.typing import NDArray
-from torch import Tensor
 
-from strategies.arrays import as_part, encode, num_bytes, part_of, to_record, view
+from strategies.arrays import encode, num_bytes, to_record, view
 from strategies.averaging import PartialAveraging
-from strategies.hypernetwork import Hypernetwork, bounded, pull_back
+from strategies.embeddings import Embeddings
+from strategies.hypernetwork import Hypernetwork, bounded
 from strategies.metadata import Columns, Metadata, read_metadata
 from strategies.properties import ask_properties
 from strategies.protocol import METADATA, PARTITION_ID
-from strategies.randomness import generator, named_seed
+from strategies.randomness import named_seed
 from strategies.replies import ClientReport, Reply, drop_deviants, drop_duplicates, drop_non_finite
-
-FIRST_FREE_DEVIATION = 1.0
-"""Of the first free parts where there are no metadata, so that clients differ from the start."""
 
 
 class PFedHN(PartialAveraging):
@@ -91,20 +88,25 @@ class PFedHN(PartialAveraging):
                 f"{free_decay}"
             )
         self.use_metadata = use_metadata
-        self.server_learning_rate = server_learning_rate
         self.sizes = embedding_size, hidden_size
-        self.free_decay = free_decay
-        self.free_dropout = free_dropout
         self.query_timeout = query_timeout
-        self.network: Hypernetwork | None = None
+        self.embeddings: Embeddings | None = None
         """Made in the first round, when it is known what clients tell."""
+        self._rules: dict[str, Any] = {
+            "learning_rate": server_learning_rate,
+            "decay": free_decay,
+            "dropout": free_dropout,
+            "seed": self.seed,
+        }
         self.metadata: dict[int, Metadata] = {}
         """Client -> what it tells; without those that have not answered yet."""
-        self.free: dict[int, Tensor] = {}
-        """Client that was trained -> the free part of its embedding."""
-        self._optimizer: torch.optim.Adam | None = None
         self._written: dict[int, tuple[int, NDArray[np.float32]]] = {}
-        self._dropped: set[int] = set()
+        self._left_out: set[int] = set()
+
+    @property
+    def network(self) -> Hypernetwork | None:
+        """The hypernetwork, once there is one."""
+        return None if self.embeddings is None else self.embeddings.network
 
     def summary(self) -> None:
         """Log what this strategy does."""
@@ -116,34 +118,18 @@ class PFedHN(PartialAveraging):
 
     def state_arrays(self) -> dict[str, NDArray[Any]]:
         """Return what the strategy carries from round to round, for a checkpoint."""
-        state = super().state_arrays()
-        if self.network is None or self._optimizer is None:
-            return state
-        about = {**self.network.about, "metadata": json.dumps(self.metadata)}
-        state["about"] = np.frombuffer(json.dumps(about).encode(), dtype=np.uint8)
-        values = {name: tensor.numpy() for name, tensor in self.network.state_dict().items()}
-        state |= as_part("network", values)
-        state |= as_part("free", {str(c): own.detach().numpy() for c, own in self.free.items()})
-        for name, tensor in self._tensors().items():
-            moments = self._optimizer.state[tensor]
-            state |= as_part(f"adam/{name}", {key: m.numpy() for key, m in moments.items()})
-        # torch steps on in place, and what is returned must stay as it is
-        return {name: values.copy() for name, values in state.items()}
+        if self.embeddings is None:
+            return super().state_arrays()
+        told = np.frombuffer(json.dumps(self.metadata).encode(), dtype=np.uint8)
+        return super().state_arrays() | self.embeddings.state_arrays() | {"metadata": told}
 
     def load_state_arrays(self, arrays: Mapping[str, NDArray[Any]]) -> None:
         """Take over what :meth:`state_arrays` returned."""
         super().load_state_arrays(arrays)
-        if "about" not in arrays:
-            return
-        about = json.loads(arrays["about"].tobytes())
-        self.metadata = {int(c): told for c, told in json.loads(about.pop("metadata")).items()}
-        self.network = Hypernetwork.of(about, _tensors_of(part_of(arrays, "network")))
-        self._optimizer = torch.optim.Adam(self.network.parameters(), lr=self.server_learning_rate)
-        for client, own in sorted(_tensors_of(part_of(arrays, "free")).items()):
-            self._add(int(client), own)
-        for name, tensor in self._tensors().items():
-            if moments := _tensors_of(part_of(arrays, f"adam/{name}")):
-                self._optimizer.state[tensor] = moments
+        if "metadata" in arrays:
+            told = json.loads(arrays["metadata"].tobytes())
+            self.metadata = {int(client): metadata for client, metadata in told.items()}
+            self.embeddings = Embeddings.of(arrays, **self._rules)
 
     # ------------------------------------------------------------------ the way down
 
@@ -162,8 +148,8 @@ class PFedHN(PartialAveraging):
         asked = nodes if self.network else sorted(grid.get_node_ids(), key=self.roster.order)
         self.meet(server_round, arrays, config, grid, asked)
         clients = [self._client_of(node) for node in nodes]
-        self._grow(clients)
-        self._dropped = {client for client in clients if self._drops(client, server_round)}
+        self._known.grow(clients)
+        self._left_out = self._known.left_out(clients, server_round)
         return self._messages(server_round, arrays, config, nodes, MessageType.TRAIN)
 
     def configure_evaluate(
@@ -221,20 +207,18 @@ class PFedHN(PartialAveraging):
         self.meet(server_round, arrays, config, grid, nodes)
         nodes = sorted(nodes, key=self.roster.order)
         clients = [self._client_of(node) for node in nodes]
-        self._grow(clients)
-        self._dropped = set()
-        optimizer = torch.optim.Adam([self.free[client] for client in clients], lr=learning_rate)
+        self._known.grow(clients)
+        self._left_out = set()
+        own = [self._known.free[client] for client in clients]
+        optimizer = torch.optim.Adam(own, lr=learning_rate)
         for _ in range(rounds):
             messages = self._messages(server_round, arrays, config, nodes, MessageType.TRAIN)
             parsed = self._take_apart(grid.send_and_receive(messages, timeout=timeout), True)
             drop_deviants(parsed, self._sent)
             drop_duplicates(parsed)
             _, found, moved = self._changes(parsed)
-            optimizer.zero_grad(set_to_none=True)
             if found:
-                free = self._free_of(found, training=True)
-                pull_back(self._network, self._metadata_of(found), free, moved, [1.0] * len(found))
-                optimizer.step()
+                self._known.fit(found, self._told(found), moved, optimizer)
 
     def meet(
         self,
@@ -266,70 +250,29 @@ class PFedHN(PartialAveraging):
             self._make(arrays)
         for node in new:
             told = self.metadata.get(self._client_of(node), {})
-            for name in self._network.columns.never_seen(told):
+            for name in self._known.network.columns.never_seen(told):
                 log(WARNING, "Node %d: %s %r was never seen before", node, name, told[name])
 
     def _make(self, arrays: ArrayRecord) -> None:
         start = {n: view(array) for n, array in arrays.items() if n in self.parameter_names}
         columns = Columns.of([self.metadata[client] for client in sorted(self.metadata)])
         seed = named_seed(self.seed, "hypernetwork")
-        self.network = Hypernetwork(start, columns, *self.sizes, seed=seed)
-        self._optimizer = torch.optim.Adam(self.network.parameters(), lr=self.server_learning_rate)
+        network = Hypernetwork(start, columns, *self.sizes, seed=seed)
+        self.embeddings = Embeddings(network, **self._rules)
         told = sum(bool(metadata) for metadata in self.metadata.values())
         words = ", ".join(columns.names) or "none; embeddings are learned"
         log(INFO, "Metadata of %d clients: %s", told, words)
 
     @property
-    def _network(self) -> Hypernetwork:
-        assert self.network is not None
-        return self.network
+    def _known(self) -> Embeddings:
+        assert self.embeddings is not None
+        return self.embeddings
+
+    def _told(self, clients: Sequence[int]) -> list[Metadata]:
+        return [self.metadata.get(client, {}) for client in clients]
 
     def _client_of(self, node: int) -> int:
         return self.clients.get(node, node)
-
-    def _grow(self, clients: Sequence[int]) -> None:
-        """Give clients that are trained for the first time a free part."""
-        for client in clients:
-            if client not in self.free:
-                first = self._network.newcomer().clone()
-                if self._network.encoder is None:
-                    draw = generator(self.seed, "free", client).normal(size=len(first))
-                    first = torch.from_numpy(draw.astype(np.float32)) * FIRST_FREE_DEVIATION
-                self._add(client, first)
-
-    def _add(self, client: int, first: Tensor) -> None:
-        assert self._optimizer is not None
-        self.free[client] = first.requires_grad_(True)
-        self._optimizer.add_param_group({"params": [self.free[client]]})
-
-    def _drops(self, client: int, server_round: int) -> bool:
-        if self._network.encoder is None:
-            return False
-        return generator(self.seed, "drop", client, server_round).random() < self.free_dropout
-
-    def _free_of(self, clients: Sequence[int], training: bool) -> Tensor:
-        """Return free parts ``(N, embedding_size)``, zero where one is dropped in this round."""
-        rows = []
-        for client in clients:
-            own = self.free.get(client)
-            own = self._network.newcomer() if own is None else own
-            rows.append(torch.zeros_like(own) if training and client in self._dropped else own)
-        return torch.stack(rows)
-
-    def _metadata_of(self, clients: Sequence[int]) -> list[Metadata]:
-        return [self.metadata.get(client, {}) for client in clients]
-
-    @torch.no_grad()
-    def _write(self, client: int, training: bool) -> NDArray[np.float32]:
-        """Return the parameters ``(P,)`` of a client.
-
-        One client at a time, so that what one gets does not depend, in its last bits, on how many
-        others there are.
-        """
-        free = self._free_of([client], training)
-        embedding = self._network.embed(self._metadata_of([client]), free)
-        written: NDArray[np.float32] = self._network(embedding)[0].numpy()
-        return written
 
     def _messages(
         self,
@@ -344,8 +287,9 @@ class PFedHN(PartialAveraging):
         messages: list[Message] = []
         for node in nodes:
             client = self._client_of(node)
-            row = self._write(client, training)
-            own = {name: encode(values) for name, values in self._network.arrays(row).items()}
+            left_out = self._left_out if training else ()
+            row = self._known.write(client, self.metadata.get(client, {}), left_out)
+            own = {name: encode(values) for name, values in self._known.network.arrays(row).items()}
             record = ArrayRecord({**arrays, **own})
             messages += super()._messages(server_round, record, config, [node], message_type)
             if training:
@@ -363,12 +307,15 @@ class PFedHN(PartialAveraging):
         good, clients, moved = self._changes(replies)
         if not good:
             return ArrayRecord()
-        rest = [name for name in good[0].spec if name not in self._network.shapes]
+        rest = [name for name in good[0].spec if name not in self._known.network.shapes]
         means = self._means(good, rest) or {}
         by_examples = self.weighting == "examples"
         weights = np.array([r.weight if by_examples else 1.0 for r in good])
-        self._train(clients, moved, weights / weights.sum())
-        return to_record(means | self._network.arrays(self._mean_row()))
+        shares = (weights / weights.sum()).tolist()
+        if not self._known.step(clients, self._told(clients), moved, shares, self._left_out):
+            log(WARNING, "Round %d: the clients' changes overflow; no step is taken", self._round)
+        mean = self._known.network.arrays(self._known.write_mean(self.metadata))
+        return to_record(means | mean)
 
     def _changes(
         self, replies: Sequence[Reply]
@@ -380,7 +327,7 @@ class PFedHN(PartialAveraging):
         moved: list[NDArray[np.float32]] = []
         for reply in [reply for reply in replies if not reply.dropped]:
             with np.errstate(over="ignore"):
-                change = written[reply.node_id][1] - self._network.flat(reply.views)
+                change = written[reply.node_id][1] - self._known.network.flat(reply.views)
             if np.isfinite(change).all():
                 good.append(reply)
                 moved.append(change)
@@ -388,47 +335,6 @@ class PFedHN(PartialAveraging):
                 reply.dropped = "its parameters are too far from what it was sent"
         clients = [written[reply.node_id][0] for reply in good]
         return good, clients, bounded(np.stack(moved)) if moved else np.zeros((0, 0), np.float32)
-
-    def _train(
-        self, clients: Sequence[int], moved: NDArray[np.float32], weights: NDArray[np.float64]
-    ) -> None:
-        """Take a step; of clients without a part in it nothing moves: they have no gradient."""
-        assert self._optimizer is not None
-        self._optimizer.zero_grad(set_to_none=True)
-        known = self._metadata_of(clients)
-        free = self._free_of(clients, training=True)
-        pull_back(self._network, known, free, moved, weights.tolist())
-        if self._network.encoder is not None and self.free_decay:
-            for client, weight in zip(clients, weights.tolist(), strict=True):
-                own = self.free[client]
-                if own.grad is not None:
-                    own.grad += self.free_decay * weight * own.detach()
-        tensors = self._tensors()
-        if not all(t.grad is None or bool(t.grad.isfinite().all()) for t in tensors.values()):
-            log(WARNING, "Round %d: the clients' changes overflow; no step is taken", self._round)
-            return
-        self._optimizer.step()
-        centre = torch.stack([self.free[client].detach() for client in sorted(self.free)]).mean(0)
-        self._network.centre.copy_(centre)
-
-    def _tensors(self) -> dict[str, Tensor]:
-        """Return everything that is trained, by name."""
-        found: dict[str, Tensor] = {f"network/{n}": p for n, p in self._network.named_parameters()}
-        return found | {f"free/{client}": own for client, own in self.free.items()}
-
-    @torch.no_grad()
-    def _mean_row(self) -> NDArray[np.float32]:
-        """Return the parameters for the mean of the embeddings of the clients trained."""
-        clients = sorted(self.free)
-        free = self._free_of(clients, training=False)
-        mean = self._network.embed(self._metadata_of(clients), free).mean(0, keepdim=True)
-        row: NDArray[np.float32] = self._network(mean)[0].numpy()
-        return row
-
-
-def _tensors_of(arrays: Mapping[str, NDArray[Any]]) -> dict[str, Tensor]:
-    """Return copies, which may be written to, as tensors."""
-    return {name: torch.from_numpy(np.array(values)) for name, values in arrays.items()}
 
 
 def _read(node: int, told: Any) -> Metadata:

@@ -10,7 +10,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 FLOORS = ["strategies", "clients", "pfl_flower", "simulations"]
 CONVERTER = ROOT / "pfl_flower" / "data" / "pfllib.py"
-NETWORKS = {"hypernetwork.py", "pfedhn.py"}
+NETWORKS = {"embeddings.py", "hypernetwork.py", "pfedhn.py"}
 """Strategies that train a network on the server, and therefore need torch."""
 FILES = [path for floor in FLOORS for path in sorted((ROOT / floor).rglob("*.py"))]
 
