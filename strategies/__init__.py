@@ -6,6 +6,7 @@ Use one in any Flower project: ``PartialAveraging(...).start(grid, initial_array
 from strategies.averaging import PartialAveraging
 from strategies.clustering import GradientClusters
 from strategies.grouping import GroupAveraging
+from strategies.hierarchical_linear import HierarchicalLinear
 from strategies.ifca import IFCA
 from strategies.placements import NO_GROUP, Grouping, Placement
 from strategies.recursive import CFL
@@ -20,6 +21,7 @@ __all__ = [
     "GradientClusters",
     "GroupAveraging",
     "Grouping",
+    "HierarchicalLinear",
     "PartialAveraging",
     "Placement",
     "Reply",
