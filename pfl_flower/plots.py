@@ -76,6 +76,36 @@ def plot_curves(
     plt.close(figure)
 
 
+def plot_errors(
+    curves: Mapping[str, tuple[Sequence[float], Sequence[float]]],
+    path: Path,
+    title: str,
+    y_label: str,
+) -> None:
+    """Draw errors against the number of training examples, one line a method, both axes log.
+
+    Parameters
+    ----------
+    curves : method -> (numbers of examples, errors), above zero
+    path : of the PNG
+    title, y_label : words around the picture
+    """
+    figure, axes = plt.subplots(figsize=(6.4, 4.2), layout="constrained")
+    for place, (method, (x, y)) in enumerate(curves.items()):
+        color = COLORS[place % len(COLORS)]
+        axes.plot(x, y, marker="o", markersize=4, color=color, label=method)
+    axes.set_xscale("log")
+    axes.set_yscale("log")
+    axes.set_xlabel("training examples of the client")
+    axes.set_ylabel(y_label)
+    axes.set_title(title, fontsize=10)
+    axes.grid(alpha=0.3)
+    axes.legend(frameon=False)
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.savefig(path, dpi=130)
+    plt.close(figure)
+
+
 def plot_strengths(
     curve: Mapping[float, Sequence[float]],
     ends: Mapping[str, float],

@@ -17,14 +17,24 @@ from pfl_flower.census import FederationError
 from pfl_flower.config import ConfigError
 from pfl_flower.data import DataError
 from pfl_flower.engines import ENGINES
-from simulations import constellation, gallery, lighting, safeguard, smartwatch, taste, tribes
+from simulations import (
+    borrowing,
+    constellation,
+    gallery,
+    lighting,
+    safeguard,
+    smartwatch,
+    taste,
+    tribes,
+)
 from simulations.study import print_summary, run_study, write_outcome
 
-_MODULES = (taste, lighting, gallery, safeguard, constellation, smartwatch, tribes)
+_MODULES = (taste, lighting, gallery, safeguard, constellation, smartwatch, tribes, borrowing)
 _STUDIES = (
     *(module.STUDY for module in _MODULES),
     smartwatch.REAL_STUDY,
     tribes.SIZES_STUDY,
+    borrowing.DIABETES_STUDY,
 )
 STUDIES = {study.name: study for study in _STUDIES}
 

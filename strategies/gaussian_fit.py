@@ -147,8 +147,8 @@ def fit(
     structure: str = "full",
     restricted: bool = True,
     *,
-    iterations: int = 3000,
-    tolerance: float = 1e-9,
+    iterations: int = 1000,
+    tolerance: float = 1e-10,
     prior: Prior | None = None,
 ) -> Prior:
     """Return the prior of (restricted) maximum likelihood, from the moments of all clients.
