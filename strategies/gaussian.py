@@ -189,8 +189,13 @@ def restricted_log_likelihood(many: Moments, prior: Prior) -> float:
     return float(log_likelihood(many, prior).sum() - 0.5 * np.log(known).sum())
 
 
-UNKNOWN = 1e-11
-"""Of the largest eigenvalue of an information matrix; what is below counts as unknown."""
+UNKNOWN = 1e-8
+"""Of the largest eigenvalue of an information matrix; what is below counts as unknown. (It is
+what rounding leaves of a zero where targets are explained to within :data:`NOISE_FLOOR`.)"""
+
+NOISE_FLOOR = 1e-6
+"""Least estimate of ``s2``, beside the square of a target: targets that are explained to a
+thousandth count as explained. Data without noise so end in no division by zero."""
 
 
 def residual(moments: Moments, coefficients: Floats) -> Floats:

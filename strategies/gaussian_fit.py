@@ -13,12 +13,11 @@ maximum likelihood, which takes ``Sigma`` for too small: by one of the number of
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from strategies.gaussian import (
+    NOISE_FLOOR,
     UNKNOWN,
     Floats,
     Moments,
@@ -40,10 +39,12 @@ STRUCTURES: Mapping[str, Callable[[Floats], Floats]] = {
 the one of the largest expected likelihood."""
 
 COVARIANCE_FLOOR = 1e-12
-"""Least eigenvalue of an estimated ``Sigma``, beside its largest: rounding makes none negative."""
+"""Least eigenvalue of an estimated ``Sigma``, scaled to variances of 1, beside its largest: rounding
+makes none negative."""
 
-NOISE_FLOOR = 1e-10
-"""Least estimate of ``s2``, beside its first value: data without noise end in no division by 0."""
+START_NOISE = 0.01
+"""Least ``s2`` at the start, beside the square of a target: a few examples are explained wholly,
+and then nothing of their noise is known."""
 
 
 @dataclass(frozen=True)
@@ -97,8 +98,7 @@ def centre(prior: Prior, mean: Contribution, clients: int, restricted: bool = Tr
     clients : their number
     restricted : False for ``G = 0``: maximum likelihood
     """
-    found: NDArray[Any] = np.linalg.pinv(mean.information, rcond=UNKNOWN, hermitian=True)
-    inverse = symmetric(found)
+    inverse = _inverse(mean.information)
     uncertainty = inverse / clients if restricted else np.zeros_like(inverse)
     return replace(prior, mean=prior.mean + inverse @ mean.score, uncertainty=uncertainty)
 
@@ -122,8 +122,8 @@ def start(many: Moments, structure: str = "full") -> Prior:
 
     (Where it starts with clients that hardly differ it takes very long to find that they do.)
     ``mu`` is the least squares solution of the pooled data, the shortest one where there are many,
-    ``s2`` its mean squared residual, and each coefficient has the variance that would explain the
-    target by itself.
+    ``s2`` its mean squared residual (at least :data:`START_NOISE`), and each coefficient has the
+    variance that would explain the target by itself.
 
     Parameters
     ----------
@@ -132,11 +132,11 @@ def start(many: Moments, structure: str = "full") -> Prior:
     """
     together = pooled(many)
     examples = float(together.examples)
-    mean = np.linalg.pinv(together.gram, rcond=UNKNOWN, hermitian=True) @ together.cross
+    mean = _inverse(together.gram) @ together.cross
     square = float(together.square) / examples or 1.0
     scales = np.diag(together.gram) / examples
     variances = square / np.where(scales > 0, scales, 1.0)
-    noise = max(float(residual(together, mean)) / examples, NOISE_FLOOR * square)
+    noise = max(float(residual(together, mean)) / examples, START_NOISE * square)
     size = len(mean)
     covariance = STRUCTURES[structure](np.diag(variances))
     return Prior(mean, covariance, np.zeros((size, size)), noise, NOISE_FLOOR * square)
@@ -191,10 +191,30 @@ def _mean(many: Contribution) -> Contribution:
     )
 
 
+def _inverse(information: Floats) -> Floats:
+    """Return the inverse, zero in directions of which nothing is known.
+
+    Of the matrix scaled to a diagonal of ones, so that the units of features do not matter.
+    """
+    scale = _scale(information)
+    values, vectors = np.linalg.eigh(symmetric(information) / scale)
+    known = values > UNKNOWN * values[-1]
+    inverses = np.where(known, 1.0, 0.0) / np.where(known, values, 1.0)
+    return symmetric((vectors * inverses) @ vectors.T) / scale
+
+
 def _floored(covariance: Floats) -> Floats:
-    """Return the covariance with no eigenvalue below the floor."""
-    values, vectors = np.linalg.eigh(covariance)
+    """Return the covariance with no eigenvalue, of its correlations, below the floor."""
+    scale = _scale(covariance)
+    values, vectors = np.linalg.eigh(covariance / scale)
     floored = np.maximum(values, COVARIANCE_FLOOR * max(values[-1], 0.0))
     if (floored == values).all():
         return covariance
-    return symmetric((vectors * floored) @ vectors.T)
+    return symmetric((vectors * floored) @ vectors.T) * scale
+
+
+def _scale(matrix: Floats) -> Floats:
+    """Return ``sqrt(a_ii a_jj)``, and 1 for what has no diagonal, ``(d, d)``."""
+    diagonal = np.diag(matrix)
+    roots = np.sqrt(np.where(diagonal > 0, diagonal, 1.0))
+    return np.outer(roots, roots)

@@ -12,9 +12,8 @@ from numpy.typing import NDArray
 
 from strategies.arrays import as_part, is_finite, part_of, to_record, view
 from strategies.averaging import PartialAveraging
-from strategies.gaussian import Floats, Moments, Prior, stack
+from strategies.gaussian import NOISE_FLOOR, Floats, Moments, Prior, stack
 from strategies.gaussian_fit import (
-    NOISE_FLOOR,
     STRUCTURES,
     Contribution,
     centre,
