@@ -4,6 +4,8 @@ A model of ``K`` classes has coefficients ``theta`` ``(K, d)``, kept as one vect
 ``p(y = k | x) = softmax(theta x)_k``; two classes are no special case.
 """
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -14,6 +16,12 @@ MOST_STEPS = 100
 
 TOLERANCE = 1e-10
 """Ends the search where the gradient, in units of the prior, is below."""
+
+SHORTEST_STEP = 1e-6
+"""Of a whole one."""
+
+ROUNDING = 1e-12
+"""Relative; near the mode heights differ by less, and a whole step is the best there is."""
 
 Labels = NDArray[np.int64]
 
@@ -55,36 +63,43 @@ def derivatives(coefficients: Floats, inputs: Floats, labels: Labels) -> tuple[F
 def mode(inputs: Floats, labels: Labels, prior: Prior) -> Floats:
     """Return the coefficients of the highest posterior density, ``(K d,)``.
 
-    Damped Newton's method on ``-log p(y | theta) + |u|^2/2`` with ``theta = mu + Sigma^(1/2) u``:
-    strictly convex, and in need of no inverse of ``Sigma``. A step is halved until it goes down.
+    Damped Newton's method on ``-log p(y | theta) + w^T Sigma w / 2`` with ``theta = mu + Sigma w``,
+    which is convex and in need of no inverse of ``Sigma``: at the mode ``w`` is the gradient of the
+    log likelihood. A step is halved until it goes down.
 
     Parameters
     ----------
     inputs, labels : as in :func:`log_likelihood`
     prior : of the coefficients
     """
-    values, vectors = np.linalg.eigh(prior.covariance)
-    root = (vectors * np.sqrt(np.maximum(values, 0.0))) @ vectors.T
-    place = np.zeros_like(prior.mean)
-
-    def height(at: Floats) -> float:
-        return float(at @ at / 2 - log_likelihood(prior.mean + root @ at, inputs, labels))
-
-    lowest = height(place)
+    pull = np.zeros_like(prior.mean)
+    place = prior.mean
+    lowest: Any = -log_likelihood(prior.mean, inputs, labels)
     for _ in range(MOST_STEPS):
-        gradient, hessian = derivatives(prior.mean + root @ place, inputs, labels)
-        slope = root @ gradient - place
-        if np.abs(slope).max() <= TOLERANCE:
+        gradient, hessian = derivatives(place, inputs, labels)
+        slope = gradient - pull
+        if slope @ prior.covariance @ slope <= TOLERANCE**2:
             break
-        step = np.linalg.solve(np.eye(len(place)) + root @ hessian @ root, slope)
+        system = np.eye(len(place)) + _product(hessian, prior.covariance)
+        step = np.linalg.solve(system, slope)
         size = 1.0
-        while (reached := height(place + size * step)) > lowest and size > TOLERANCE:
+        while size > SHORTEST_STEP:
+            tried = pull + size * step
+            shift = prior.covariance @ tried
+            height = tried @ shift / 2 - log_likelihood(prior.mean + shift, inputs, labels)
+            if height <= lowest + ROUNDING * (1 + abs(lowest)):
+                break
             size /= 2
-        if reached > lowest:
-            break  # what is left to gain is less than rounding
-        place, lowest = place + size * step, reached
-    found: Floats = prior.mean + root @ place
-    return found
+        pull, place, lowest = tried, prior.mean + shift, height
+    return place
+
+
+def _product(hessian: Floats, covariance: Floats) -> Floats:
+    """Return ``H Sigma``; quickly where no coefficients go together, as is usual for classes."""
+    diagonal = np.diag(covariance)
+    if np.count_nonzero(covariance) == np.count_nonzero(diagonal):
+        return hessian * diagonal
+    return hessian @ covariance
 
 
 def laplace(inputs: Floats, labels: Labels, prior: Prior) -> Moments:
