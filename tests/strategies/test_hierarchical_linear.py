@@ -216,8 +216,8 @@ def final(run):
 def test_both_protocols_end_with_the_same_prior_and_models():
     # with so many examples each step comes much nearer
     many = {**CONFIG, "min-examples": 100, "partition": "natural"}
-    (once,) = simulate(many | {"protocol": "one-shot", "num-server-rounds": 1}, 8)
-    (steps,) = simulate(many | {"num-server-rounds": 41}, 8)
+    (once,) = simulate(many | {"protocol": "one-shot", "num-server-rounds": 1}, 12)
+    (steps,) = simulate(many | {"num-server-rounds": 51}, 12)
     for name, values in prior_arrays(final(once)).items():
         if name != "noise":
             np.testing.assert_allclose(prior_arrays(final(steps))[name], values, atol=1e-8)
@@ -248,6 +248,19 @@ def test_a_run_that_is_resumed_ends_as_one_never_interrupted(tmp_path, protocol)
         assert decoded(resumed.arrays)[name].tobytes() == values.tobytes()
     texts = [[repr(r) for r in run.reports] for run in (resumed, whole)]
     assert texts[0] == texts[1]
+
+
+@pytest.mark.deployment
+@pytest.mark.parametrize("protocol", ["iterative", "one-shot"])
+def test_the_same_numbers_on_ray_bit_for_bit(protocol):
+    config = CONFIG | {"protocol": protocol, "unseen": 0.25, "late": 0.3}
+    (here,), (ray,) = (simulate(config, 8, engine) for engine in ("in-process", "ray"))
+    for name, values in decoded(here.arrays).items():
+        assert decoded(ray.arrays)[name].tobytes() == values.tobytes()
+    told = [
+        [(r.round, r.phase, r.client, str(r.metrics)) for r in run.reports] for run in (here, ray)
+    ]
+    assert told[0] == told[1]
 
 
 def test_one_shot_asks_once_and_late_ones_when_they_come():
