@@ -162,6 +162,10 @@ def test_one_shot_is_the_fit_of_everybody_who_has_told_whenever_that_was():
     stepped(strategy, [told(client, protocol="one-shot") for client in (4, 1)])
     late = stepped(strategy, [told(client, protocol="one-shot") for client in (0, 3, 2)])
     assert_same(late, fit(EVERYBODY))
+    at_once = HierarchicalLinear(protocol="one-shot")
+    whole = stepped(at_once, [told(client, protocol="one-shot") for client in range(CLIENTS)])
+    for name, values in prior_arrays(whole).items():
+        assert prior_arrays(late)[name].tobytes() == values.tobytes()
     resumed = HierarchicalLinear(protocol="one-shot")
     resumed.load_state_arrays(strategy.state_arrays())
     assert sorted(resumed.moments) == list(range(CLIENTS))
