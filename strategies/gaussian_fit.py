@@ -39,8 +39,8 @@ STRUCTURES: Mapping[str, Callable[[Floats], Floats]] = {
 the one of the largest expected likelihood."""
 
 COVARIANCE_FLOOR = 1e-12
-"""Least eigenvalue of an estimated ``Sigma``, scaled to variances of 1, beside its largest: rounding
-makes none negative."""
+"""Least eigenvalue of an estimated ``Sigma``, scaled to variances of 1, beside its largest, so that
+rounding makes none negative."""
 
 START_NOISE = 0.01
 """Least ``s2`` at the start, beside the square of a target: a few examples are explained wholly,
