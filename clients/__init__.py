@@ -11,6 +11,7 @@ from clients.evaluation import FineTuning, evaluate, fine_tune
 from clients.fisher import fisher_diagonal
 from clients.gradient import start_gradient
 from clients.grouped import GroupedClient
+from clients.hierarchical_linear import HierarchicalLinearClient
 from clients.l2gd import L2GDClient
 from clients.lifelong import LifelongClient
 from clients.loaders import in_memory_loader
@@ -45,6 +46,7 @@ __all__ = [
     "FineTuning",
     "ForeignStateError",
     "GroupedClient",
+    "HierarchicalLinearClient",
     "L2GDClient",
     "LifelongClient",
     "Optimization",

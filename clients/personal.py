@@ -85,6 +85,9 @@ class PersonalClient(NumPyClient):
     uses_pulls = True
     """Whether ``pulls`` have a place in the method."""
 
+    makes_own_model = False
+    """Whether every client ends with a whole model of its own, whatever the scopes."""
+
     def __init__(
         self,
         model: nn.Module,

@@ -97,19 +97,27 @@ class RunConfig(RunKeys):
             )
         if self.row.groups and self.personal == "all":
             raise ConfigError(f"personal='all' leaves nothing for the groups of {self.method!r}")
-        if self.row.keeps_model and (self.personal or self.personal_decay):
+        if self.row.makes_own_model and (self.personal or self.personal_decay):
             raise ConfigError(
                 f"method {self.method!r} keeps a whole model of its own, beside which nothing of "
                 f"the shared one is personal; leave personal and personal-decay empty"
             )
         if self.mu and not getattr(self.row.client, "uses_pulls", True):
             raise ConfigError(f"method {self.method!r} has no mu: its pull is lambda")
+        if self.server_momentum and not getattr(self.row.strategy, "uses_momentum", True):
+            raise ConfigError(f"method {self.method!r} has no server-momentum; leave it at 0")
+        if self.row.model and self.model in MODELS and self.model != self.row.model:
+            raise ConfigError(
+                f"method {self.method!r} is for model={self.row.model!r} only, not {self.model!r}"
+            )
         if self.lambda_ == "auto" and not self.row.candidates:
             raise ConfigError(f"method {self.method!r} has no lambda='auto'; set a number")
         if self.lambda_ is not None and self.tau is not None:
             raise ConfigError("lambda and tau are two ways to say the same; set one of them")
         try:
-            self.row.check(self.optimization, **self.client_arguments, **self.strategy_arguments)
+            arguments = self.client_arguments | self.strategy_arguments
+            task = self.known_facts.task if self.known_facts else None
+            self.row.check(self.optimization, task=task, **arguments)
         except ValueError as error:
             raise ConfigError(f"{self.method}: {error}") from error
 
@@ -206,11 +214,16 @@ class RunConfig(RunKeys):
     @property
     def strategy_arguments(self) -> dict[str, Any]:
         """What the method's strategy is told beyond what every one is: argument -> value."""
-        return {
+        values = {
             argument: self.value(name, None)
             for name, argument in STRATEGY_ARGUMENTS.items()
             if name in self.row.settings
         }
+        if values.get("covariance") == "auto" and self.known_facts:
+            # that of all classes' coefficients is too large to be estimated whole
+            numbers = self.known_facts.task == "regression"
+            values["covariance"] = "full" if numbers else "diagonal"
+        return values
 
     @property
     def fine_tuning(self) -> FineTuning | None:
@@ -272,7 +285,7 @@ class RunConfig(RunKeys):
         if model == "auto":
             base = "cnn" if image else "mlp"
             named = f"{self.row.block}-{base}" if self.row.block else base
-            model = named if named in MODELS else base
+            model = self.row.model or (named if named in MODELS else base)
         norm = self.value("norm", "batch")
         return Architecture(model, facts.shape, len(facts.labels) or 1, norm, self.adapter_size)
 
@@ -321,6 +334,7 @@ CLIENT_ARGUMENTS: Mapping[str, str] = {
     "averaging_probability": "averaging_probability",
     "fisher_decay": "decay",
     "fisher_samples": "samples",
+    "protocol": "protocol",
 }
 """Field that only some methods have -> the argument of their clients."""
 
@@ -338,10 +352,13 @@ STRATEGY_ARGUMENTS: Mapping[str, str] = {
     "use_metadata": "use_metadata",
     "server_learning_rate": "server_learning_rate",
     "embedding_size": "embedding_size",
+    "protocol": "protocol",
+    "covariance": "covariance",
+    "restricted": "restricted",
 }
 """Field that only some methods have -> the argument of their strategies."""
 
-OWN_KEYS = (*CLIENT_ARGUMENTS, *STRATEGY_ARGUMENTS, "task_changes", "group")
+OWN_KEYS = tuple(dict.fromkeys((*CLIENT_ARGUMENTS, *STRATEGY_ARGUMENTS, "task_changes", "group")))
 """Fields that only some methods have."""
 
 METHOD_KEYS: tuple[str, ...] = (

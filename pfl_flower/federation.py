@@ -118,13 +118,16 @@ def run_method(session: Session, config: RunConfig, progress: Progress | None = 
     grouped = names_of(scopes, Scope.GROUP)
     sizes = {"shared": names_of(scopes, Scope.SHARED)}
     sizes |= {"group": grouped} if grouped else {}
-    sizes |= {"personal": list(initial) if config.row.keeps_model else personal}
+    sizes |= {"personal": list(initial) if config.row.makes_own_model else personal}
     strategy = build_strategy(config)
     strategy.clients.update(session.clients)
     saved = saved_state(session, config, bool(personal) or config.row.keeps_model)
     if saved is None:
         arrays = _first_arrays(config, {name: initial[name].numpy() for name in shared})
-        saved = Saved(0, arrays, {}, [], 0.0)
+        try:
+            saved = Saved(0, strategy.first_arrays(arrays), {}, [], 0.0)
+        except ValueError as error:
+            raise FederationError(f"{config.method}: {error}") from error
     log(INFO, "Method %s: %s", config.method, config.row.summary)
     about = session.about(config.method)
     saved = _play_rounds(session, config, strategy, saved, progress)

@@ -9,6 +9,8 @@ from pfl_flower.data.heterogeneity import HETEROGENEITIES
 from pfl_flower.data.own import OWN
 from pfl_flower.methods import METHODS, SCHEDULES
 from pfl_flower.models import MODELS
+from strategies.gaussian_fit import STRUCTURES
+from strategies.hierarchical_linear import PROTOCOLS
 from strategies.tribes import CLUSTERERS
 
 
@@ -150,6 +152,23 @@ class RunKeys:
     )
     embedding_size: int | None = key(
         None, "of pfedhn: length of a client's embedding", between(1), kind=int
+    )
+    protocol: str | None = key(
+        None,
+        "of hierarchical-linear: what clients tell; one-shot: moments, once (regression only)",
+        choice(*PROTOCOLS),
+        kind=str,
+    )
+    covariance: str | None = key(
+        None,
+        "of hierarchical-linear: of clients' coefficients; auto: full, diagonal for classes",
+        choice("auto", *STRUCTURES),
+        kind=str,
+    )
+    restricted: bool | None = key(
+        None,
+        "of hierarchical-linear: count in that the prior's mean is an estimate",
+        kind=bool,
     )
     num_server_rounds: int = key(20, "rounds", between(1))
     fraction_train: float = key(1.0, "of clients trained a round", between(0, 1, open_low=True))

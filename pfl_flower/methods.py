@@ -13,12 +13,21 @@ from clients import Optimization, PersonalClient, body_only, head_then_body, joi
 from clients.apfl import APFLClient
 from clients.constellation import ConstellationClient, DittoClient, check_overshoot
 from clients.grouped import GroupedClient
+from clients.hierarchical_linear import HierarchicalLinearClient, check_protocol
 from clients.l2gd import MOST_AVERAGING, L2GDClient, largest_l2gd_strength
 from clients.lifelong import LifelongClient
 from clients.own_model import OwnModelClient
 from clients.pfedme import PFedMeClient
 from clients.training import EVERYTHING, Schedule
-from strategies import CFL, IFCA, GradientClusters, GroupAveraging, PartialAveraging, TribeRules
+from strategies import (
+    CFL,
+    IFCA,
+    GradientClusters,
+    GroupAveraging,
+    HierarchicalLinear,
+    PartialAveraging,
+    TribeRules,
+)
 from strategies.pfedhn import PFedHN
 
 SCHEDULES: Mapping[str, Callable[[int, int, int], Schedule]] = {
@@ -30,7 +39,8 @@ SCHEDULES: Mapping[str, Callable[[int, int, int], Schedule]] = {
 
 
 Check = Callable[..., None]
-"""(how clients step, arguments of the method's client) -> None, or a ValueError."""
+"""(how clients step, arguments of the method's client, ``task``: the name of what clients predict,
+if known) -> None, or a ValueError."""
 
 
 def _check_nothing(optimization: Optimization, **arguments: Any) -> None:
@@ -47,6 +57,8 @@ class Method:
     source : the paper
     settings : values for run-config keys that the user left empty
     block : kind of network that the method needs: ``""``, ``"se"`` or ``"adapter"``
+    model : the only network that the method can do with, a key of
+        :data:`pfl_flower.models.MODELS`; empty for any
     fine_tunes : rule of scopes trained at evaluation: ``""``, ``"all"`` or ``"personal"``
     fine_tunes_every_round : at every evaluation, or only after the last round
     strengths : the run-config key that is the method's own strength -> values worth trying
@@ -60,6 +72,7 @@ class Method:
     source: str
     settings: Mapping[str, Any] = field(default_factory=dict)
     block: str = ""
+    model: str = ""
     fine_tunes: str = ""
     fine_tunes_every_round: bool = False
     strengths: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
@@ -82,6 +95,11 @@ class Method:
     def keeps_model(self) -> bool:
         """Whether clients keep a whole model of their own."""
         return isinstance(self.client, type) and issubclass(self.client, OwnModelClient)
+
+    @property
+    def makes_own_model(self) -> bool:
+        """Whether every client ends with a whole model of its own, kept or computed anew."""
+        return self.keeps_model or getattr(self.client, "makes_own_model", False)
 
 
 def _check_pfedme(
@@ -134,6 +152,13 @@ def _check_rules(optimization: Optimization, **arguments: Any) -> None:
 def _check_models(optimization: Optimization, clusters: int, **_: Any) -> None:
     if not clusters:
         raise ValueError("its number of clusters has to be given, at least 1")
+
+
+def _check_hierarchical(
+    optimization: Optimization, protocol: str, task: str | None = None, **_: Any
+) -> None:
+    if task is not None:
+        check_protocol(protocol, task == "regression")
 
 
 def _gradient_clusters(**arguments: Any) -> GradientClusters:
@@ -318,6 +343,15 @@ METHODS: Mapping[str, Method] = {
         strengths={"server-learning-rate": (0.003, 0.01, 0.03)},
         strategy=PFedHN,
         client=partial(PersonalClient, joins=EVERYTHING),
+    ),
+    "hierarchical-linear": Method(
+        summary="linear models of the clients' own, weighed against a prior that all share",
+        source="Lindley & Smith 1972; Laird & Ware 1982, Biometrics 38",
+        settings={"protocol": "iterative", "covariance": "auto", "restricted": True},
+        model="linear",
+        check=_check_hierarchical,
+        strategy=HierarchicalLinear,
+        client=HierarchicalLinearClient,
     ),
 }
 """Name of a method -> its row."""

@@ -16,6 +16,7 @@ from pfl_flower.config import under_home
 from pfl_flower.files import file_name, write_bytes, write_csv, write_json
 from pfl_flower.group_results import bytes_to_find, describe_groups, group_summary, write_groups
 from pfl_flower.method_run import MethodRun
+from pfl_flower.shrinkage import write_shrinkage
 from pfl_flower.stream_scores import STREAM_SCORES, num_phases, stream_scores
 from strategies.arrays import view
 from strategies.protocol import GROUP
@@ -103,9 +104,9 @@ def write(folder: Path, runs: Sequence[MethodRun]) -> None:
     ``summary.json``, ``shared.safetensors`` (the first method's final shared arrays) and
     ``accuracy.png`` (``rmse.png``); ``unseen.csv`` if clients joined after training, and
     ``stream.csv`` (a row a method and client) if data came in phases; of methods with groups what
-    :func:`write_groups` writes; of one with a hypernetwork ``hypernetwork.safetensors`` (the first
-    method's) and ``metadata.csv``, what every client told of itself. Each file is written whole or
-    not at all.
+    :func:`write_groups` writes, of those that report shrinkage what :func:`write_shrinkage` does,
+    of one with a hypernetwork ``hypernetwork.safetensors`` (the first method's) and
+    ``metadata.csv``, what every client told of itself. Each file is written whole or not at all.
     """
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / "config.json", runs[0].config.dump())
@@ -125,6 +126,7 @@ def write(folder: Path, runs: Sequence[MethodRun]) -> None:
     write_bytes(folder / "shared.safetensors", save(arrays))
     write_groups(folder, runs)
     _write_hypernetwork(folder, runs)
+    write_shrinkage(folder, runs)
     from pfl_flower.plots import plot_clients  # matplotlib takes a second to import
 
     values = {run.method: run.values() for run in runs}

@@ -18,6 +18,7 @@ from pfl_flower.config import ConfigError
 from pfl_flower.data import DataError
 from pfl_flower.engines import ENGINES
 from simulations import (
+    borrowing,
     constellation,
     gallery,
     lighting,
@@ -29,12 +30,17 @@ from simulations import (
 )
 from simulations.study import print_summary, run_study, write_outcome
 
-_MODULES = (taste, lighting, gallery, safeguard, constellation, smartwatch, tribes, newcomer)
+_MODULES = (
+    *(taste, lighting, gallery, safeguard, constellation, smartwatch, tribes, newcomer),
+    borrowing,
+)
 _STUDIES = (
     *(module.STUDY for module in _MODULES),
     smartwatch.REAL_STUDY,
     tribes.SIZES_STUDY,
     newcomer.HARD_STUDY,
+    newcomer.REGRESSION_STUDY,
+    borrowing.DIABETES_STUDY,
 )
 STUDIES = {study.name: study for study in _STUDIES}
 

@@ -20,7 +20,7 @@ from pfl_flower.data import federation
 from pfl_flower.files import write_csv
 from pfl_flower.method_run import MethodRun
 from pfl_flower.plots import plot_curves
-from simulations.study import Arm, Claim, Measures, Outcome, Study, fraction_of
+from simulations.study import Arm, Claim, Measures, Outcome, Study
 from strategies.arrays import view
 from strategies.hypernetwork import Hypernetwork
 from strategies.protocol import JOIN_EXAMPLES, JOIN_STEPS, NUM_PARTITIONS, PARTITION_ID
@@ -117,10 +117,13 @@ def _client(config: RunConfig, number: int) -> PersonalClient:
 def _score(
     run: MethodRun, client: PersonalClient, start: Arrays, examples: int, steps: int
 ) -> float:
-    """Return how good a newcomer's model is after so many steps on so many examples."""
+    """Return how good a newcomer's model is after so many steps on so many examples.
+
+    Its accuracy, or R2 where numbers are predicted: both are at most 1, and more is better.
+    """
     asked = {JOIN_EXAMPLES: examples, JOIN_STEPS: steps}
     _, _, metrics = client.evaluate([start[name] for name in client.shared_names], asked)
-    return float(metrics[fraction_of(run)])
+    return float(metrics["r2" if run.score == "rmse" else run.score])
 
 
 def _fit(
@@ -206,7 +209,8 @@ def _columns(outcome: Outcome) -> dict[str, dict[str, float]]:
         measures = outcome.of(name)[0].measures
         if "newcomers" in measures:
             own = curves(outcome, name, next(iter(measures["newcomers"])))
-            places = {f"{s} steps": own[ALL if s else 0, s] for s in STEPS}
+            unit = ", R2" if "regression" in name else ""
+            places = {f"{s} steps{unit}": own[ALL if s else 0, s] for s in STEPS}
             columns[name] = {words: float(values.mean()) for words, values in places.items()}
     return columns
 
@@ -273,7 +277,16 @@ STUDY = Study(
 HARD_STUDY = replace(
     STUDY,
     name="newcomer-hard",
-    question="The same with more kinds of clients than data for them, and for numbers",
-    arms=[*_arms(", hard", "pfedhn", "fedavg"), *_arms(", regression", "pfedhn", "fedavg")],
+    question="The same with more kinds of clients, and descriptions that lack a tenth",
+    arms=_arms(", hard", "pfedhn", "fedavg"),
     claims=lambda outcome: [],
+)
+
+REGRESSION_STUDY = replace(
+    STUDY,
+    name="newcomer-regression",
+    question="The same for numbers: errors (rmse) of those trained, R2 of newcomers",
+    arms=_arms(", regression", "pfedhn", "fedavg"),
+    claims=lambda outcome: [],
+    score="rmse",
 )

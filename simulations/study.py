@@ -71,7 +71,10 @@ def measure_nothing(run: MethodRun) -> Measures:
 
 @dataclass(frozen=True)
 class Result:
-    """What one arm gave on one seed: client -> accuracy, the method's summary, further measures."""
+    """What one arm gave on one seed: client -> score, the method's summary, further measures.
+
+    The score is the accuracy, or what else the study is scored by.
+    """
 
     arm: Arm
     seed: int
@@ -81,7 +84,7 @@ class Result:
 
     @property
     def accuracy(self) -> np.ndarray:
-        """The accuracy of each client."""
+        """The accuracy, or the study's other score, of each client."""
         return np.array(list(self.by_client.values()))
 
 
@@ -128,9 +131,11 @@ class Study:
     arms : what is compared
     claims : outcome -> promises
     draw : outcome, folder -> further pictures
+    tables : outcome -> title -> rows of a further table, each a mapping of its columns
     measure : run -> what else to take from it; a function of a module, which workers can find
     columns : outcome -> arm (as :attr:`Arm.key`) -> further columns of the table, fractions
     num_seeds : seeds 0, 1, ... that the promises are meant for
+    score : what the data are scored by, ``"accuracy"`` or ``"rmse"``
     """
 
     name: str
@@ -145,6 +150,10 @@ class Study:
         default=lambda outcome: {}
     )
     num_seeds: int = 5
+    score: str = "accuracy"
+    tables: Callable[[Outcome], Mapping[str, Sequence[Mapping[str, Any]]]] = field(
+        default=lambda outcome: {}
+    )
 
 
 def run_arm(
@@ -159,12 +168,7 @@ def run_arm(
     """Run one arm on one seed; with a safeguard, what clients chose counts."""
     config = {**study_config, **arm.config, "seed": seed, "baselines": ""}
     run = simulate(config, num_clients, engine, progress)[-1]
-    return Result(arm, seed, run.by_client(fraction_of(run)), summarize(run), measure(run))
-
-
-def fraction_of(run: MethodRun) -> str:
-    """Return the name of the score that is at most 1: accuracy, or R2 of a regression."""
-    return "r2" if run.score == "rmse" else run.score
+    return Result(arm, seed, run.by_client(), summarize(run), measure(run))
 
 
 def run_study(
@@ -205,8 +209,10 @@ def summary_of(study: Study, outcome: Outcome) -> dict[str, Any]:
         results = outcome.of(arm.name, arm.point)
         costs = [result.summary for result in results]
         methods[arm.key] = {
-            "accuracy": spread(np.concatenate([result.accuracy for result in results])),
-            "accuracy_by_seed": {r.seed: float(r.accuracy.mean()) for r in results},
+            study.score: spread(
+                np.concatenate([result.accuracy for result in results]), study.score != "rmse"
+            ),
+            f"{study.score}_by_seed": {r.seed: float(r.accuracy.mean()) for r in results},
             "bytes_per_round": costs[0]["bytes_per_round"],
             "parameters": costs[0]["parameters"],
             "seconds_per_round": float(np.mean([cost["seconds_per_round"] for cost in costs])),
@@ -222,7 +228,11 @@ def summary_of(study: Study, outcome: Outcome) -> dict[str, Any]:
         "clients": study.num_clients,
         "seeds": outcome.seeds,
         "config": dict(study.config),
+        "score": study.score,
         "methods": methods,
+        "tables": {
+            title: [dict(row) for row in rows] for title, rows in study.tables(outcome).items()
+        },
         "claims": claims,
     }
 
@@ -236,14 +246,14 @@ def write_outcome(study: Study, outcome: Outcome, folder: Path) -> dict[str, Any
     write_json(folder / "summary.json", summary)
     rows = [
         {"method": r.arm.name, "point": "" if r.arm.point is None else r.arm.point}
-        | {"seed": r.seed, "client": client, "accuracy": accuracy}
+        | {"seed": r.seed, "client": client, study.score: score}
         for r in outcome.results
-        for client, accuracy in r.by_client.items()
+        for client, score in r.by_client.items()
     ]
     write_csv(folder / "clients.csv", rows)
     table = [arm.name for arm in study.arms if arm.point is None]
     dots = {name: np.concatenate([r.accuracy for r in outcome.of(name)]) for name in table}
-    plot_clients(dots, folder / "accuracy.png")
+    plot_clients(dots, folder / f"{study.score}.png", study.score)
     study.draw(outcome, folder)
     return summary
 
@@ -258,19 +268,36 @@ def print_summary(summary: Mapping[str, Any], console: Console) -> None:
     for column in table.columns[1:]:
         column.justify = "right"
     for name, entry in summary["methods"].items():
-        accuracy, traffic = entry["accuracy"], entry["bytes_per_round"]
+        scores, traffic = entry[summary["score"]], entry["bytes_per_round"]
         table.add_row(
             name,
-            *(f"{100 * accuracy[key]:.1f}" for key in ("mean", "std", "worst_tenth")),
+            *(_score(scores[key], summary["score"]) for key in ("mean", "std", "worst_tenth")),
             *(_percent(entry.get("columns", {}).get(name)) for name in further),
             f"{traffic['down'] / 1e3:.0f} + {traffic['up'] / 1e3:.0f} kB",
             f"{entry['seconds_per_round']:.2f}",
         )
     console.print(table)
+    for title, rows in summary["tables"].items():
+        console.print(_further_table(title, rows))
     for name, claim in summary["claims"].items():
         mark = "[green]holds[/green]" if claim["holds"] else "[red]FAILS[/red]"
         value, threshold = 100 * claim["value"], 100 * claim["threshold"]
         console.print(f"{mark}  {name}  ({value:.1f} against {threshold:.1f})", highlight=False)
+
+
+def _further_table(title: str, rows: Sequence[Mapping[str, Any]]) -> Table:
+    """Return rows with the same columns as a table."""
+    table = Table(*(rows[0] if rows else ()), title=title)
+    for column in table.columns[1:]:
+        column.justify = "right"
+    for row in rows:
+        table.add_row(*(f"{v:.4g}" if isinstance(v, float) else str(v) for v in row.values()))
+    return table
+
+
+def _score(value: float, score: str) -> str:
+    """Return an accuracy in per cent, an error in the unit of its target."""
+    return f"{value:.4g}" if score == "rmse" else f"{100 * value:.1f}"
 
 
 def _percent(value: float | None) -> str:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from strategies.averaging import PartialAveraging
 from strategies.clustering import GradientClusters
 from strategies.grouping import GroupAveraging
+from strategies.hierarchical_linear import HierarchicalLinear
 from strategies.ifca import IFCA
 from strategies.placements import NO_GROUP, Grouping, Placement
 from strategies.recursive import CFL
@@ -38,6 +39,7 @@ __all__ = [
     "GradientClusters",
     "GroupAveraging",
     "Grouping",
+    "HierarchicalLinear",
     "Hypernetwork",
     "PFedHN",
     "PartialAveraging",

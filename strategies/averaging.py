@@ -73,6 +73,9 @@ evaluate_metrics_aggr_fn
         If an argument is out of range, or ``server_momentum`` comes without ``parameter_names``.
     """
 
+    uses_momentum = True
+    """Whether ``server_momentum`` has a place in the strategy."""
+
     def __init__(
         self,
         fraction_train: float = 1.0,
@@ -145,6 +148,10 @@ evaluate_metrics_aggr_fn
         log(INFO, "\t└──> Averaging: weighted by %s, seed %d", self.weighting, self.seed)
         if self.server_momentum:
             log(INFO, "\t\t└── Server momentum: %s", self.server_momentum)
+
+    def first_arrays(self, arrays: ArrayRecord) -> ArrayRecord:
+        """Return what the clients are sent first, from the model's own shared arrays."""
+        return arrays
 
     # ------------------------------------------------------------------ the way down
 

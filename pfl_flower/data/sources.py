@@ -16,7 +16,11 @@ import torch
 from pfl_flower.data import described
 from pfl_flower.data.examples import Examples, Source, SourceRequest
 from pfl_flower.data.facts import DataError
+from pfl_flower.data.planted import NUM_FEATURES as PLANTED_FEATURES
+from pfl_flower.data.planted import planted
 from pfl_flower.data.settings import default_cache
+from pfl_flower.data.sites import NUM_FEATURES as SITES_FEATURES
+from pfl_flower.data.sites import diabetes_sites
 from pfl_flower.data.smartwatch import NUM_ACTIVITIES, NUM_FEATURES, NUM_PHASES, smartwatch
 from pfl_flower.data.wisdm import wisdm
 from strategies.randomness import generator
@@ -179,5 +183,14 @@ SOURCES: Mapping[str, Source] = {
     "fashion-mnist": Source(_torchvision("FashionMNIST"), (1, 28, 28), 10),
     "cifar10": Source(_torchvision("CIFAR10"), (3, 32, 32), 10),
     "cifar100": Source(_torchvision("CIFAR100"), (3, 32, 32), 100),
+    "planted": Source(planted, (PLANTED_FEATURES,), 0, generated=True, heterogeneity="none"),
+    "diabetes-sites": Source(
+        diabetes_sites,
+        (SITES_FEATURES,),
+        0,
+        standardize=True,
+        generated=True,
+        heterogeneity="none",
+    ),
 }
 """Name of a data set -> its source. A new one is one row."""

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from pfl_flower.models.blocks import BottleneckAdapter, LowRankAdapter
-from pfl_flower.models.networks import CNN, MLP, LargeCNN, Shape, resnet
+from pfl_flower.models.networks import CNN, MLP, LargeCNN, LinearModel, Shape, resnet
 from pfl_flower.resolve import resolve
 from strategies.randomness import named_seed
 
@@ -41,6 +41,7 @@ MODELS: Mapping[str, Callable[[Architecture], nn.Module]] = {
     "adapter-cnn": lambda a: CNN(a.shape, a.num_classes, a.norm, adapter_size=a.adapter_size),
     "large-cnn": lambda a: LargeCNN(a.shape, a.num_classes, a.norm),
     "resnet18": lambda a: resnet(a.shape, a.num_classes, a.norm),
+    "linear": lambda a: LinearModel(a.shape, a.num_classes),
 }
 """Name of a model -> how to build it. A new model is one row."""
 
@@ -87,6 +88,7 @@ __all__ = [
     "Architecture",
     "BottleneckAdapter",
     "LargeCNN",
+    "LinearModel",
     "LowRankAdapter",
     "build_model",
 ]

@@ -53,6 +53,27 @@ class MLP(nn.Module):
         return logits
 
 
+class LinearModel(nn.Module):
+    """One linear layer with a bias: linear or logistic regression.
+
+    Parameters
+    ----------
+    shape : of one example; flattened
+    num_classes : number of outputs
+    """
+
+    parts: ClassVar = {"head": ("head",)}
+
+    def __init__(self, shape: Shape, num_classes: int) -> None:
+        super().__init__()
+        self.head = nn.Linear(int(torch.Size(shape).numel()), num_classes)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Return outputs, shape ``(N, num_classes)``, of inputs ``(N, *shape)``."""
+        outputs: Tensor = self.head(inputs.flatten(1))
+        return outputs
+
+
 class CNN(nn.Module):
     """Two 3x3 convolutions, a layer of 64 and a head, optionally with norm, SE and adapters.
 

@@ -12,14 +12,17 @@ from tests.helpers import TinyNet
 IMAGE = Architecture("cnn", (1, 8, 8), 10, "batch")
 
 
+WITH_BODY = [name for name in MODELS if name != "linear"]  # which is nothing but a head
+
+
 def nets():
-    for name in MODELS:
+    for name in WITH_BODY:
         shape = (3, 8, 8) if name == "se-cnn" else (1, 8, 8)
         shape = (1, 16, 16) if name == "large-cnn" else shape
         yield build_model(Architecture(name, shape, 10, "batch"), seed=0)
 
 
-@pytest.mark.parametrize("model", list(nets()), ids=list(MODELS))
+@pytest.mark.parametrize("model", list(nets()), ids=WITH_BODY)
 def test_every_entry_has_exactly_one_scope_and_head_and_body_are_complements(model):
     head, body = select(model, "head"), select(model, "body")
     assert not head & body
@@ -29,6 +32,13 @@ def test_every_entry_has_exactly_one_scope_and_head_and_body_are_complements(mod
     swapped = assign_scopes(model, personal="body")
     for name in scopes:
         assert {scopes[name], swapped[name]} == {Scope.SHARED, Scope.PERSONAL}
+
+
+def test_a_linear_model_is_all_head():
+    model = build_model(Architecture("linear", (4,), 3), seed=0)
+    assert select(model, "head") == set(model.state_dict())
+    with pytest.raises(ScopeError):
+        assign_scopes(model, personal="body")
 
 
 def test_batch_norm_is_found_by_type_even_where_no_name_says_so():

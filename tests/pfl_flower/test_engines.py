@@ -17,6 +17,7 @@ from pfl_flower.grid import InProcessGrid
 from pfl_flower.methods import METHODS
 from pfl_flower.results import describe, write
 from strategies.arrays import view
+from strategies.hierarchical_linear import NAMES
 from tests.helpers import decoded
 
 SMALL = {"num-server-rounds": 3, "local-epochs": 1, "baselines": "", "fine-tuning-epochs": "0,1"}
@@ -121,7 +122,11 @@ def test_nothing_personal_is_in_any_message(method):
     grid.sends_own = method in ("mr-mtl", "l2gd", "lifelong", "pfedme")
     (run,) = play(grid, config)
     scopes = scopes_of(config)
-    assert set(run.arrays) == set(names_of(scopes, Scope.SHARED, Scope.GROUP))
+    # what travels is the model, but where the strategy makes something else of it
+    travels = {"hierarchical-linear": NAMES}.get(
+        method, names_of(scopes, Scope.SHARED, Scope.GROUP)
+    )
+    assert set(run.arrays) == set(travels)
     queries = {"known-groups": 3, "gradient-clusters": 3, "ifca": 3 * 3, "pfedhn": 3}.get(method, 0)
     assert grid.replies == 3 + queries + 3 * 3 * 2
     keeps = names_of(scopes, Scope.PERSONAL) or config.fine_tuning
