@@ -6,6 +6,7 @@
 
 from clients.apfl import APFLClient
 from clients.app import client_app
+from clients.bayes import HierarchicalBayesClient
 from clients.constellation import ConstellationClient, DittoClient
 from clients.evaluation import FineTuning, evaluate, fine_tune
 from clients.fisher import fisher_diagonal
@@ -45,6 +46,7 @@ __all__ = [
     "FineTuning",
     "ForeignStateError",
     "GroupedClient",
+    "HierarchicalBayesClient",
     "L2GDClient",
     "LifelongClient",
     "Optimization",

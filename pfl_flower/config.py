@@ -321,6 +321,8 @@ CLIENT_ARGUMENTS: Mapping[str, str] = {
     "averaging_probability": "averaging_probability",
     "fisher_decay": "decay",
     "fisher_samples": "samples",
+    "prior": "prior",
+    "posterior_samples": "posterior_samples",
 }
 """Field that only some methods have -> the argument of their clients."""
 
@@ -335,6 +337,8 @@ STRATEGY_ARGUMENTS: Mapping[str, str] = {
     "restart": "restart",
     "mean_below": "mean_below",
     "median_above": "median_above",
+    "prior_variance": "prior_variance",
+    "prior_weight": "prior_weight",
 }
 """Field that only some methods have -> the argument of their strategies."""
 

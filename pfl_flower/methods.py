@@ -10,6 +10,7 @@ from typing import Any
 
 from clients import Optimization, PersonalClient, body_only, head_then_body, joint
 from clients.apfl import APFLClient
+from clients.bayes import HierarchicalBayesClient
 from clients.constellation import ConstellationClient, DittoClient, check_overshoot
 from clients.grouped import GroupedClient
 from clients.l2gd import MOST_AVERAGING, L2GDClient, largest_l2gd_strength
@@ -17,7 +18,15 @@ from clients.lifelong import LifelongClient
 from clients.own_model import OwnModelClient
 from clients.pfedme import PFedMeClient
 from clients.training import Schedule
-from strategies import CFL, IFCA, GradientClusters, GroupAveraging, PartialAveraging, TribeRules
+from strategies import (
+    CFL,
+    IFCA,
+    GradientClusters,
+    GroupAveraging,
+    HierarchicalBayes,
+    PartialAveraging,
+    TribeRules,
+)
 
 SCHEDULES: Mapping[str, Callable[[int, int, int], Schedule]] = {
     "joint": lambda epochs, steps, head_epochs: joint(epochs, steps),
@@ -297,6 +306,20 @@ METHODS: Mapping[str, Method] = {
         settings={"group": "rest", "mean_below": 0.4, "median_above": 0.8},
         strategy=CFL,
         client=GroupedClient,
+    ),
+    "hierarchical-bayes": Method(
+        summary="shared body; own heads under a Gaussian prior that all clients make together",
+        source="empirical Bayes, after Efron & Morris 1973; Laplace's posterior, MacKay 1992",
+        settings={
+            "prior": "head",
+            "prior_variance": 1.0,
+            "prior_weight": 10.0,
+            "posterior_samples": 0,
+            "weighting": "uniform",
+        },
+        strengths={"prior-variance": (0.1, 1.0, 10.0)},
+        strategy=HierarchicalBayes,
+        client=HierarchicalBayesClient,
     ),
 }
 """Name of a method -> its row."""

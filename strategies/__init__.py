@@ -4,6 +4,7 @@ Use one in any Flower project: ``PartialAveraging(...).start(grid, initial_array
 """
 
 from strategies.averaging import PartialAveraging
+from strategies.bayes import HierarchicalBayes
 from strategies.clustering import GradientClusters
 from strategies.grouping import GroupAveraging
 from strategies.ifca import IFCA
@@ -20,6 +21,7 @@ __all__ = [
     "GradientClusters",
     "GroupAveraging",
     "Grouping",
+    "HierarchicalBayes",
     "PartialAveraging",
     "Placement",
     "Reply",

@@ -139,6 +139,10 @@ evaluate_metrics_aggr_fn
         """Take over what :meth:`state_arrays` returned."""
         self._velocity = part_of(arrays, "velocity")
 
+    def first_arrays(self, arrays: ArrayRecord) -> ArrayRecord:
+        """Return what the clients are sent first, from the model's own shared arrays."""
+        return arrays
+
     def summary(self) -> None:
         """Log what this strategy averages and how."""
         super().summary()

@@ -89,3 +89,7 @@ LOSS = "loss"
 
 LOSS_EXAMPLES = "loss-examples"
 """Config of that query: on which examples, ``train`` or ``validation``."""
+
+PRIOR_VARIANCE = "prior-variance"
+"""Arrays ``prior-variance/<name>``: on the way down the variance of the prior of a parameter, on
+the way up the second moment of a client's posterior around the prior mean it received."""
