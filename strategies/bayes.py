@@ -44,7 +44,8 @@ def moment_matching(
     of the shape of all three, >= 0 (rounding could make it negative)
     """
     shift = mean.astype(np.float64) - before
-    return np.maximum(second_moment - np.square(shift), 0.0)
+    variance: NDArray[np.float64] = np.maximum(second_moment - np.square(shift), 0.0)
+    return variance
 
 
 def pooled_variance(variance: NDArray[Any], count: int, weight: float) -> NDArray[np.float64]:
@@ -63,7 +64,8 @@ def pooled_variance(variance: NDArray[Any], count: int, weight: float) -> NDArra
         return variance.astype(np.float64)
     mean = variance.mean(dtype=np.float64)
     pooled = mean + count / (count + weight) * (variance - mean)
-    return np.maximum(pooled, SMALLEST_VARIANCE)
+    floored: NDArray[np.float64] = np.maximum(pooled, SMALLEST_VARIANCE)
+    return floored
 
 
 class HierarchicalBayes(PartialAveraging):
@@ -157,11 +159,19 @@ class HierarchicalBayes(PartialAveraging):
     def _means(
         self, replies: Sequence[Reply], names: Iterable[str]
     ) -> dict[str, NDArray[Any]] | None:
-        """Return the means, with the new prior variances in the place of the second moments."""
+        """Return the means, with the new prior variances in the place of the second moments.
+
+        A variance stays as it was sent where clients do not say all that it takes.
+        """
         means = super()._means(replies, names)
-        for name in self.prior_names if means and self._sent else ():
-            moment = means[_variance_of(name)]
-            found = moment_matching(view(self._sent[name]), means[name], moment)
+        if means is None:
+            return None
+        sent = self._sent or ArrayRecord()
+        for name in self.prior_names:
+            moment = means.pop(_variance_of(name), None)
+            if moment is None or name not in means or name not in sent:
+                continue
+            found = moment_matching(view(sent[name]), means[name], moment)
             pooled = pooled_variance(found, len(replies), self.prior_weight)
             means[_variance_of(name)] = pooled.astype(moment.dtype)
         return means
