@@ -17,7 +17,16 @@ from pfl_flower.census import FederationError
 from pfl_flower.config import ConfigError
 from pfl_flower.data import DataError
 from pfl_flower.engines import ENGINES
-from simulations import constellation, gallery, lighting, safeguard, smartwatch, taste, tribes
+from simulations import (
+    borrowing_digits,
+    constellation,
+    gallery,
+    lighting,
+    safeguard,
+    smartwatch,
+    taste,
+    tribes,
+)
 from simulations.study import print_summary, run_study, write_outcome
 
 _MODULES = (taste, lighting, gallery, safeguard, constellation, smartwatch, tribes)
@@ -25,6 +34,7 @@ _STUDIES = (
     *(module.STUDY for module in _MODULES),
     smartwatch.REAL_STUDY,
     tribes.SIZES_STUDY,
+    borrowing_digits.STUDY,
 )
 STUDIES = {study.name: study for study in _STUDIES}
 
