@@ -315,7 +315,6 @@ METHODS: Mapping[str, Method] = {
             "prior_variance": 1.0,
             "prior_weight": 10.0,
             "posterior_samples": 0,
-            "weighting": "uniform",
         },
         strengths={"prior-variance": (0.1, 1.0, 10.0)},
         strategy=HierarchicalBayes,

@@ -19,7 +19,6 @@ from pfl_flower.plots import plot_curves
 from simulations.study import Arm, Claim, Measures, Outcome, Study
 from strategies.randomness import generator
 
-NUM_CLIENTS = 30
 TEST_PICTURES = 300
 EDGES = (2, 5, 10, 20, 50, 100, 201)
 """Where bins of the number of training examples begin, and where the last one ends."""
@@ -147,7 +146,7 @@ ARMS: Mapping[str, Mapping[str, Any]] = {
     "fedavg": {"method": "fedavg"},
     "fedper": {"method": "fedper"},
     "mr-mtl": {"method": "mr-mtl"},
-    "mr-mtl, tau": {"method": "mr-mtl", "tau": 0.1},
+    "mr-mtl, tau": {"method": "mr-mtl", "tau": 0.3},
     OWN: {"method": OWN},
     SAMPLED: {"method": OWN, "posterior-samples": 20},
 }
@@ -155,14 +154,13 @@ ARMS: Mapping[str, Mapping[str, Any]] = {
 STUDY = Study(
     name="borrowing-digits",
     question="Clients with 2 to 200 examples: what is it worth to borrow from the others?",
-    num_clients=NUM_CLIENTS,
+    num_clients=30,
     config={
         "dataset": f"{__name__}:load",
         "heterogeneity": "swap",
         "min-examples": 2,
         "max-examples": 200,
         "validation-fraction": 0.0,
-        "num-server-rounds": 30,
     },
     arms=[Arm(name, config) for name, config in ARMS.items()],
     claims=_claims,
