@@ -125,9 +125,8 @@ class HierarchicalBayesClient(PersonalClient):
 
     def _train(self, server_round: int, before: Snapshot | None) -> tuple[float, Values]:
         self._take_over(before)
-        personal = self._part(PERSONAL_PART, self.personal_names)
         if not self.num_examples:  # its posterior is the prior, whatever that becomes
-            return math.nan, personal
+            return math.nan, self._part(PERSONAL_PART, self.personal_names)
         with self._random(server_round, "train"):
             loss = self._train_model(self._tethers())
         with self._random(server_round, "fisher"):
