@@ -6,6 +6,7 @@
 
 from clients.apfl import APFLClient
 from clients.app import client_app
+from clients.bayes import HierarchicalBayesClient
 from clients.constellation import ConstellationClient, DittoClient
 from clients.evaluation import FineTuning, evaluate, fine_tune
 from clients.fisher import fisher_diagonal
@@ -46,6 +47,7 @@ __all__ = [
     "FineTuning",
     "ForeignStateError",
     "GroupedClient",
+    "HierarchicalBayesClient",
     "HierarchicalLinearClient",
     "L2GDClient",
     "LifelongClient",

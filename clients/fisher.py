@@ -1,6 +1,6 @@
 """How much each parameter matters for what a model predicts: the diagonal of the Fisher matrix."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +18,12 @@ MOST_AT_ONCE = 256
 
 
 def fisher_diagonal(
-    model: nn.Module, loader: Loader, task: Task = Classification(), *, samples: int = 0
+    model: nn.Module,
+    loader: Loader,
+    task: Task = Classification(),
+    *,
+    samples: int = 0,
+    names: Collection[str] | None = None,
 ) -> dict[str, Tensor]:
     """Return ``F_j = mean_n E_{y ~ p(y|x_n)} (d log p(y|x_n) / d theta_j)^2`` (Kirkpatrick 2017).
 
@@ -34,12 +39,17 @@ def fisher_diagonal(
     task : says what the model holds possible, and its loss
     samples : draw so many labels for each example from the model's prediction; 0 takes the exact
         expectation, at the price of a gradient for every class
+    names : the parameters to take it of; all by default
 
     Returns
     -------
     parameter name -> tensor of its shape, >= 0; zeros without examples
     """
-    parameters = {n: p.detach() for n, p in model.named_parameters() if p.requires_grad}
+    parameters = {
+        name: parameter.detach()
+        for name, parameter in model.named_parameters()
+        if parameter.requires_grad and (names is None or name in names)
+    }
     fixed = {n: t.detach() for n, t in model.state_dict().items() if n not in parameters}
 
     def loss(values: Mapping[str, Tensor], inputs: Tensor, target: Tensor) -> Tensor:

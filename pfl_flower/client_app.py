@@ -24,6 +24,7 @@ from clients import (
     in_memory_loader,
 )
 from clients.app import NamedClient
+from clients.bayes import prior_parameters
 from clients.evaluation import Stream
 from clients.safeguard import SafeguardedClient
 from pfl_flower.checks import split_words
@@ -67,6 +68,20 @@ def _scopes(
 def scopes_of(config: RunConfig) -> Mapping[str, Scope]:
     """Return the scopes of a config's network under its method's rules."""
     return _scopes(config.architecture, config.seed, config.personal_rule, config.group_rule)
+
+
+def prior_of(config: RunConfig) -> tuple[str, ...]:
+    """Return the parameters that have a prior; none where the method has no prior.
+
+    Raises
+    ------
+    ScopeError
+        If the rule does not fit the network, or the rules of scopes.
+    """
+    if "prior" not in config.row.settings:
+        return ()
+    model, _ = initial_model(config.architecture, config.seed)
+    return prior_parameters(model, str(config.value("prior", "head")), scopes_of(config))
 
 
 def choose_device(name: str) -> torch.device:

@@ -335,6 +335,8 @@ CLIENT_ARGUMENTS: Mapping[str, str] = {
     "fisher_decay": "decay",
     "fisher_samples": "samples",
     "protocol": "protocol",
+    "prior": "prior",
+    "posterior_samples": "posterior_samples",
 }
 """Field that only some methods have -> the argument of their clients."""
 
@@ -355,6 +357,8 @@ STRATEGY_ARGUMENTS: Mapping[str, str] = {
     "protocol": "protocol",
     "covariance": "covariance",
     "restricted": "restricted",
+    "prior_variance": "prior_variance",
+    "prior_weight": "prior_weight",
 }
 """Field that only some methods have -> the argument of their strategies."""
 

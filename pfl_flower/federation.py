@@ -5,7 +5,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from logging import INFO
 from pathlib import Path
 
-import numpy as np
 import torch
 from flwr.app import ArrayRecord, ConfigRecord
 from flwr.common.logger import log
@@ -17,7 +16,7 @@ from clients import Scope
 from clients.scopes import names_of
 from pfl_flower.census import FederationError, commonest, wait_for_clients
 from pfl_flower.checkpoint import Saved
-from pfl_flower.client_app import initial_model, scopes_of
+from pfl_flower.client_app import initial_model, prior_of, scopes_of
 from pfl_flower.config import RunConfig, under_home
 from pfl_flower.method_run import MethodRun
 from pfl_flower.newcomers import let_join
@@ -55,11 +54,11 @@ def play(
     """
     if config.known_facts:
         for name in methods_of(config):
-            scopes_of(config.for_method(name))  # a rule that fits nothing ends the run here
+            _check_rules(config.for_method(name))  # a rule that fits nothing ends the run here
     session = open_session(grid, config, wait_for_clients(grid, config), folder)
     configs = [session.config.for_method(name) for name in methods_of(config)]
     for each in configs:
-        scopes_of(each)
+        _check_rules(each)
     runs = []
     for each in configs:
         runs.append(run_method(session, each, progress))
@@ -67,6 +66,11 @@ def play(
     if config.safeguard:
         about = session.about(config.method)
         yield let_choose(session.training_grid, candidates_of(config.method, runs), about)
+
+
+def _check_rules(config: RunConfig) -> None:
+    scopes_of(config)
+    prior_of(config)
 
 
 def methods_of(config: RunConfig) -> tuple[str, ...]:
@@ -84,6 +88,8 @@ def build_strategy(config: RunConfig) -> PartialAveraging:
         arguments["group_names"] = names_of(scopes_of(config), Scope.GROUP)
     if config.row.groups or config.row.tells_metadata:
         arguments["query_timeout"] = config.timeout
+    if names := prior_of(config):
+        arguments["prior_names"] = names
     return config.row.strategy(
         fraction_train=config.fraction_train,
         min_train_nodes=1,
@@ -114,7 +120,7 @@ def run_method(session: Session, config: RunConfig, progress: Progress | None = 
     _, initial = initial_model(config.architecture, config.seed)
     scopes = scopes_of(config)
     shared = names_of(scopes, Scope.SHARED, Scope.GROUP)
-    personal = names_of(scopes, Scope.PERSONAL)
+    personal = [*names_of(scopes, Scope.PERSONAL), *prior_of(config)]
     grouped = names_of(scopes, Scope.GROUP)
     sizes = {"shared": names_of(scopes, Scope.SHARED)}
     sizes |= {"group": grouped} if grouped else {}
@@ -123,11 +129,12 @@ def run_method(session: Session, config: RunConfig, progress: Progress | None = 
     strategy.clients.update(session.clients)
     saved = saved_state(session, config, bool(personal) or config.row.keeps_model)
     if saved is None:
-        arrays = _first_arrays(config, {name: initial[name].numpy() for name in shared})
+        fresh = to_record({name: initial[name].numpy() for name in shared})
         try:
-            saved = Saved(0, strategy.first_arrays(arrays), {}, [], 0.0)
+            fresh = strategy.first_arrays(fresh)
         except ValueError as error:
             raise FederationError(f"{config.method}: {error}") from error
+        saved = Saved(0, _first_arrays(config, fresh), {}, [], 0.0)
     log(INFO, "Method %s: %s", config.method, config.row.summary)
     about = session.about(config.method)
     saved = _play_rounds(session, config, strategy, saved, progress)
@@ -196,8 +203,13 @@ def _play_rounds(
     return state
 
 
-def _first_arrays(config: RunConfig, fresh: dict[str, np.ndarray]) -> ArrayRecord:
+def _first_arrays(config: RunConfig, fresh: ArrayRecord) -> ArrayRecord:
     """Return the first shared arrays: those of an earlier run where the config names it.
+
+    Parameters
+    ----------
+    config : of the method
+    fresh : those to start from otherwise
 
     Raises
     ------
@@ -205,15 +217,15 @@ def _first_arrays(config: RunConfig, fresh: dict[str, np.ndarray]) -> ArrayRecor
         If the file cannot be read or its arrays do not fit.
     """
     if not config.initial:
-        return to_record(fresh)
+        return fresh
     path = under_home(config.initial)
     path = path / "shared.safetensors" if path.is_dir() else path
     try:
         stored = load_file(path)
     except (OSError, SafetensorError) as error:
         raise FederationError(f"initial={config.initial!r} cannot be read: {error}") from error
-    record, expected = to_record(stored), to_record(fresh)
-    if words := difference(spec_of(expected), spec_of(record)):
+    record = to_record(stored)
+    if words := difference(spec_of(fresh), spec_of(record)):
         raise FederationError(f"initial={config.initial!r} does not fit {config.method}: {words}")
     return record
 

@@ -170,6 +170,25 @@ class RunKeys:
         "of hierarchical-linear: count in that the prior's mean is an estimate",
         kind=bool,
     )
+    prior: str | None = key(None, "of hierarchical-bayes, a rule: what has a prior", kind=str)
+    prior_variance: float | None = key(
+        None,
+        "of hierarchical-bayes: first variance of the prior",
+        between(0, 1e30, open_low=True),
+        kind=float,
+    )
+    prior_weight: float | None = key(
+        None,
+        "of hierarchical-bayes: clients' worth of evidence that all variances of a tensor are one",
+        between(0),
+        kind=float,
+    )
+    posterior_samples: int | None = key(
+        None,
+        "of hierarchical-bayes: draws that predictions are averaged over; 0: the posterior mean",
+        between(0),
+        kind=int,
+    )
     num_server_rounds: int = key(20, "rounds", between(1))
     fraction_train: float = key(1.0, "of clients trained a round", between(0, 1, open_low=True))
     local_epochs: int = key(2, "passes over the local data a round", between(0))

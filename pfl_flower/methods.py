@@ -11,6 +11,7 @@ from typing import Any
 
 from clients import Optimization, PersonalClient, body_only, head_then_body, joint
 from clients.apfl import APFLClient
+from clients.bayes import HierarchicalBayesClient
 from clients.constellation import ConstellationClient, DittoClient, check_overshoot
 from clients.grouped import GroupedClient
 from clients.hierarchical_linear import HierarchicalLinearClient, check_protocol
@@ -24,6 +25,7 @@ from strategies import (
     IFCA,
     GradientClusters,
     GroupAveraging,
+    HierarchicalBayes,
     HierarchicalLinear,
     PartialAveraging,
     TribeRules,
@@ -352,6 +354,19 @@ METHODS: Mapping[str, Method] = {
         check=_check_hierarchical,
         strategy=HierarchicalLinear,
         client=HierarchicalLinearClient,
+    ),
+    "hierarchical-bayes": Method(
+        summary="shared body; own heads under a Gaussian prior that all clients make together",
+        source="empirical Bayes, after Efron & Morris 1973; Laplace's posterior, MacKay 1992",
+        settings={
+            "prior": "head",
+            "prior_variance": 1.0,
+            "prior_weight": 10.0,
+            "posterior_samples": 0,
+        },
+        strengths={"prior-variance": (0.1, 1.0, 10.0)},
+        strategy=HierarchicalBayes,
+        client=HierarchicalBayesClient,
     ),
 }
 """Name of a method -> its row."""

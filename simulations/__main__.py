@@ -19,6 +19,7 @@ from pfl_flower.data import DataError
 from pfl_flower.engines import ENGINES
 from simulations import (
     borrowing,
+    borrowing_digits,
     constellation,
     gallery,
     lighting,
@@ -41,6 +42,7 @@ _STUDIES = (
     newcomer.HARD_STUDY,
     newcomer.REGRESSION_STUDY,
     borrowing.DIABETES_STUDY,
+    borrowing_digits.STUDY,
 )
 STUDIES = {study.name: study for study in _STUDIES}
 

@@ -8,6 +8,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from strategies.averaging import PartialAveraging
+from strategies.bayes import HierarchicalBayes
 from strategies.clustering import GradientClusters
 from strategies.grouping import GroupAveraging
 from strategies.hierarchical_linear import HierarchicalLinear
@@ -39,6 +40,7 @@ __all__ = [
     "GradientClusters",
     "GroupAveraging",
     "Grouping",
+    "HierarchicalBayes",
     "HierarchicalLinear",
     "Hypernetwork",
     "PFedHN",

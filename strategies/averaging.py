@@ -142,16 +142,16 @@ evaluate_metrics_aggr_fn
         """Take over what :meth:`state_arrays` returned."""
         self._velocity = part_of(arrays, "velocity")
 
+    def first_arrays(self, arrays: ArrayRecord) -> ArrayRecord:
+        """Return what the clients are sent first, from the model's own shared arrays."""
+        return arrays
+
     def summary(self) -> None:
         """Log what this strategy averages and how."""
         super().summary()
         log(INFO, "\t└──> Averaging: weighted by %s, seed %d", self.weighting, self.seed)
         if self.server_momentum:
             log(INFO, "\t\t└── Server momentum: %s", self.server_momentum)
-
-    def first_arrays(self, arrays: ArrayRecord) -> ArrayRecord:
-        """Return what the clients are sent first, from the model's own shared arrays."""
-        return arrays
 
     # ------------------------------------------------------------------ the way down
 

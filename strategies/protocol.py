@@ -93,3 +93,7 @@ LOSS_EXAMPLES = "loss-examples"
 METADATA = "metadata"
 """Property: what the client tells of itself (never of its data), as a JSON object of name ->
 number, text, truth value or null; node config: the names of its entries that may be told."""
+
+PRIOR_VARIANCE = "prior-variance"
+"""Arrays ``prior-variance/<name>``: on the way down the variance of the prior of a parameter, on
+the way up the second moment of a client's posterior around the prior mean it received."""

@@ -8,7 +8,7 @@ from flwr.app import Error, Message
 from clients import Scope
 from clients.scopes import names_of
 from pfl_flower.census import FederationError, wait_for_clients
-from pfl_flower.client_app import initial_model, make_app, scopes_of
+from pfl_flower.client_app import initial_model, make_app, prior_of, scopes_of
 from pfl_flower.config import RunConfig
 from pfl_flower.data import Federation
 from pfl_flower.engines import simulate
@@ -43,7 +43,7 @@ def assert_identical(one, other):
 def test_the_same_numbers_on_ray_bit_for_bit():
     config = SMALL | {
         "method": "fedrep",
-        "baselines": "fedavg,fedbabu,ditto,apfl,l2gd,lifelong,pfedhn",
+        "baselines": "fedavg,fedbabu,ditto,apfl,l2gd,lifelong,pfedhn,hierarchical-bayes",
         "personal": "head,norm",
         "fraction-train": 0.5,
         "seed": 3,
@@ -119,17 +119,16 @@ def test_nothing_personal_is_in_any_message(method):
     config = RunConfig.parse(SMALL | {"method": method})
     grid = Inspected(make_app(config.dump()), 3)
     # pFedMe's w and theta meet, bit for bit, where no gradient of the data keeps them apart.
-    grid.sends_own = method in ("mr-mtl", "l2gd", "lifelong", "pfedme")
+    grid.sends_own = method in ("mr-mtl", "l2gd", "lifelong", "pfedme", "hierarchical-bayes")
     (run,) = play(grid, config)
     scopes = scopes_of(config)
     # what travels is the model, but where the strategy makes something else of it
-    travels = {"hierarchical-linear": NAMES}.get(
-        method, names_of(scopes, Scope.SHARED, Scope.GROUP)
-    )
-    assert set(run.arrays) == set(travels)
+    variances = {f"prior-variance/{name}" for name in prior_of(config)}
+    travels = {*names_of(scopes, Scope.SHARED, Scope.GROUP), *variances}
+    assert set(run.arrays) == {"hierarchical-linear": set(NAMES)}.get(method, travels)
     queries = {"known-groups": 3, "gradient-clusters": 3, "ifca": 3 * 3, "pfedhn": 3}.get(method, 0)
     assert grid.replies == 3 + queries + 3 * 3 * 2
-    keeps = names_of(scopes, Scope.PERSONAL) or config.fine_tuning
+    keeps = names_of(scopes, Scope.PERSONAL) or config.fine_tuning or prior_of(config)
     keeps = keeps or (config.row.keeps_model and method not in ("mr-mtl", "l2gd", "pfedme"))
     assert bool(grid.secrets) == bool(keeps)
 

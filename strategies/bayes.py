@@ -1,0 +1,186 @@
+"""A Gaussian prior over a part of the clients' models, learned from the clients themselves.
+
+Every client has a value ``theta_i`` of that part, and holds that ``theta_i ~ N(mu, diag(v))``.
+Empirical Bayes (Efron & Morris 1973; expectation maximization: Dempster, Laird & Rubin 1977): a
+client returns the mean and the variance of its posterior, and the prior takes their moments. The
+server needs sums over clients only.
+"""
+
+from collections.abc import Collection, Iterable, Sequence
+from logging import INFO
+from math import isfinite
+from typing import Any
+
+import numpy as np
+from flwr.app import ArrayRecord
+from flwr.common.logger import log
+from numpy.typing import NDArray
+
+from strategies.arrays import encode, view, weighted_mean
+from strategies.averaging import PartialAveraging
+from strategies.protocol import PRIOR_VARIANCE
+from strategies.replies import Reply
+
+SMALLEST_VARIANCE = 1e-12
+"""A variance that would be smaller is this: then all clients have one value, to rounding."""
+
+
+def moment_matching(
+    before: NDArray[Any], mean: NDArray[Any], second_moment: NDArray[Any]
+) -> NDArray[np.float64]:
+    """Return the prior variance that fits the clients' posteriors (the M-step).
+
+    ``mean_i(V_i + (theta_i - mean)^2)``, from what clients can send without knowing the new mean:
+    ``mean_i(V_i + (theta_i - before)^2) - (mean - before)^2``.
+
+    Parameters
+    ----------
+    before : the prior mean that clients received
+    mean : the mean of their posterior means ``theta_i``, the new prior mean
+    second_moment : the mean of ``V_i + (theta_i - before)^2``
+
+    Returns
+    -------
+    of the shape of all three, >= 0 (rounding could make it negative)
+    """
+    shift = mean.astype(np.float64) - before
+    variance: NDArray[np.float64] = np.maximum(second_moment - np.square(shift), 0.0)
+    return variance
+
+
+def pooled_variance(variance: NDArray[Any], count: int, weight: float) -> NDArray[np.float64]:
+    """Return variances drawn towards their mean, as if ``weight`` clients had shown that mean.
+
+    ``(N v_j + k mean(v)) / (N + k)``, at least :data:`SMALLEST_VARIANCE`: the variance of a few
+    clients is a poor estimate for each parameter by itself.
+
+    Parameters
+    ----------
+    variance : of the parameters of one tensor, any shape
+    count : ``N >= 1``, the clients behind it
+    weight : ``k >= 0``; 0 leaves every parameter its own, infinity makes all equal
+    """
+    if not variance.size:
+        return variance.astype(np.float64)
+    mean = variance.mean(dtype=np.float64)
+    pooled = mean + count / (count + weight) * (variance - mean)
+    floored: NDArray[np.float64] = np.maximum(pooled, SMALLEST_VARIANCE)
+    return floored
+
+
+class HierarchicalBayes(PartialAveraging):
+    """Learn a Gaussian prior over a part of the model; average the rest.
+
+    Clients (:class:`clients.HierarchicalBayesClient`) receive the prior mean under the model's own
+    names and the prior variance as ``prior-variance/<name>``. They return their posterior mean
+    ``theta_i`` under the model's names, and as ``prior-variance/<name>`` the second moment
+    ``V_i + (theta_i - mu)^2`` of their posterior around the mean they received. Then
+    ``mu <- mean(theta_i)``, and ``v`` by :func:`moment_matching` and :func:`pooled_variance`.
+
+    Every client counts alike for the prior, which is over clients. What has no prior is averaged
+    by ``weighting``. Server momentum leaves the prior alone.
+
+    In a Flower project of your own: ``strategy.start(grid, strategy.first_arrays(arrays), ...)``.
+
+    Parameters
+    ----------
+    args, kwargs : as in :class:`PartialAveraging`
+    prior_names : the parameters that have a prior
+    prior_variance : > 0, the first variance of every one. Expectation maximization leaves small
+        variances slowly, so start with a large one
+    prior_weight : pseudo-count >= 0, see :func:`pooled_variance`
+
+    Raises
+    ------
+    ValueError
+        If nothing has a prior, or a number is out of range.
+    """
+
+    def __init__(
+        self,
+        *args: Any,
+        prior_names: Collection[str],
+        prior_variance: float = 1.0,
+        prior_weight: float = 10.0,
+        **kwargs: Any,
+    ) -> None:
+        if not prior_names:
+            raise ValueError("a prior needs parameters; prior_names is empty")
+        if not (isfinite(prior_variance) and prior_variance > 0):
+            raise ValueError(f"prior_variance must be > 0 and finite, got {prior_variance}")
+        if not prior_weight >= 0:
+            raise ValueError(f"prior_weight must be >= 0, got {prior_weight}")
+        super().__init__(*args, **kwargs)
+        self.prior_names = tuple(prior_names)
+        self.prior_variance = prior_variance
+        self.prior_weight = prior_weight
+        self.parameter_names -= frozenset(prior_names)
+
+    def summary(self) -> None:
+        """Log what this strategy averages, and what has a prior."""
+        super().summary()
+        log(INFO, "\t└──> Gaussian prior over: %s", ", ".join(self.prior_names))
+
+    def first_arrays(self, arrays: ArrayRecord) -> ArrayRecord:
+        """Return the model's shared arrays, and the first variances beside them.
+
+        Variances that are there already, of an earlier run, stay.
+
+        Raises
+        ------
+        ValueError
+            If a parameter that is to have a prior is not among the arrays.
+        """
+        if missing := [name for name in self.prior_names if name not in arrays]:
+            raise ValueError(
+                f"no arrays of {missing}, which are to have a prior; there are none "
+                f"but {list(arrays)}"
+            )
+        first = ArrayRecord(dict(arrays))
+        for name in self.prior_names:
+            values = view(arrays[name])
+            first.setdefault(
+                f"{PRIOR_VARIANCE}/{name}", encode(np.full_like(values, self.prior_variance))
+            )
+        return first
+
+    def aggregate_arrays(self, replies: list[Reply]) -> ArrayRecord:
+        """Return the new prior and the mean of the rest; marks impossible replies dropped."""
+        for reply in replies:
+            negative = [
+                name
+                for name in map(_variance_of, self.prior_names)
+                if name in reply.views and bool((reply.views[name] < 0).any())
+            ]
+            if negative:
+                reply.dropped = f"second moments below zero in {negative}"
+        return super().aggregate_arrays([reply for reply in replies if not reply.dropped])
+
+    def _means(
+        self, replies: Sequence[Reply], names: Iterable[str]
+    ) -> dict[str, NDArray[Any]] | None:
+        """Return the means, with the new prior variances in the place of the second moments.
+
+        A variance stays as it was sent where clients do not say all that it takes.
+        """
+        means = super()._means(replies, names)
+        if means is None:
+            return None
+        sent = self._sent or ArrayRecord()
+        for name in self.prior_names:
+            moment = means.pop(_variance_of(name), None)
+            if moment is None or name not in means or name not in sent:
+                continue
+            found = moment_matching(view(sent[name]), means[name], moment)
+            pooled = pooled_variance(found, len(replies), self.prior_weight)
+            means[_variance_of(name)] = pooled.astype(moment.dtype)
+        return means
+
+    def _mean(self, name: str, replies: Sequence[Reply]) -> NDArray[Any]:
+        if name.removeprefix(f"{PRIOR_VARIANCE}/") not in self.prior_names:
+            return super()._mean(name, replies)
+        return weighted_mean([reply.views[name] for reply in replies], [1.0] * len(replies))
+
+
+def _variance_of(name: str) -> str:
+    return f"{PRIOR_VARIANCE}/{name}"
