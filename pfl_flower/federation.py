@@ -151,6 +151,7 @@ def run_method(session: Session, config: RunConfig, progress: Progress | None = 
         grouping=strategy.grouping if isinstance(strategy, GroupAveraging) else None,
         hypernetwork=strategy.network if isinstance(strategy, PFedHN) else None,
         metadata=strategy.metadata if isinstance(strategy, PFedHN) else {},
+        written=strategy.written() if isinstance(strategy, PFedHN) and config.safeguard else {},
     )
 
 

@@ -43,6 +43,7 @@ class MethodRun:
     left_out : in words, which clients could not take part and why
     grouping : who is in which group, of a method with groups
     hypernetwork : what writes the models, of a method that has one
+    written : client -> what a hypernetwork wrote for it, where a safeguard has to choose
     metadata : client that was trained -> what it told of itself, if it was asked
     """
 
@@ -57,6 +58,7 @@ class MethodRun:
     grouping: Grouping | None = None
     hypernetwork: Hypernetwork | None = None
     metadata: Mapping[int, Metadata] = field(default_factory=dict)
+    written: Mapping[int, ArrayRecord] = field(default_factory=dict)
 
     @property
     def method(self) -> str:

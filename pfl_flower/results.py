@@ -138,7 +138,8 @@ def _write_hypernetwork(folder: Path, runs: Sequence[MethodRun]) -> None:
     if runs[0].hypernetwork is not None:
         write_bytes(folder / "hypernetwork.safetensors", runs[0].hypernetwork.to_bytes())
     rows = [
-        {"method": run.method, "client": client, **metadata}
+        {"method": run.method, "client": client}
+        | {f"metadata.{name}": value for name, value in metadata.items()}
         for run in runs
         for client, metadata in sorted(run.metadata.items())
     ]

@@ -38,6 +38,11 @@ def _strategy(candidates: Sequence[MethodRun], clients: Mapping[int, int]) -> Gr
         for group, model in run.grouping.models.items():
             named = {f"{run.method}/{name}": array for name, array in model.items()}
             strategy.models[group] = ArrayRecord(named)
+    for run in candidates:
+        for client, model in run.written.items():  # a model of its own is a group of its own
+            strategy.groups[client] = client
+            named = {f"{run.method}/{name}": array for name, array in model.items()}
+            strategy.models[client] = ArrayRecord(named)
     return strategy
 
 

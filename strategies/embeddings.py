@@ -50,16 +50,16 @@ class Embeddings:
         self._seed = seed
         self._optimizer = torch.optim.Adam(network.parameters(), lr=learning_rate)
 
-    def grow(self, clients: Sequence[int]) -> None:
+    def grow(self, clients: Sequence[int], late: bool = False) -> None:
         """Give clients that are trained for the first time a free part.
 
         Zero beside metadata; without them standard normal numbers, since equal embeddings would
-        stay alike.
+        stay alike, and a newcomer's for those that come ``late``, after training.
         """
         for client in clients:
             if client not in self.free:
-                first = torch.zeros(self.network.embedding_size)
-                if self.network.encoder is None:
+                first = self.network.newcomer().clone()
+                if self.network.encoder is None and not late:
                     draw = generator(self._seed, "free", client).normal(size=len(first))
                     first = torch.from_numpy(draw.astype(np.float32))
                 self._add(client, first)
@@ -111,8 +111,8 @@ class Embeddings:
         moved: NDArray[np.float32],
         weights: Sequence[float],
         left_out: Collection[int] = (),
-    ) -> bool:
-        """Take a step on what the clients of a round changed; return whether it was possible.
+    ) -> None:
+        """Take a step on what the clients of a round changed.
 
         Parameters
         ----------
@@ -127,12 +127,8 @@ class Embeddings:
             own = self.free[client]
             if self._decay and own.grad is not None:
                 own.grad += self._decay * weight * own.detach()
-        gradients = [t.grad for t in self._tensors().values() if t.grad is not None]
-        if not all(bool(gradient.isfinite().all()) for gradient in gradients):
-            return False
         self._optimizer.step()
         self.network.centre.copy_(self.of_clients(sorted(self.free)).detach().mean(0))
-        return True
 
     def fit(
         self,

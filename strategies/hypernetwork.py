@@ -28,6 +28,11 @@ VALUES_AT_ONCE = 2**24
 """Generated values that a backward pass holds at once (64 MB of float32)."""
 
 
+FARTHEST = 30.0
+FEWEST_FOR_MEDIAN = 3
+"""See :func:`absurd`."""
+
+
 class Hypernetwork(nn.Module):
     """Write each client's parameters from its metadata and a free part of its own.
 
@@ -209,7 +214,7 @@ class Hypernetwork(nn.Module):
             columns = Columns.from_json(about["columns"])
             network = cls(first, columns, len(values["centre"]), int(about["hidden_size"]))
             network.load_state_dict(values)
-        except (KeyError, TypeError, RuntimeError) as error:
+        except (AttributeError, KeyError, TypeError, RuntimeError) as error:
             raise ValueError(f"no hypernetwork: {error}") from error
         return network
 
@@ -278,18 +283,23 @@ def _scales(flat: Sequence[Tensor]) -> list[Tensor]:
     return found
 
 
-def bounded(moved: NDArray[np.float32], most: float = 10.0) -> NDArray[np.float32]:
-    """Return what clients changed, none by more than ``most`` times the median of the round.
+def absurd(moved: NDArray[np.float32], scale: NDArray[np.float32]) -> NDArray[np.bool_]:
+    """Return which clients changed what they were sent beyond belief, ``(N,)``.
 
-    A client that diverged, or lies, cannot drown the others.
+    A client that diverged, or lies, would drown the others, and no later round could make good what
+    it did to Adam's second moments. What no client can have learnt in a round is a change of more
+    than :data:`FARTHEST` times the deviation of the first values (root mean square), and one of
+    more than :data:`FARTHEST` times the median of at least three clients.
 
     Parameters
     ----------
-    moved : ``(N, P)``
-    most : multiple of the median Euclidean norm
+    moved : ``(N, P)`` what was sent less what came back; it may be infinite
+    scale : ``(P,)`` deviation of the first values
     """
-    norms = np.sqrt(np.square(moved, dtype=np.float64).sum(axis=1))
-    largest = most * np.median(norms)
-    factors = np.minimum(1.0, np.divide(largest, norms, out=np.ones_like(norms), where=norms > 0))
-    scaled: NDArray[np.float32] = (moved * factors[:, None]).astype(np.float32)
-    return scaled
+    with np.errstate(over="ignore", invalid="ignore"):
+        sizes = np.sqrt(np.square(moved / scale, dtype=np.float64).mean(axis=1))
+    far = ~(sizes <= FARTHEST)
+    if len(sizes) - far.sum() >= FEWEST_FOR_MEDIAN:
+        far |= sizes > FARTHEST * np.median(sizes[~far])
+    found: NDArray[np.bool_] = far
+    return found

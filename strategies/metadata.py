@@ -7,6 +7,7 @@ import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,23 +27,40 @@ def read_metadata(text: str) -> dict[str, float | str | None]:
     """
     try:
         content = json.loads(text or "{}")
-    except json.JSONDecodeError as error:
-        raise ValueError(f"metadata {text!r} are no JSON: {error}") from error
+        json.dumps(content, ensure_ascii=False).encode()  # half a character is none
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"metadata {text[:80]!r} are no JSON: {error}") from error
     if not isinstance(content, dict):
-        raise ValueError(f"metadata must be a JSON object, got {text!r}")
-    found: dict[str, float | str | None] = {}
+        raise ValueError(f"metadata must be a JSON object, got {text[:80]!r}")
     for name, value in content.items():
-        if isinstance(value, bool):
-            found[name] = str(value).lower()
-        elif isinstance(value, int | float):
-            if not math.isfinite(value):
-                raise ValueError(f"metadata {name!r} is {value}; it must be finite, or null")
-            found[name] = float(value)
-        elif value is None or isinstance(value, str):
-            found[name] = value
-        else:
-            raise ValueError(f"metadata {name!r} is {value!r}; it must be a number, text or null")
-    return found
+        if isinstance(value, float) and not math.isfinite(value):
+            raise ValueError(f"metadata {name!r} is {value}; it must be finite, or null")
+    return {name: _plain(name, value) for name, value in content.items()}
+
+
+LARGEST = 1e30
+"""Of a number; what is larger counts as so large, lest its square is infinite."""
+
+FARTHEST = 10.0
+"""Deviations from the mean; a number that is farther away counts as so far."""
+
+
+def _plain(name: str, value: Any) -> float | str | None:
+    """Return a number as a float, a truth value as a category, and NaN and infinity as missing.
+
+    Raises
+    ------
+    ValueError
+        If it is neither number, text, truth value nor None.
+    """
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, int | float):
+        finite = isinstance(value, int) or math.isfinite(value)
+        return float(max(-LARGEST, min(LARGEST, value))) if finite else None
+    if value is None or isinstance(value, str):
+        return value
+    raise ValueError(f"metadata {name!r} is {value!r}; it must be a number, text or null")
 
 
 @dataclass(frozen=True)
@@ -68,19 +86,25 @@ class Columns:
     def of(cls, clients: Iterable[Metadata]) -> "Columns":
         """Return the columns of some clients' metadata, sorted by name.
 
-        A column is of numbers if everything told there is a number. One where nobody tells anything
-        is left out.
+        A column is of numbers if more numbers than texts are told there; the texts then count as
+        missing. One where nobody tells anything is left out.
+
+        Raises
+        ------
+        ValueError
+            If a value is neither number, text, truth value nor None.
         """
         told: dict[str, list[float | str]] = {}
         for metadata in clients:
             for name, value in metadata.items():
-                if value is not None:
-                    told.setdefault(name, []).append(value)
+                if (plain := _plain(name, value)) is not None:
+                    told.setdefault(name, []).append(plain)
         numbers: dict[str, tuple[float, float]] = {}
         categories: dict[str, dict[str, float]] = {}
         for name, values in sorted(told.items()):
-            if all(isinstance(value, float) for value in values):
-                known = np.array(values, dtype=np.float64)
+            amounts = [value for value in values if isinstance(value, float)]
+            if 2 * len(amounts) > len(values):
+                known = np.array(amounts, dtype=np.float64)
                 deviation = float(known.std())
                 # equal numbers may differ in their last bits from their mean
                 equal = deviation <= 1e-12 * max(1.0, float(np.abs(known).max()))
@@ -104,15 +128,21 @@ class Columns:
         """Return the vector ``(size,)`` of a client; columns that are not known are left out.
 
         A text where numbers are expected is a missing one, and a number where categories are is
-        the category of its name.
+        the category of its name. A number beyond :data:`FARTHEST` deviations counts as that far.
+
+        Raises
+        ------
+        ValueError
+            If a value is neither number, text, truth value nor None.
         """
         values: list[float] = []
         for name, (mean, deviation) in self.numbers.items():
-            told = metadata.get(name)
-            known = isinstance(told, int | float) and math.isfinite(told)
-            values += [(float(told) - mean) / deviation if known else 0.0, float(not known)]  # type: ignore[arg-type]
+            told = _plain(name, metadata.get(name))
+            known = isinstance(told, float)
+            distance = (told - mean) / deviation if isinstance(told, float) else 0.0
+            values += [max(-FARTHEST, min(FARTHEST, distance)), float(not known)]
         for name, shares in self.categories.items():
-            told = metadata.get(name)
+            told = _plain(name, metadata.get(name))
             own = None if told is None else category(told)
             known = own in shares
             values += [
@@ -125,7 +155,8 @@ class Columns:
         return [
             name
             for name, shares in self.categories.items()
-            if (told := metadata.get(name)) is not None and category(told) not in shares
+            if (told := _plain(name, metadata.get(name))) is not None
+            and category(told) not in shares
         ]
 
     def to_json(self) -> str:
@@ -155,7 +186,9 @@ class Columns:
 
 def category(value: float | str) -> str:
     """Return how a value is called as a category: a whole number without its fraction."""
-    return f"{value:g}" if isinstance(value, int | float) else value
+    if isinstance(value, str):
+        return value
+    return str(int(value)) if value == int(value) else repr(float(value))
 
 
 def encode_all(columns: Columns, clients: Sequence[Metadata]) -> NDArray[np.float32]:

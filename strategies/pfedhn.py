@@ -1,6 +1,7 @@
 """Personal models that a hypernetwork on the server writes."""
 
 import json
+import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from copy import copy
 from logging import INFO, WARNING
@@ -16,7 +17,7 @@ from numpy.typing import NDArray
 from strategies.arrays import encode, num_bytes, to_record, view
 from strategies.averaging import PartialAveraging
 from strategies.embeddings import Embeddings
-from strategies.hypernetwork import Hypernetwork, bounded
+from strategies.hypernetwork import Hypernetwork, absurd
 from strategies.metadata import Columns, Metadata, read_metadata
 from strategies.properties import ask_properties
 from strategies.protocol import METADATA, PARTITION_ID
@@ -80,9 +81,11 @@ class PFedHN(PartialAveraging):
         super().__init__(*args, parameter_names=parameter_names, **kwargs)
         if self.server_momentum:
             raise ValueError("the hypernetwork is trained by Adam; leave server_momentum at 0")
-        if not server_learning_rate > 0:
+        if not 0 < server_learning_rate < math.inf:
             raise ValueError(f"server_learning_rate must be > 0, got {server_learning_rate}")
-        if not 0.0 <= free_dropout < 1.0 or free_decay < 0:
+        if embedding_size < 1 or hidden_size < 1:
+            raise ValueError(f"sizes must be at least 1, got {embedding_size} and {hidden_size}")
+        if not (0.0 <= free_dropout < 1.0 and 0.0 <= free_decay < math.inf):
             raise ValueError(
                 f"free_dropout must be in [0, 1) and free_decay >= 0, got {free_dropout} and "
                 f"{free_decay}"
@@ -113,6 +116,16 @@ class PFedHN(PartialAveraging):
         super().summary()
         embedding, hidden = self.sizes
         log(INFO, "\t└──> Hypernetwork: embeddings of %d, hidden layer of %d", embedding, hidden)
+
+    def written(self) -> dict[int, ArrayRecord]:
+        """Return client -> the parameters written for it, of all clients that are known."""
+        clients = sorted(self.metadata.keys() | self._known.free.keys())
+        network = self._known.network
+        told = self._told(clients)
+        return {
+            client: to_record(network.arrays(self._known.write(client, metadata)))
+            for client, metadata in zip(clients, told, strict=True)
+        }
 
     # ------------------------------------------------------------------ checkpoints
 
@@ -207,7 +220,7 @@ class PFedHN(PartialAveraging):
         self.meet(server_round, arrays, config, grid, nodes)
         nodes = sorted(nodes, key=self.roster.order)
         clients = [self._client_of(node) for node in nodes]
-        self._known.grow(clients)
+        self._known.grow(clients, late=True)
         self._left_out = set()
         own = [self._known.free[client] for client in clients]
         optimizer = torch.optim.Adam(own, lr=learning_rate)
@@ -312,8 +325,7 @@ class PFedHN(PartialAveraging):
         by_examples = self.weighting == "examples"
         weights = np.array([r.weight if by_examples else 1.0 for r in good])
         shares = (weights / weights.sum()).tolist()
-        if not self._known.step(clients, self._told(clients), moved, shares, self._left_out):
-            log(WARNING, "Round %d: the clients' changes overflow; no step is taken", self._round)
+        self._known.step(clients, self._told(clients), moved, shares, self._left_out)
         mean = self._known.network.arrays(self._known.write_mean(self.metadata))
         return to_record(means | mean)
 
@@ -323,18 +335,23 @@ class PFedHN(PartialAveraging):
         """Return the good replies, their clients, and what was sent less what came back."""
         drop_non_finite(replies)
         written, self._written = self._written, {}
-        good: list[Reply] = []
-        moved: list[NDArray[np.float32]] = []
+        network = self._known.network
+        good = []
         for reply in [reply for reply in replies if not reply.dropped]:
-            with np.errstate(over="ignore"):
-                change = written[reply.node_id][1] - self._known.network.flat(reply.views)
-            if np.isfinite(change).all():
-                good.append(reply)
-                moved.append(change)
+            if missing := [name for name in network.shapes if name not in reply.views]:
+                reply.dropped = f"missing {missing}"
             else:
-                reply.dropped = "its parameters are too far from what it was sent"
+                good.append(reply)
+        with np.errstate(over="ignore"):
+            moved = [written[r.node_id][1] - network.flat(r.views) for r in good]
+        if not moved:
+            return [], [], np.zeros((0, 0), dtype=np.float32)
+        far = absurd(np.stack(moved), network.scale.numpy())
+        for reply, is_far in zip(good, far.tolist(), strict=True):
+            reply.dropped = "its parameters are too far from what it was sent" if is_far else ""
+        good = [reply for reply in good if not reply.dropped]
         clients = [written[reply.node_id][0] for reply in good]
-        return good, clients, bounded(np.stack(moved)) if moved else np.zeros((0, 0), np.float32)
+        return good, clients, np.stack(moved)[~far]
 
 
 def _read(node: int, told: Any) -> Metadata:

@@ -38,14 +38,6 @@ def test_imports_run_one_way(path):
         assert not names & {"torch", "torchvision"}
 
 
-def test_strategies_need_no_torch_unless_a_network_is_asked_for():
-    command = "import sys, strategies; print('torch' in sys.modules); strategies.PFedHN"
-    done = subprocess.run(
-        [sys.executable, "-c", command], cwd=ROOT, capture_output=True, text=True, check=True
-    )
-    assert done.stdout.strip() == "False"
-
-
 def test_the_data_sets_and_studies_are_unknown_below():
     command = "import sys, strategies, clients; print('pfl_flower' in sys.modules)"
     done = subprocess.run(

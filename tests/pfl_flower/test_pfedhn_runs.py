@@ -370,8 +370,8 @@ def test_what_every_client_told_is_left_as_a_table(written):
     for row in rows:
         told = run.metadata[int(row["client"])]
         assert row["method"] == "pfedhn"
-        assert row["region"] == told["region"]
-        assert float(row["battery"]) == told["battery"]
+        assert row["metadata.region"] == told["region"]
+        assert float(row["metadata.battery"]) == told["battery"]
 
 
 @pytest.mark.parametrize("name", ["client", "method"])

@@ -13,7 +13,7 @@ from safetensors.torch import save
 from torch import nn
 
 from strategies import hypernetwork, metadata
-from strategies.hypernetwork import Hypernetwork, bounded, pull_back
+from strategies.hypernetwork import Hypernetwork, absurd, pull_back
 from strategies.metadata import Columns
 
 EMBEDDING, HIDDEN, CLIENTS = 5, 7, 4
@@ -417,20 +417,26 @@ def test_what_makes_a_network_is_text_in_its_file(tmp_path):
 # ---------------------------------------------------------------------- bounds, imports
 
 
-def test_no_client_counts_for_more_than_ten_times_the_median():
-    moved = np.diag([1.0, 2.0, 3.0, 1e30, 5.0]).astype(np.float32)
-    found = bounded(moved)
-    np.testing.assert_array_equal(found[[0, 1, 2, 4]], moved[[0, 1, 2, 4]])
-    np.testing.assert_allclose(found[3], [0, 0, 0, 30, 0], rtol=1e-6)
-    assert found.dtype == np.float32
+def sizes_are_absurd(*sizes, scale=1.0):
+    """Which of some clients, whose every value changed by so much, are absurd."""
+    moved = np.array(sizes, np.float32)[:, None] * np.ones((1, 4), np.float32)
+    return absurd(moved, np.full(4, scale, np.float32)).tolist()
 
 
-def test_bounds_leave_equals_alone_and_know_zeros():
-    moved = np.random.default_rng(0).normal(size=(6, 9)).astype(np.float32)
-    np.testing.assert_array_equal(bounded(moved), moved)
-    np.testing.assert_array_equal(bounded(np.zeros((3, 2), np.float32)), np.zeros((3, 2)))
-    largest = np.full((1, 9), np.finfo(np.float32).max, np.float32)
-    assert np.isfinite(bounded(np.concatenate([moved, largest]))).all()
+def test_a_change_of_more_than_thirty_times_the_median_is_absurd():
+    assert sizes_are_absurd(0.1, 0.2, 0.3, 5.9, 6.1) == [False] * 5
+    assert sizes_are_absurd(0.1, 0.2, 0.2, 5.9, 6.1) == [False, False, False, False, True]
+    assert sizes_are_absurd(0.1, 6.1) == [False, False]  # who of two is right
+
+
+def test_a_change_of_more_than_thirty_deviations_of_the_first_values_is_absurd():
+    assert sizes_are_absurd(29.9) == [False]
+    assert sizes_are_absurd(30.1, 1e30, np.inf, 1.0) == [True, True, True, False]
+    assert sizes_are_absurd(3.1, 2.9, scale=0.1) == [True, False]
+
+
+def test_who_changes_nothing_is_not_absurd_and_alone_makes_nobody_so():
+    assert sizes_are_absurd(0.0, 0.0, 0.0) == [False] * 3
 
 
 def test_torch_is_not_imported_before_it_is_needed():

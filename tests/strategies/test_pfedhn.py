@@ -15,7 +15,7 @@ from clients import assign_scopes, client_app
 from pfl_flower.grid import InProcessGrid
 from strategies import PFedHN, hypernetwork
 from strategies.arrays import to_record
-from strategies.metadata import encode_all
+from strategies.metadata import Columns, encode_all
 from tests.helpers import TinyNet, decoded, reply, tiny_client
 
 START = {
@@ -177,6 +177,13 @@ def test_clients_are_asked_for_their_metadata_once():
     assert strategy.metadata == TOLD
 
 
+def test_what_is_told_is_standardised_by_everybody_there_not_by_those_of_the_first_round():
+    strategy = strategy_of(fraction_train=0.5)
+    play(strategy, grid_of(6))
+    assert len(trained_in(strategy, 1)) == 3
+    assert strategy.network.columns == Columns.of(TOLD.values())
+
+
 def test_without_metadata_nobody_is_asked_and_embeddings_differ_from_the_start():
     asked = []
     strategy, grid = strategy_of(use_metadata=False), grid_of(asked=asked)
@@ -188,9 +195,7 @@ def test_without_metadata_nobody_is_asked_and_embeddings_differ_from_the_start()
     assert len({own.detach().numpy().tobytes() for own in strategy.embeddings.free.values()}) == 4
 
 
-@pytest.mark.parametrize(
-    "text", ['{"size": NaN}', "no JSON", '{"size": 1' + "0" * 400 + "}", "[" * 100_000]
-)
+@pytest.mark.parametrize("text", ['{"size": NaN}', "no JSON", "[" * 100_000])
 def test_a_client_whose_metadata_cannot_be_used_counts_as_one_that_tells_nothing(text, caplog):
     strategy, grid = strategy_of(), grid_of(4, told={**TOLD, 2: text})
     logging.getLogger("flwr").addHandler(caplog.handler)
