@@ -97,6 +97,8 @@ class RunConfig(RunKeys):
             )
         if self.row.groups and self.personal == "all":
             raise ConfigError(f"personal='all' leaves nothing for the groups of {self.method!r}")
+        if self.row.tells_metadata and self.personal == "all":
+            raise ConfigError(f"personal='all' leaves nothing for {self.method!r} to write")
         if self.row.makes_own_model and (self.personal or self.personal_decay):
             raise ConfigError(
                 f"method {self.method!r} keeps a whole model of its own, beside which nothing of "

@@ -62,18 +62,8 @@ def plot_curves(
     path : of the PNG
     x_label, title, y_label : words around the picture
     """
-    figure, axes = plt.subplots(figsize=(6.4, 4.2), layout="constrained")
-    for place, (method, (x, y)) in enumerate(curves.items()):
-        color = COLORS[place % len(COLORS)]
-        axes.plot(x, 100 * np.asarray(y), marker="o", markersize=4, color=color, label=method)
-    axes.set_xlabel(x_label)
-    axes.set_ylabel(y_label)
-    axes.set_title(title, fontsize=10)
-    axes.grid(alpha=0.3)
-    axes.legend(frameon=False)
-    axes.spines[["top", "right"]].set_visible(False)
-    figure.savefig(path, dpi=130)
-    plt.close(figure)
+    shown = {name: (x, (100 * np.asarray(y)).tolist()) for name, (x, y) in curves.items()}
+    _plot_lines(shown, path, x_label, y_label, title)
 
 
 def plot_errors(
@@ -90,13 +80,24 @@ def plot_errors(
     path : of the PNG
     title, y_label : words around the picture
     """
+    _plot_lines(curves, path, "training examples of the client", y_label, title, "log")
+
+
+def _plot_lines(
+    curves: Mapping[str, tuple[Sequence[float], Sequence[float]]],
+    path: Path,
+    x_label: str,
+    y_label: str,
+    title: str,
+    scale: str = "linear",
+) -> None:
     figure, axes = plt.subplots(figsize=(6.4, 4.2), layout="constrained")
     for place, (method, (x, y)) in enumerate(curves.items()):
         color = COLORS[place % len(COLORS)]
         axes.plot(x, y, marker="o", markersize=4, color=color, label=method)
-    axes.set_xscale("log")
-    axes.set_yscale("log")
-    axes.set_xlabel("training examples of the client")
+    axes.set_xscale(scale)
+    axes.set_yscale(scale)
+    axes.set_xlabel(x_label)
     axes.set_ylabel(y_label)
     axes.set_title(title, fontsize=10)
     axes.grid(alpha=0.3)

@@ -65,6 +65,8 @@ class PFedHN(PartialAveraging):
         If an argument is out of range, or there is a ``server_momentum``.
     """
 
+    uses_momentum = False
+
     def __init__(
         self,
         *args: Any,
