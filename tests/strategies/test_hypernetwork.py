@@ -423,20 +423,14 @@ def sizes_are_absurd(*sizes, scale=1.0):
     return absurd(moved, np.full(4, scale, np.float32)).tolist()
 
 
-def test_a_change_of_more_than_thirty_times_the_median_is_absurd():
-    assert sizes_are_absurd(0.1, 0.2, 0.3, 5.9, 6.1) == [False] * 5
-    assert sizes_are_absurd(0.1, 0.2, 0.2, 5.9, 6.1) == [False, False, False, False, True]
-    assert sizes_are_absurd(0.1, 6.1) == [False, False]  # who of two is right
-
-
 def test_a_change_of_more_than_thirty_deviations_of_the_first_values_is_absurd():
     assert sizes_are_absurd(29.9) == [False]
     assert sizes_are_absurd(30.1, 1e30, np.inf, 1.0) == [True, True, True, False]
     assert sizes_are_absurd(3.1, 2.9, scale=0.1) == [True, False]
 
 
-def test_who_changes_nothing_is_not_absurd_and_alone_makes_nobody_so():
-    assert sizes_are_absurd(0.0, 0.0, 0.0) == [False] * 3
+def test_who_changes_much_among_those_that_change_nothing_is_not_absurd():
+    assert sizes_are_absurd(0.0, 0.0, 0.0, 5.0) == [False] * 4
 
 
 def test_torch_is_not_imported_before_it_is_needed():
