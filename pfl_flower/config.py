@@ -90,15 +90,14 @@ class RunConfig(RunKeys):
                     f"method {self.method!r} has no {hyphenated(name)}; there is one in "
                     f"{', '.join(having)}"
                 )
-        if self.row.groups and self.initial:
+        if (self.row.groups or self.row.tells_metadata) and self.initial:
+            many = "groups" if self.row.groups else "clients' models"
             raise ConfigError(
                 f"method {self.method!r} cannot start from shared arrays of an earlier run: "
-                f"of its groups they are the mean. Leave initial empty"
+                f"of its {many} they are the mean. Leave initial empty"
             )
         if self.row.groups and self.personal == "all":
             raise ConfigError(f"personal='all' leaves nothing for the groups of {self.method!r}")
-        if self.row.tells_metadata and self.personal == "all":
-            raise ConfigError(f"personal='all' leaves nothing for {self.method!r} to write")
         if self.row.makes_own_model and (self.personal or self.personal_decay):
             raise ConfigError(
                 f"method {self.method!r} keeps a whole model of its own, beside which nothing of "
@@ -108,6 +107,11 @@ class RunConfig(RunKeys):
             raise ConfigError(f"method {self.method!r} has no mu: its pull is lambda")
         if self.server_momentum and not getattr(self.row.strategy, "uses_momentum", True):
             raise ConfigError(f"method {self.method!r} has no server-momentum; leave it at 0")
+        if self.weighting and not getattr(self.row.strategy, "uses_weighting", True):
+            raise ConfigError(
+                f"method {self.method!r} has no weighting: its clients all count alike; leave it "
+                f"empty"
+            )
         if self.row.model and self.model in MODELS and self.model != self.row.model:
             raise ConfigError(
                 f"method {self.method!r} is for model={self.row.model!r} only, not {self.model!r}"
@@ -211,7 +215,7 @@ class RunConfig(RunKeys):
             values["participation"] = self.fraction_train
         if values.get("alpha") == "auto":
             values["alpha"] = None
-        return values
+        return self._for_task(values)
 
     @property
     def strategy_arguments(self) -> dict[str, Any]:
@@ -221,10 +225,17 @@ class RunConfig(RunKeys):
             for name, argument in STRATEGY_ARGUMENTS.items()
             if name in self.row.settings
         }
-        if values.get("covariance") == "auto" and self.known_facts:
-            # that of all classes' coefficients is too large to be estimated whole
+        return self._for_task(values)
+
+    def _for_task(self, values: dict[str, Any]) -> dict[str, Any]:
+        """Replace what is left to the kind of task, once that is known."""
+        if self.known_facts:
             numbers = self.known_facts.task == "regression"
-            values["covariance"] = "full" if numbers else "diagonal"
+            if values.get("covariance") == "auto":
+                # that of all classes' coefficients is too large to be estimated whole
+                values["covariance"] = "full" if numbers else "diagonal"
+            if values.get("protocol") == "auto":
+                values["protocol"] = "one-shot" if numbers else "iterative"
         return values
 
     @property

@@ -17,7 +17,7 @@ from clients.scopes import names_of
 from pfl_flower.census import FederationError, commonest, wait_for_clients
 from pfl_flower.checkpoint import Saved
 from pfl_flower.client_app import initial_model, prior_of, scopes_of
-from pfl_flower.config import RunConfig, under_home
+from pfl_flower.config import ConfigError, RunConfig, under_home
 from pfl_flower.method_run import MethodRun
 from pfl_flower.newcomers import let_join
 from pfl_flower.progress import Progress, news_of
@@ -69,8 +69,15 @@ def play(
 
 
 def _check_rules(config: RunConfig) -> None:
-    scopes_of(config)
+    """Refuse rules that do not fit the network, or leave nothing for a hypernetwork to write."""
+    scopes = scopes_of(config)
     prior_of(config)
+    model, _ = initial_model(config.architecture, config.seed)
+    shared = set(names_of(scopes, Scope.SHARED, Scope.GROUP))
+    if config.row.tells_metadata and shared.isdisjoint(n for n, _ in model.named_parameters()):
+        raise ConfigError(
+            f"personal={config.personal_rule!r} leaves nothing for {config.method!r} to write"
+        )
 
 
 def methods_of(config: RunConfig) -> tuple[str, ...]:

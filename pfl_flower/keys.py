@@ -155,8 +155,8 @@ class RunKeys:
     )
     protocol: str | None = key(
         None,
-        "of hierarchical-linear: what clients tell; one-shot: moments, once (regression only)",
-        choice(*PROTOCOLS),
+        "of hierarchical-linear: what clients tell; auto: one-shot, iterative for classes",
+        choice("auto", *PROTOCOLS),
         kind=str,
     )
     covariance: str | None = key(

@@ -349,7 +349,7 @@ METHODS: Mapping[str, Method] = {
     "hierarchical-linear": Method(
         summary="linear models of the clients' own, weighed against a prior that all share",
         source="Lindley & Smith 1972; Laird & Ware 1982, Biometrics 38",
-        settings={"protocol": "iterative", "covariance": "auto", "restricted": True},
+        settings={"protocol": "auto", "covariance": "auto", "restricted": True},
         model="linear",
         check=_check_hierarchical,
         strategy=HierarchicalLinear,

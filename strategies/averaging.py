@@ -75,6 +75,8 @@ evaluate_metrics_aggr_fn
 
     uses_momentum = True
     """Whether ``server_momentum`` has a place in the strategy."""
+    uses_weighting = True
+    """Whether ``weighting`` has."""
 
     def __init__(
         self,

@@ -24,6 +24,9 @@ from strategies.replies import Reply
 SMALLEST_VARIANCE = 1e-12
 """A variance that would be smaller is this: then all clients have one value, to rounding."""
 
+ROUNDING = 1e-3
+"""Relative, of a square in single precision, with much to spare."""
+
 
 def moment_matching(
     before: NDArray[Any], mean: NDArray[Any], second_moment: NDArray[Any]
@@ -147,14 +150,20 @@ class HierarchicalBayes(PartialAveraging):
     def aggregate_arrays(self, replies: list[Reply]) -> ArrayRecord:
         """Return the new prior and the mean of the rest; marks impossible replies dropped."""
         for reply in replies:
-            negative = [
-                name
-                for name in map(_variance_of, self.prior_names)
-                if name in reply.views and bool((reply.views[name] < 0).any())
-            ]
-            if negative:
-                reply.dropped = f"second moments below zero in {negative}"
+            if odd := [name for name in self.prior_names if self._is_impossible(name, reply)]:
+                reply.dropped = (
+                    f"second moments of {odd} are below the square of the distance from the prior"
+                )
         return super().aggregate_arrays([reply for reply in replies if not reply.dropped])
+
+    def _is_impossible(self, name: str, reply: Reply) -> bool:
+        """Return whether a second moment is less than what its mean alone makes of it."""
+        moment, mean = reply.views.get(_variance_of(name)), reply.views.get(name)
+        if moment is None or mean is None or self._sent is None or name not in self._sent:
+            return False
+        with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is dropped anyway
+            least = np.square(mean.astype(np.float64) - view(self._sent[name]))
+        return bool((moment < np.where(np.isfinite(least), (1 - ROUNDING) * least, 0.0)).any())
 
     def _means(
         self, replies: Sequence[Reply], names: Iterable[str]

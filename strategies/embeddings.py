@@ -25,8 +25,8 @@ class Embeddings:
     ----------
     network : which is trained
     learning_rate : of Adam
-    decay : pull of free parts to zero, where there are metadata
-    dropout : how often the free part of a client is left out in training, where there are metadata
+    decay : pull of free parts to zero, of clients that tell metadata
+    dropout : how often the free part of a client that tells metadata is left out in training
     seed : of the first free parts and of who is left out
 
     Attributes
@@ -45,21 +45,23 @@ class Embeddings:
     ) -> None:
         self.network = network
         self.free: dict[int, Tensor] = {}
-        self._decay = decay if network.encoder is not None else 0.0
-        self._dropout = dropout if network.encoder is not None else 0.0
+        self._decay = decay
+        self._dropout = dropout
         self._seed = seed
         self._optimizer = torch.optim.Adam(network.parameters(), lr=learning_rate)
 
-    def grow(self, clients: Sequence[int], late: bool = False) -> None:
+    def grow(
+        self, clients: Sequence[int], metadata: Sequence[Metadata], late: bool = False
+    ) -> None:
         """Give clients that are trained for the first time a free part.
 
         Zero beside metadata; without them standard normal numbers, since equal embeddings would
         stay alike, and a newcomer's for those that come ``late``, after training.
         """
-        for client in clients:
+        for client, told in zip(clients, metadata, strict=True):
             if client not in self.free:
                 first = self.network.newcomer().clone()
-                if self.network.encoder is None and not late:
+                if not told and not late:
                     draw = generator(self._seed, "free", client).normal(size=len(first))
                     first = torch.from_numpy(draw.astype(np.float32))
                 self._add(client, first)
@@ -68,9 +70,12 @@ class Embeddings:
         self.free[client] = first.requires_grad_(True)
         self._optimizer.add_param_group({"params": [self.free[client]]})
 
-    def left_out(self, clients: Sequence[int], server_round: int) -> set[int]:
+    def left_out(
+        self, clients: Sequence[int], metadata: Sequence[Metadata], server_round: int
+    ) -> set[int]:
         """Return the clients whose free parts are left out in a round of training."""
-        draws = {c: generator(self._seed, "drop", c, server_round).random() for c in clients}
+        telling = [client for client, told in zip(clients, metadata, strict=True) if told]
+        draws = {c: generator(self._seed, "drop", c, server_round).random() for c in telling}
         return {client for client, draw in draws.items() if draw < self._dropout}
 
     def of_clients(self, clients: Sequence[int], left_out: Collection[int] = ()) -> Tensor:
@@ -123,9 +128,9 @@ class Embeddings:
         self._optimizer.zero_grad(set_to_none=True)
         free = self.of_clients(clients, left_out)
         pull_back(self.network, metadata, free, moved, weights)
-        for client, weight in zip(clients, weights, strict=True):
+        for client, told, weight in zip(clients, metadata, weights, strict=True):
             own = self.free[client]
-            if self._decay and own.grad is not None:
+            if told and self._decay and own.grad is not None:
                 own.grad += self._decay * weight * own.detach()
         self._optimizer.step()
         self.network.centre.copy_(self.of_clients(sorted(self.free)).detach().mean(0))

@@ -1,6 +1,6 @@
 """The server of linear models with a common Gaussian prior: it learns the prior."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from logging import INFO
 from typing import Any, Literal
 
@@ -130,6 +130,7 @@ class HierarchicalLinear(PartialAveraging):
     """
 
     uses_momentum = False
+    uses_weighting = False
 
     def __init__(
         self,
@@ -208,17 +209,27 @@ class HierarchicalLinear(PartialAveraging):
                 check_told(reply.views, reply.weight, self.protocol)
             except ValueError as error:
                 reply.dropped = str(error)
+        _drop_beyond_belief([reply for reply in replies if not reply.dropped])
         good = [reply for reply in replies if not reply.dropped]
+        sent = self._sent or ArrayRecord()
         if not good:
-            return self._sent or ArrayRecord()
-        prior = self._fitted(good) if self.protocol == "one-shot" else self._stepped(good)
+            return sent
+        try:
+            prior = self._fitted(good) if self.protocol == "one-shot" else self._stepped(good)
+        except np.linalg.LinAlgError as error:
+            for reply in good:
+                reply.dropped = f"no prior can be made of what is told: {error}"
+            return sent
         return to_record(prior_arrays(prior))
 
     def _fitted(self, replies: list[Reply]) -> Prior:
         """Return the prior that fits the moments of everybody who has told them."""
-        self.moments |= {reply.client: moments_of(_copies(reply.views)) for reply in replies}
-        everybody = stack([self.moments[client] for client in sorted(self.moments)])
-        return fit(everybody, self.covariance, self.restricted)
+        told = {reply.client: moments_of(_copies(reply.views)) for reply in replies}
+        known = self.moments | told
+        everybody = stack([known[client] for client in sorted(known)])
+        prior = fit(everybody, self.covariance, self.restricted)
+        self.moments = known
+        return prior
 
     def _stepped(self, replies: list[Reply]) -> Prior:
         """Return the prior after this round's step: a centre in round 1, then a spread, ..."""
@@ -268,6 +279,39 @@ def check_told(arrays: Arrays, examples: float, protocol: str = "iterative") -> 
     for name, values in matrices.items():
         if not _semidefinite(values):
             raise ValueError(f"{name!r} is not symmetric and positive semidefinite")
+
+
+def _drop_beyond_belief(replies: Sequence[Reply]) -> None:
+    """Mark replies dropped whose arrays are far beyond those of most.
+
+    What is compared are squares for an example: the norm of ``mean``, the traces of the matrices,
+    and the sum of squares. With at least three clients none may have more than
+    :data:`MOST_TIMES` the median. A client that lies within that is believed.
+    """
+    if len(replies) < 3:
+        return
+    sizes = {
+        name: np.array([_size(reply.views[name]) / max(reply.weight, 1.0) for reply in replies])
+        for name in (MEAN, COVARIANCE, UNCERTAINTY)
+    }
+    sizes[NOISE] = np.array([float(r.views[NOISE][0]) / max(r.weight, 1.0) for r in replies])
+    for name, values in sizes.items():
+        largest = MOST_TIMES * np.median(values)
+        for reply, size in zip(replies, values.tolist(), strict=True):
+            if largest > 0 and size > largest:
+                times = size / largest * MOST_TIMES
+                reply.dropped = f"{name!r} is beyond belief: {times:.0e} times what most tell"
+
+
+def _size(values: NDArray[Any]) -> float:
+    """Return the squared norm of a vector, or the trace of a matrix."""
+    with np.errstate(over="ignore"):
+        return float(values @ values if values.ndim == 1 else np.trace(values))
+
+
+MOST_TIMES = 1e8
+"""See :func:`_drop_beyond_belief`; clients may well differ by a factor of some thousand in the
+unit of a feature, which is squared here."""
 
 
 def _joint(own: Moments) -> Floats:

@@ -28,8 +28,8 @@ VALUES_AT_ONCE = 2**24
 """Generated values that a backward pass holds at once (64 MB of float32)."""
 
 
-FARTHEST = 30.0
-"""See :func:`absurd`."""
+FARTHEST, MOST_TIMES, FEWEST_FOR_MEDIAN = 30.0, 10.0, 3
+"""See :func:`bounded`."""
 
 
 class Hypernetwork(nn.Module):
@@ -92,7 +92,7 @@ class Hypernetwork(nn.Module):
                 # a flag that is never set in training teaches nothing, so it must mean nothing
                 nn.init.zeros_(self.encoder.weight[:, 1 : 2 * len(columns.numbers) : 2])
             self.hidden = nn.Sequential(
-                nn.ReLU(), nn.Linear(embedding_size, hidden_size), nn.ReLU()
+                nn.Tanh(), nn.Linear(embedding_size, hidden_size), nn.ReLU()
             )
             self.last = nn.Linear(hidden_size, len(self.start))
             nn.init.normal_(self.last.weight, std=FIRST_DEVIATION)
@@ -282,20 +282,30 @@ def _scales(flat: Sequence[Tensor]) -> list[Tensor]:
     return found
 
 
-def absurd(moved: NDArray[np.float32], scale: NDArray[np.float32]) -> NDArray[np.bool_]:
-    """Return which clients changed what they were sent beyond belief, ``(N,)``.
+def bounded(
+    moved: NDArray[np.float32], scale: NDArray[np.float32]
+) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+    """Return what clients changed, shortened where it is beyond measure, and whom to believe.
 
-    More than :data:`FARTHEST` times the deviation of the first values (root mean square) is what no
-    client can have learnt in a round: it diverged, or lies. No later round could make good what its
-    change did to Adam's second moments. (The other clients are no measure: where they have learnt
-    all there is they change next to nothing.)
+    The size of a change is its root mean square in deviations of the first values. With fewer than
+    :data:`FEWEST_FOR_MEDIAN` clients it may be :data:`FARTHEST`. With more it may be
+    :data:`MOST_TIMES` the median size, and always 1 (at the end most clients may have nothing left
+    to learn); one that is above :data:`FARTHEST`, and 10 times as large as it may be, is no honest
+    client's.
 
     Parameters
     ----------
-    moved : ``(N, P)`` what was sent less what came back; it may be infinite
+    moved : ``(N, P)`` what was sent less what came back, finite
     scale : ``(P,)`` deviation of the first values
+
+    Returns
+    -------
+    ``(N, P)``, and ``(N,)`` False for whom not to believe
     """
-    with np.errstate(over="ignore", invalid="ignore"):
-        sizes = np.sqrt(np.square(moved / scale, dtype=np.float64).mean(axis=1))
-    far: NDArray[np.bool_] = ~(sizes <= FARTHEST)
-    return far
+    sizes = np.sqrt(np.square(moved / scale, dtype=np.float64).mean(axis=1))
+    many = len(sizes) >= FEWEST_FOR_MEDIAN
+    largest = max(1.0, MOST_TIMES * float(np.median(sizes))) if many else FARTHEST
+    factors = np.minimum(1.0, largest / np.maximum(sizes, 1e-30))
+    shortened: NDArray[np.float32] = (moved * factors[:, None]).astype(np.float32)
+    believed: NDArray[np.bool_] = sizes <= max(FARTHEST, 10 * largest) if many else sizes >= 0
+    return shortened, believed

@@ -22,9 +22,11 @@ def read_metadata(text: str) -> dict[str, float | str | None]:
     Raises
     ------
     ValueError
-        If it is no JSON object of numbers, texts, truth values and nulls, or a number is not
-        finite.
+        If it is no JSON object of numbers, texts, truth values and nulls, a number is not finite,
+        or it is longer than :data:`MOST_CHARACTERS`.
     """
+    if len(text) > MOST_CHARACTERS:
+        raise ValueError(f"metadata of {len(text)} characters; {MOST_CHARACTERS} are the most")
     try:
         content = json.loads(text or "{}")
         json.dumps(content, ensure_ascii=False).encode()  # half a character is none
@@ -37,6 +39,9 @@ def read_metadata(text: str) -> dict[str, float | str | None]:
             raise ValueError(f"metadata {name!r} is {value}; it must be finite, or null")
     return {name: _plain(name, value) for name, value in content.items()}
 
+
+MOST_CHARACTERS = 5000
+"""Of what a client tells, as JSON: what it tells makes the network larger."""
 
 LARGEST = 1e30
 """Of a number; what is larger counts as so large, lest its square is infinite."""
@@ -104,7 +109,7 @@ class Columns:
         for name, values in sorted(told.items()):
             amounts = [value for value in values if isinstance(value, float)]
             if 2 * len(amounts) > len(values):
-                known = np.array(amounts, dtype=np.float64)
+                known = _without_outliers(np.array(amounts, dtype=np.float64))
                 deviation = float(known.std())
                 # equal numbers may differ in their last bits from their mean
                 equal = deviation <= 1e-12 * max(1.0, float(np.abs(known).max()))
@@ -182,6 +187,18 @@ class Columns:
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise ValueError(f"no columns of metadata: {error!r}") from error
         return cls(numbers, categories)
+
+
+def _without_outliers(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return numbers, none farther from the median than :data:`FARTHEST` robust deviations.
+
+    So one client that lies does not make all others alike. The robust deviation is the range of the
+    middle half over 1.349, which is the standard deviation of normal numbers; where that is zero
+    all numbers stay.
+    """
+    low, median, high = np.quantile(values, [0.25, 0.5, 0.75])
+    reach = FARTHEST * (high - low) / 1.349
+    return np.clip(values, median - reach, median + reach) if reach > 0 else values
 
 
 def category(value: float | str) -> str:

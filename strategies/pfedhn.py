@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from strategies.arrays import encode, num_bytes, to_record, view
 from strategies.averaging import PartialAveraging
 from strategies.embeddings import Embeddings
-from strategies.hypernetwork import Hypernetwork, absurd
+from strategies.hypernetwork import Hypernetwork, bounded
 from strategies.metadata import Columns, Metadata, read_metadata
 from strategies.properties import ask_properties
 from strategies.protocol import METADATA, PARTITION_ID
@@ -163,8 +163,8 @@ class PFedHN(PartialAveraging):
         asked = nodes if self.network else sorted(grid.get_node_ids(), key=self.roster.order)
         self.meet(server_round, arrays, config, grid, asked)
         clients = [self._client_of(node) for node in nodes]
-        self._known.grow(clients)
-        self._left_out = self._known.left_out(clients, server_round)
+        self._known.grow(clients, self._told(clients))
+        self._left_out = self._known.left_out(clients, self._told(clients), server_round)
         return self._messages(server_round, arrays, config, nodes, MessageType.TRAIN)
 
     def configure_evaluate(
@@ -207,11 +207,11 @@ class PFedHN(PartialAveraging):
         rounds: int = 5,
         learning_rate: float = 0.05,
     ) -> None:
-        """Fit the embeddings of clients that come after training; nothing else moves.
+        """Fit the embeddings of clients that come after training; nothing else moves on the server.
 
-        They train as in a round, and the server takes what they changed back to the free parts of
-        their embeddings, which it keeps. For clients with few examples: see
-        :meth:`Hypernetwork.fit`.
+        They train as in a round (and keep what is personal to them), and the server takes what they
+        changed back to the free parts of their embeddings, which it keeps. For clients with few
+        examples: see :meth:`Hypernetwork.fit`.
 
         Parameters
         ----------
@@ -222,7 +222,7 @@ class PFedHN(PartialAveraging):
         self.meet(server_round, arrays, config, grid, nodes)
         nodes = sorted(nodes, key=self.roster.order)
         clients = [self._client_of(node) for node in nodes]
-        self._known.grow(clients, late=True)
+        self._known.grow(clients, self._told(clients), late=True)
         self._left_out = set()
         own = [self._known.free[client] for client in clients]
         optimizer = torch.optim.Adam(own, lr=learning_rate)
@@ -260,7 +260,9 @@ class PFedHN(PartialAveraging):
             for node in sorted(answers, key=self.roster.order):
                 if isinstance(number := answers[node].get(PARTITION_ID), int):
                     self.clients[node] = number
-                self.metadata[self._client_of(node)] = _read(node, answers[node].get(METADATA))
+                # of two nodes that say they are one client the first counts
+                told = _read(node, answers[node].get(METADATA))
+                self.metadata.setdefault(self._client_of(node), told)
         if self.network is None:
             self._make(arrays)
         for node in new:
@@ -338,22 +340,27 @@ class PFedHN(PartialAveraging):
         drop_non_finite(replies)
         written, self._written = self._written, {}
         network = self._known.network
-        good = []
+        good: list[Reply] = []
+        moved: list[NDArray[np.float32]] = []
         for reply in [reply for reply in replies if not reply.dropped]:
             if missing := [name for name in network.shapes if name not in reply.views]:
                 reply.dropped = f"missing {missing}"
-            else:
+                continue
+            with np.errstate(over="ignore"):
+                change = written[reply.node_id][1] - network.flat(reply.views)
+            if np.isfinite(change).all():
                 good.append(reply)
-        with np.errstate(over="ignore"):
-            moved = [written[r.node_id][1] - network.flat(r.views) for r in good]
-        if not moved:
+                moved.append(change)
+            else:
+                reply.dropped = "its parameters are too large to be told from what it was sent"
+        if not good:
             return [], [], np.zeros((0, 0), dtype=np.float32)
-        far = absurd(np.stack(moved), network.scale.numpy())
-        for reply, is_far in zip(good, far.tolist(), strict=True):
-            reply.dropped = "its parameters are too far from what it was sent" if is_far else ""
+        shortened, believed = bounded(np.stack(moved), network.scale.numpy())
+        for reply, is_believed in zip(good, believed.tolist(), strict=True):
+            reply.dropped = "" if is_believed else "it changed far more than the others"
         good = [reply for reply in good if not reply.dropped]
         clients = [written[reply.node_id][0] for reply in good]
-        return good, clients, np.stack(moved)[~far]
+        return good, clients, shortened[believed]
 
 
 def _read(node: int, told: Any) -> Metadata:

@@ -408,13 +408,15 @@ def test_methods_without_a_network_leave_none(tmp_path):
     assert not (tmp_path / "metadata.csv").exists()
 
 
-def test_a_later_run_starts_from_what_is_left(written, tmp_path):
-    _, folder = written
-    run = run_of(num_server_rounds=1, initial=str(folder))
-    shared = {name: view(array) for name, array in written[0].arrays.items()}
-    start = run.hypernetwork.arrays(run.hypernetwork.start.numpy())
-    for name, values in start.items():
-        np.testing.assert_array_equal(values, shared[name])
+def test_a_later_run_cannot_start_from_the_mean_of_what_was_written(written):
+    with pytest.raises(ConfigError, match="of its clients' models they are the mean"):
+        run_of(num_server_rounds=1, initial=str(written[1]))
+
+
+@pytest.mark.parametrize("personal", ["all", "*"])
+def test_something_must_be_left_to_write(personal):
+    with pytest.raises(ConfigError, match="leaves nothing for 'pfedhn' to write"):
+        run_of(num_server_rounds=1, personal=personal)
 
 
 def test_words_on_the_run_say_that_everybody_has_a_model_of_its_own(written):

@@ -13,7 +13,7 @@ from safetensors.torch import save
 from torch import nn
 
 from strategies import hypernetwork, metadata
-from strategies.hypernetwork import Hypernetwork, absurd, pull_back
+from strategies.hypernetwork import Hypernetwork, bounded, pull_back
 from strategies.metadata import Columns
 
 EMBEDDING, HIDDEN, CLIENTS = 5, 7, 4
@@ -417,20 +417,28 @@ def test_what_makes_a_network_is_text_in_its_file(tmp_path):
 # ---------------------------------------------------------------------- bounds, imports
 
 
-def sizes_are_absurd(*sizes, scale=1.0):
-    """Which of some clients, whose every value changed by so much, are absurd."""
+def sizes_after(*sizes, scale=1.0):
+    """What is left of changes of some clients, whose every value changed by so much."""
     moved = np.array(sizes, np.float32)[:, None] * np.ones((1, 4), np.float32)
-    return absurd(moved, np.full(4, scale, np.float32)).tolist()
+    left, believed = bounded(moved, np.full(4, scale, np.float32))
+    return [value if honest else None for value, honest in zip(left[:, 0], believed, strict=True)]
 
 
-def test_a_change_of_more_than_thirty_deviations_of_the_first_values_is_absurd():
-    assert sizes_are_absurd(29.9) == [False]
-    assert sizes_are_absurd(30.1, 1e30, np.inf, 1.0) == [True, True, True, False]
-    assert sizes_are_absurd(3.1, 2.9, scale=0.1) == [True, False]
+def test_a_change_counts_for_at_most_ten_times_the_median():
+    assert sizes_after(1, 2, 3, 4, 290) == pytest.approx([1, 2, 3, 4, 30])
+    assert sizes_after(1, 2, 3, 4, 310) == [1, 2, 3, 4, None]  # and beyond that for nothing
+    assert sizes_after(500, 600, 400) == pytest.approx([500, 600, 400])  # they are the measure
 
 
-def test_who_changes_much_among_those_that_change_nothing_is_not_absurd():
-    assert sizes_are_absurd(0.0, 0.0, 0.0, 5.0) == [False] * 4
+def test_at_the_end_of_learning_a_deviation_is_no_giant():
+    assert sizes_after(0.0, 0.0, 0.0, 0.9) == pytest.approx([0, 0, 0, 0.9])
+    assert sizes_after(0.0, 0.0, 0.0, 29.0) == pytest.approx([0, 0, 0, 1.0])
+    assert sizes_after(0.0, 0.0, 0.0, 31.0) == [0, 0, 0, None]
+
+
+def test_of_two_nobody_knows_who_is_right_and_neither_is_endless():
+    assert sizes_after(1e30, 2.0) == pytest.approx([30, 2])
+    assert sizes_after(0.3, scale=0.001) == pytest.approx([0.03])
 
 
 def test_torch_is_not_imported_before_it_is_needed():

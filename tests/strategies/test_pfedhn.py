@@ -132,7 +132,7 @@ def explicit_row(network, told, free):
     vector = torch.from_numpy(encode_all(network.columns, [told]))[0]
     embedding = network.encoder.weight @ vector + network.encoder.bias + free
     first = network.hidden[1]
-    hidden = torch.relu(first.weight @ torch.relu(embedding) + first.bias)
+    hidden = torch.relu(first.weight @ torch.tanh(embedding) + first.bias)
     return network.start + network.scale * (network.last.weight @ hidden + network.last.bias)
 
 
