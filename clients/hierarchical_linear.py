@@ -36,6 +36,7 @@ from strategies.hierarchical_linear import (
     prior_arrays,
     prior_of,
 )
+from strategies.protocol import PROTOCOL
 
 LEVEL = 0.9
 """Probability of the predictive intervals that are reported."""
@@ -115,6 +116,19 @@ class HierarchicalLinearClient(PersonalClient):
         """Return what is to be sent, in the order of ``shared_names``."""
         return [self._outgoing[name] for name in self.shared_names]
 
+    def fit(self, parameters: NDArrays, config: dict[str, Any]) -> tuple[NDArrays, int, Scalars]:
+        """Tell of the training examples, by the protocol; as :meth:`PersonalClient.fit`.
+
+        Raises
+        ------
+        ValueError
+            If the server has another protocol.
+        """
+        asked = config.get(PROTOCOL, self.protocol)
+        if asked != self.protocol:
+            raise ValueError(f"the server's protocol is {asked!r}, this client's {self.protocol!r}")
+        return super().fit(parameters, config)
+
     # ------------------------------------------------------------------ what a message asks for
 
     def _load(self, parameters: NDArrays, before: int = 0, stored: bool = True) -> Snapshot | None:
@@ -164,6 +178,7 @@ class HierarchicalLinearClient(PersonalClient):
         coverage = width = math.nan
         if test := list(self.test_loader or ()):
             inputs, targets = (torch.cat([batch[part] for batch in test]) for part in (0, -1))
+            targets = targets.reshape(len(targets))
             covariance = found.total_covariance(self._prior)
             mean, variance = predict(
                 self._design(inputs), found.mean, covariance, self._prior.noise

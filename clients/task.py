@@ -76,8 +76,8 @@ class Classification:
 
 
 def squared_error(outputs: Tensor, targets: Tensor) -> Tensor:
-    """Return the mean squared error of outputs ``(N, 1)`` or ``(N,)`` and targets ``(N,)``."""
-    return mse_loss(outputs.reshape(len(targets)), targets)
+    """Return the mean squared error of outputs and targets, each ``(N, 1)`` or ``(N,)``."""
+    return mse_loss(outputs.reshape(len(targets)), targets.reshape(len(targets)))
 
 
 @dataclass(frozen=True)
@@ -107,7 +107,7 @@ class Regression:
 
     def sums(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """Return the sums of squared errors, targets and squared targets."""
-        wanted = targets.double()
+        wanted = targets.double().reshape(len(targets))
         errors = outputs.reshape(len(targets)).double() - wanted
         return torch.stack([errors.square().sum(), wanted.sum(), wanted.square().sum()])
 

@@ -91,6 +91,7 @@ def build_strategy(config: RunConfig) -> PartialAveraging:
     torch.set_num_threads(config.threads)  # as clients do: it decides the order of sums
     model, _ = initial_model(config.architecture, config.seed)
     arguments = config.strategy_arguments
+    shared = set(names_of(scopes_of(config), Scope.SHARED, Scope.GROUP))
     if config.row.groups:
         arguments["group_names"] = names_of(scopes_of(config), Scope.GROUP)
     if config.row.groups or config.row.tells_metadata:
@@ -104,7 +105,7 @@ def build_strategy(config: RunConfig) -> PartialAveraging:
         min_available_nodes=1,
         weighting=config.value("weighting", "examples"),
         server_momentum=config.server_momentum,
-        parameter_names=[name for name, _ in model.named_parameters()],
+        parameter_names=[name for name, _ in model.named_parameters() if name in shared],
         seed=config.seed,
         **arguments,
     )

@@ -25,6 +25,8 @@ class Embeddings:
     ----------
     network : which is trained
     learning_rate : of Adam
+    weight_decay : of the network, decoupled (AdamW, Loshchilov & Hutter 2019): it keeps generated
+        models near the common start, and what tells nothing out of the embeddings
     decay : pull of free parts to zero, of clients that tell metadata
     dropout : how often the free part of a client that tells metadata is left out in training
     seed : of the first free parts and of who is left out
@@ -39,6 +41,7 @@ class Embeddings:
         network: Hypernetwork,
         *,
         learning_rate: float,
+        weight_decay: float = 0.0,
         decay: float = 0.0,
         dropout: float = 0.0,
         seed: int = 0,
@@ -48,7 +51,9 @@ class Embeddings:
         self._decay = decay
         self._dropout = dropout
         self._seed = seed
-        self._optimizer = torch.optim.Adam(network.parameters(), lr=learning_rate)
+        self._optimizer = torch.optim.AdamW(
+            network.parameters(), lr=learning_rate, weight_decay=weight_decay
+        )
 
     def grow(
         self, clients: Sequence[int], metadata: Sequence[Metadata], late: bool = False
@@ -68,7 +73,7 @@ class Embeddings:
 
     def _add(self, client: int, first: Tensor) -> None:
         self.free[client] = first.requires_grad_(True)
-        self._optimizer.add_param_group({"params": [self.free[client]]})
+        self._optimizer.add_param_group({"params": [self.free[client]], "weight_decay": 0.0})
 
     def left_out(
         self, clients: Sequence[int], metadata: Sequence[Metadata], server_round: int

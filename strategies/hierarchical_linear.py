@@ -20,6 +20,7 @@ from strategies.gaussian_fit import (
     fit,
     spread,
 )
+from strategies.protocol import PROTOCOL
 from strategies.replies import Reply
 
 MEAN, COVARIANCE, UNCERTAINTY, NOISE = NAMES = ("mean", "covariance", "uncertainty", "noise")
@@ -200,6 +201,7 @@ class HierarchicalLinear(PartialAveraging):
         number = server_round + self.rounds_before
         nodes = self._sample(grid, number, "train", self.fraction_train, self.min_train_nodes)
         new = [node for node in nodes if self.clients.get(node, node) not in self.moments]
+        config = ConfigRecord({**config, PROTOCOL: self.protocol})
         return self._messages(number, arrays, config, new, MessageType.TRAIN)
 
     def aggregate_arrays(self, replies: list[Reply]) -> ArrayRecord:

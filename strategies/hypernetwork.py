@@ -148,7 +148,15 @@ class Hypernetwork(nn.Module):
         Returns
         -------
         name -> tensor; without buffers and parameters that are not generated
+
+        Raises
+        ------
+        ValueError
+            If metadata have a name that no client of the first round told.
         """
+        unknown = sorted((metadata or {}).keys() - set(self.columns.names))
+        if unknown and self.encoder is not None:
+            raise ValueError(f"unknown metadata {unknown}; known are {self.columns.names}")
         free = self.newcomer() if free is None else free
         row = self(self.embed([metadata or {}], free[None]))[0].numpy()
         return {name: torch.from_numpy(np.array(a)) for name, a in self.arrays(row).items()}

@@ -73,10 +73,10 @@ class Columns:
     """How metadata become a vector: by the statistics of the clients that were trained.
 
     A number is standardised and has a flag beside it, which is 1 where it is missing; the number is
-    then 0, the mean. A category has a place for each value known, 1 for the client's own, less the
-    share of clients that have it; of a value never seen, or missing, nothing is known: all places
-    are 0, the mean again. So a client that tells nothing is at the centre of those that do, but for
-    its flags.
+    then 0, the mean. A category has a place for each value known, 1 for the client's own and 0
+    elsewhere, standardised like numbers; of a value never seen, or missing, nothing is known: all
+    places are 0, the mean again. So a client that tells nothing is at the centre of those that do,
+    but for its flags.
 
     Attributes
     ----------
@@ -150,9 +150,7 @@ class Columns:
             told = _plain(name, metadata.get(name))
             own = None if told is None else category(told)
             known = own in shares
-            values += [
-                float(value == own) - share if known else 0.0 for value, share in shares.items()
-            ]
+            values += [known * _place(value == own, share) for value, share in shares.items()]
         return np.array(values, dtype=np.float32)
 
     def never_seen(self, metadata: Metadata) -> list[str]:
@@ -187,6 +185,13 @@ class Columns:
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise ValueError(f"no columns of metadata: {error!r}") from error
         return cls(numbers, categories)
+
+
+def _place(is_own: bool, share: float) -> float:
+    """Return the standardised place of a category that a share of the clients has."""
+    deviation = math.sqrt(share * (1 - share))
+    place = (float(is_own) - share) / deviation if deviation > 0 else 0.0
+    return min(FARTHEST, place)
 
 
 def _without_outliers(values: NDArray[np.float64]) -> NDArray[np.float64]:

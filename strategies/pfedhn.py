@@ -51,6 +51,8 @@ class PFedHN(PartialAveraging):
         Of Adam.
     embedding_size, hidden_size : int (default: 64)
         See :class:`Hypernetwork`.
+    weight_decay : float (default: 1.0)
+        Of the network, decoupled; times the learning rate it is what a step takes off its weights.
     free_decay : float (default: 0.001)
         Pull of free parts to zero, beside metadata.
     free_dropout : float in [0, 1) (default: 0.3)
@@ -75,6 +77,7 @@ class PFedHN(PartialAveraging):
         server_learning_rate: float = 0.01,
         embedding_size: int = 64,
         hidden_size: int = 64,
+        weight_decay: float = 1.0,
         free_decay: float = 0.001,
         free_dropout: float = 0.3,
         query_timeout: float = 3600.0,
@@ -87,6 +90,10 @@ class PFedHN(PartialAveraging):
             raise ValueError(f"server_learning_rate must be > 0, got {server_learning_rate}")
         if embedding_size < 1 or hidden_size < 1:
             raise ValueError(f"sizes must be at least 1, got {embedding_size} and {hidden_size}")
+        if not 0.0 <= weight_decay * server_learning_rate < 1.0:
+            raise ValueError(
+                f"weight_decay must be >= 0 and below 1 / server_learning_rate, got {weight_decay}"
+            )
         if not (0.0 <= free_dropout < 1.0 and 0.0 <= free_decay < math.inf):
             raise ValueError(
                 f"free_dropout must be in [0, 1) and free_decay >= 0, got {free_dropout} and "
@@ -99,6 +106,7 @@ class PFedHN(PartialAveraging):
         """Made in the first round, when it is known what clients tell."""
         self._rules: dict[str, Any] = {
             "learning_rate": server_learning_rate,
+            "weight_decay": weight_decay,
             "decay": free_decay,
             "dropout": free_dropout,
             "seed": self.seed,
@@ -271,6 +279,8 @@ class PFedHN(PartialAveraging):
                 log(WARNING, "Node %d: %s %r was never seen before", node, name, told[name])
 
     def _make(self, arrays: ArrayRecord) -> None:
+        if unknown := sorted(self.parameter_names - arrays.keys()):
+            raise ValueError(f"no arrays of {unknown} to generate; there are {list(arrays)}")
         start = {n: view(array) for n, array in arrays.items() if n in self.parameter_names}
         columns = Columns.of([self.metadata[client] for client in sorted(self.metadata)])
         seed = named_seed(self.seed, "hypernetwork")

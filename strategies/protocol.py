@@ -90,6 +90,9 @@ LOSS = "loss"
 LOSS_EXAMPLES = "loss-examples"
 """Config of that query: on which examples, ``train`` or ``validation``."""
 
+PROTOCOL = "protocol"
+"""Config of training: how the clients of hierarchical-linear are to tell of their data."""
+
 METADATA = "metadata"
 """Property: what the client tells of itself (never of its data), as a JSON object of name ->
 number, text, truth value or null; node config: the names of its entries that may be told."""

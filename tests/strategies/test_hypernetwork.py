@@ -452,3 +452,17 @@ def test_torch_is_not_imported_before_it_is_needed():
     )
     found = subprocess.run([sys.executable, "-c", script], capture_output=True, check=False)
     assert found.returncode == 0, found.stderr.decode()[-2000:]
+
+
+def test_a_misspelt_name_is_refused():
+    columns = Columns.of([{"region": "north"}, {"region": "south"}])
+    network = Hypernetwork({"w": np.ones((2, 2), np.float32)}, columns)
+    with pytest.raises(ValueError, match=r"unknown metadata \['regoin'\]; known are \['region'\]"):
+        network.generate({"regoin": "north"})
+
+
+def test_every_place_of_an_embedding_can_learn():
+    network = Hypernetwork({"w": np.ones((4, 4), np.float32)}, Columns.of([]), seed=1)
+    free = torch.randn(5, network.embedding_size, requires_grad=True)
+    network(free).square().sum().backward()
+    assert (free.grad != 0).all()

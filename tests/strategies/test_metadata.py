@@ -28,7 +28,7 @@ def test_numbers_are_standardised_by_the_clients_that_tell_them():
     deviation = math.sqrt(800 / 3)
     assert columns.numbers["age"] == pytest.approx((40.0, deviation))
     vector = columns.encode({"age": 100.0, "region": "north"})
-    np.testing.assert_allclose(vector, [60 / deviation, 0, 0.75, -0.75], rtol=1e-6)
+    np.testing.assert_allclose(vector, [60 / deviation, 0, 3**0.5, -(3**0.5)], rtol=1e-6)
     assert vector.dtype == np.float32
 
 
@@ -39,11 +39,17 @@ def test_a_missing_number_is_the_mean_and_has_its_flag():
     assert columns.encode({"age": 40.0})[:2].tolist() == [0, 0]
 
 
-def test_a_category_has_a_place_less_its_share():
+def test_a_category_has_a_standardised_place():
     columns = Columns.of(CLIENTS)
     assert columns.categories == {"region": {"north": 0.25, "south": 0.75}}
-    assert columns.encode({"region": "north"})[2:].tolist() == [0.75, -0.75]
-    assert columns.encode({"region": "south"})[2:].tolist() == [-0.25, 0.25]
+    root = 3**0.5  # (1 - 1/4) / sqrt(1/4 * 3/4)
+    assert columns.encode({"region": "north"})[2:].tolist() == pytest.approx([root, -root])
+    assert columns.encode({"region": "south"})[2:].tolist() == pytest.approx([-1 / root, 1 / root])
+
+
+def test_a_category_that_hardly_anybody_has_is_no_giant():
+    columns = Columns.of([{"a": "rare"}, *[{"a": "x"}] * 999])
+    assert columns.encode({"a": "rare"}).tolist()[0] == 10
 
 
 def test_shares_are_of_the_clients_that_tell_the_column():
@@ -110,8 +116,8 @@ def test_truth_values_are_categories_by_any_way():
     told = [read_metadata('{"insured": true}'), read_metadata('{"insured": false}')]
     assert told == [{"insured": "true"}, {"insured": "false"}]
     columns = Columns.of(told)
-    assert columns.encode(told[0]).tolist() == [-0.5, 0.5]
-    assert columns.encode({"insured": True}).tolist() == [-0.5, 0.5]  # of one's own Python
+    assert columns.encode(told[0]).tolist() == [-1, 1]
+    assert columns.encode({"insured": True}).tolist() == [-1, 1]  # of one's own Python
 
 
 def test_whole_numbers_of_ones_own_python_are_numbers():
