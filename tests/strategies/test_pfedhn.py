@@ -244,7 +244,7 @@ def test_clients_of_another_app_that_know_no_metadata_are_trained_all_the_same()
     def build(context, config):
         return tiny_client("none", partition_id=context.node_config["partition-id"])
 
-    parameters = [name for name, _ in TinyNet().named_parameters() if name in shared]
+    parameters = [name for name, _ in TinyNet().named_parameters()]
     strategy = strategy_of(parameter_names=parameters)
     grid = InProcessGrid(client_app(build), 3)
     start = {name: tensor.numpy() for name, tensor in TinyNet().state_dict().items()}
@@ -336,7 +336,7 @@ def test_a_network_with_batch_norm_is_generated_but_for_its_counters():
     def build(context, config):
         return tiny_client("none", partition_id=context.node_config["partition-id"])
 
-    parameters = [name for name, _ in TinyNet().named_parameters() if name in shared]
+    parameters = [name for name, _ in TinyNet().named_parameters()]
     strategy = strategy_of(parameter_names=parameters)
     grid = InProcessGrid(client_app(build), 3)
     start = {name: tensor.numpy() for name, tensor in TinyNet().state_dict().items()}
