@@ -88,7 +88,6 @@ def killed(config, folder, engine, delay):
         ("fedavg-ft", "in-process", 0.02),
         ("ditto", "in-process", 0.04),
         ("lifelong", "in-process", 0.05),
-        ("hierarchical-bayes", "in-process", 0.05),
         pytest.param("fedper", "ray", 0.3, marks=pytest.mark.deployment),
     ],
 )

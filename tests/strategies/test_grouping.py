@@ -463,4 +463,4 @@ def test_clients_that_cannot_be_asked_are_sent_the_mean(caplog):
     for arrays in sent(strategy, InProcessGrid(ClientApp(), 2)).values():
         np.testing.assert_array_equal(arrays["w"], W)
     logging.getLogger("flwr").removeHandler(caplog.handler)
-    assert "does not tell its group" in caplog.text
+    assert "does not tell its partition-id,group" in caplog.text
