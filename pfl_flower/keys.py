@@ -148,7 +148,7 @@ class RunKeys:
         None, "of pfedhn: models are written from what clients tell of themselves", kind=bool
     )
     server_learning_rate: float | None = key(
-        None, "of pfedhn's hypernetwork", between(0, open_low=True), kind=float
+        None, "of pfedhn's hypernetwork", between(0, 0.5, open_low=True), kind=float
     )
     embedding_size: int | None = key(
         None, "of pfedhn: length of a client's embedding", between(1), kind=int

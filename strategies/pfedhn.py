@@ -30,7 +30,7 @@ class PFedHN(PartialAveraging):
 
     pFedHN (Shamsian et al. 2021, arXiv:2103.04628): the network and the clients' embeddings stay
     on the server, only generated parameters and what clients made of them travel. The network takes
-    an Adam step on the mean vector-Jacobian product over the clients of a round
+    an AdamW step on the mean vector-Jacobian product over the clients of a round
     (:func:`strategies.hypernetwork.pull_back`), at the weights that generated what they were sent.
     A client that was not in the round keeps its embedding's free part, bit for bit.
 
