@@ -87,7 +87,7 @@ def killed(config, folder, engine, delay):
         ("fedrep", "in-process", 0.06),
         ("fedavg-ft", "in-process", 0.02),
         ("ditto", "in-process", 0.04),
-        ("lifelong", "in-process", 0.05),
+        pytest.param("lifelong", "in-process", 0.05, marks=pytest.mark.deployment),
         pytest.param("hierarchical-bayes", "in-process", 0.05, marks=pytest.mark.deployment),
         pytest.param("fedper", "ray", 0.3, marks=pytest.mark.deployment),
     ],
