@@ -51,15 +51,15 @@ def evaluate(model: nn.Module, loader: Loader | None, task: Task = Classificatio
     """Return how good ``model`` is on the examples of a loader."""
     model.eval()
     device = device_of(model)
-    loss, count, sums = 0.0, 0, None
+    loss, count = 0.0, 0
+    parts: list[Tensor] = []
     for batch in loader or ():
         inputs, targets = batch[0].to(device), batch[-1].to(device)
         outputs = model(inputs)
         loss += float(task.criterion(outputs, targets)) * len(targets)
-        found = task.sums(outputs, targets).cpu()
-        sums = found if sums is None else sums + found
+        parts.append(task.sums(outputs, targets).cpu())
         count += len(targets)
-    scores = task.scores(torch.zeros(0) if sums is None else sums, count)
+    scores = task.scores(task.total(parts) if parts else torch.zeros(0), count)
     return Evaluation(count, loss / count if count else math.nan, scores)
 
 

@@ -1,13 +1,13 @@
-"""What clients predict: classes or numbers. Decides the loss and how good a model is."""
+"""What clients predict: classes, numbers or links. Decides the loss and how good a model is."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Protocol
 
 import torch
 from torch import Tensor
-from torch.nn.functional import cross_entropy, mse_loss
+from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy, mse_loss
 
 Criterion = Callable[[Tensor, Tensor], Tensor]
 """(outputs, targets) -> mean loss over the examples, a scalar tensor."""
@@ -39,7 +39,11 @@ class Task(Protocol):
         ...
 
     def sums(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """Return what a batch adds to the scores, a float64 vector."""
+        """Return what a batch adds to the scores, float64."""
+        ...
+
+    def total(self, parts: Sequence[Tensor]) -> Tensor:
+        """Return what the :meth:`sums` of several batches, at least one, come to together."""
         ...
 
     def scores(self, sums: Tensor, count: int) -> dict[str, float]:
@@ -47,8 +51,16 @@ class Task(Protocol):
         ...
 
 
+class _Additive:
+    """Sums that are vectors, which are added."""
+
+    def total(self, parts: Sequence[Tensor]) -> Tensor:
+        """Return the sum of the parts."""
+        return torch.stack(tuple(parts)).sum(dim=0)
+
+
 @dataclass(frozen=True)
-class Classification:
+class Classification(_Additive):
     """Classes: ``accuracy`` is the share of examples whose largest output is their class.
 
     Accuracy is NaN unless outputs are ``(N, classes)`` and targets whole numbers.
@@ -81,7 +93,7 @@ def squared_error(outputs: Tensor, targets: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Regression:
+class Regression(_Additive):
     """Numbers: ``rmse`` is the root mean squared error, ``r2`` the coefficient of determination.
 
     ``r2 = 1 - sum (y - f)^2 / sum (y - mean y)^2`` over the client's own examples, undefined (NaN)
@@ -123,3 +135,53 @@ class Regression:
             "rmse": self.unit * math.sqrt(squares / count),
             "r2": 1 - squares / variation if defined else math.nan,
         }
+
+
+HITS = 10
+"""How many wrong links may be ranked above a right one for it to count as a hit."""
+
+
+@dataclass(frozen=True)
+class LinkPrediction:
+    """Links: which pairs of nodes are connected (target 1.0) and which are not (0.0).
+
+    Outputs are logits ``(N,)``. ``auc`` is the area under the receiver operating characteristic,
+    ``average-precision`` that under the curve of precision and recall, and ``hits-at-10`` the share
+    of links that are ranked above all but fewer than 10 of the pairs that are none (Hu et al. 2020,
+    arXiv:2005.00687, section 4.2). All are NaN where there are no links, or nothing else; the last
+    one also with fewer than 10 pairs that are none.
+    """
+
+    criterion: Criterion = binary_cross_entropy_with_logits
+    score: ClassVar[str] = "auc"
+    higher_is_better: ClassVar[bool] = True
+
+    def outcomes(self, outputs: Tensor) -> tuple[Tensor, Tensor]:
+        """Return no link and a link, each with its probability."""
+        targets = torch.stack([torch.zeros_like(outputs), torch.ones_like(outputs)])
+        chance = outputs.sigmoid()
+        return targets, torch.stack([1 - chance, chance])
+
+    def sums(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """Return what ranks need: all outputs and targets, ``(2, N)``."""
+        return torch.stack([outputs.double(), targets.double()])
+
+    def total(self, parts: Sequence[Tensor]) -> Tensor:
+        """Return the parts side by side."""
+        return torch.cat(tuple(parts), dim=1)
+
+    def scores(self, sums: Tensor, count: int) -> dict[str, float]:
+        """Return area under the curve, average precision and hits."""
+        from sklearn.metrics import average_precision_score, roc_auc_score
+
+        names = ("auc", "average-precision", f"hits-at-{HITS}")
+        if not count or not 0 < (links := int(sums[1].sum())) < count:
+            return dict.fromkeys(names, math.nan)
+        outputs, targets = sums.numpy()
+        wrong = sums[0][sums[1] == 0]
+        hits = math.nan
+        if len(wrong) >= HITS:
+            bar = wrong.topk(HITS).values[-1]
+            hits = int((sums[0][sums[1] == 1] > bar).sum()) / links
+        found = (roc_auc_score(targets, outputs), average_precision_score(targets, outputs), hits)
+        return dict(zip(names, map(float, found), strict=True))

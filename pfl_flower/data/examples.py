@@ -24,6 +24,9 @@ class Examples:
         example may serve either purpose
     phase : ``(N,)`` number of the phase each example belongs to, where they come as a stream of
         phases (see :mod:`pfl_flower.data.stream`), or None
+    edges : ``(2, E)`` int64, where the examples are the nodes of a graph and inputs their
+        features: who is connected with whom, each connection in both directions; or None
+    community : ``(N,)`` number of the community each node belongs to, or None
     """
 
     inputs: Tensor
@@ -31,6 +34,8 @@ class Examples:
     owner: np.ndarray | None = None
     fold: np.ndarray | None = None
     phase: np.ndarray | None = None
+    edges: Tensor | None = None
+    community: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.targets)
@@ -66,6 +71,7 @@ class Source:
     num_phases : number of phases that the examples of every natural client come in; 1 for data
         that are no stream
     describe : returns what each natural client tells of itself, if they do
+    graph : whether the examples are nodes of a graph; ``shape`` is that of a node's features
     """
 
     load: Callable[[SourceRequest], Examples]
@@ -76,6 +82,7 @@ class Source:
     heterogeneity: str = "taste"
     num_phases: int = 1
     describe: Callable[[SourceRequest], Sequence[Description]] | None = None
+    graph: bool = False
 
     @property
     def task(self) -> TaskName:

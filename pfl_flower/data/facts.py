@@ -21,7 +21,7 @@ from torch import Tensor
 Split = tuple[Tensor, Tensor]
 """(inputs, targets) of some examples."""
 
-TaskName = Literal["classification", "regression"]
+TaskName = Literal["classification", "regression", "link-prediction"]
 Label = int | str
 
 
@@ -86,7 +86,9 @@ class DataCard:
     Attributes
     ----------
     shape : of one example
-    task : whether targets are classes or numbers
+    task : whether targets are classes, numbers or links
+    graph : whether its examples are nodes of a graph, or pairs of them; ``shape`` is then that of
+        the features of a node
     labels : its classes, ascending; empty for regression
     features : moments of the features over its training examples; None if they stay as they are,
         or the client has fewer than :data:`FEWEST_ROWS` examples
@@ -98,6 +100,7 @@ class DataCard:
     labels: tuple[Label, ...] = ()
     features: Moments | None = None
     target: Moments | None = None
+    graph: bool = False
 
     def to_json(self) -> str:
         """Return the card as text."""
@@ -113,6 +116,7 @@ class DataCard:
             tuple(values["labels"]),
             _moments_of(values["features"]),
             _moments_of(values["target"]),
+            values["graph"],
         )
 
 
@@ -135,16 +139,15 @@ def merge_cards(cards: Mapping[int, DataCard]) -> tuple[DataFacts, dict[int, str
     ----------
     cards : client -> its card, at least one
     """
-    kinds = Counter((card.shape, card.task) for _, card in sorted(cards.items()))
-    (shape, task), common = kinds.most_common(1)[0]
-    fitting = [
-        card for _, card in sorted(cards.items()) if (card.shape, card.task) == (shape, task)
-    ]
+    kinds = Counter(_kind(card) for _, card in sorted(cards.items()))
+    kind, common = kinds.most_common(1)[0]
+    graph, shape, task = kind
+    fitting = [card for _, card in sorted(cards.items()) if _kind(card) == kind]
     deviants = {
-        client: f"its examples have shape {card.shape} and are for {card.task}; those of "
-        f"{common} clients have shape {shape} and are for {task}"
+        client: f"its {_noun(card.graph)} have shape {card.shape} and are for {card.task}; the "
+        f"{_noun(graph)} of {common} clients have shape {shape} and are for {task}"
         for client, card in sorted(cards.items())
-        if (card.shape, card.task) != (shape, task)
+        if _kind(card) != kind
     }
     labels = {label for card in fitting for label in card.labels}
     features = [card.features for card in fitting if card.features and card.features.finite]
@@ -155,8 +158,18 @@ def merge_cards(cards: Mapping[int, DataCard]) -> tuple[DataFacts, dict[int, str
         ordered(labels),
         merge_moments(features) if features else None,
         merge_moments(targets) if targets else None,
+        graph,
     )
     return facts, deviants
+
+
+def _kind(card: DataCard) -> tuple[bool, tuple[int, ...], TaskName]:
+    """Return what the data of all clients must have in common."""
+    return card.graph, card.shape, card.task
+
+
+def _noun(graph: bool) -> str:
+    return "nodes" if graph else "examples"
 
 
 def ordered(labels: set[Label]) -> tuple[Label, ...]:

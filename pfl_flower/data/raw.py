@@ -7,6 +7,7 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
+from clients.graph import Graph
 from pfl_flower.data.facts import DataError
 
 RawSplit = tuple[np.ndarray, np.ndarray]
@@ -32,12 +33,15 @@ class RawClient:
         inputs and kind of targets are the same in all splits
     phases : the same of each phase, where the data come as a stream of phases; the splits are then
         theirs, one after another. Data of one's own are no streams
+    graph : what the examples are nodes of, or pairs of nodes; inputs are then their int64 numbers,
+        ``(N,)`` or ``(N, 2)``. Targets of pairs are 1.0 (connected) or 0.0, float32
     """
 
     train: RawSplit
     validation: RawSplit | None = None
     test: RawSplit | None = None
     phases: "tuple[RawClient, ...]" = ()
+    graph: Graph | None = None
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ at hand only, whose earlier examples are gone, and is tested on everything it ha
 from dataclasses import dataclass
 from functools import cached_property
 
+from clients.graph import Graph
 from pfl_flower.data.facts import Split
 from strategies.randomness import generator
 
@@ -22,6 +23,8 @@ class ClientData:
     phases : the splits of each phase; () where data are no stream
     starts : fraction of the run's rounds after which each phase begins, ascending from 0.0; ()
         where data are no stream, or all phases are there from the start
+    graph : what the examples are nodes of, or pairs of nodes; inputs are then their int64 numbers,
+        ``(N,)`` or ``(N, 2)``
     """
 
     train: Split
@@ -29,6 +32,7 @@ class ClientData:
     test: Split
     phases: "tuple[ClientData, ...]" = ()
     starts: tuple[float, ...] = ()
+    graph: Graph | None = None
 
     def phase_at(self, server_round: int, num_rounds: int) -> int:
         """Return the number of the phase at hand in a round; 0 where nothing ever changes.
