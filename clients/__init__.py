@@ -11,6 +11,7 @@ from clients.constellation import ConstellationClient, DittoClient
 from clients.evaluation import FineTuning, evaluate, fine_tune
 from clients.fisher import fisher_diagonal
 from clients.gradient import start_gradient
+from clients.graph import Graph, GraphNetwork, bind
 from clients.grouped import GroupedClient
 from clients.hierarchical_linear import HierarchicalLinearClient
 from clients.l2gd import L2GDClient
@@ -26,7 +27,7 @@ from clients.state import (
     PersonalStateError,
     Snapshot,
 )
-from clients.task import Classification, Regression, Task
+from clients.task import Classification, LinkPrediction, Regression, Task
 from clients.tether import Pull, Tether
 from clients.training import (
     Optimization,
@@ -46,11 +47,14 @@ __all__ = [
     "DittoClient",
     "FineTuning",
     "ForeignStateError",
+    "Graph",
+    "GraphNetwork",
     "GroupedClient",
     "HierarchicalBayesClient",
     "HierarchicalLinearClient",
     "L2GDClient",
     "LifelongClient",
+    "LinkPrediction",
     "Optimization",
     "PFedMeClient",
     "PersonalClient",
@@ -66,6 +70,7 @@ __all__ = [
     "Tether",
     "TrainingDivergedError",
     "assign_scopes",
+    "bind",
     "body_only",
     "client_app",
     "components",

@@ -140,8 +140,16 @@ class GraphNetwork(nn.Module):
         return self.link(hidden[examples[:, 0]], hidden[examples[:, 1]])
 
 
-def bind(model: nn.Module, graph: Graph | None) -> None:
+def bind(
+    model: nn.Module, graph: Graph | None, whole: int | None = None, fanout: int | None = None
+) -> None:
     """Show a network its client's graph; nothing where there is none.
+
+    Parameters
+    ----------
+    model : a :class:`GraphNetwork`, if there is a graph
+    graph : the client's
+    whole, fanout : see :class:`GraphNetwork`; None for what they are
 
     Raises
     ------
@@ -150,6 +158,8 @@ def bind(model: nn.Module, graph: Graph | None) -> None:
     """
     if isinstance(model, GraphNetwork):
         model.graph = graph
+        model.whole = model.whole if whole is None else whole
+        model.fanout = model.fanout if fanout is None else fanout
     elif graph is not None:
         raise TypeError(
             f"examples are nodes of a graph, which a {type(model).__name__} cannot look at; "

@@ -20,16 +20,20 @@ from clients import (
     PersonalState,
     Scope,
     assign_scopes,
+    bind,
     client_app,
     in_memory_loader,
 )
 from clients.app import NamedClient
 from clients.bayes import prior_parameters
 from clients.evaluation import Stream
+from clients.graph import Graph
+from clients.loaders import Loader
 from clients.safeguard import SafeguardedClient
 from pfl_flower.checks import split_words
 from pfl_flower.config import ConfigError, RunConfig, under_home
 from pfl_flower.data import ClientData, DataError, DataFacts, Federation, federation
+from pfl_flower.data.facts import Split
 from pfl_flower.models import Architecture, build_model
 from strategies import NO_GROUP
 from strategies.protocol import (
@@ -127,6 +131,10 @@ def build_client(
     model, initial = initial_model(config.architecture, config.seed)
     model = copy.deepcopy(model) if own_model else model
     model.load_state_dict(initial)
+    bind(model, data.graph, config.whole_graph, config.fanout)
+    batch = config.batch_size
+    if data.graph is not None and len(data.graph) <= config.whole_graph:
+        batch = max(1, len(data.train[1]))  # every step encodes all nodes anyway
     state = PersonalState(
         context.state,
         config.method,
@@ -138,9 +146,9 @@ def build_client(
     return config.row.client(
         model.to(choose_device(config.device)),
         scopes_of(config),
-        in_memory_loader(*data.train, config.batch_size, shuffle=True, drop_last=config.drop_last),
-        in_memory_loader(*data.validation, _EVALUATION_BATCH),
-        in_memory_loader(*data.test, _EVALUATION_BATCH),
+        in_memory_loader(*data.train, batch, shuffle=True, drop_last=config.drop_last),
+        _evaluation_loader(data.validation, data.graph),
+        _evaluation_loader(data.test, data.graph),
         num_examples=len(data.train[1]),
         schedule=config.local_schedule,
         optimization=config.optimization,
@@ -161,14 +169,20 @@ def build_client(
     )
 
 
+def _evaluation_loader(examples: Split, graph: Graph | None = None) -> Loader:
+    """Return batches to evaluate on; of a graph one, since each would encode all of its nodes."""
+    size = _EVALUATION_BATCH if graph is None else max(1, len(examples[1]))
+    return in_memory_loader(*examples, size)
+
+
 def _stream(data: ClientData, phase: int) -> Stream | None:
     if not data.phases:
         return None
-    return Stream(phase, [in_memory_loader(*p.test, _EVALUATION_BATCH) for p in data.phases])
+    return Stream(phase, [_evaluation_loader(p.test) for p in data.phases])
 
 
 def _group(config: RunConfig, context: Context, data: Federation) -> dict[str, int]:
-    """The group of a client: that of its node config, else the tribe it was put in, else none (-1).
+    """The group of a client: of its node config, else its tribe or community, else none (-1).
 
     Nothing where the method has no groups.
 
@@ -181,7 +195,9 @@ def _group(config: RunConfig, context: Context, data: Federation) -> dict[str, i
         return {}
     stated = context.node_config.get(GROUP)
     if stated is None:
-        return {GROUP: data.tribes[partition_of(context)[0]] if config.tribes else NO_GROUP}
+        client = partition_of(context)[0]
+        known = data.tribes[client] if config.tribes else data.community(client)
+        return {GROUP: NO_GROUP if known is None else known}
     if not isinstance(stated, int) or isinstance(stated, bool) or stated < 0:
         raise ConfigError(f"the node config's group is {stated!r}; it must be a number from 0")
     return {GROUP: stated}

@@ -7,7 +7,16 @@ from dataclasses import Field, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, cast
 
-from clients import Classification, FineTuning, Optimization, Pull, Regression, Scope, Task
+from clients import (
+    Classification,
+    FineTuning,
+    LinkPrediction,
+    Optimization,
+    Pull,
+    Regression,
+    Scope,
+    Task,
+)
 from clients.training import EVERYTHING, Schedule
 from pfl_flower.checks import split_words
 from pfl_flower.data import SOURCES, DataFacts, DataSettings, is_own
@@ -15,7 +24,7 @@ from pfl_flower.data.facts import target_scale
 from pfl_flower.data.heterogeneity import parse_heterogeneity
 from pfl_flower.keys import RunKeys
 from pfl_flower.methods import METHODS, SCHEDULES, Method
-from pfl_flower.models import IMAGE_MODELS, MODELS, Architecture
+from pfl_flower.models import GRAPH_MODELS, IMAGE_MODELS, MODELS, Architecture
 
 
 class ConfigError(ValueError):
@@ -43,13 +52,7 @@ class RunConfig(RunKeys):
             )
         if self.validation_fraction + self.test_fraction >= 1:
             raise ConfigError("validation-fraction and test-fraction leave nothing to train on")
-        known = self.known_facts
-        if known and self.model in IMAGE_MODELS and len(known.shape) != 3:
-            flat = ", ".join(sorted(set(MODELS) - IMAGE_MODELS))
-            raise ConfigError(
-                f"model {self.model!r} needs images, {self.dataset!r} has shape {known.shape}; "
-                f"use {flat}"
-            )
+        self._check_model()
         if self.tribes and not parse_heterogeneity(self.data.heterogeneity):
             raise ConfigError(
                 "tribes differ by their heterogeneity, and there is none here; set one, such as "
@@ -66,6 +69,29 @@ class RunConfig(RunKeys):
             )
         self._check_own_keys()
         self._check_phases()
+
+    def _check_model(self) -> None:
+        """Refuse networks and methods for other kinds of data."""
+        known = self.known_facts
+        if known is None:
+            return
+        if self.model in IMAGE_MODELS and len(known.shape) != 3:
+            raise ConfigError(
+                f"model {self.model!r} needs images, {self.dataset!r} has shape {known.shape}; "
+                f"use {', '.join(sorted(set(MODELS) - IMAGE_MODELS - GRAPH_MODELS))}"
+            )
+        if self.row.graphs and not known.graph:
+            raise ConfigError(
+                f"method {self.method!r} is for graphs, and {self.dataset!r} is none; use "
+                f"{', '.join(name for name, source in SOURCES.items() if source.graph)}, or "
+                f"{self.method.removesuffix('-gnn')!r}"
+            )
+        if self.model in MODELS and (self.model in GRAPH_MODELS) != known.graph:
+            fitting = GRAPH_MODELS if known.graph else set(MODELS) - GRAPH_MODELS
+            raise ConfigError(
+                f"model {self.model!r} does not fit {self.dataset!r}, which is "
+                f"{'a graph' if known.graph else 'no graph'}; use {', '.join(sorted(fitting))}"
+            )
 
     def _check_phases(self) -> None:
         """Refuse what data that come in phases cannot have."""
@@ -195,6 +221,7 @@ class RunConfig(RunKeys):
         return (
             Pull(Scope.SHARED, "received", float(self.value("mu", 0.0))),
             Pull(Scope.PERSONAL, "zero", float(self.value("personal_decay", 0.0))),
+            Pull(Scope.GROUP, "zero", float(self.value("group_decay", 0.0))),
         )
 
     @property
@@ -265,7 +292,10 @@ class RunConfig(RunKeys):
         if self.facts is not None or is_own(self.dataset):
             return self.facts
         source = SOURCES[self.dataset]
-        return DataFacts(source.shape, source.task, tuple(range(source.num_classes)))
+        if self.task == "link-prediction":
+            return DataFacts(source.shape, "link-prediction", graph=source.graph)
+        labels = tuple(range(source.num_classes))
+        return DataFacts(source.shape, source.task, labels, graph=source.graph)
 
     @property
     def required_facts(self) -> DataFacts:
@@ -287,7 +317,7 @@ class RunConfig(RunKeys):
         facts = self.required_facts
         if facts.task == "regression":
             return Regression(unit=target_scale(facts)[1])
-        return Classification()
+        return LinkPrediction() if facts.task == "link-prediction" else Classification()
 
     @property
     def architecture(self) -> Architecture:
@@ -296,11 +326,13 @@ class RunConfig(RunKeys):
         image = len(facts.shape) == 3
         model = self.model
         if model == "auto":
-            base = "cnn" if image else "mlp"
+            base = "gcn" if facts.graph else "cnn" if image else "mlp"
             named = f"{self.row.block}-{base}" if self.row.block else base
             model = self.row.model or (named if named in MODELS else base)
         norm = self.value("norm", "batch")
-        return Architecture(model, facts.shape, len(facts.labels) or 1, norm, self.adapter_size)
+        links = facts.task == "link-prediction"
+        outputs = len(facts.labels) or 1
+        return Architecture(model, facts.shape, outputs, norm, self.adapter_size, links)
 
     @property
     def data(self) -> DataSettings:
@@ -372,10 +404,13 @@ STRATEGY_ARGUMENTS: Mapping[str, str] = {
     "restricted": "restricted",
     "prior_variance": "prior_variance",
     "prior_weight": "prior_weight",
+    "communities": "communities",
 }
 """Field that only some methods have -> the argument of their strategies."""
 
-OWN_KEYS = tuple(dict.fromkeys((*CLIENT_ARGUMENTS, *STRATEGY_ARGUMENTS, "task_changes", "group")))
+OWN_KEYS = tuple(
+    dict.fromkeys((*CLIENT_ARGUMENTS, *STRATEGY_ARGUMENTS, "task_changes", "group", "group_decay"))
+)
 """Fields that only some methods have."""
 
 METHOD_KEYS: tuple[str, ...] = (

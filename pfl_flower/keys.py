@@ -7,7 +7,7 @@ from pfl_flower.checks import between, choice, epochs, key, names, number_or, si
 from pfl_flower.data import PARTITIONS, SOURCES
 from pfl_flower.data.heterogeneity import HETEROGENEITIES
 from pfl_flower.data.own import OWN
-from pfl_flower.methods import METHODS, SCHEDULES
+from pfl_flower.methods import COMMUNITIES, METHODS, SCHEDULES
 from pfl_flower.models import MODELS
 from strategies.gaussian_fit import STRUCTURES
 from strategies.hierarchical_linear import PROTOCOLS
@@ -23,7 +23,11 @@ class RunKeys:
         "fedavg", "methods run afterwards on the same clients, to compare", names(METHODS)
     )
     dataset: str = key("digits", "data set, or data of your own", choice(*SOURCES, own=OWN))
-    task: str = key("auto", "of your own data", choice("auto", "classification", "regression"))
+    task: str = key(
+        "auto",
+        "of your own data; link-prediction of any graph",
+        choice("auto", "classification", "regression", "link-prediction"),
+    )
     client_column: str = key("", "of a table of your own; empty: client")
     label_column: str = key("", "of a table of your own; empty: label")
     partition: str = key("iid", "who gets which examples", choice(*PARTITIONS))
@@ -189,6 +193,16 @@ class RunKeys:
         between(0),
         kind=int,
     )
+    group_decay: float | None = key(
+        None, "of community-adapters: pull of a group's parameters to zero", between(0), kind=float
+    )
+    communities: str | None = key(
+        None, "of community-adapters: how they are known", choice(*COMMUNITIES), kind=str
+    )
+    whole_graph: int = key(
+        20_000, "most nodes of a graph trained on as a whole, in one batch", between(0)
+    )
+    fanout: int = key(10, "neighbours drawn of a node, in a larger graph", between(1))
     num_server_rounds: int = key(20, "rounds", between(1))
     fraction_train: float = key(1.0, "of clients trained a round", between(0, 1, open_low=True))
     local_epochs: int = key(2, "passes over the local data a round", between(0))

@@ -23,6 +23,7 @@ from clients.training import EVERYTHING, Schedule
 from strategies import (
     CFL,
     IFCA,
+    AdapterCommunities,
     GradientClusters,
     GroupAveraging,
     HierarchicalBayes,
@@ -61,6 +62,7 @@ class Method:
     block : kind of network that the method needs: ``""``, ``"se"`` or ``"adapter"``
     model : the only network that the method can do with, a key of
         :data:`pfl_flower.models.MODELS`; empty for any
+    graphs : whether it is for graphs only
     fine_tunes : rule of scopes trained at evaluation: ``""``, ``"all"`` or ``"personal"``
     fine_tunes_every_round : at every evaluation, or only after the last round
     strengths : the run-config key that is the method's own strength -> values worth trying
@@ -75,6 +77,7 @@ class Method:
     settings: Mapping[str, Any] = field(default_factory=dict)
     block: str = ""
     model: str = ""
+    graphs: bool = False
     fine_tunes: str = ""
     fine_tunes_every_round: bool = False
     strengths: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
@@ -166,6 +169,27 @@ def _check_hierarchical(
 def _gradient_clusters(**arguments: Any) -> GradientClusters:
     rules, others = _split_rules(arguments)
     return GradientClusters(rules=rules, **others)
+
+
+COMMUNITIES: Mapping[str, Callable[..., GroupAveraging]] = {
+    "told": lambda clusters, **others: GroupAveraging(**others),
+    "gradients": lambda clusters, **others: GradientClusters(
+        rules=TribeRules(clusters=clusters), **others
+    ),
+    "adapters": AdapterCommunities,
+}
+"""How the community of a client is known -> a strategy of that kind."""
+
+
+def _community_adapters(communities: str, **arguments: Any) -> GroupAveraging:
+    return COMMUNITIES[communities](**arguments)
+
+
+def _check_communities(
+    optimization: Optimization, communities: str, clusters: int, **_: Any
+) -> None:
+    if clusters and communities == "told":
+        raise ValueError("its communities are told, and their number with them; leave clusters")
 
 
 METHODS: Mapping[str, Method] = {
@@ -367,6 +391,27 @@ METHODS: Mapping[str, Method] = {
         strengths={"prior-variance": (0.1, 1.0, 10.0)},
         strategy=HierarchicalBayes,
         client=HierarchicalBayesClient,
+    ),
+    "fedavg-gnn": Method(
+        summary="one graph neural network for everybody: the weighted mean",
+        source="McMahan et al. 2017, arXiv:1602.05629, of a network of Kipf & Welling 2017",
+        graphs=True,
+    ),
+    "local-gnn": Method(
+        summary="a graph neural network for every client alone; nothing is shared",
+        source="the baseline without federation",
+        settings={"personal": "all"},
+        graphs=True,
+    ),
+    "community-adapters": Method(
+        summary="shared encoder, small adapters that a community shares, pulled towards nothing",
+        source="after Houlsby et al. 2019, arXiv:1902.00751; Sattler et al. 2021, arXiv:1910.01991",
+        settings={"group": "adapter", "group_decay": 1e-3, "communities": "told", "clusters": 0},
+        strengths={"group-decay": (1e-4, 1e-3, 1e-2)},
+        block="adapter",
+        check=_check_communities,
+        strategy=_community_adapters,
+        client=GroupedClient,
     ),
 }
 """Name of a method -> its row."""

@@ -19,9 +19,9 @@ def plot_clients(scores: Mapping[str, np.ndarray], path: Path, score: str = "acc
     ----------
     scores : method -> score of each client
     path : of the PNG
-    score : ``"accuracy"`` in [0, 1], or ``"rmse"`` in units of the target
+    score : ``"accuracy"`` or ``"auc"`` in [0, 1], or ``"rmse"`` in units of the target
     """
-    percent = score == "accuracy"
+    percent = score != "rmse"
     methods = list(scores)
     figure, axes = plt.subplots(figsize=(1.6 + 1.5 * len(methods), 4.2), layout="constrained")
     for place, method in enumerate(methods):
@@ -38,7 +38,7 @@ def plot_clients(scores: Mapping[str, np.ndarray], path: Path, score: str = "acc
     axes.set_xticks(range(len(methods)), methods)
     axes.set_xlim(-0.6, len(methods) - 0.2)
     axes.set_ylim(0, 105 if percent else None)
-    words = "accuracy of each client, %" if percent else "error (rmse) of each client"
+    words = f"{score} of each client, %" if percent else "error (rmse) of each client"
     axes.set_ylabel(f"test {words}")
     axes.set_title("A dot is a client, a bar the mean over clients", fontsize=10)
     axes.grid(axis="y", alpha=0.3)

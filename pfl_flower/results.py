@@ -174,6 +174,12 @@ def _quality(run: MethodRun) -> str:
             f"On its own test examples it is right {scores['mean']:.1%} of the time (standard "
             f"deviation over clients {scores['std']:.1%}, worst tenth {scores['worst_tenth']:.1%})."
         )
+    if run.score == "auc":
+        return (
+            f"On its own test examples it ranks a link above another pair {scores['mean']:.1%} of "
+            f"the time (area under the curve; standard deviation over clients "
+            f"{scores['std']:.1%}, worst tenth {scores['worst_tenth']:.1%})."
+        )
     return (
         f"On its own test examples it is off by {scores['mean']:.4g} (root mean squared error; "
         f"standard deviation over clients {scores['std']:.4g}, worst tenth "
@@ -202,7 +208,7 @@ def _against(first: MethodRun, other: MethodRun) -> str:
     sign = 1 if first.config.client_task.higher_is_better else -1
     gains = sign * np.array([own[client] - theirs[client] for client in both])
     mean = float(np.mean([theirs[client] for client in both]))
-    percent = first.score == "accuracy"
+    percent = first.score != "rmse"
     size = f"{abs(gains.mean()) * 100:.1f} points" if percent else f"{abs(gains.mean()):.4g}"
     return (
         f"Against {other.method}{_about(first, other)}: "

@@ -19,10 +19,11 @@ class Architecture:
     Attributes
     ----------
     model : a key of :data:`MODELS`, or a function of one's own as ``module:function``
-    shape : of one example: (channels, height, width) or (features,)
+    shape : of one example: (channels, height, width) or (features,); of a node in a graph
     num_classes : number of outputs; 1 for regression
     norm : ``"none"``, ``"batch"`` or ``"group"``
     adapter_size : bottleneck or rank of the adapters, for the networks that have some
+    links : whether pairs of nodes are predicted, for the networks over graphs
     """
 
     model: str
@@ -30,6 +31,17 @@ class Architecture:
     num_classes: int
     norm: str = "none"
     adapter_size: int = 8
+    links: bool = False
+
+
+def _gnn(layer: str, adapters: bool = False) -> Callable[[Architecture], nn.Module]:
+    def build(a: Architecture) -> nn.Module:
+        from pfl_flower.models.graphs import GNN  # seconds to import, so only where needed
+
+        size = a.adapter_size if adapters else 0
+        return GNN(layer, a.shape[0], a.num_classes, a.links, size)
+
+    return build
 
 
 MODELS: Mapping[str, Callable[[Architecture], nn.Module]] = {
@@ -42,10 +54,21 @@ MODELS: Mapping[str, Callable[[Architecture], nn.Module]] = {
     "large-cnn": lambda a: LargeCNN(a.shape, a.num_classes, a.norm),
     "resnet18": lambda a: resnet(a.shape, a.num_classes, a.norm),
     "linear": lambda a: LinearModel(a.shape, a.num_classes),
+    "gcn": _gnn("gcn"),
+    "sage": _gnn("sage"),
+    "gat": _gnn("gat"),
+    "gin": _gnn("gin"),
+    "adapter-gcn": _gnn("gcn", adapters=True),
+    "adapter-sage": _gnn("sage", adapters=True),
+    "adapter-gat": _gnn("gat", adapters=True),
+    "adapter-gin": _gnn("gin", adapters=True),
 }
 """Name of a model -> how to build it. A new model is one row."""
 
 IMAGE_MODELS = frozenset({"cnn", "se-cnn", "adapter-cnn", "large-cnn", "resnet18"})
+GRAPH_MODELS = frozenset(
+    f"{prefix}{layer}" for prefix in ("", "adapter-") for layer in ("gcn", "sage", "gat", "gin")
+)
 
 
 def build_model(architecture: Architecture, seed: int) -> nn.Module:
@@ -82,6 +105,7 @@ def build_model(architecture: Architecture, seed: int) -> nn.Module:
 
 __all__ = [
     "CNN",
+    "GRAPH_MODELS",
     "IMAGE_MODELS",
     "MLP",
     "MODELS",

@@ -70,7 +70,9 @@ def shown_name(method: str) -> str:
 
 def score_axis(task: str, whose: str = "") -> str:
     """Return the words on an axis of scores."""
-    return f"test RMSE{whose}" if task == "regression" else f"test accuracy{whose}, %"
+    if task == "regression":
+        return f"test RMSE{whose}"
+    return f"test {'AUC' if task == 'link-prediction' else 'accuracy'}{whose}, %"
 
 
 def scaled(task: str, values: Any) -> np.ndarray:

@@ -7,7 +7,7 @@ from functools import cached_property
 from hashlib import blake2b
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
@@ -15,7 +15,7 @@ from pfl_flower.census import FederationError
 from pfl_flower.checkpoint import code_digest, versions
 from pfl_flower.config import RunConfig
 from pfl_flower.data import federation, stamp
-from pfl_flower.data.facts import target_scale
+from pfl_flower.data.facts import TaskName, target_scale
 from pfl_flower.engines import Engine, simulate
 from pfl_flower.files import write_json
 from pfl_flower.method_run import MethodRun, select
@@ -61,7 +61,7 @@ class CellResult:
     seed: int
     config: Mapping[str, Any]
     failure: str = ""
-    task: Literal["classification", "regression"] = "classification"
+    task: TaskName = "classification"
     rounds: np.ndarray = field(default_factory=lambda: np.zeros(0, int))
     clients: np.ndarray = field(default_factory=lambda: np.zeros(0, int))
     test: np.ndarray = field(default_factory=lambda: np.zeros((0, 0)))
@@ -147,7 +147,7 @@ def result_of(run: MethodRun, config: Mapping[str, Any], num_clients: int) -> Ce
         method=run.method,
         seed=run.config.seed,
         config=config,
-        task="regression" if regression else "classification",
+        task=run.config.required_facts.task,
         rounds=np.array(rounds),
         clients=np.array(clients),
         test=table(run.score),

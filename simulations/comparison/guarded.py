@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 
 from simulations.comparison.cells import CellResult
-from simulations.comparison.selection import BASELINES
+from simulations.comparison.selection import BASELINES, direction
 
 
 def safeguarded(own: CellResult, fallbacks: Sequence[CellResult]) -> CellResult:
@@ -21,7 +21,7 @@ def safeguarded(own: CellResult, fallbacks: Sequence[CellResult]) -> CellResult:
     fallbacks : those of the global model and of training alone
     """
     candidates = [own, *fallbacks]
-    sign = 1.0 if own.task == "classification" else -1.0
+    sign = direction(own.task)
     place = {client: i for i, client in enumerate(own.clients.tolist())}
     shape = (len(candidates), len(place))
     validation, test, r2 = (np.full(shape, np.nan) for _ in range(3))

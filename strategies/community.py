@@ -1,0 +1,9 @@
+"""Stub."""
+
+from strategies.grouping import GroupAveraging
+
+
+class AdapterCommunities(GroupAveraging):
+    """Stub."""
+
+    finds_groups = True
