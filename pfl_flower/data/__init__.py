@@ -17,6 +17,7 @@ from pfl_flower.data.facts import (
     Label,
     Split,
     TaskName,
+    check_graph,
     fit_inputs,
     fit_targets,
     merge_cards,
@@ -61,7 +62,7 @@ class Federation:
         """Return what a client tells of its data before the first round."""
         raw = self._load(client)
         inputs, targets = raw.train
-        task: TaskName = "regression" if targets.dtype.kind == "f" else "classification"
+        task = _task(raw)
         labels: set[Label] = set()
         if task == "classification":
             parts = [part[1] for part in (raw.train, raw.validation, raw.test) if part is not None]
@@ -72,17 +73,32 @@ class Federation:
         scaled = tells and self._standardizes(inputs)
         amounts = tells and task == "regression"
         return DataCard(
-            shape=tuple(inputs.shape[1:]),
+            shape=tuple(inputs.shape[1:] if raw.graph is None else raw.graph.features.shape[1:]),
             task=task,
             labels=ordered(labels),
             features=moments(torch.from_numpy(inputs)) if scaled else None,
             target=moments(torch.from_numpy(targets.astype(float))) if amounts else None,
+            graph=raw.graph is not None,
         )
 
     def name(self, client: int) -> str:
         """Return a client's own name (of its file, or in its column); empty if it has none."""
         own = self.clients.data.names() if isinstance(self.clients, OwnClients) else []
         return own[client] if client < len(own) else ""
+
+    def community(self, client: int) -> int | None:
+        """Return the community of a client; None where it is unknown."""
+        return self._load(client).community
+
+    @property
+    def edges(self) -> tuple[int, int] | None:
+        """How many connections are kept and dropped by the cut; None where no graph is cut.
+
+        A connection of two clients' nodes is neither's, and dropped.
+        """
+        if not isinstance(self.clients, PooledClients) or self.clients.pieces is None:
+            return None
+        return self.clients.pieces.kept, self.clients.pieces.dropped
 
     def description(self, client: int) -> Description:
         """Return what a client tells of itself; nothing where it has nothing to tell."""
@@ -133,16 +149,23 @@ class Federation:
         return replace(whole, phases=phases, starts=starts)
 
     def _splits(self, client: int, raw: RawClient, facts: DataFacts) -> ClientData:
+        if raw.graph is not None:
+            check_graph(raw.graph, facts)
         parts = (raw.train, raw.validation, raw.test)
-        train, validation, test = (self._fit(client, part, facts) for part in parts)
-        return ClientData(train, validation, test)
+        train, validation, test = (
+            self._fit(client, part, facts, raw.graph is not None) for part in parts
+        )
+        return ClientData(train, validation, test, graph=raw.graph)
 
-    def _fit(self, client: int, part: RawSplit | None, facts: DataFacts) -> Split:
+    def _fit(self, client: int, part: RawSplit | None, facts: DataFacts, nodes: bool) -> Split:
         assert part is not None  # both kinds of clients give all three
         inputs = torch.from_numpy(part[0])
         inputs = inputs.float() / 255.0 if inputs.dtype == torch.uint8 else inputs
-        inputs, targets = fit_inputs(inputs, facts), fit_targets(part[1], facts)
+        inputs = inputs if nodes else fit_inputs(inputs, facts)
+        targets = fit_targets(part[1], facts)
         for name in parse_heterogeneity(self.settings.heterogeneity):
+            if facts.task == "link-prediction":
+                raise DataError(f"heterogeneity {name!r} changes no links; use none")
             inputs, targets = HETEROGENEITIES[name](
                 inputs, targets, len(facts.labels), self.tribes[client], self.settings.seed
             )
@@ -159,6 +182,13 @@ class Federation:
         return kind in ("table", "huggingface") and inputs.ndim == 2
 
 
+def _task(raw: RawClient) -> TaskName:
+    """Return what the targets are for."""
+    if raw.graph is not None and raw.train[0].ndim == 2:
+        return "link-prediction"
+    return "regression" if raw.train[1].dtype.kind == "f" else "classification"
+
+
 def as_stated(raw: RawClient, task: str) -> RawClient:
     """Return a client's examples with targets of the kind that the task needs.
 
@@ -171,6 +201,10 @@ def as_stated(raw: RawClient, task: str) -> RawClient:
         If the targets cannot be what is stated.
     """
     kind = raw.train[1].dtype.kind
+    if task == "link-prediction":
+        if raw.graph is None:
+            raise DataError("task 'link-prediction' needs a graph, and these data are none")
+        return raw
     if task == "auto" or (task == "regression") == (kind == "f"):
         return raw
     if kind not in "iuf":
@@ -188,7 +222,13 @@ def as_stated(raw: RawClient, task: str) -> RawClient:
     train = convert(raw.train)
     assert train is not None
     phases = tuple(as_stated(phase, task) for phase in raw.phases)
-    return RawClient(train, convert(raw.validation), convert(raw.test), phases)
+    return replace(
+        raw,
+        train=train,
+        validation=convert(raw.validation),
+        test=convert(raw.test),
+        phases=phases,
+    )
 
 
 @lru_cache(maxsize=2)

@@ -72,6 +72,8 @@ class Source:
         that are no stream
     describe : returns what each natural client tells of itself, if they do
     graph : whether the examples are nodes of a graph; ``shape`` is that of a node's features
+    natural : whether the examples of a natural client belong together, so that no other partition
+        makes sense; so do those of a stream of phases
     """
 
     load: Callable[[SourceRequest], Examples]
@@ -83,6 +85,7 @@ class Source:
     num_phases: int = 1
     describe: Callable[[SourceRequest], Sequence[Description]] | None = None
     graph: bool = False
+    natural: bool = False
 
     @property
     def task(self) -> TaskName:

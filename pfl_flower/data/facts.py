@@ -18,6 +18,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from clients.graph import Graph
+
 Split = tuple[Tensor, Tensor]
 """(inputs, targets) of some examples."""
 
@@ -189,14 +191,32 @@ class FactsError(DataError):
     """A client's data that do not fit the facts of the federation."""
 
 
+def check_graph(graph: Graph, facts: DataFacts) -> None:
+    """Check that a client's graph is one like everybody's.
+
+    Raises
+    ------
+    FactsError
+        If the federation's examples are no nodes of graphs, or their features are others in number.
+    """
+    if not facts.graph:
+        raise FactsError("examples are nodes of a graph; the federation's are not")
+    if tuple(graph.features.shape[1:]) != facts.shape:
+        raise FactsError(
+            f"nodes have {graph.features.shape[1]} features; the federation's have {facts.shape[0]}"
+        )
+
+
 def fit_inputs(inputs: Tensor, facts: DataFacts) -> Tensor:
     """Return float32 inputs, standardised where the facts say so; a constant feature becomes 0.
 
     Raises
     ------
     FactsError
-        If an example has another shape than the federation's.
+        If an example has another shape than the federation's, whose examples may be nodes.
     """
+    if facts.graph:
+        raise FactsError("examples are not nodes of a graph; the federation's are")
     if tuple(inputs.shape[1:]) != facts.shape:
         raise FactsError(
             f"examples have shape {tuple(inputs.shape[1:])}; the federation's have {facts.shape}"
@@ -218,11 +238,15 @@ def _tensor(values: NDArray[np.float64]) -> Tensor:
 def fit_targets(targets: NDArray[Any], facts: DataFacts) -> Tensor:
     """Return class numbers 0..C-1 (int64), or numbers of mean 0 and deviation 1 (float32).
 
+    Links stay 1.0 and 0.0 (float32).
+
     Raises
     ------
     FactsError
         If a label is unknown to the federation.
     """
+    if facts.task == "link-prediction":
+        return torch.from_numpy(targets).float()
     if facts.task == "regression":
         mean, deviation = target_scale(facts)
         return torch.from_numpy((targets.astype(np.float64) - mean) / deviation).float()

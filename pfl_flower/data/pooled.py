@@ -1,11 +1,12 @@
 """Clients that share out one pool of examples: the data sets that come with the app."""
 
 from dataclasses import replace
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 
 import numpy as np
 
+from clients.graph import Graph
 from pfl_flower.data.examples import Examples, SourceRequest
 from pfl_flower.data.facts import DataError
 from pfl_flower.data.partition import PartitionRequest, partition
@@ -13,11 +14,15 @@ from pfl_flower.data.raw import RawClient, RawSplit
 from pfl_flower.data.settings import DataSettings, data_directory
 from pfl_flower.data.sources import SOURCES
 from pfl_flower.data.splits import quantity_limit, split
+from pfl_flower.data.subgraph import Pieces, cut
 from strategies.randomness import named_seed
 
 
 class PooledClients:
     """Every client's own part of a pool; no example has two owners.
+
+    Where the pool is a graph, a client has its own nodes and the connections among them. All of its
+    nodes are in its graph, however few of their labels it may learn from.
 
     Parameters
     ----------
@@ -27,17 +32,19 @@ class PooledClients:
     Raises
     ------
     DataError
-        If the data set is missing, or cannot be split among so many clients; or if it is a stream
-        of phases and its clients are not to be the natural ones, whose phases they are.
+        If the data set is missing, or cannot be split among so many clients; or if it makes sense
+        only with its natural clients (as a stream of phases does), and these are not asked for.
     """
 
     def __init__(self, settings: DataSettings, num_clients: int) -> None:
         self.settings = settings
         self.source = SOURCES[settings.dataset]
-        if self.source.num_phases > 1 and settings.partition != "natural":
+        streams = self.source.num_phases > 1
+        if (streams or self.source.natural) and settings.partition != "natural":
+            what = "a stream of phases, which are" if streams else "made of pieces, which are"
             raise DataError(
-                f"{settings.dataset!r} is a stream of phases, which are those of its natural "
-                f"clients; partition {settings.partition!r} would mix them; use natural"
+                f"{settings.dataset!r} is {what} those of its natural clients; partition "
+                f"{settings.partition!r} would mix them; use natural"
             )
         seed = settings.seed if self.source.generated else 0
         directory = data_directory(settings.data_dir)
@@ -71,6 +78,27 @@ class PooledClients:
         phases = tuple(self._raw(client, rows) for rows in parts)
         return replace(self._raw(client, whole), phases=phases)
 
+    @cached_property
+    def pieces(self) -> Pieces | None:
+        """The graph, cut into the clients' pieces; None where the examples are no nodes."""
+        if self.examples.edges is None:
+            return None
+        return cut(self.examples.edges, self.indices, len(self.examples))
+
+    def graph(self, client: int) -> Graph | None:
+        """Return a client's nodes, by their positions among its indices, and their connections."""
+        if self.pieces is None:
+            return None
+        # Multi-hot features are kept as bytes for everybody, and become numbers for one client.
+        features = self.examples.inputs[self.indices[client]].float()
+        return Graph(features, self.pieces.edges[client])
+
+    def community(self, client: int) -> int | None:
+        """Return the community of most of a client's examples: the lowest of several; or None."""
+        if self.examples.community is None:
+            return None
+        return int(np.bincount(self.examples.community[self.indices[client]]).argmax())
+
     def rows(self, client: int, phase: int = 0) -> list[np.ndarray]:
         """Return positions among the client's indices: train, validation, test; of a phase."""
         mine = self._phases(client)[phase]
@@ -90,11 +118,15 @@ class PooledClients:
 
     def _raw(self, client: int, parts: list[np.ndarray]) -> RawClient:
         examples, indices = self.examples, self.indices[client]
+        graph = self.graph(client)
         train, validation, test = (
-            (examples.inputs[indices[rows]].numpy(), examples.targets[indices[rows]].numpy())
+            (
+                rows if graph is not None else examples.inputs[indices[rows]].numpy(),
+                examples.targets[indices[rows]].numpy(),
+            )
             for rows in parts
         )
-        return RawClient(train, validation, test)
+        return RawClient(train, validation, test, graph=graph, community=self.community(client))
 
 
 @lru_cache(maxsize=2)

@@ -35,6 +35,7 @@ class RawClient:
         theirs, one after another. Data of one's own are no streams
     graph : what the examples are nodes of, or pairs of nodes; inputs are then their int64 numbers,
         ``(N,)`` or ``(N, 2)``. Targets of pairs are 1.0 (connected) or 0.0, float32
+    community : number of the community that the client belongs to; None where it is unknown
     """
 
     train: RawSplit
@@ -42,6 +43,7 @@ class RawClient:
     test: RawSplit | None = None
     phases: "tuple[RawClient, ...]" = ()
     graph: Graph | None = None
+    community: int | None = None
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,8 @@ class DataSettings:
         (see :mod:`pfl_flower.data.own`)
     partition : a key of :data:`pfl_flower.data.PARTITIONS`; data of one's own are split already
     heterogeneity : comma-separated keys of :data:`pfl_flower.data.HETEROGENEITIES`, or ``"none"``
-    task : ``"classification"``, ``"regression"`` or ``"auto"``: by the kind of the targets
+    task : ``"classification"``, ``"regression"`` or ``"auto"``: by the kind of the targets; of a
+        graph also ``"link-prediction"``: of its connections, whatever the targets
     client_column, label_column : of a table or a data set of Hugging Face; empty for ``client``
         and ``label`` in a table, and for what the data set itself says
     alpha : concentration of ``dirichlet``; smaller is more skewed

@@ -22,6 +22,7 @@ from pfl_flower.data.settings import default_cache
 from pfl_flower.data.sites import NUM_FEATURES as SITES_FEATURES
 from pfl_flower.data.sites import diabetes_sites
 from pfl_flower.data.smartwatch import NUM_ACTIVITIES, NUM_FEATURES, NUM_PHASES, smartwatch
+from pfl_flower.data.social import SocialWorld, social
 from pfl_flower.data.wisdm import wisdm
 from strategies.randomness import generator
 
@@ -191,6 +192,15 @@ SOURCES: Mapping[str, Source] = {
         standardize=True,
         generated=True,
         heterogeneity="none",
+    ),
+    "social": Source(
+        social,
+        (SocialWorld.features,),
+        SocialWorld.classes,
+        generated=True,
+        heterogeneity="none",
+        graph=True,
+        natural=True,
     ),
 }
 """Name of a data set -> its source. A new one is one row."""
