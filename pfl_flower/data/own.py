@@ -11,6 +11,7 @@ import numpy as np
 
 from pfl_flower.data.facts import DataError
 from pfl_flower.data.hub import HubData
+from pfl_flower.data.own_graph import checked_graph, parts_of_graph
 from pfl_flower.data.raw import (
     SPLITS,
     OwnData,
@@ -123,7 +124,8 @@ class FunctionData:
     """A user's own function: ``load(partition_id, num_partitions)``.
 
     It returns a mapping with ``x_train`` and ``y_train``, and maybe ``x_val``, ``y_val``,
-    ``x_test`` and ``y_test``: numpy arrays or tensors.
+    ``x_test`` and ``y_test``: numpy arrays or tensors. Or it returns a graph: PyG's ``Data``, or a
+    mapping with its names (see :mod:`pfl_flower.data.own_graph`).
 
     Parameters
     ----------
@@ -132,6 +134,7 @@ class FunctionData:
 
     def __init__(self, request: OwnRequest) -> None:
         self.name = request.location
+        self.task = request.task
 
     def count(self) -> None:
         """Return None: the function makes as many clients as one asks for."""
@@ -151,10 +154,13 @@ class FunctionData:
             arrays: Any = function(partition_id, num_partitions)
         except Exception as error:  # a user's code can raise anything
             raise DataError(f"{call} failed with {type(error).__name__}: {error}") from error
+        if (parts := parts_of_graph(arrays)) is not None:
+            return checked_graph(parts, call, self.task)
         if not isinstance(arrays, Mapping):
             raise DataError(
                 f"{call} returned a {type(arrays).__name__}; it has to return a mapping with the "
-                f"arrays x_train and y_train, and maybe x_val, y_val, x_test and y_test"
+                f"arrays x_train and y_train, and maybe x_val, y_val, x_test and y_test; or a "
+                f"graph: PyG's Data, or a mapping with x, edge_index and y"
             )
         return checked(arrays, call)
 

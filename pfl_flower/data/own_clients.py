@@ -10,6 +10,7 @@ import numpy as np
 from flwr.common.logger import log
 
 from pfl_flower.data.facts import DataError
+from pfl_flower.data.links import link_splits
 from pfl_flower.data.own import OWN, OwnData, OwnRequest
 from pfl_flower.data.partition import PARTITIONS, PartitionRequest
 from pfl_flower.data.raw import RawClient, RawSplit
@@ -46,7 +47,7 @@ def open_own(settings: DataSettings) -> OwnData:
             location = str(find(location, settings.data_dir))
     natural = kind != "huggingface" or settings.partition == "natural"
     partitioner = None if natural else partial(_partitioner, settings)
-    return OWN[kind](OwnRequest(location, *columns, partitioner, settings.seed))
+    return OWN[kind](OwnRequest(location, *columns, partitioner, settings.seed, settings.task))
 
 
 def _partitioner(settings: DataSettings, num_clients: int) -> Any:
@@ -89,21 +90,26 @@ class OwnClients:
             If there is no such client, or it has no example to test on beside one to train on.
         """
         raw = self.data.load(client, self.num_clients)
+        if raw.graph is not None and self.settings.task == "link-prediction":
+            links = link_splits(self.settings, client, raw.graph)
+            return replace(links, community=raw.community)
         count = len(raw.train[1])
         if raw.test is None and count < 2:
             raise DataError(
-                f"client {client} of {self.settings.dataset!r} has {count} examples; it needs one "
-                f"to train and one to test on"
+                f"client {client} of {self.settings.dataset!r} has {count} "
+                f"{'examples' if raw.graph is None else 'labelled nodes'}; it needs one to train "
+                f"and one to test on"
             )
         settings = self.settings
         if raw.validation is not None:
             settings = replace(settings, validation_fraction=0.0)
         given = None if raw.test is None else np.zeros(count, dtype=bool)
         train, validation, test = split(settings, client, count, given)
-        return RawClient(
-            _take(raw.train, train[: quantity_limit(settings, client)]),
-            _take(raw.train, validation) if raw.validation is None else raw.validation,
-            _take(raw.train, test) if raw.test is None else raw.test,
+        return replace(
+            raw,
+            train=_take(raw.train, train[: quantity_limit(settings, client)]),
+            validation=_take(raw.train, validation) if raw.validation is None else raw.validation,
+            test=_take(raw.train, test) if raw.test is None else raw.test,
         )
 
 

@@ -9,6 +9,7 @@ import numpy as np
 from clients.graph import Graph
 from pfl_flower.data.examples import Examples, SourceRequest
 from pfl_flower.data.facts import DataError
+from pfl_flower.data.links import link_splits
 from pfl_flower.data.partition import PartitionRequest, partition
 from pfl_flower.data.raw import RawClient, RawSplit
 from pfl_flower.data.settings import DataSettings, data_directory
@@ -70,7 +71,16 @@ class PooledClients:
 
         Each has at least one test and one training example, whatever the fractions. The test
         split is the same whatever the limit on training examples.
+
+        Raises
+        ------
+        DataError
+            If links are to be predicted, and the client has too few.
         """
+        graph = self.graph(client)
+        if graph is not None and self.settings.task == "link-prediction":
+            links = link_splits(self.settings, client, graph)
+            return replace(links, community=self.community(client))
         if self.source.num_phases == 1:
             return self._raw(client, self.rows(client))
         parts = [self.rows(client, phase) for phase in range(self.source.num_phases)]

@@ -58,6 +58,7 @@ class OwnRequest:
     partitioner : number of clients -> a partitioner of flwr-datasets, for a data set of Hugging
         Face; None splits it by ``client_column``, or evenly if that is empty
     seed : of the order of a data set of Hugging Face
+    task : see :class:`pfl_flower.data.settings.DataSettings`; links of a graph need no labels
     """
 
     location: str
@@ -65,6 +66,7 @@ class OwnRequest:
     label_column: str = ""
     partitioner: Callable[[int], Any] | None = None
     seed: int = 0
+    task: str = "auto"
 
 
 class OwnData(Protocol):
@@ -145,8 +147,8 @@ def checked(
     splits: dict[str, RawSplit] = {}
     for name in SPLITS:
         if f"x_{name}" in arrays:
-            inputs = _inputs(arrays[f"x_{name}"], f"{where}: x_{name}", columns)
-            targets = _targets(arrays[f"y_{name}"], f"{where}: y_{name}")
+            inputs = checked_inputs(arrays[f"x_{name}"], f"{where}: x_{name}", columns)
+            targets = checked_targets(arrays[f"y_{name}"], f"{where}: y_{name}")
             if len(inputs) != len(targets):
                 raise DataError(
                     f"{where}: x_{name} has {len(inputs)} examples, but y_{name} {len(targets)}; "
@@ -174,9 +176,16 @@ def _check_names(arrays: Mapping[str, Any], where: str, required: Sequence[str])
         )
 
 
-def _as_array(value: Any, where: str) -> np.ndarray:
+def as_array(value: Any, where: str) -> np.ndarray:
+    """Return what a user gave as an array: a tensor (sparse ones become dense), a list.
+
+    Raises
+    ------
+    DataError
+        If rows have different shapes.
+    """
     if isinstance(value, torch.Tensor):
-        value = value.detach().cpu()
+        value = value.detach().cpu().to_dense()
         value = value.float() if value.dtype == torch.bfloat16 else value  # numpy has none
         return value.numpy()  # type: ignore[no-any-return]
     try:
@@ -193,8 +202,21 @@ def _check_no_objects(array: np.ndarray, where: str) -> None:
         )
 
 
-def _inputs(value: Any, where: str, columns: Sequence[str]) -> np.ndarray:
-    array = _as_array(value, where)
+def checked_inputs(value: Any, where: str, columns: Sequence[str] = ()) -> np.ndarray:
+    """Return inputs ``(N, ...)`` as finite float32, or as the uint8 they are.
+
+    Parameters
+    ----------
+    value : array, tensor or what numpy makes an array of
+    where : for error messages
+    columns : names of the features, if examples are rows of a table
+
+    Raises
+    ------
+    DataError
+        If it is no such array, or values are missing or infinite.
+    """
+    array = as_array(value, where)
     _check_no_objects(array, where)
     if array.dtype.kind not in "biuf":
         raise DataError(f"{where} is of type {array.dtype}; it has to be of numbers")
@@ -227,8 +249,21 @@ def _check_finite(array: np.ndarray, where: str, columns: Sequence[str] = ()) ->
     )
 
 
-def _targets(value: Any, where: str) -> np.ndarray:
-    array = _as_array(value, where)
+def checked_targets(value: Any, where: str, may_lack: bool = False) -> np.ndarray:
+    """Return targets ``(N,)`` as integers, floats or strings.
+
+    Parameters
+    ----------
+    value : array, tensor or what numpy makes an array of
+    where : for error messages
+    may_lack : whether floats may be NaN
+
+    Raises
+    ------
+    DataError
+        If it is no such array, or floats are missing or infinite.
+    """
+    array = as_array(value, where)
     if array.dtype == object and all(isinstance(item, str) for item in array.flat):
         array = array.astype(np.str_)  # strings of a table, already in memory
     _check_no_objects(array, where)
@@ -244,7 +279,7 @@ def _targets(value: Any, where: str) -> np.ndarray:
             f"(of one-hot rows, take argmax)"
         )
     if array.dtype.kind == "f":
-        _check_finite(array, where)
+        _check_finite(np.where(np.isnan(array), 0, array) if may_lack else array, where)
     return array
 
 

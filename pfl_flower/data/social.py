@@ -32,8 +32,8 @@ class SocialWorld:
     nodes : of each client
     classes : number of kinds
     features : of a node: its kind's prototype plus standard normal noise
-    signal : deviation of the prototypes' entries. At .2 the best guess of a kind by the features of
-        one node is right for two nodes in five
+    signal : deviation of the prototypes' entries. At .4 a logistic regression on the features
+        alone is right for three nodes in ten after 10 labelled nodes, and for six after 60
     rotated : how many kinds each community, but the first, calls by one another's names
     inside, outside : probability that two nodes of a client are connected, of the same kind and
         of different ones, where both have mean degree factors. Their ratio is the homophily
@@ -48,7 +48,7 @@ class SocialWorld:
     nodes: int = 200
     classes: int = 6
     features: int = 32
-    signal: float = 0.2
+    signal: float = 0.4
     rotated: int = 3
     inside: float = 0.06
     outside: float = 0.008

@@ -74,7 +74,7 @@ def test_clients_whose_examples_have_another_shape_cannot_take_part():
     assert facts.shape == (4,)
     assert set(misfits) == {0, 3}
     assert "shape (5,)" in misfits[0]
-    assert "those of 2 clients have shape (4,)" in misfits[0]
+    assert "the examples of 2 clients have shape (4,)" in misfits[0]
     assert merge_cards({1: card((4,)), 0: card((5,))})[0].shape == (5,)  # a tie: the lowest client
 
 

@@ -3,6 +3,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from sklearn.linear_model import LogisticRegression
 
 from pfl_flower.data import DataError, DataSettings, Federation, pooled
 from pfl_flower.data.examples import Examples
@@ -227,6 +228,9 @@ def test_a_single_nodes_features_are_weak_evidence():
     network = grow(SocialWorld(), 100, 16)
     unrenamed = network.community == 0
     inputs, kinds = network.inputs[unrenamed].numpy(), network.targets[unrenamed].numpy()
-    prototypes = generator(100, "social", "prototypes").normal(size=(6, 32)) * SocialWorld.signal
-    guesses = ((inputs[:, None] - prototypes) ** 2).sum(axis=2).argmin(axis=1)
-    assert 0.3 < (guesses == kinds).mean() < 0.5
+    found = [
+        LogisticRegression(C=0.1).fit(inputs[start:][:10], kinds[start:][:10])
+        for start in range(0, 400, 40)
+    ]
+    scores = [model.score(inputs[400:], kinds[400:]) for model in found]
+    assert 1 / 6 < np.mean(scores) < 0.35
