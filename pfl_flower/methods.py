@@ -404,10 +404,15 @@ METHODS: Mapping[str, Method] = {
         graphs=True,
     ),
     "community-adapters": Method(
-        summary="shared encoder, small adapters that a community shares, pulled towards nothing",
+        summary="shared encoder; small adapters and the head are shared within a community",
         source="after Houlsby et al. 2019, arXiv:1902.00751; Sattler et al. 2021, arXiv:1910.01991",
-        settings={"group": "adapter", "group_decay": 1e-3, "communities": "told", "clusters": 0},
-        strengths={"group-decay": (1e-4, 1e-3, 1e-2)},
+        settings={
+            "group": "adapter,head",
+            "group_decay": 1e-4,
+            "communities": "told",
+            "clusters": 0,
+        },
+        strengths={"group-decay": (1e-5, 1e-4, 1e-3)},
         block="adapter",
         check=_check_communities,
         strategy=_community_adapters,
