@@ -75,16 +75,15 @@ class RunConfig(RunKeys):
         known = self.known_facts
         if known is None:
             return
-        if self.model in IMAGE_MODELS and len(known.shape) != 3:
+        graphs = ", ".join(name for name, source in SOURCES.items() if source.graph)
+        if self.task == "link-prediction" and not known.graph:
             raise ConfigError(
-                f"model {self.model!r} needs images, {self.dataset!r} has shape {known.shape}; "
-                f"use {', '.join(sorted(set(MODELS) - IMAGE_MODELS - GRAPH_MODELS))}"
+                f"links are predicted in graphs, and {self.dataset!r} is none: {graphs}"
             )
         if self.row.graphs and not known.graph:
             raise ConfigError(
-                f"method {self.method!r} is for graphs, and {self.dataset!r} is none; use "
-                f"{', '.join(name for name, source in SOURCES.items() if source.graph)}, or "
-                f"{self.method.removesuffix('-gnn')!r}"
+                f"method {self.method!r} is for graphs, and {self.dataset!r} is none; use {graphs}, "
+                f"or method {self.method.removesuffix('-gnn')!r}"
             )
         if self.model in MODELS and (self.model in GRAPH_MODELS) != known.graph:
             fitting = GRAPH_MODELS if known.graph else set(MODELS) - GRAPH_MODELS
@@ -92,14 +91,21 @@ class RunConfig(RunKeys):
                 f"model {self.model!r} does not fit {self.dataset!r}, which is "
                 f"{'a graph' if known.graph else 'no graph'}; use {', '.join(sorted(fitting))}"
             )
+        if self.model in IMAGE_MODELS and len(known.shape) != 3:
+            raise ConfigError(
+                f"model {self.model!r} needs images, {self.dataset!r} has shape {known.shape}; "
+                f"use {', '.join(sorted(set(MODELS) - IMAGE_MODELS - GRAPH_MODELS))}"
+            )
 
     def _check_phases(self) -> None:
-        """Refuse what data that come in phases cannot have."""
+        """Refuse what data with clients of their own, or that come in phases, cannot have."""
         source = SOURCES.get(self.dataset)
-        if source is None or source.num_phases == 1:
+        if source is None:
             return
-        if self.partition != "natural":
+        if (source.natural or source.num_phases > 1) and self.partition != "natural":
             raise ConfigError(f"{self.dataset!r} has clients of its own; set partition='natural'")
+        if source.num_phases == 1:
+            return
         if self.streams and (self.safeguard or self.lambda_ == "auto"):
             raise ConfigError(
                 f"{self.dataset!r} comes in phases, and a client's validation examples are of the "

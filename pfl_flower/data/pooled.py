@@ -77,8 +77,7 @@ class PooledClients:
         DataError
             If links are to be predicted, and the client has too few.
         """
-        graph = self.graph(client)
-        if graph is not None and self.settings.task == "link-prediction":
+        if self.settings.task == "link-prediction" and (graph := self.graph(client)):
             links = link_splits(self.settings, client, graph)
             return replace(links, community=self.community(client))
         if self.source.num_phases == 1:
