@@ -82,8 +82,8 @@ class RunConfig(RunKeys):
             )
         if self.row.graphs and not known.graph:
             raise ConfigError(
-                f"method {self.method!r} is for graphs, and {self.dataset!r} is none; use {graphs}, "
-                f"or method {self.method.removesuffix('-gnn')!r}"
+                f"method {self.method!r} is for graphs, and {self.dataset!r} is none; use "
+                f"{graphs}, or method {self.method.removesuffix('-gnn')!r}"
             )
         if self.model in MODELS and (self.model in GRAPH_MODELS) != known.graph:
             fitting = GRAPH_MODELS if known.graph else set(MODELS) - GRAPH_MODELS
