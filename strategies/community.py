@@ -6,7 +6,7 @@ from logging import INFO
 from typing import Any
 
 import numpy as np
-from flwr.app import ArrayRecord, ConfigRecord
+from flwr.app import Array, ArrayRecord, ConfigRecord
 from flwr.common.logger import log
 from flwr.serverapp import Grid
 from numpy.typing import NDArray
@@ -19,16 +19,22 @@ from strategies.tribes import (
     Floats,
     Labels,
     TribeRules,
+    agglomerative,
     agreements,
-    cluster,
     cosine_similarities,
-    join_tribes,
+    nearest,
     refine,
     renumbered,
 )
 
 _ENOUGH = 0.5
 """Part of the clients met so far of which enough must be known before communities are found."""
+
+_MOST = 32
+"""Most communities that are found where their number is not given."""
+
+_EVIDENCE = 5.0
+"""Least evidence for communities, in nats: strong by the scale of Kass & Raftery 1995."""
 
 
 class AdapterCommunities(GroupAveraging):
@@ -40,14 +46,17 @@ class AdapterCommunities(GroupAveraging):
     noise is averaged out. Clients whose pulls have a high cosine need the same.
 
     For ``warm_up`` rounds a client is in no community and has the mean over everybody. Once that
-    is behind half of the clients, communities are found among those. The others follow: one that
-    agrees with a community (mean cosine with its members at least ``threshold``) joins it, and
-    those that agree with each other only become a new one. Where no communities are evident
-    everybody keeps the mean, and they are looked for again after every round.
+    is behind half of the clients, communities are found among those (:func:`find_communities`).
+    Where none are evident everybody keeps the mean, and they are looked for again in each round.
 
-    Every ``revise_every`` rounds a client moves to the community that it agrees with by ``margin``
-    more than with its own, one at a time, the clearest case first. Every move is among the
-    placements, where the score is the mean cosine of the client with its community's members.
+    Agreement with a community is the mean cosine with its other members. It has a typical value
+    between members and a lower one between communities (:func:`levels`), and all bars are relative
+    to these. A client that comes later joins the community that it agrees with most, if that is
+    nearer to the higher value. Clients that agree with none but with each other become a new one,
+    unless the number of communities was given. Every ``revise_every`` rounds a client moves to the
+    community that it agrees with more than with its own, by more than ``margin`` times the
+    difference of the two values: one client at a time, the clearest case first. Every move is
+    logged and among the placements, whose score is the agreement.
 
     A newcomer has trained nothing, so that nothing is known of it: it is evaluated with the mean.
 
@@ -63,10 +72,8 @@ class AdapterCommunities(GroupAveraging):
         Rounds that a client takes part in before it is put in a community.
     revise_every : int (default: 2)
         Rounds between revisions; 0 for none.
-    margin : float in [0, 2] (default: 0.2)
-        See there.
-    threshold : float in (0, 1) (default: 0.15)
-        Least mean cosine in a community that was not asked for.
+    margin : float, at least 0 (default: 0.5)
+        See there. Of a client in the wrong place the difference is about 1, in the right place -1.
     memory : float in (0, 1] (default: 0.95)
         Part of the sum of pulls that is kept from one round of a client to its next.
     projection_size : int (default: 8192)
@@ -89,8 +96,7 @@ class AdapterCommunities(GroupAveraging):
         compared_names: Collection[str] | None = None,
         warm_up: int = 5,
         revise_every: int = 2,
-        margin: float = 0.2,
-        threshold: float = 0.15,
+        margin: float = 0.5,
         memory: float = 0.95,
         projection_size: int = 8192,
         **kwargs: Any,
@@ -99,18 +105,18 @@ class AdapterCommunities(GroupAveraging):
         if isinstance(compared_names, str):
             raise ValueError(f"compared_names must be several, got the text {compared_names!r}")
         for name, value, least in (
+            ("clusters", clusters, 0),
             ("warm_up", warm_up, 1),
             ("revise_every", revise_every, 0),
             ("projection_size", projection_size, 0),
         ):
             if value < least:
                 raise ValueError(f"{name} must be at least {least}, got {value}")
-        if not 0.0 <= margin <= 2.0:
-            raise ValueError(f"margin must be in [0, 2], got {margin}")
+        if not margin >= 0.0:
+            raise ValueError(f"margin must be at least 0, got {margin}")
         if not 0.0 < memory <= 1.0:
             raise ValueError(f"memory must be above 0 and at most 1, got {memory}")
-        # a community of one would have no say of others; it has the mean instead
-        self.rules = TribeRules(clusters, threshold=threshold, few_examples=0, smallest=2)
+        self.clusters = clusters
         self.compared_names = frozenset(compared_names or ())
         self.warm_up = warm_up
         self.revise_every = revise_every
@@ -125,7 +131,7 @@ class AdapterCommunities(GroupAveraging):
     def summary(self) -> None:
         """Log what this strategy averages and how."""
         super().summary()
-        number = self.rules.clusters or "found"
+        number = self.clusters or "found"
         log(INFO, "\t└──> Communities by pulls: %s, after %d rounds", number, self.warm_up)
         log(INFO, "\t\t└── Revised every %d rounds, margin %g", self.revise_every, self.margin)
 
@@ -177,27 +183,27 @@ class AdapterCommunities(GroupAveraging):
         self.place(server_round, arrays, config, grid, self.unplaced(grid, nodes))
         clients = sorted(c for c, n in self.rounds.items() if n >= self.warm_up)
         clients = [client for client in clients if self.pulls[client].any()]
-        if len(clients) < max(2, self.rules.clusters, _ENOUGH * len(self.groups)):
+        if len(clients) < max(2, self.clusters, _ENOUGH * len(self.groups)):
             return
         similarity = cosine_similarities([self.pulls[client] for client in clients])
         before = np.array([self.groups.get(c, NO_GROUP) for c in clients], dtype=np.int64)
         if (before == NO_GROUP).all():
-            labels = find_communities(similarity, self.rules)
+            labels = find_communities(similarity, self.clusters)
             self._put_all(server_round, clients, similarity, labels, "found by its pulls")
             return
-        ones, many = np.ones(len(clients)), [1] * len(clients)
+        inside, across = levels(similarity, before)
         # a number is never used again, lest a new community inherits a model
-        free = 1 + max(p.group for p in self.placements)
-        labels = join_tribes(similarity, ones, many, before, self.rules, free)
+        free = None if self.clusters else 1 + max(p.group for p in self.placements)
+        labels = join(similarity, before, (inside + across) / 2, free)
         self._put_all(server_round, clients, similarity, labels, "joined by its pulls")
         if self.revise_every and (server_round - 1) % self.revise_every == 0:
-            labels = refine(similarity, ones, many, labels, self.rules, self.margin)
+            labels = _refined(similarity, labels, self.clusters, self.margin * (inside - across))
             self._put_all(server_round, clients, similarity, labels, "agrees clearly more")
 
     def _check(self, arrays: ArrayRecord, there: int) -> None:
-        if there < self.rules.clusters:
+        if there < self.clusters:
             raise ValueError(
-                f"clusters is {self.rules.clusters}, but there are only {there} clients; use at "
+                f"clusters is {self.clusters}, but there are only {there} clients; use at "
                 f"most {there}, or 0 to have the number found"
             )
         if unknown := sorted(self.compared_names - arrays.keys()):
@@ -248,7 +254,7 @@ class AdapterCommunities(GroupAveraging):
 
         Of length 1, so that one wild client has no more say in the mean than any other.
         """
-        sent = self._sent or {}
+        sent: Mapping[str, Array] = self._sent or {}
         parts = [
             (reply.views[name].astype(np.float64) - view(sent[name])).ravel()
             for name in self._compared(reply)
@@ -273,83 +279,119 @@ class AdapterCommunities(GroupAveraging):
         return [n for n in names if n not in self.group_names] or names
 
 
-def fit(similarity: Floats, members: Sequence[int]) -> float:
-    """Return the mean cosine of a member of a group with the mean direction of the others.
-
-    It grows with the cosines ``c`` of members and with their number ``m``, since the noise of the
-    others cancels out: ``c sqrt(m - 1) / sqrt(1 + (m - 2) c)`` where all cosines are the same.
+def levels(similarity: Floats, labels: Labels) -> tuple[float, float]:
+    """Return the mean cosine of pairs in one community, and that of pairs in different ones.
 
     Parameters
     ----------
     similarity : ``(n, n)`` cosines
-    members : places of the members; the fit of one that is alone is 0
+    labels : the community of each client; pairs with one in none (-1) do not count
+
+    Returns
+    -------
+    NaN, and then 0, where there is no such pair: pulls sum to zero
     """
-    if len(members) < 2:
-        return 0.0
-    inside = similarity[np.ix_(members, members)]
-    sums = inside.sum(axis=1)
-    # the squared length of the sum of the others' directions: all pairs but those of the member
-    lengths = np.sqrt(np.maximum(inside.sum() - 2 * sums + 1.0, 0.0))
-    cosines = np.divide(sums - 1.0, lengths, out=np.zeros_like(sums), where=lengths > 1e-9)
-    return float(cosines.mean())
+    inside, across = _pairs(similarity, labels)
+    high = float(inside.mean()) if inside.size else np.nan
+    low = float(across.mean()) if across.size else 0.0
+    return high, low
 
 
-def best_cut(similarity: Floats) -> Labels:
-    """Return the groups of the average-linkage tree whose mean :func:`fit` is highest.
+def _pairs(similarity: Floats, labels: Labels) -> tuple[Floats, Floats]:
+    """Return the cosines of pairs in one community, and those of pairs in different ones."""
+    known = np.flatnonzero(labels != NO_GROUP)
+    left, right = np.triu_indices(len(known), k=1)
+    cosines = similarity[known[left], known[right]]
+    same = labels[known[left]] == labels[known[right]]
+    return cosines[same], cosines[~same]
 
-    Any branches may be cut off, at any height, as in the pruning of decision trees. Pulls sum to
-    zero, so that the fit of everybody together is low, and so is that of parts of a community.
+
+def evidence(similarity: Floats, labels: Labels) -> float:
+    """Return the evidence for communities against none, in nats, by description length.
+
+    The cosines of pairs are described as normal around one mean within communities and around
+    another across, of one variance (a stochastic block model of two levels), instead of around one
+    mean for all. That saves ``pairs / 2 log(variance before / variance after)`` nats, and costs
+    the labels, ``n log K``. It has no scale, so noise that makes all cosines small does not matter.
 
     Parameters
     ----------
-    similarity : ``(n, n)`` cosines, ``n`` at least 2
+    similarity : ``(n, n)`` cosines
+    labels : the community of each of the ``n`` clients, none -1
+
+    Returns
+    -------
+    minus infinity where members are no more alike than others, or there are no two communities
     """
-    from sklearn.cluster import AgglomerativeClustering
-
-    tree = AgglomerativeClustering(
-        n_clusters=None, distance_threshold=0.0, metric="precomputed", linkage="average"
-    )
-    branches: list[list[int]] = [[leaf] for leaf in range(len(similarity))]
-    best: list[tuple[float, list[list[int]]]] = [(0.0, [leaf]) for leaf in branches]
-    for left, right in tree.fit(1.0 - similarity).children_.tolist():
-        members = branches[left] + branches[right]
-        together = len(members) * fit(similarity, members)
-        apart = best[left][0] + best[right][0]
-        joint = best[left][1] + best[right][1]
-        best.append((together, [members]) if together >= apart else (apart, joint))
-        branches.append(members)
-    labels = np.empty(len(similarity), dtype=np.int64)
-    for label, members in enumerate(best[-1][1]):
-        labels[members] = label
-    return renumbered(labels)
+    inside, across = _pairs(similarity, labels)
+    if not inside.size or not across.size or inside.mean() <= across.mean():
+        return -np.inf
+    cosines = np.concatenate([inside, across])
+    after = np.sum((inside - inside.mean()) ** 2) + np.sum((across - across.mean()) ** 2)
+    before = np.sum((cosines - cosines.mean()) ** 2)
+    saved = len(cosines) / 2 * np.log(before / max(after, 1e-12 * before))
+    return float(saved - len(labels) * np.log(labels.max() + 1))
 
 
-def find_communities(similarity: Floats, rules: TribeRules) -> Labels:
+def find_communities(similarity: Floats, clusters: int = 0) -> Labels:
     """Return the community of each client, numbered by their first members; -1 for none.
 
-    Without a number, it is that of :func:`best_cut`. There are no communities where their mean
-    fit is below the threshold, as it is where only noise tells clients apart.
+    By average linkage, after which clients move to where they agree most. Without a number, the
+    one with the most :func:`evidence` is taken, up to half the clients and 32; there is no
+    community where that is not strong. Then whoever is alone is in none.
 
     Parameters
     ----------
-    similarity : ``(n, n)`` cosines of pulls
-    rules : the number of communities or 0, and the threshold
-
-    Raises
-    ------
-    ValueError
-        If there are fewer clients than communities.
+    similarity : ``(n, n)`` cosines of pulls, ``n`` at least 2
+    clusters : the number of communities, at most ``n``; 0 to find it
     """
-    ones, many = np.ones(len(similarity)), [1] * len(similarity)
-    if rules.clusters:
-        found = cluster(similarity, ones, rules)
-        return renumbered(refine(similarity, ones, many, found, rules))
-    labels = best_cut(similarity)
-    members = [np.flatnonzero(labels == label).tolist() for label in range(labels.max() + 1)]
-    total = sum(len(places) * fit(similarity, places) for places in members)
-    if total < rules.threshold * len(labels):
-        return np.full(len(labels), NO_GROUP, dtype=np.int64)
-    for places in members:
-        if len(places) < rules.smallest:
-            labels[places] = NO_GROUP
-    return renumbered(refine(similarity, ones, many, labels, rules))
+    ones = np.ones(len(similarity))
+    if clusters:
+        return renumbered(_refined(similarity, agglomerative(similarity, ones, clusters, 0.0)))
+    best, most = np.full(len(similarity), NO_GROUP, dtype=np.int64), _EVIDENCE
+    for number in range(2, min(len(similarity) // 2, _MOST) + 1):
+        labels = _refined(similarity, agglomerative(similarity, ones, number, 0.0))
+        if (found := evidence(similarity, labels)) > most:
+            best, most = labels, found
+    sizes = np.bincount(best[best != NO_GROUP], minlength=1)
+    return renumbered(np.where(sizes[best] > 1, best, NO_GROUP))
+
+
+def join(similarity: Floats, labels: Labels, least: float, free: int | None) -> Labels:
+    """Return the labels after each client in no community has joined one, if it agrees with one.
+
+    Parameters
+    ----------
+    similarity : ``(n, n)`` cosines
+    labels : the community of each client, -1 for none
+    least : agreement with which one joins, or with which those that agree with none become a new
+        community
+    free : the number of the first new community; None if there can be none
+    """
+    ones, joined = np.ones(len(labels)), labels.copy()
+    for client in np.flatnonzero(labels == NO_GROUP).tolist():
+        group, score = nearest(similarity, ones, client, labels)
+        if score >= least:
+            joined[client] = group
+    rest = np.flatnonzero(joined == NO_GROUP)
+    if free is None or len(rest) < 2:
+        return joined
+    found = agglomerative(similarity[np.ix_(rest, rest)], ones[rest], 0, least)
+    for label in range(int(found.max()) + 1):
+        if len(members := rest[found == label]) > 1:
+            joined[members] = free
+            free += 1
+    return joined
+
+
+def _refined(
+    similarity: Floats, labels: Labels, clusters: int | None = None, margin: float = 0.0
+) -> Labels:
+    """Return the labels after clients have moved to where they agree more, by the margin.
+
+    No community ends, unless ``clusters`` is 0.
+    """
+    number = int(labels.max()) + 1 if clusters is None else clusters
+    rules = TribeRules(number, few_examples=0)
+    size = len(labels)
+    return refine(similarity, np.ones(size), [1] * size, labels, rules, margin)
