@@ -14,27 +14,12 @@ from numpy.typing import NDArray
 from strategies.arrays import as_part, part_of, project, view
 from strategies.grouping import GroupAveraging
 from strategies.placements import NO_GROUP, Grouping
+from strategies.pulls import STRONG, evidence, find_communities, join, levels, refined
 from strategies.replies import Reply
-from strategies.tribes import (
-    Floats,
-    Labels,
-    TribeRules,
-    agglomerative,
-    agreements,
-    cosine_similarities,
-    nearest,
-    refine,
-    renumbered,
-)
+from strategies.tribes import Floats, Labels, agreements, cosine_similarities
 
 _ENOUGH = 0.5
 """Part of the clients met so far of which enough must be known before communities are found."""
-
-_MOST = 32
-"""Most communities that are found where their number is not given."""
-
-_EVIDENCE = 5.0
-"""Least evidence for communities, in nats: strong by the scale of Kass & Raftery 1995."""
 
 
 class AdapterCommunities(GroupAveraging):
@@ -55,8 +40,10 @@ class AdapterCommunities(GroupAveraging):
     nearer to the higher value. Clients that agree with none but with each other become a new one,
     unless the number of communities was given. Every ``revise_every`` rounds a client moves to the
     community that it agrees with more than with its own, by more than ``margin`` times the
-    difference of the two values: one client at a time, the clearest case first. Every move is
-    logged and among the placements, whose score is the agreement.
+    difference of the two values: one client at a time, the clearest case first. All that is done
+    only if there is strong evidence for the communities after it against those before. (Well
+    placed clients have what they need, so that their pulls tell ever less of who belongs where.)
+    Every move is logged and among the placements, whose score is the agreement.
 
     A newcomer has trained nothing, so that nothing is known of it: it is evaluated with the mean.
 
@@ -74,7 +61,7 @@ class AdapterCommunities(GroupAveraging):
         Rounds between revisions; 0 for none.
     margin : float, at least 0 (default: 0.5)
         See there. Of a client in the wrong place the difference is about 1, in the right place -1.
-    memory : float in (0, 1] (default: 0.95)
+    memory : float in (0, 1] (default: 1)
         Part of the sum of pulls that is kept from one round of a client to its next.
     projection_size : int (default: 8192)
         Length of the random projection of pulls that is kept of each client; 0 for all of them.
@@ -97,7 +84,7 @@ class AdapterCommunities(GroupAveraging):
         warm_up: int = 5,
         revise_every: int = 2,
         margin: float = 0.5,
-        memory: float = 0.95,
+        memory: float = 1.0,
         projection_size: int = 8192,
         **kwargs: Any,
     ) -> None:
@@ -197,8 +184,10 @@ class AdapterCommunities(GroupAveraging):
         labels = join(similarity, before, (inside + across) / 2, free)
         self._put_all(server_round, clients, similarity, labels, "joined by its pulls")
         if self.revise_every and (server_round - 1) % self.revise_every == 0:
-            labels = _refined(similarity, labels, self.clusters, self.margin * (inside - across))
-            self._put_all(server_round, clients, similarity, labels, "agrees clearly more")
+            margin = self.margin * max(inside - across, 0.0)
+            moved = refined(similarity, labels, self.clusters, margin)
+            if evidence(similarity, moved) >= evidence(similarity, labels) + STRONG:
+                self._put_all(server_round, clients, similarity, moved, "agrees clearly more")
 
     def _check(self, arrays: ArrayRecord, there: int) -> None:
         if there < self.clusters:
@@ -277,121 +266,3 @@ class AdapterCommunities(GroupAveraging):
         ]
         names = [n for n in floats if n in self.parameter_names or not self.parameter_names]
         return [n for n in names if n not in self.group_names] or names
-
-
-def levels(similarity: Floats, labels: Labels) -> tuple[float, float]:
-    """Return the mean cosine of pairs in one community, and that of pairs in different ones.
-
-    Parameters
-    ----------
-    similarity : ``(n, n)`` cosines
-    labels : the community of each client; pairs with one in none (-1) do not count
-
-    Returns
-    -------
-    NaN, and then 0, where there is no such pair: pulls sum to zero
-    """
-    inside, across = _pairs(similarity, labels)
-    high = float(inside.mean()) if inside.size else np.nan
-    low = float(across.mean()) if across.size else 0.0
-    return high, low
-
-
-def _pairs(similarity: Floats, labels: Labels) -> tuple[Floats, Floats]:
-    """Return the cosines of pairs in one community, and those of pairs in different ones."""
-    known = np.flatnonzero(labels != NO_GROUP)
-    left, right = np.triu_indices(len(known), k=1)
-    cosines = similarity[known[left], known[right]]
-    same = labels[known[left]] == labels[known[right]]
-    return cosines[same], cosines[~same]
-
-
-def evidence(similarity: Floats, labels: Labels) -> float:
-    """Return the evidence for communities against none, in nats, by description length.
-
-    The cosines of pairs are described as normal around one mean within communities and around
-    another across, of one variance (a stochastic block model of two levels), instead of around one
-    mean for all. That saves ``pairs / 2 log(variance before / variance after)`` nats, and costs
-    the labels, ``n log K``. It has no scale, so noise that makes all cosines small does not matter.
-
-    Parameters
-    ----------
-    similarity : ``(n, n)`` cosines
-    labels : the community of each of the ``n`` clients, none -1
-
-    Returns
-    -------
-    minus infinity where members are no more alike than others, or there are no two communities
-    """
-    inside, across = _pairs(similarity, labels)
-    if not inside.size or not across.size or inside.mean() <= across.mean():
-        return -np.inf
-    cosines = np.concatenate([inside, across])
-    after = np.sum((inside - inside.mean()) ** 2) + np.sum((across - across.mean()) ** 2)
-    before = np.sum((cosines - cosines.mean()) ** 2)
-    saved = len(cosines) / 2 * np.log(before / max(after, 1e-12 * before))
-    return float(saved - len(labels) * np.log(labels.max() + 1))
-
-
-def find_communities(similarity: Floats, clusters: int = 0) -> Labels:
-    """Return the community of each client, numbered by their first members; -1 for none.
-
-    By average linkage, after which clients move to where they agree most. Without a number, the
-    one with the most :func:`evidence` is taken, up to half the clients and 32; there is no
-    community where that is not strong. Then whoever is alone is in none.
-
-    Parameters
-    ----------
-    similarity : ``(n, n)`` cosines of pulls, ``n`` at least 2
-    clusters : the number of communities, at most ``n``; 0 to find it
-    """
-    ones = np.ones(len(similarity))
-    if clusters:
-        return renumbered(_refined(similarity, agglomerative(similarity, ones, clusters, 0.0)))
-    best, most = np.full(len(similarity), NO_GROUP, dtype=np.int64), _EVIDENCE
-    for number in range(2, min(len(similarity) // 2, _MOST) + 1):
-        labels = _refined(similarity, agglomerative(similarity, ones, number, 0.0))
-        if (found := evidence(similarity, labels)) > most:
-            best, most = labels, found
-    sizes = np.bincount(best[best != NO_GROUP], minlength=1)
-    return renumbered(np.where(sizes[best] > 1, best, NO_GROUP))
-
-
-def join(similarity: Floats, labels: Labels, least: float, free: int | None) -> Labels:
-    """Return the labels after each client in no community has joined one, if it agrees with one.
-
-    Parameters
-    ----------
-    similarity : ``(n, n)`` cosines
-    labels : the community of each client, -1 for none
-    least : agreement with which one joins, or with which those that agree with none become a new
-        community
-    free : the number of the first new community; None if there can be none
-    """
-    ones, joined = np.ones(len(labels)), labels.copy()
-    for client in np.flatnonzero(labels == NO_GROUP).tolist():
-        group, score = nearest(similarity, ones, client, labels)
-        if score >= least:
-            joined[client] = group
-    rest = np.flatnonzero(joined == NO_GROUP)
-    if free is None or len(rest) < 2:
-        return joined
-    found = agglomerative(similarity[np.ix_(rest, rest)], ones[rest], 0, least)
-    for label in range(int(found.max()) + 1):
-        if len(members := rest[found == label]) > 1:
-            joined[members] = free
-            free += 1
-    return joined
-
-
-def _refined(
-    similarity: Floats, labels: Labels, clusters: int | None = None, margin: float = 0.0
-) -> Labels:
-    """Return the labels after clients have moved to where they agree more, by the margin.
-
-    No community ends, unless ``clusters`` is 0.
-    """
-    number = int(labels.max()) + 1 if clusters is None else clusters
-    rules = TribeRules(number, few_examples=0)
-    size = len(labels)
-    return refine(similarity, np.ones(size), [1] * size, labels, rules, margin)

@@ -337,9 +337,9 @@ def refine(
 ) -> Labels:
     """Return the labels after clients have moved to the tribe that they agree with most.
 
-    One moves at a time, the one that gains most, until nobody gains more than the margin. Whoever is alone in its tribe
-    leaves it only for one that it agrees with as much as members have to. No tribe becomes smaller
-    than ``rules.smallest`` by that; where their number was given, none ends.
+    One moves at a time, the one that gains most, until nobody gains more than the margin. Whoever
+    is alone in its tribe leaves it only for one that it agrees with as much as members have to. No
+    tribe becomes smaller than ``rules.smallest`` by that; where their number was given, none ends.
     """
     if (labels == NONE).all():
         return labels
