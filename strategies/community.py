@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from strategies.arrays import as_part, part_of, project, view
 from strategies.grouping import GroupAveraging
 from strategies.placements import NO_GROUP, Grouping
-from strategies.pulls import STRONG, evidence, find_communities, join, levels, refined
+from strategies.pulls import find_communities, join, levels, misplaced
 from strategies.replies import Reply
 from strategies.tribes import Floats, Labels, agreements, cosine_similarities
 
@@ -27,44 +27,44 @@ class AdapterCommunities(GroupAveraging):
 
     Everybody is sent the same shared encoder, so what a client's training does to it tells what
     the client needs beyond the mean. Its *pull* in a round is the direction of its change, less
-    the mean direction of everybody who took part. The sum over rounds is kept, of which minibatch
-    noise is averaged out. Clients whose pulls have a high cosine need the same.
+    the mean direction of everybody who took part. Pulls are summed over rounds, by which the noise
+    of minibatches is averaged out. Clients whose pulls have a high cosine need the same.
 
     For ``warm_up`` rounds a client is in no community and has the mean over everybody. Once that
-    is behind half of the clients, communities are found among those (:func:`find_communities`).
-    Where none are evident everybody keeps the mean, and they are looked for again in each round.
+    is behind half of the clients, communities are found among those (see
+    :func:`strategies.pulls.find_communities`). Where none are evident everybody keeps the mean,
+    and they are looked for again in each round. A client that comes later joins the community with
+    whose members its pulls have the highest mean cosine, if that is nearer to what it is between
+    members than to what it is across communities. Clients that agree with none but with each other
+    become a new one, unless the number of communities was given.
 
-    Agreement with a community is the mean cosine with its other members. It has a typical value
-    between members and a lower one between communities (:func:`levels`), and all bars are relative
-    to these. A client that comes later joins the community that it agrees with most, if that is
-    nearer to the higher value. Clients that agree with none but with each other become a new one,
-    unless the number of communities was given. Every ``revise_every`` rounds a client moves to the
-    community that it agrees with more than with its own, by more than ``margin`` times the
-    difference of the two values: one client at a time, the clearest case first. All that is done
-    only if there is strong evidence for the communities after it against those before. (Well
-    placed clients have what they need, so that their pulls tell ever less of who belongs where.)
-    Every move is logged and among the placements, whose score is the agreement.
+    By these pulls a client was placed; they are kept. What it pulls towards afterwards is summed
+    anew. Every ``revise_every`` rounds a client moves whose new pulls have a higher mean cosine
+    with the pulls of another community than with those of its own (see
+    :func:`strategies.pulls.misplaced`). Every placement is logged; its score is the mean cosine,
+    or for a move by how much it was higher.
 
-    A newcomer has trained nothing, so that nothing is known of it: it is evaluated with the mean.
+    A newcomer has trained nothing, so nothing is known of it: it is evaluated with the mean.
 
     Parameters
     ----------
     clusters : int (default: 0)
-        Number of communities; 0 to find it (see :func:`find_communities`).
+        Number of communities; 0 to find it.
     compared_names : collection of str, optional
         Arrays whose changes are compared. By default those parameters that are averaged over
         everybody, or those of groups where nothing is. Of group arrays the change is that from
         the mean over everybody.
     warm_up : int (default: 5)
-        Rounds that a client takes part in before it is put in a community.
+        Rounds that a client takes part in before it is put in a community, or moved.
     revise_every : int (default: 2)
         Rounds between revisions; 0 for none.
     margin : float, at least 0 (default: 0.5)
-        See there. Of a client in the wrong place the difference is about 1, in the right place -1.
-    memory : float in (0, 1] (default: 1)
+        By how much the cosine must be higher for a move, in units of the difference between what
+        it was between members and across communities when they were placed.
+    memory : float in (0, 1] (default: 0.95)
         Part of the sum of pulls that is kept from one round of a client to its next.
     projection_size : int (default: 8192)
-        Length of the random projection of pulls that is kept of each client; 0 for all of them.
+        Length of the random projection of pulls, of which two are kept of a client; 0 for all.
     others : as in :class:`GroupAveraging`
 
     Raises
@@ -84,7 +84,7 @@ class AdapterCommunities(GroupAveraging):
         warm_up: int = 5,
         revise_every: int = 2,
         margin: float = 0.5,
-        memory: float = 1.0,
+        memory: float = 0.95,
         projection_size: int = 8192,
         **kwargs: Any,
     ) -> None:
@@ -111,9 +111,11 @@ class AdapterCommunities(GroupAveraging):
         self.memory = memory
         self.projection_size = projection_size
         self.pulls: dict[int, NDArray[np.float32]] = {}
-        """Client -> the sum of its pulls, projected."""
+        """Client -> the sum of its pulls until it was placed, projected."""
+        self.recent: dict[int, NDArray[np.float32]] = {}
+        """Client in a community -> the sum of its pulls since it was put there, projected."""
         self.rounds: dict[int, int] = {}
-        """Client -> the number of rounds that it has told a pull in."""
+        """Client -> the number of rounds that it has told a pull in, where it is."""
 
     def summary(self) -> None:
         """Log what this strategy averages and how."""
@@ -134,13 +136,20 @@ class AdapterCommunities(GroupAveraging):
     def state_arrays(self) -> dict[str, NDArray[Any]]:
         """Return what the strategy carries from round to round, for a checkpoint."""
         pulls = {str(client): pull for client, pull in self.pulls.items()}
+        recent = {str(client): pull for client, pull in self.recent.items()}
         rounds = {str(client): np.array(count) for client, count in self.rounds.items()}
-        return super().state_arrays() | as_part("pull", pulls) | as_part("pull-rounds", rounds)
+        return (
+            super().state_arrays()
+            | as_part("pull", pulls)
+            | as_part("recent-pull", recent)
+            | as_part("pull-rounds", rounds)
+        )
 
     def load_state_arrays(self, arrays: Mapping[str, NDArray[Any]]) -> None:
         """Take over what :meth:`state_arrays` returned."""
         super().load_state_arrays(arrays)
         self.pulls = {int(c): pull for c, pull in part_of(arrays, "pull").items()}
+        self.recent = {int(c): pull for c, pull in part_of(arrays, "recent-pull").items()}
         self.rounds = {int(c): int(n) for c, n in part_of(arrays, "pull-rounds").items()}
 
     # ------------------------------------------------------------------ placing clients
@@ -168,8 +177,7 @@ class AdapterCommunities(GroupAveraging):
         """Find communities, let clients join them, and revise, before a round of training."""
         self._check(arrays, len(list(grid.get_node_ids())))
         self.place(server_round, arrays, config, grid, self.unplaced(grid, nodes))
-        clients = sorted(c for c, n in self.rounds.items() if n >= self.warm_up)
-        clients = [client for client in clients if self.pulls[client].any()]
+        clients = self._known()
         if len(clients) < max(2, self.clusters, _ENOUGH * len(self.groups)):
             return
         similarity = cosine_similarities([self.pulls[client] for client in clients])
@@ -184,10 +192,39 @@ class AdapterCommunities(GroupAveraging):
         labels = join(similarity, before, (inside + across) / 2, free)
         self._put_all(server_round, clients, similarity, labels, "joined by its pulls")
         if self.revise_every and (server_round - 1) % self.revise_every == 0:
-            margin = self.margin * max(inside - across, 0.0)
-            moved = refined(similarity, labels, self.clusters, margin)
-            if evidence(similarity, moved) >= evidence(similarity, labels) + STRONG:
-                self._put_all(server_round, clients, similarity, moved, "agrees clearly more")
+            self._revise(server_round, clients, labels, self.margin * max(inside - across, 0.0))
+
+    def _known(self) -> list[int]:
+        """Return the clients that are placed, or of which enough is known for that."""
+        told = [client for client in sorted(self.pulls) if self.pulls[client].any()]
+        placed = [self.groups.get(client, NO_GROUP) != NO_GROUP for client in told]
+        enough = [self.rounds[client] >= self.warm_up for client in told]
+        return [c for c, p, e in zip(told, placed, enough, strict=True) if p or e]
+
+    def _revise(
+        self, server_round: int, clients: Sequence[int], labels: Labels, margin: float
+    ) -> None:
+        """Move clients whose pulls since they were placed are those of another community."""
+        moved = [c for c in clients if c in self.recent and self.recent[c].any()]
+        ready = [clients.index(c) for c in moved if self.rounds[c] >= self.warm_up]
+        if not ready:
+            return
+        vectors = [self.pulls[client] for client in clients]
+        found = cosine_similarities(vectors + [self.recent[clients[place]] for place in ready])
+        recent = np.zeros((len(clients), len(clients)))
+        recent[ready] = found[len(clients) :, : len(clients)]
+        for place, (group, gain) in misplaced(recent, labels, ready, margin).items():
+            client = clients[place]
+            words = (server_round, client, self.groups[client], group, gain)
+            log(INFO, "Before round %d: client %d moves from community %d to %d (%.2f)", *words)
+            self.put(server_round, client, group, gain, "is pulled to another community")
+
+    def put(self, server_round: int, client: int, group: int, score: float, reason: str) -> None:
+        """Put a client in a community, and note it; its pulls are counted anew there."""
+        if group != NO_GROUP and self.groups.get(client) != group:
+            self.recent.pop(client, None)
+            self.rounds[client] = 0
+        super().put(server_round, client, group, score, reason)
 
     def _check(self, arrays: ArrayRecord, there: int) -> None:
         if there < self.clusters:
@@ -232,9 +269,10 @@ class AdapterCommunities(GroupAveraging):
             return arrays
         mean = np.mean(list(directions.values()), axis=0, dtype=np.float64)
         for client, direction in directions.items():
-            before = self.pulls.get(client, np.zeros_like(direction))
-            pull = self.memory * before.astype(np.float64) + (direction - mean)
-            self.pulls[client] = pull.astype(np.float32)
+            placed = self.groups.get(client, NO_GROUP) != NO_GROUP
+            sums = self.recent if placed else self.pulls
+            before = sums.get(client, np.zeros_like(direction)).astype(np.float64)
+            sums[client] = (self.memory * before + (direction - mean)).astype(np.float32)
             self.rounds[client] = self.rounds.get(client, 0) + 1
         return arrays
 

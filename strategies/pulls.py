@@ -5,6 +5,8 @@ everybody. What a client has too few examples to tell stays in its pull as noise
 round, so all cosines are small; only that those within a community are larger tells.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from strategies.placements import NO_GROUP
@@ -85,10 +87,10 @@ def find_communities(similarity: Floats, clusters: int = 0) -> Labels:
     """
     ones = np.ones(len(similarity))
     if clusters:
-        return renumbered(refined(similarity, agglomerative(similarity, ones, clusters, 0.0)))
+        return renumbered(_refined(similarity, agglomerative(similarity, ones, clusters, 0.0)))
     best, most = np.full(len(similarity), NO_GROUP, dtype=np.int64), STRONG
     for number in range(2, min(len(similarity) // 2, _MOST) + 1):
-        labels = refined(similarity, agglomerative(similarity, ones, number, 0.0))
+        labels = _refined(similarity, agglomerative(similarity, ones, number, 0.0))
         if (found := evidence(similarity, labels)) > most:
             best, most = labels, found
     sizes = np.bincount(best[best != NO_GROUP], minlength=1)
@@ -122,20 +124,45 @@ def join(similarity: Floats, labels: Labels, least: float, free: int | None) -> 
     return joined
 
 
-def refined(
-    similarity: Floats, labels: Labels, clusters: int | None = None, margin: float = 0.0
-) -> Labels:
-    """Return the labels after clients have moved to where they agree more, by the margin.
+def misplaced(
+    recent: Floats, labels: Labels, clients: Sequence[int], margin: float
+) -> dict[int, tuple[int, float]]:
+    """Return where clients belong whose recent pulls are those of another community.
 
-    No community ends, unless ``clusters`` is 0.
+    A client in the wrong place goes on to be pulled to where it belongs. One in the right place is
+    pulled by what is its own only, less the mean of that in its community; so with itself among
+    the members its agreement with them is about 0, as it is with others. No community is left
+    empty.
 
     Parameters
     ----------
-    similarity, labels : as in :func:`levels`
-    clusters : their number if it was given, 0 if not; by default that of the labels
-    margin : least gain in agreement, :func:`strategies.tribes.refine`
+    recent : ``(n, n)`` cosines of the recent pull of each client (row) with the pulls by which
+        clients were placed (column)
+    labels : the community of each client, -1 for none
+    clients : places of those that may move
+    margin : by which the agreement with another community must be above that with its own
+
+    Returns
+    -------
+    place of a client that moves -> new community, and how much higher the agreement is
     """
-    number = int(labels.max()) + 1 if clusters is None else clusters
-    rules = TribeRules(number, few_examples=0)
+    members = (labels[:, None] == np.arange(labels.max(initial=-1) + 1)).astype(np.float64)
+    sizes = members.sum(axis=0)
+    scores = np.where(sizes > 0, recent @ members / np.maximum(sizes, 1), -np.inf)
+    moves: dict[int, tuple[int, float]] = {}
+    for client in clients:
+        own = labels[client]
+        if own == NO_GROUP or sizes[own] < 2:
+            continue
+        best = int(scores[client].argmax())
+        if (gain := float(scores[client, best] - scores[client, own])) > margin:
+            moves[client] = best, gain
+            sizes[own] -= 1
+    return moves
+
+
+def _refined(similarity: Floats, labels: Labels) -> Labels:
+    """Return the labels after clients have moved to where they agree most; no community ends."""
+    rules = TribeRules(int(labels.max()) + 1, few_examples=0)
     size = len(labels)
-    return refine(similarity, np.ones(size), [1] * size, labels, rules, margin)
+    return refine(similarity, np.ones(size), [1] * size, labels, rules)
