@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from strategies.arrays import as_part, part_of, project, view
 from strategies.grouping import GroupAveraging
 from strategies.placements import NO_GROUP, Grouping
-from strategies.pulls import find_communities, join, levels, misplaced
+from strategies.pulls import direction_of, find_communities, join, levels, misplaced
 from strategies.replies import Reply
 from strategies.tribes import Floats, Labels, agreements, cosine_similarities
 
@@ -276,23 +276,17 @@ class AdapterCommunities(GroupAveraging):
         return arrays
 
     def _direction(self, reply: Reply) -> NDArray[np.float32] | None:
-        """Return a reply's change as a vector of length 1, projected; None if it changed nothing.
-
-        Of length 1, so that one wild client has no more say in the mean than any other.
-        """
+        """Return the direction of a reply's change, projected; None if it changed nothing."""
         sent: Mapping[str, Array] = self._sent or {}
         parts = [
             (reply.views[name].astype(np.float64) - view(sent[name])).ravel()
             for name in self._compared(reply)
             if name in sent
         ]
-        change = np.concatenate(parts) if parts else np.zeros(1)
-        largest = np.abs(change).max()
-        if not (np.isfinite(largest) and largest > 0):
+        direction = direction_of(np.concatenate(parts) if parts else np.zeros(1))
+        if direction is None:
             return None
-        change /= largest  # so that no square overflows
-        change /= np.linalg.norm(change)
-        return project(change, self.projection_size, self.seed).astype(np.float32)
+        return project(direction, self.projection_size, self.seed).astype(np.float32)
 
     def _compared(self, reply: Reply) -> list[str]:
         """Return the names of the arrays whose changes are compared, in the order of the reply."""
