@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -249,7 +250,7 @@ def test_graphs_that_are_not_passed_as_a_whole_are_learned_and_reproducible(task
 
 # ---------------------------------------------------------------------- bad input
 
-CHANGES = {}
+CHANGES: dict[int, dict[str, Any]] = {}
 """Client -> parts of its graph that are different."""
 
 
