@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from clients import Graph, bind
+from clients import Graph
 from pfl_flower.models import GRAPH_MODELS, MODELS, Architecture, build_model
 from pfl_flower.models.blocks import BottleneckAdapter, LowRankAdapter
 from pfl_flower.resolve import ResolveError
@@ -22,18 +22,25 @@ def test_every_model_answers_and_every_parameter_learns(name, norm, shape):
         assert parameter.grad is not None, path
 
 
-@pytest.mark.parametrize("links", [False, True])
 @pytest.mark.parametrize("name", sorted(GRAPH_MODELS))
+@pytest.mark.parametrize("links", [False, True])
 def test_every_graph_model_answers_and_every_parameter_learns(name, links):
     model = build_model(Architecture(name, (5,), 7, links=links), seed=0)
-    edges = torch.tensor([[0, 1, 2, 3], [1, 0, 3, 2]])
-    bind(model, Graph(torch.randn(6, 5), edges))
-    examples = torch.tensor([[0, 1], [2, 5], [3, 4]]) if links else torch.tensor([0, 2, 5])
-    outputs = model(examples)
-    assert outputs.shape == ((3,) if links else (3, 7))
+    model.graph = Graph(torch.randn(6, 5), torch.tensor([[0, 1, 2, 1], [1, 0, 1, 2]]))
+    outputs = model(torch.tensor([[0, 3], [5, 1]]) if links else torch.arange(4))
+    assert outputs.shape == ((2,) if links else (4, 7))
     outputs.square().sum().backward()
     for path, parameter in model.named_parameters():
         assert parameter.grad is not None, path
+    assert hasattr(model.adapter1, "up") == name.startswith("adapter-")
+
+
+@pytest.mark.parametrize("layer", ["gcn", "sage", "gat", "gin"])
+def test_a_graph_network_with_adapters_starts_as_the_one_without(layer):
+    plain = build_model(Architecture(layer, (5,), 7), seed=3).state_dict()
+    adapted = build_model(Architecture(f"adapter-{layer}", (5,), 7), seed=3).state_dict()
+    for name, values in plain.items():
+        assert torch.equal(adapted[name], values)
 
 
 def test_the_seed_decides_the_first_values_and_the_global_generator_is_left_alone():
