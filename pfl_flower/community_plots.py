@@ -14,7 +14,7 @@ Floats = NDArray[np.float64]
 
 
 def principal_plane(vectors: Floats) -> Floats:
-    """Return the points ``(n, 2)`` of vectors ``(n, d)`` in the plane of their first two components.
+    """Return vectors ``(n, d)`` as points ``(n, 2)`` of the plane of their first two components.
 
     Of each component the entry of largest size, the first of equals, is positive.
 

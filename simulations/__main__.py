@@ -26,6 +26,7 @@ from simulations import (
     newcomer,
     safeguard,
     smartwatch,
+    social,
     taste,
     tribes,
 )
@@ -33,7 +34,7 @@ from simulations.study import print_summary, run_study, write_outcome
 
 _MODULES = (
     *(taste, lighting, gallery, safeguard, constellation, smartwatch, tribes, newcomer),
-    borrowing,
+    *(borrowing, social),
 )
 _STUDIES = (
     *(module.STUDY for module in _MODULES),
@@ -43,6 +44,7 @@ _STUDIES = (
     newcomer.REGRESSION_STUDY,
     borrowing.DIABETES_STUDY,
     borrowing_digits.STUDY,
+    social.LINKS_STUDY,
 )
 STUDIES = {study.name: study for study in _STUDIES}
 
