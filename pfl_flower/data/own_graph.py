@@ -23,12 +23,17 @@ def parts_of_graph(value: Any) -> dict[str, Any] | None:
     Parameters
     ----------
     value : what a user's function returns
+
+    Raises
+    ------
+    DataError
+        If it is something else of PyG's.
     """
     if type(value).__module__.startswith("torch_geometric."):
         if not hasattr(value, "to_dict"):
             raise DataError(f"a {type(value).__name__} is no graph of a client; return PyG's Data")
         value = value.to_dict()
-    elif not isinstance(value, Mapping) or not {"x", "edge_index"} & set(map(str, value)):
+    elif not isinstance(value, Mapping) or "edge_index" not in value:
         return None
     names = (name for name in map(str, value) if not name.startswith("_"))  # PyG has its own
     return {name: value[name] for name in names if value[name] is not None}

@@ -1,4 +1,4 @@
-"""Who gets which examples: flwr-datasets' partitioners, by name."""
+"""Who gets which examples: flwr-datasets' partitioners and cuts of graphs, by name."""
 
 from collections.abc import Callable, Mapping
 from contextlib import redirect_stderr
@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from pfl_flower.data.cuts import CUTS
 from pfl_flower.data.examples import Examples
 from pfl_flower.data.facts import DataError
 
@@ -60,13 +61,26 @@ def _natural(request: PartitionRequest) -> Any:
     return NaturalIdPartitioner(partition_by=request.owner)
 
 
+def _cut_of_a_graph(name: str) -> Callable[[PartitionRequest], Any]:
+    """Return what takes the place of a partitioner, for data that have no edges."""
+
+    def refuse(_: PartitionRequest) -> Any:
+        raise DataError(
+            f"partition {name!r} cuts a graph, and these data have no edges; use iid, dirichlet, "
+            f"pathological or natural"
+        )
+
+    return refuse
+
+
 PARTITIONS: Mapping[str, Callable[[PartitionRequest], Any]] = {
     "iid": _iid,
     "dirichlet": _dirichlet,
     "pathological": _pathological,
     "natural": _natural,
+    **{name: _cut_of_a_graph(name) for name in CUTS},
 }
-"""Name of a partition -> flwr-datasets partitioner. A new one is one row."""
+"""Name of a partition -> flwr-datasets partitioner. A new one is one row, here or in ``CUTS``."""
 
 _BY_LABEL = ("dirichlet", "pathological")
 
@@ -81,7 +95,8 @@ def partition(examples: Examples, name: str, request: PartitionRequest) -> list[
     Raises
     ------
     DataError
-        If the data set has no natural clients or too few, or the partitioner cannot do it.
+        If the data set has no natural clients or too few, or the partitioner cannot do it; or if a
+        graph is to be cut, and there is none.
     """
     from datasets import Dataset, disable_progress_bars
 
@@ -92,6 +107,10 @@ def partition(examples: Examples, name: str, request: PartitionRequest) -> list[
         )
     if name in _BY_LABEL and examples.targets.is_floating_point():
         raise DataError(f"partition {name!r} needs classes; a regression can use iid or natural")
+    if name in CUTS and examples.edges is not None:
+        cut = CUTS[name]
+        owner = cut(examples.edges.numpy(), len(examples), request.num_clients, request.seed)
+        return [np.flatnonzero(owner == client) for client in range(request.num_clients)]
     disable_progress_bars()
     targets = examples.targets
     labels = targets if targets.ndim == 1 else targets[:, 0]
@@ -102,7 +121,8 @@ def partition(examples: Examples, name: str, request: PartitionRequest) -> list[
     if name == "natural":
         if examples.owner is None:
             raise DataError(
-                "this data set has no natural clients; use iid, dirichlet or pathological"
+                "this data set has no natural clients; use iid, dirichlet or pathological, or, if "
+                "it is a graph, louvain or metis"
             )
         columns["owner"] = examples.owner[order]
         found = len(np.unique(examples.owner))

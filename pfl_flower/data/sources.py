@@ -16,6 +16,7 @@ import torch
 from pfl_flower.data import described
 from pfl_flower.data.examples import Examples, Source, SourceRequest
 from pfl_flower.data.facts import DataError
+from pfl_flower.data.graphs import TWITCH_FEATURES, planetoid, twitch
 from pfl_flower.data.planted import NUM_FEATURES as PLANTED_FEATURES
 from pfl_flower.data.planted import planted
 from pfl_flower.data.settings import default_cache
@@ -202,5 +203,8 @@ SOURCES: Mapping[str, Source] = {
         graph=True,
         natural=True,
     ),
+    "cora": Source(planetoid("Cora"), (1433,), 7, heterogeneity="none", graph=True),
+    "citeseer": Source(planetoid("CiteSeer"), (3703,), 6, heterogeneity="none", graph=True),
+    "twitch": Source(twitch, (TWITCH_FEATURES,), 2, heterogeneity="none", graph=True, natural=True),
 }
 """Name of a data set -> its source. A new one is one row."""

@@ -124,8 +124,10 @@ def test_what_is_a_graph():
     assert parts_of_graph({"x_train": 1}) is None
     assert parts_of_graph(7) is None
     assert set(parts_of_graph(Data(**triangle_and_one()))) == {"x", "edge_index", "y"}
-    assert set(parts_of_graph({"x": 1, "y": None})) == {"x"}
-    with pytest.raises(DataError, match=r"has no x, edge_index, y \(there: user"):
+    assert set(parts_of_graph({"edge_index": 1, "y": None})) == {"edge_index"}
+    with pytest.raises(DataError, match="a Batching is no graph of a client; return PyG's Data"):
+        parts_of_graph(type("Batching", (), {"__module__": "torch_geometric.loader"})())
+    with pytest.raises(DataError, match=r"has no x, edge_index, y \(there: user\)"):
         checked_graph(parts_of_graph(HeteroData({"user": {"x": torch.zeros(1, 1)}})), "here")
 
 
