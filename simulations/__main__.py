@@ -27,6 +27,7 @@ from simulations import (
     safeguard,
     smartwatch,
     social,
+    social_real,
     taste,
     tribes,
 )
@@ -45,6 +46,9 @@ _STUDIES = (
     borrowing.DIABETES_STUDY,
     borrowing_digits.STUDY,
     social.LINKS_STUDY,
+    social_real.CORA_STUDY,
+    social_real.CITESEER_STUDY,
+    social_real.TWITCH_STUDY,
 )
 STUDIES = {study.name: study for study in _STUDIES}
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from flwr.app import Context, RecordDict
+from flwr.app import ArrayRecord, Context, RecordDict
 from numpy.typing import NDArray
 
 from clients import Scope, assign_scopes
@@ -28,7 +28,7 @@ from strategies.protocol import NUM_PARTITIONS, PARTITION_ID, SERVER_ROUND
 
 NUM_CLIENTS = 16
 FEW = 10
-LABELS = (5, FEW, 20, 60)
+LABELS = (FEW, 20, 60)
 """Numbers of labelled nodes of a client to train on."""
 
 CONFIG: Mapping[str, Any] = {
@@ -80,7 +80,7 @@ def measure(run: MethodRun) -> Measures:
         return found
     clients = range(run.num_clients)
     found["groups"] = [run.grouping.groups.get(client, NO_GROUP) for client in clients]
-    if run.method == OWN and not run.config.personal_rule:
+    if run.method == OWN and not run.parameters["personal"]:
         found |= _adapters(run, run.grouping)
     return found
 
@@ -90,9 +90,9 @@ def _adapters(run: MethodRun, grouping: Grouping) -> Measures:
     model, _ = initial_model(run.config.architecture, run.config.seed)
     names = names_of(assign_scopes(model, "adapter"), Scope.PERSONAL)
     count = federation(run.config.data, run.num_clients).num_clients
-    adapters = []
+    adapters, groups = [], grouping.groups
     for number in range(count):
-        own = grouping.models.get(grouping.groups.get(number, NO_GROUP), {})
+        own = grouping.models.get(groups.get(number, NO_GROUP), ArrayRecord())
         node: dict[str, Any] = {PARTITION_ID: number, NUM_PARTITIONS: count}
         context = Context(0, number, node, RecordDict(), {})
         client = build_client(run.config, context, durable=False, own_model=True)
@@ -145,17 +145,16 @@ def _claims(outcome: Outcome) -> list[Claim]:
     ]
 
 
-def against(outcome: Outcome) -> list[Mapping[str, Any]]:
-    """Return a row for every other arm and number of labels: what community-adapters gain on it."""
+def gains_of(outcome: Outcome, name: str) -> list[Mapping[str, Any]]:
+    """Return a row for every other arm, and number of labels: what an arm gains on it."""
     rows: list[Mapping[str, Any]] = []
     for arm in (result.arm for result in outcome.results if result.seed == outcome.seeds[0]):
-        if arm.name == OWN:
+        if arm.name == name:
             continue
-        gains = 100 * (outcome.means(OWN, arm.point) - outcome.means(arm.name, arm.point))
+        gains = 100 * (outcome.means(name, arm.point) - outcome.means(arm.name, arm.point))
         rows.append(
             {
-                "other": arm.name,
-                "labels": FEW if arm.point is None else int(arm.point),
+                "other": arm.key,
                 "points gained": float(gains.mean()),
                 "least": float(gains.min()),
                 "most": float(gains.max()),
@@ -177,7 +176,7 @@ def connections(outcome: Outcome) -> list[Mapping[str, Any]]:
 
 def tables(outcome: Outcome) -> dict[str, Sequence[Mapping[str, Any]]]:
     """Return what community-adapters gain on every other arm, and what the cut dropped."""
-    return {f"{OWN} against": against(outcome), "Connections": connections(outcome)}
+    return {f"{OWN} against": gains_of(outcome, OWN), "Connections": connections(outcome)}
 
 
 def columns(outcome: Outcome) -> dict[str, dict[str, float]]:
@@ -249,7 +248,7 @@ STUDY = Study(
     question="Communities name the same things differently: what to share, and with whom?",
     num_clients=NUM_CLIENTS,
     config=CONFIG,
-    arms=[arm for labels in (FEW, *(n for n in LABELS if n != FEW)) for arm in _at(labels)],
+    arms=[arm for labels in LABELS for arm in _at(labels)],
     claims=_claims,
     draw=_draw,
     measure=measure,
@@ -261,7 +260,10 @@ LINKS_STUDY = Study(
     name="social-links",
     question="Who would you like to meet? Links to predict in the same networks",
     num_clients=NUM_CLIENTS,
-    config={**CONFIG, "task": "link-prediction", "min-examples": 0, "max-examples": 0},
+    config={
+        **{**CONFIG, "task": "link-prediction", "num-server-rounds": 15},
+        **{"min-examples": 0, "max-examples": 0},
+    },
     arms=[Arm(name, config) for name, config in ARMS.items()],
     claims=lambda outcome: [],
     draw=_draw,
