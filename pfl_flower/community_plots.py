@@ -83,8 +83,7 @@ def plot_adapters(
     for community in sorted(set(communities)):
         mine = dots[np.asarray(communities) == community]
         words = "none" if community < 0 else f"community {community}"
-        style = {"color": group_color(community), "label": words}
-        axes.scatter(mine[:, 0], mine[:, 1], alpha=0.75, s=30, **style)
+        axes.plot(mine[:, 0], mine[:, 1], "o", color=group_color(community), label=words)
     for community, point in zip(means, crosses, strict=True):
         axes.plot(*point, "X", color=group_color(community), markersize=11, markeredgecolor="black")
     axes.set_xlabel("first principal component")

@@ -69,10 +69,12 @@ def _columns(outcome: Outcome) -> dict[str, dict[str, float]]:
 
 
 def _tables(outcome: Outcome) -> dict[str, Sequence[Mapping[str, Any]]]:
+    names = dict.fromkeys(result.arm.name for result in outcome.results)
+    counts = {name: [r.measures["groups"] for r in outcome.of(name)] for name in names}
     groups = [
-        {"method": name, "groups, seed by seed": " ".join(f"{r.measures['groups']}" for r in found)}
-        for name in dict.fromkeys(result.arm.name for result in outcome.results)
-        if any(r.measures["groups"] for r in (found := outcome.of(name)))
+        {"method": name, "groups, seed by seed": " ".join(map(str, found))}
+        for name, found in counts.items()
+        if any(found)
     ]
     gains = gains_of(outcome, FOUND[1])
     return {
