@@ -148,8 +148,8 @@ class LinkPrediction:
     Outputs are logits ``(N,)``. ``auc`` is the area under the receiver operating characteristic,
     ``average-precision`` that under the curve of precision and recall, and ``hits-at-10`` the share
     of links that are ranked above all but fewer than 10 of the pairs that are none (Hu et al. 2020,
-    arXiv:2005.00687, section 4.2). All are NaN where there are no links, or nothing else; the last
-    one also with fewer than 10 pairs that are none.
+    arXiv:2005.00687, section 4.2). All are NaN where there are no links, or nothing else, or an
+    output is not finite; the last one also with fewer than 10 pairs that are none.
     """
 
     criterion: Criterion = binary_cross_entropy_with_logits
@@ -176,6 +176,8 @@ class LinkPrediction:
 
         names = ("auc", "average-precision", f"hits-at-{HITS}")
         if not count or not 0 < (links := int(sums[1].sum())) < count:
+            return dict.fromkeys(names, math.nan)
+        if not torch.isfinite(sums[0]).all():  # of a model that diverged
             return dict.fromkeys(names, math.nan)
         outputs, targets = sums.numpy()
         wrong = sums[0][sums[1] == 0]

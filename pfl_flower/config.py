@@ -82,8 +82,13 @@ class RunConfig(RunKeys):
             )
         if self.row.graphs and not known.graph:
             raise ConfigError(
-                f"method {self.method!r} is for graphs, and {self.dataset!r} is none; use {graphs}, "
-                f"or method {self.method.removesuffix('-gnn')!r}"
+                f"method {self.method!r} is for graphs, and {self.dataset!r} is none; use "
+                f"{graphs}, or method {self.method.removesuffix('-gnn')!r}"
+            )
+        if known.graph and self.row.model and self.row.model not in GRAPH_MODELS:
+            raise ConfigError(
+                f"method {self.method!r} is for model={self.row.model!r} only, which cannot look "
+                f"at the graph that {self.dataset!r} is; use another method"
             )
         if self.model in MODELS and (self.model in GRAPH_MODELS) != known.graph:
             fitting = GRAPH_MODELS if known.graph else set(MODELS) - GRAPH_MODELS

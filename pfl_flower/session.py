@@ -125,7 +125,8 @@ def _after_kind(reason: str) -> str:
 def _log_facts(facts: DataFacts, misfits: Mapping[int, str]) -> None:
     for client, reason in misfits.items():
         log(WARNING, "Client %d cannot take part: %s", client, reason)
-    what = f"{len(facts.labels)} classes" if facts.labels else "a number (regression)"
+    number = "links" if facts.task == "link-prediction" else "a number (regression)"
+    what = f"{len(facts.labels)} classes" if facts.labels else number
     log(INFO, "Data: examples of shape %s, to predict %s", facts.shape, what)
     if facts.labels and facts.labels != tuple(range(len(facts.labels))):
         log(WARNING, "Labels %s become classes 0 to %d", list(facts.labels), len(facts.labels) - 1)

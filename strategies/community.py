@@ -14,27 +14,12 @@ from numpy.typing import NDArray
 from strategies.arrays import as_part, part_of, project, view
 from strategies.grouping import GroupAveraging
 from strategies.placements import NO_GROUP, Grouping
+from strategies.pulls import find_communities, join, levels, misplaced
 from strategies.replies import Reply
-from strategies.tribes import (
-    Floats,
-    Labels,
-    TribeRules,
-    agglomerative,
-    agreements,
-    cosine_similarities,
-    nearest,
-    refine,
-    renumbered,
-)
+from strategies.tribes import Floats, Labels, agreements, cosine_similarities
 
 _ENOUGH = 0.5
 """Part of the clients met so far of which enough must be known before communities are found."""
-
-_MOST = 32
-"""Most communities that are found where their number is not given."""
-
-_EVIDENCE = 5.0
-"""Least evidence for communities, in nats: strong by the scale of Kass & Raftery 1995."""
 
 
 class AdapterCommunities(GroupAveraging):
@@ -42,42 +27,44 @@ class AdapterCommunities(GroupAveraging):
 
     Everybody is sent the same shared encoder, so what a client's training does to it tells what
     the client needs beyond the mean. Its *pull* in a round is the direction of its change, less
-    the mean direction of everybody who took part. The sum over rounds is kept, of which minibatch
-    noise is averaged out. Clients whose pulls have a high cosine need the same.
+    the mean direction of everybody who took part. Pulls are summed over rounds, by which the noise
+    of minibatches is averaged out. Clients whose pulls have a high cosine need the same.
 
     For ``warm_up`` rounds a client is in no community and has the mean over everybody. Once that
-    is behind half of the clients, communities are found among those (:func:`find_communities`).
-    Where none are evident everybody keeps the mean, and they are looked for again in each round.
+    is behind half of the clients, communities are found among those (see
+    :func:`strategies.pulls.find_communities`). Where none are evident everybody keeps the mean,
+    and they are looked for again in each round. A client that comes later joins the community with
+    whose members its pulls have the highest mean cosine, if that is nearer to what it is between
+    members than to what it is across communities. Clients that agree with none but with each other
+    become a new one, unless the number of communities was given.
 
-    Agreement with a community is the mean cosine with its other members. It has a typical value
-    between members and a lower one between communities (:func:`levels`), and all bars are relative
-    to these. A client that comes later joins the community that it agrees with most, if that is
-    nearer to the higher value. Clients that agree with none but with each other become a new one,
-    unless the number of communities was given. Every ``revise_every`` rounds a client moves to the
-    community that it agrees with more than with its own, by more than ``margin`` times the
-    difference of the two values: one client at a time, the clearest case first. Every move is
-    logged and among the placements, whose score is the agreement.
+    By these pulls a client was placed; they are kept. What it pulls towards afterwards is summed
+    anew. Every ``revise_every`` rounds a client moves whose new pulls have a higher mean cosine
+    with the pulls of another community than with those of its own (see
+    :func:`strategies.pulls.misplaced`). Every placement is logged; its score is the mean cosine,
+    or for a move by how much it was higher.
 
-    A newcomer has trained nothing, so that nothing is known of it: it is evaluated with the mean.
+    A newcomer has trained nothing, so nothing is known of it: it is evaluated with the mean.
 
     Parameters
     ----------
     clusters : int (default: 0)
-        Number of communities; 0 to find it (see :func:`find_communities`).
+        Number of communities; 0 to find it.
     compared_names : collection of str, optional
         Arrays whose changes are compared. By default those parameters that are averaged over
         everybody, or those of groups where nothing is. Of group arrays the change is that from
         the mean over everybody.
     warm_up : int (default: 5)
-        Rounds that a client takes part in before it is put in a community.
+        Rounds that a client takes part in before it is put in a community, or moved.
     revise_every : int (default: 2)
         Rounds between revisions; 0 for none.
     margin : float, at least 0 (default: 0.5)
-        See there. Of a client in the wrong place the difference is about 1, in the right place -1.
+        By how much the cosine must be higher for a move, in units of the difference between what
+        it was between members and across communities when they were placed.
     memory : float in (0, 1] (default: 0.95)
         Part of the sum of pulls that is kept from one round of a client to its next.
     projection_size : int (default: 8192)
-        Length of the random projection of pulls that is kept of each client; 0 for all of them.
+        Length of the random projection of pulls, of which two are kept of a client; 0 for all.
     others : as in :class:`GroupAveraging`
 
     Raises
@@ -124,9 +111,11 @@ class AdapterCommunities(GroupAveraging):
         self.memory = memory
         self.projection_size = projection_size
         self.pulls: dict[int, NDArray[np.float32]] = {}
-        """Client -> the sum of its pulls, projected."""
+        """Client -> the sum of its pulls until it was placed, projected."""
+        self.recent: dict[int, NDArray[np.float32]] = {}
+        """Client in a community -> the sum of its pulls since it was put there, projected."""
         self.rounds: dict[int, int] = {}
-        """Client -> the number of rounds that it has told a pull in."""
+        """Client -> the number of rounds that it has told a pull in, where it is."""
 
     def summary(self) -> None:
         """Log what this strategy averages and how."""
@@ -147,13 +136,20 @@ class AdapterCommunities(GroupAveraging):
     def state_arrays(self) -> dict[str, NDArray[Any]]:
         """Return what the strategy carries from round to round, for a checkpoint."""
         pulls = {str(client): pull for client, pull in self.pulls.items()}
+        recent = {str(client): pull for client, pull in self.recent.items()}
         rounds = {str(client): np.array(count) for client, count in self.rounds.items()}
-        return super().state_arrays() | as_part("pull", pulls) | as_part("pull-rounds", rounds)
+        return (
+            super().state_arrays()
+            | as_part("pull", pulls)
+            | as_part("recent-pull", recent)
+            | as_part("pull-rounds", rounds)
+        )
 
     def load_state_arrays(self, arrays: Mapping[str, NDArray[Any]]) -> None:
         """Take over what :meth:`state_arrays` returned."""
         super().load_state_arrays(arrays)
         self.pulls = {int(c): pull for c, pull in part_of(arrays, "pull").items()}
+        self.recent = {int(c): pull for c, pull in part_of(arrays, "recent-pull").items()}
         self.rounds = {int(c): int(n) for c, n in part_of(arrays, "pull-rounds").items()}
 
     # ------------------------------------------------------------------ placing clients
@@ -181,8 +177,7 @@ class AdapterCommunities(GroupAveraging):
         """Find communities, let clients join them, and revise, before a round of training."""
         self._check(arrays, len(list(grid.get_node_ids())))
         self.place(server_round, arrays, config, grid, self.unplaced(grid, nodes))
-        clients = sorted(c for c, n in self.rounds.items() if n >= self.warm_up)
-        clients = [client for client in clients if self.pulls[client].any()]
+        clients = self._known()
         if len(clients) < max(2, self.clusters, _ENOUGH * len(self.groups)):
             return
         similarity = cosine_similarities([self.pulls[client] for client in clients])
@@ -197,8 +192,39 @@ class AdapterCommunities(GroupAveraging):
         labels = join(similarity, before, (inside + across) / 2, free)
         self._put_all(server_round, clients, similarity, labels, "joined by its pulls")
         if self.revise_every and (server_round - 1) % self.revise_every == 0:
-            labels = _refined(similarity, labels, self.clusters, self.margin * (inside - across))
-            self._put_all(server_round, clients, similarity, labels, "agrees clearly more")
+            self._revise(server_round, clients, labels, self.margin * max(inside - across, 0.0))
+
+    def _known(self) -> list[int]:
+        """Return the clients that are placed, or of which enough is known for that."""
+        told = [client for client in sorted(self.pulls) if self.pulls[client].any()]
+        placed = [self.groups.get(client, NO_GROUP) != NO_GROUP for client in told]
+        enough = [self.rounds[client] >= self.warm_up for client in told]
+        return [c for c, p, e in zip(told, placed, enough, strict=True) if p or e]
+
+    def _revise(
+        self, server_round: int, clients: Sequence[int], labels: Labels, margin: float
+    ) -> None:
+        """Move clients whose pulls since they were placed are those of another community."""
+        moved = [c for c in clients if c in self.recent and self.recent[c].any()]
+        ready = [clients.index(c) for c in moved if self.rounds[c] >= self.warm_up]
+        if not ready:
+            return
+        vectors = [self.pulls[client] for client in clients]
+        found = cosine_similarities(vectors + [self.recent[clients[place]] for place in ready])
+        recent = np.zeros((len(clients), len(clients)))
+        recent[ready] = found[len(clients) :, : len(clients)]
+        for place, (group, gain) in misplaced(recent, labels, ready, margin).items():
+            client = clients[place]
+            words = (server_round, client, self.groups[client], group, gain)
+            log(INFO, "Before round %d: client %d moves from community %d to %d (%.2f)", *words)
+            self.put(server_round, client, group, gain, "is pulled to another community")
+
+    def put(self, server_round: int, client: int, group: int, score: float, reason: str) -> None:
+        """Put a client in a community, and note it; its pulls are counted anew there."""
+        if group != NO_GROUP and self.groups.get(client) != group:
+            self.recent.pop(client, None)
+            self.rounds[client] = 0
+        super().put(server_round, client, group, score, reason)
 
     def _check(self, arrays: ArrayRecord, there: int) -> None:
         if there < self.clusters:
@@ -243,9 +269,10 @@ class AdapterCommunities(GroupAveraging):
             return arrays
         mean = np.mean(list(directions.values()), axis=0, dtype=np.float64)
         for client, direction in directions.items():
-            before = self.pulls.get(client, np.zeros_like(direction))
-            pull = self.memory * before.astype(np.float64) + (direction - mean)
-            self.pulls[client] = pull.astype(np.float32)
+            placed = self.groups.get(client, NO_GROUP) != NO_GROUP
+            sums = self.recent if placed else self.pulls
+            before = sums.get(client, np.zeros_like(direction)).astype(np.float64)
+            sums[client] = (self.memory * before + (direction - mean)).astype(np.float32)
             self.rounds[client] = self.rounds.get(client, 0) + 1
         return arrays
 
@@ -277,121 +304,3 @@ class AdapterCommunities(GroupAveraging):
         ]
         names = [n for n in floats if n in self.parameter_names or not self.parameter_names]
         return [n for n in names if n not in self.group_names] or names
-
-
-def levels(similarity: Floats, labels: Labels) -> tuple[float, float]:
-    """Return the mean cosine of pairs in one community, and that of pairs in different ones.
-
-    Parameters
-    ----------
-    similarity : ``(n, n)`` cosines
-    labels : the community of each client; pairs with one in none (-1) do not count
-
-    Returns
-    -------
-    NaN, and then 0, where there is no such pair: pulls sum to zero
-    """
-    inside, across = _pairs(similarity, labels)
-    high = float(inside.mean()) if inside.size else np.nan
-    low = float(across.mean()) if across.size else 0.0
-    return high, low
-
-
-def _pairs(similarity: Floats, labels: Labels) -> tuple[Floats, Floats]:
-    """Return the cosines of pairs in one community, and those of pairs in different ones."""
-    known = np.flatnonzero(labels != NO_GROUP)
-    left, right = np.triu_indices(len(known), k=1)
-    cosines = similarity[known[left], known[right]]
-    same = labels[known[left]] == labels[known[right]]
-    return cosines[same], cosines[~same]
-
-
-def evidence(similarity: Floats, labels: Labels) -> float:
-    """Return the evidence for communities against none, in nats, by description length.
-
-    The cosines of pairs are described as normal around one mean within communities and around
-    another across, of one variance (a stochastic block model of two levels), instead of around one
-    mean for all. That saves ``pairs / 2 log(variance before / variance after)`` nats, and costs
-    the labels, ``n log K``. It has no scale, so noise that makes all cosines small does not matter.
-
-    Parameters
-    ----------
-    similarity : ``(n, n)`` cosines
-    labels : the community of each of the ``n`` clients, none -1
-
-    Returns
-    -------
-    minus infinity where members are no more alike than others, or there are no two communities
-    """
-    inside, across = _pairs(similarity, labels)
-    if not inside.size or not across.size or inside.mean() <= across.mean():
-        return -np.inf
-    cosines = np.concatenate([inside, across])
-    after = np.sum((inside - inside.mean()) ** 2) + np.sum((across - across.mean()) ** 2)
-    before = np.sum((cosines - cosines.mean()) ** 2)
-    saved = len(cosines) / 2 * np.log(before / max(after, 1e-12 * before))
-    return float(saved - len(labels) * np.log(labels.max() + 1))
-
-
-def find_communities(similarity: Floats, clusters: int = 0) -> Labels:
-    """Return the community of each client, numbered by their first members; -1 for none.
-
-    By average linkage, after which clients move to where they agree most. Without a number, the
-    one with the most :func:`evidence` is taken, up to half the clients and 32; there is no
-    community where that is not strong. Then whoever is alone is in none.
-
-    Parameters
-    ----------
-    similarity : ``(n, n)`` cosines of pulls, ``n`` at least 2
-    clusters : the number of communities, at most ``n``; 0 to find it
-    """
-    ones = np.ones(len(similarity))
-    if clusters:
-        return renumbered(_refined(similarity, agglomerative(similarity, ones, clusters, 0.0)))
-    best, most = np.full(len(similarity), NO_GROUP, dtype=np.int64), _EVIDENCE
-    for number in range(2, min(len(similarity) // 2, _MOST) + 1):
-        labels = _refined(similarity, agglomerative(similarity, ones, number, 0.0))
-        if (found := evidence(similarity, labels)) > most:
-            best, most = labels, found
-    sizes = np.bincount(best[best != NO_GROUP], minlength=1)
-    return renumbered(np.where(sizes[best] > 1, best, NO_GROUP))
-
-
-def join(similarity: Floats, labels: Labels, least: float, free: int | None) -> Labels:
-    """Return the labels after each client in no community has joined one, if it agrees with one.
-
-    Parameters
-    ----------
-    similarity : ``(n, n)`` cosines
-    labels : the community of each client, -1 for none
-    least : agreement with which one joins, or with which those that agree with none become a new
-        community
-    free : the number of the first new community; None if there can be none
-    """
-    ones, joined = np.ones(len(labels)), labels.copy()
-    for client in np.flatnonzero(labels == NO_GROUP).tolist():
-        group, score = nearest(similarity, ones, client, labels)
-        if score >= least:
-            joined[client] = group
-    rest = np.flatnonzero(joined == NO_GROUP)
-    if free is None or len(rest) < 2:
-        return joined
-    found = agglomerative(similarity[np.ix_(rest, rest)], ones[rest], 0, least)
-    for label in range(int(found.max()) + 1):
-        if len(members := rest[found == label]) > 1:
-            joined[members] = free
-            free += 1
-    return joined
-
-
-def _refined(
-    similarity: Floats, labels: Labels, clusters: int | None = None, margin: float = 0.0
-) -> Labels:
-    """Return the labels after clients have moved to where they agree more, by the margin.
-
-    No community ends, unless ``clusters`` is 0.
-    """
-    number = int(labels.max()) + 1 if clusters is None else clusters
-    rules = TribeRules(number, few_examples=0)
-    size = len(labels)
-    return refine(similarity, np.ones(size), [1] * size, labels, rules, margin)

@@ -333,11 +333,10 @@ def refine(
     examples: Sequence[int],
     labels: Labels,
     rules: TribeRules,
-    margin: float = 0.0,
 ) -> Labels:
     """Return the labels after clients have moved to the tribe that they agree with most.
 
-    One moves at a time, the one that gains most, until nobody gains more than the margin. Whoever is alone in its tribe
+    One moves at a time, the one that gains most, until nobody gains. Whoever is alone in its tribe
     leaves it only for one that it agrees with as much as members have to. No tribe becomes smaller
     than ``rules.smallest`` by that; where their number was given, none ends.
     """
@@ -356,7 +355,7 @@ def refine(
         free = (labels != NONE) & (alone | (sizes > max(1, rules.smallest)))
         gains = np.where(free, best.max(axis=1, initial=-np.inf) - own, -np.inf)
         mover = int(gains.argmax()) if len(gains) else 0
-        if not len(gains) or gains[mover] <= max(margin, 1e-12):
+        if not len(gains) or gains[mover] <= 1e-12:
             break
         labels[mover] = int(best[mover].argmax())
     return labels

@@ -10,6 +10,7 @@ from torch import nn
 
 from clients import PersonalClient, PersonalState, assign_scopes, in_memory_loader
 from pfl_flower.grid import identify_process
+from pfl_flower.methods import METHODS
 from strategies.arrays import to_record
 from strategies.protocol import ARRAYS, METRICS, NUM_EXAMPLES, PARTITION_ID
 
@@ -88,6 +89,12 @@ def tiny_client(
     test = in_memory_loader(*examples(12, seed=99), 12)
     options.setdefault("state", PersonalState(records if records is not None else RecordDict()))
     return PersonalClient(model, assign_scopes(model, personal), loader, test, test, **options)
+
+
+def data_for(method: str) -> dict[str, Any]:
+    """The run config's data for a method: a graph where it is for nothing else."""
+    graph = {"dataset": "social", "partition": "natural"}
+    return graph if METHODS[method].graphs else {}
 
 
 def config(**values: Any) -> ConfigRecord:

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from pfl_flower.data.examples import Examples, SourceRequest
 from pfl_flower.data.facts import DataError
+from pfl_flower.data.pickles import check_pickle
 from pfl_flower.data.settings import default_cache
 from pfl_flower.data.subgraph import both_ways, connections
 
@@ -31,7 +32,8 @@ def planetoid(name: str) -> Callable[[SourceRequest], Examples]:
     """Return the source of a Planetoid data set, read by PyG.
 
     The raw files are those of ``planetoid/<name>/raw`` in the data folder, where nothing is written
-    (PyG's ``Planetoid`` would keep a processed copy there). PyG unpickles them.
+    (PyG's ``Planetoid`` would keep a processed copy there). PyG unpickles them, after
+    :func:`~pfl_flower.data.pickles.check_pickle` has seen that they are nothing but arrays.
 
     Parameters
     ----------
@@ -43,6 +45,8 @@ def planetoid(name: str) -> Callable[[SourceRequest], Examples]:
 
         folder = _planetoid_folder(name, request)
         try:
+            for part in PARTS[:-1]:  # the last one is text
+                check_pickle(folder / f"ind.{name.lower()}.{part}")
             data = read_planetoid_data(str(folder), name.lower())
         except Exception as error:  # a damaged pickle can raise anything
             raise DataError(

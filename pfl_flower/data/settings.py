@@ -24,7 +24,8 @@ class DataSettings:
     alpha : concentration of ``dirichlet``; smaller is more skewed
     classes_per_client : of ``pathological``
     min_examples, max_examples : quantity skew: each client keeps at most a number of training
-        examples of its own, log-uniform between these; 0 and 0 for no limit
+        examples of its own, log-uniform between these; 0 and 0 for no limit. Where links are
+        predicted it is one of connections, and others are not passed on, either
     validation_fraction, test_fraction : of each client's examples
     phases : where examples come as a stream of phases, ``"stream"`` for one phase after another,
         ``"joint"`` for all of them from the start; without effect on other data

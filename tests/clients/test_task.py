@@ -5,10 +5,23 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from sklearn.metrics import r2_score, root_mean_squared_error
+from sklearn.metrics import (
+    average_precision_score,
+    r2_score,
+    roc_auc_score,
+    root_mean_squared_error,
+)
 from torch import nn
 
-from clients import Classification, FineTuning, Regression, evaluate, fine_tune, in_memory_loader
+from clients import (
+    Classification,
+    FineTuning,
+    LinkPrediction,
+    Regression,
+    evaluate,
+    fine_tune,
+    in_memory_loader,
+)
 from clients.evaluation import Evaluation, cross_fitted, quality
 from clients.scopes import assign_scopes
 from tests.helpers import tiny_client
@@ -100,3 +113,109 @@ def test_errors_of_two_halves_are_merged_as_mean_squares():
     fitted = cross_fitted([halves], Regression())
     assert fitted.scores["rmse"] == pytest.approx(math.sqrt((3 * 9 + 1) / 4))
     assert fitted.loss == 7.0
+
+
+# ---------------------------------------------------------------------- links
+
+LINKS = ("auc", "average-precision", "hits-at-10")
+
+
+def link_scores(outputs, targets, batch_size=1000):
+    outputs, targets = torch.tensor(outputs), torch.tensor(targets, dtype=torch.float32)
+    return evaluate(nn.Identity(), in_memory_loader(outputs, targets, batch_size), LinkPrediction())
+
+
+# few different values, so that there are ties
+guesses = st.lists(
+    st.tuples(st.one_of(st.integers(-3, 3).map(float), numbers), st.booleans()),
+    min_size=2,
+    max_size=60,
+).filter(lambda pairs: len({link for _, link in pairs}) == 2)
+
+
+@given(guesses, st.integers(1, 60))
+def test_link_scores_are_those_of_scikit_learn_whatever_the_batches(pairs, batch_size):
+    outputs, targets = map(list, zip(*pairs, strict=True))
+    found = link_scores(outputs, targets, batch_size)
+    assert found.examples == len(pairs)
+    assert found.scores.keys() == set(LINKS)
+    assert found.scores["auc"] == pytest.approx(roc_auc_score(targets, outputs))
+    expected = average_precision_score(targets, outputs)
+    assert found.scores["average-precision"] == pytest.approx(expected)
+    wrong = sorted(output for output, link in pairs if not link)[::-1]
+    if len(wrong) < 10:
+        assert math.isnan(found.scores["hits-at-10"])
+    else:  # Hu et al. 2020: ranked above the tenth of those that are none
+        links = [output for output, link in pairs if link]
+        hits = sum(output > wrong[9] for output in links) / len(links)
+        assert found.scores["hits-at-10"] == pytest.approx(hits)
+    together = link_scores(outputs, targets).scores
+    assert str(together) == str(found.scores)  # as text: NaN equals NaN
+
+
+def test_link_scores_by_hand():
+    # two wrong pairs above the worst of three links: 2 of 3 * 4 pairs are in the wrong order
+    found = link_scores([9.0, 8.0, 3.0, 5.0, 4.0, 1.0, 0.0], [1, 1, 1, 0, 0, 0, 0]).scores
+    assert found["auc"] == pytest.approx(10 / 12)
+    assert found["average-precision"] == pytest.approx((1 + 1 + 3 / 5) / 3)
+    assert math.isnan(found["hits-at-10"])
+
+
+def test_hits_are_links_above_all_but_nine_of_those_that_are_none():
+    wrong = [float(value) for value in range(12)]  # the tenth from above is 2
+    found = link_scores([2.0, 2.5, 1.0, 99.0, *wrong], [1] * 4 + [0] * 12).scores
+    assert found["hits-at-10"] == 2 / 4
+    nine = link_scores([2.0, *wrong[:9]], [1] + [0] * 9).scores
+    assert math.isnan(nine["hits-at-10"])
+    assert not math.isnan(nine["auc"])
+
+
+@pytest.mark.parametrize(
+    ("outputs", "targets"),
+    [
+        ([1.0, 2.0], [1, 1]),
+        ([1.0, 2.0], [0, 0]),
+        ([1.0, math.nan], [0, 1]),
+        ([math.inf, 0.0], [1, 0]),
+    ],
+)
+def test_link_scores_that_are_undefined_are_nan(outputs, targets):
+    found = link_scores(outputs, targets)
+    assert found.examples == 2
+    assert all(math.isnan(found.scores[name]) for name in LINKS)
+
+
+def test_without_pairs_there_are_no_link_scores():
+    for loader in (None, ()):
+        found = evaluate(nn.Identity(), loader, LinkPrediction())
+        assert found.examples == 0
+        assert found.scores.keys() == set(LINKS)
+        assert all(math.isnan(score) for score in (found.loss, *found.scores.values()))
+
+
+def test_the_loss_of_links_is_the_cross_entropy_of_their_chances():
+    outputs, targets = torch.tensor([0.3, -2.0, 1.0]), torch.tensor([1.0, 0.0, 0.0])
+    found = evaluate(nn.Identity(), in_memory_loader(outputs, targets, 2), LinkPrediction())
+    chance = outputs.sigmoid()
+    expected = -(targets * chance.log() + (1 - targets) * (1 - chance).log()).mean()
+    assert found.loss == pytest.approx(float(expected))
+
+
+def test_a_link_and_none_have_chances_whose_logarithm_is_the_loss():
+    outputs, task = torch.tensor([0.3, -2.0]), LinkPrediction()
+    targets, shares = task.outcomes(outputs)
+    assert targets.tolist() == [[0, 0], [1, 1]]
+    torch.testing.assert_close(shares.sum(dim=0), torch.ones(2))
+    for target, share in zip(targets, shares, strict=True):
+        for one in range(2):
+            loss = task.criterion(outputs[one : one + 1], target[one : one + 1])
+            assert float(loss) == pytest.approx(-math.log(share[one]), rel=1e-5)
+
+
+def test_more_auc_is_better_quality_and_without_it_the_loss_decides():
+    def found(auc, loss):
+        return Evaluation(3, loss, dict.fromkeys(LINKS, auc))
+
+    task = LinkPrediction()
+    assert quality(found(0.6, 9), task) > quality(found(0.5, 1), task)
+    assert quality(found(math.nan, 1), task) > quality(found(math.nan, 2), task)

@@ -10,6 +10,7 @@ from pfl_flower.config import ConfigError, RunConfig
 from pfl_flower.engines import simulate
 from pfl_flower.grid import InProcessGrid
 from pfl_flower.methods import METHODS
+from tests.helpers import data_for
 
 
 def test_pyproject_has_the_same_defaults():
@@ -106,7 +107,7 @@ def test_whole_numbers_are_fine_where_fractions_are_expected():
 
 @pytest.mark.parametrize("name", METHODS)
 def test_every_row_of_the_table_is_complete(name):
-    config = RunConfig.parse({"method": name})
+    config = RunConfig.parse({"method": name} | data_for(name))
     assert config.row.summary
     assert config.row.source
     assert config.local_schedule

@@ -51,6 +51,12 @@ def test_with_fewer_communities_than_clients_the_largest_are_cut_further():
     assert np.unique(owner).tolist() == list(range(30))
     whole = sum(len(set(owner[first : first + 3])) == 1 for first in range(0, 90, 3))
     assert whole >= 20
+    # A path is cut, its pieces are, and theirs: into more than either of the first two would do.
+    path = networkx.path_graph(300)
+    first = networkx.community.louvain_communities(path, seed=100)
+    pieces = [networkx.community.louvain_communities(path.subgraph(p), seed=100) for p in first]
+    many = sum(map(len, pieces)) + 20
+    assert len(np.unique(louvain(both(path), 300, many, 100))) == many
 
 
 @pytest.mark.parametrize("name", CUTS)

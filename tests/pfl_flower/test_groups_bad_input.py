@@ -22,6 +22,7 @@ from pfl_flower.results import describe, write
 from strategies import NO_GROUP
 from strategies.arrays import to_record, view
 from strategies.protocol import GRADIENT_QUERY
+from tests.helpers import data_for
 
 CLIENTS = 8
 BASE = {
@@ -36,6 +37,7 @@ BASE = {
     "local-epochs": 1,
 }
 CLUSTERS = {"method": "gradient-clusters"}
+FOUND = {"communities": "gradients"}
 PLANTED = dict(enumerate(Federation(RunConfig.parse(BASE).data, CLIENTS).tribes))
 
 
@@ -102,8 +104,12 @@ def test_hdbscan_that_finds_the_number_itself_is_fine():
 @pytest.mark.parametrize(
     ("key", "value", "having"),
     [
-        ("group", "rest", ("known-groups", "gradient-clusters", "ifca", "cfl")),
-        ("clusters", 2, ("gradient-clusters", "ifca")),
+        (
+            "group",
+            "rest",
+            ("known-groups", "gradient-clusters", "ifca", "cfl", "community-adapters"),
+        ),
+        ("clusters", 2, ("gradient-clusters", "ifca", "community-adapters")),
         *(
             (key, value, ("gradient-clusters",))
             for key, value in {
@@ -117,16 +123,20 @@ def test_hdbscan_that_finds_the_number_itself_is_fine():
         ),
         ("restart", 1, ("ifca",)),
         ("mean-below", 0.3, ("cfl",)),
+        ("group-decay", 0.3, ("community-adapters",)),
+        ("communities", "gradients", ("community-adapters",)),
     ],
 )
 def test_other_methods_have_none_of_these_keys(key, value, having):
     for method in METHODS:
+        values = {"method": method, key: value} | data_for(method)
         if method in having:
-            RunConfig.parse({"method": method, key: value})
+            # Communities that are told have no number of clusters to set.
+            RunConfig.parse(values | FOUND if method == "community-adapters" else values)
             continue
         words = f"method '{method}' has no {key}; there is one in {', '.join(having)}$"
         with pytest.raises(ConfigError, match=words):
-            RunConfig.parse({"method": method, key: value})
+            RunConfig.parse(values)
 
 
 # ---------------------------------------------------------------------- odd gradients

@@ -1,0 +1,168 @@
+"""Communities in a set of pulls: small pure functions on cosine similarities.
+
+A pull is the direction in which a client's training changes shared arrays, less the mean of
+everybody. What a client has too few examples to tell stays in its pull as noise, the same in every
+round, so all cosines are small; only that those within a community are larger tells.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from strategies.placements import NO_GROUP
+from strategies.tribes import Floats, Labels, TribeRules, agglomerative, nearest, refine, renumbered
+
+_MOST = 32
+"""Most communities that are found where their number is not given."""
+
+STRONG = 5.0
+"""Least evidence that counts, in nats: strong by the scale of Kass & Raftery 1995."""
+
+
+def levels(similarity: Floats, labels: Labels) -> tuple[float, float]:
+    """Return the mean cosine of pairs in one community, and that of pairs in different ones.
+
+    Parameters
+    ----------
+    similarity : ``(n, n)`` cosines
+    labels : the community of each client; pairs with one in none (-1) do not count
+
+    Returns
+    -------
+    both; where there is no such pair 1, as of equal pulls, and 0, as of unlike ones
+    """
+    inside, across = _pairs(similarity, labels)
+    high = float(inside.mean()) if inside.size else 1.0
+    low = float(across.mean()) if across.size else 0.0
+    return high, low
+
+
+def _pairs(similarity: Floats, labels: Labels) -> tuple[Floats, Floats]:
+    """Return the cosines of pairs in one community, and those of pairs in different ones."""
+    known = np.flatnonzero(labels != NO_GROUP)
+    left, right = np.triu_indices(len(known), k=1)
+    cosines = similarity[known[left], known[right]]
+    same = labels[known[left]] == labels[known[right]]
+    return cosines[same], cosines[~same]
+
+
+def evidence(similarity: Floats, labels: Labels) -> float:
+    """Return the evidence for communities against none, in nats, by description length.
+
+    The cosines of pairs are described as normal around one mean within communities and around
+    another across, of one variance (a stochastic block model of two levels), instead of around one
+    mean for all. That saves ``pairs / 2 log(variance before / variance after)`` nats, and costs
+    the labels, ``n log K``. It has no scale, so noise that makes all cosines small does not matter.
+
+    Parameters
+    ----------
+    similarity : ``(n, n)`` cosines
+    labels : the community of each of the ``n`` clients, none -1
+
+    Returns
+    -------
+    minus infinity where members are no more alike than others, or there are no two communities
+    """
+    inside, across = _pairs(similarity, labels)
+    if not inside.size or not across.size or inside.mean() <= across.mean():
+        return -np.inf
+    cosines = np.concatenate([inside, across])
+    after = np.sum((inside - inside.mean()) ** 2) + np.sum((across - across.mean()) ** 2)
+    before = np.sum((cosines - cosines.mean()) ** 2)
+    saved = len(cosines) / 2 * np.log(before / max(after, 1e-12 * before))
+    return float(saved - len(labels) * np.log(labels.max() + 1))
+
+
+def find_communities(similarity: Floats, clusters: int = 0) -> Labels:
+    """Return the community of each client, numbered by their first members; -1 for none.
+
+    By average linkage, after which clients move to where they agree most. Without a number, the
+    one with the most :func:`evidence` is taken, up to half the clients and 32; there is no
+    community where that is not strong. Then whoever is alone is in none.
+
+    Parameters
+    ----------
+    similarity : ``(n, n)`` cosines of pulls, ``n`` at least 2
+    clusters : the number of communities, at most ``n``; 0 to find it
+    """
+    ones = np.ones(len(similarity))
+    if clusters:
+        return renumbered(_refined(similarity, agglomerative(similarity, ones, clusters, 0.0)))
+    best, most = np.full(len(similarity), NO_GROUP, dtype=np.int64), STRONG
+    for number in range(2, min(len(similarity) // 2, _MOST) + 1):
+        labels = _refined(similarity, agglomerative(similarity, ones, number, 0.0))
+        if (found := evidence(similarity, labels)) > most:
+            best, most = labels, found
+    sizes = np.bincount(best[best != NO_GROUP], minlength=1)
+    return renumbered(np.where(sizes[best] > 1, best, NO_GROUP))
+
+
+def join(similarity: Floats, labels: Labels, least: float, free: int | None) -> Labels:
+    """Return the labels after each client in no community has joined one, if it agrees with one.
+
+    Parameters
+    ----------
+    similarity : ``(n, n)`` cosines
+    labels : the community of each client, -1 for none
+    least : agreement with which one joins, or with which those that agree with none become a new
+        community
+    free : the number of the first new community; None if there can be none
+    """
+    ones, joined = np.ones(len(labels)), labels.copy()
+    for client in np.flatnonzero(labels == NO_GROUP).tolist():
+        group, score = nearest(similarity, ones, client, labels)
+        if score >= least:
+            joined[client] = group
+    rest = np.flatnonzero(joined == NO_GROUP)
+    if free is None or len(rest) < 2:
+        return joined
+    found = agglomerative(similarity[np.ix_(rest, rest)], ones[rest], 0, least)
+    for label in range(int(found.max()) + 1):
+        if len(members := rest[found == label]) > 1:
+            joined[members] = free
+            free += 1
+    return joined
+
+
+def misplaced(
+    recent: Floats, labels: Labels, clients: Sequence[int], margin: float
+) -> dict[int, tuple[int, float]]:
+    """Return where clients belong whose recent pulls are those of another community.
+
+    A client in the wrong place goes on to be pulled to where it belongs. One in the right place is
+    pulled by what is its own only, less the mean of that in its community; so with itself among
+    the members its agreement with them is about 0, as it is with others. No community is left
+    empty.
+
+    Parameters
+    ----------
+    recent : ``(n, n)`` cosines of the recent pull of each client (row) with the pulls by which
+        clients were placed (column)
+    labels : the community of each client, -1 for none
+    clients : places of those that may move
+    margin : by which the agreement with another community must be above that with its own
+
+    Returns
+    -------
+    place of a client that moves -> new community, and how much higher the agreement is
+    """
+    members = (labels[:, None] == np.arange(labels.max(initial=-1) + 1)).astype(np.float64)
+    sizes = members.sum(axis=0)
+    scores = np.where(sizes > 0, recent @ members / np.maximum(sizes, 1), -np.inf)
+    moves: dict[int, tuple[int, float]] = {}
+    for client in clients:
+        own = labels[client]
+        if own == NO_GROUP or sizes[own] < 2:
+            continue
+        best = int(scores[client].argmax())
+        if (gain := float(scores[client, best] - scores[client, own])) > margin:
+            moves[client] = best, gain
+            sizes[own] -= 1
+    return moves
+
+
+def _refined(similarity: Floats, labels: Labels) -> Labels:
+    """Return the labels after clients have moved to where they agree most; no community ends."""
+    rules = TribeRules(int(labels.max()) + 1, few_examples=0)
+    size = len(labels)
+    return refine(similarity, np.ones(size), [1] * size, labels, rules)
