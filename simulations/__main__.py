@@ -27,6 +27,7 @@ from simulations import (
     safeguard,
     smartwatch,
     social,
+    social_large,
     social_real,
     taste,
     tribes,
@@ -49,6 +50,7 @@ _STUDIES = (
     social_real.CORA_STUDY,
     social_real.CITESEER_STUDY,
     social_real.TWITCH_STUDY,
+    social_large.STUDY,
 )
 STUDIES = {study.name: study for study in _STUDIES}
 
