@@ -3,6 +3,7 @@ import os
 import subprocess
 import sys
 import time
+from functools import cache
 
 import numpy as np
 import pytest
@@ -11,7 +12,6 @@ from pfl_flower.community_plots import principal_plane
 from pfl_flower.engines import simulate
 from pfl_flower.results import summarize
 from simulations import social, social_large, social_real
-from simulations.__main__ import main
 from simulations.social import FEDAVG, FEW, LABELS, NUM_CLIENTS, OWN, STUDY, measure, planted, rand
 from simulations.study import Arm, Outcome, Result, write_outcome
 
@@ -28,9 +28,9 @@ def result(arm, seed=0, accuracy=0.5, queries=0.0, **measures):
 
 
 def outcome_of(study, changes=(), seeds=range(5)):
-    """Community-adapters are at 80 %, all others at 70; changes: (arm's key, seed) -> result."""
+    """Community-adapters are at 50 %, all others at 40; changes: (arm's key, seed) -> result."""
     results = {
-        (arm.key, seed): result(arm, seed, 0.8 if arm.name.startswith(OWN) else 0.7)
+        (arm.key, seed): result(arm, seed, 0.5 if arm.name.startswith(OWN) else 0.4)
         for arm in study.arms
         for seed in seeds
     }
@@ -54,9 +54,9 @@ def test_all_promises_hold_where_community_adapters_win():
 @pytest.mark.parametrize(
     ("other", "accuracy", "claim"),
     [
-        (FEDAVG, 0.751, "at least 5 points above fedavg-gnn"),
-        ("local-gnn", 0.801, "above local-gnn"),
-        ("known-groups", 1.31, "above known-groups"),  # on one seed of five: the mean counts
+        (FEDAVG, 0.451, "at least 5 points above fedavg-gnn"),
+        ("local-gnn", 0.501, "above local-gnn"),
+        ("known-groups", 0.901, "above known-groups"),  # four seeds weigh as much as this one
     ],
 )
 def test_a_promise_fails_on_account_of_one_seed(other, accuracy, claim):
@@ -65,13 +65,13 @@ def test_a_promise_fails_on_account_of_one_seed(other, accuracy, claim):
     assert {name for name, kept in found.items() if not kept} == {
         name for name in found if claim in name
     }
-    slightly_less = result(arm, 3, accuracy - 0.02)
+    slightly_less = result(arm, 3, accuracy - 0.002)
     assert all(holds(STUDY, outcome_of(STUDY, {(other, 3): slightly_less})).values())
 
 
 def test_a_message_is_compared_without_what_finding_groups_takes(monkeypatch):
     arm = arm_of(STUDY, OWN)
-    outcome = outcome_of(STUDY, {(OWN, 0): result(arm, 0, 0.8, queries=1e6)})
+    outcome = outcome_of(STUDY, {(OWN, 0): result(arm, 0, 0.5, queries=1e6)})
     assert social.message(outcome, OWN) == pytest.approx(1149)
     assert all(holds(STUDY, outcome).values())
     monkeypatch.setitem(BYTES, OWN, 1151.0)
@@ -82,7 +82,7 @@ def test_a_message_is_compared_without_what_finding_groups_takes(monkeypatch):
 
 def test_gains_are_said_seed_by_seed():
     arm = arm_of(STUDY, "fedper")
-    outcome = outcome_of(STUDY, {("fedper", 1): result(arm, 1, 0.9)})
+    outcome = outcome_of(STUDY, {("fedper", 1): result(arm, 1, 0.6)})
     (row,) = [row for row in social.gains_of(outcome, OWN) if row["other"] == "fedper"]
     assert row["points gained"] == pytest.approx(6)
     assert row["least"] == pytest.approx(-10)
@@ -109,13 +109,17 @@ def test_groups_are_held_against_the_planted_communities():
     assert rand(result(arm, groups=[0] * NUM_CLIENTS)) == 0
 
 
-def run_small(**others):
-    config = {**social.CONFIG, "baselines": "", "seed": 100, "num-server-rounds": 2}
-    return simulate({**config, **others}, NUM_CLIENTS)[-1]
+@cache
+def run_of(name, links=False):
+    """One round of an arm with few labels; kept, since several tests look at it."""
+    study = social.LINKS_STUDY if links else STUDY
+    changes = {"baselines": "", "seed": 100, "num-server-rounds": 1}
+    config = {**study.config, **arm_of(study, name).config, **changes}
+    return simulate(config, NUM_CLIENTS)[-1]
 
 
 def test_what_is_measured_of_a_run():
-    run = run_small(method=OWN)
+    run = run_of(OWN)
     found = measure(run)
     kept, dropped = found["edges"]
     assert kept > dropped > 0
@@ -131,13 +135,13 @@ def test_what_is_measured_of_a_run():
 
 
 def test_a_method_without_groups_or_with_own_heads_has_no_adapters_to_draw():
-    assert measure(run_small(method=FEDAVG)).keys() == {"edges"}
-    own_heads = run_small(**social.ARMS[f"{OWN}, own heads"])
+    assert measure(run_of(FEDAVG)).keys() == {"edges"}
+    own_heads = run_of(f"{OWN}, own heads")
     assert measure(own_heads).keys() == {"edges", "groups"}
 
 
 def test_a_message_is_at_most_15_percent_larger():
-    runs = [run_small(method=name) for name in (OWN, FEDAVG)]
+    runs = [run_of(name) for name in (OWN, FEDAVG)]
     own, fedavg = (sum(summarize(run)["bytes_per_round"].values()) for run in runs)
     assert 1 < own / fedavg <= 1.15
 
@@ -145,7 +149,7 @@ def test_a_message_is_at_most_15_percent_larger():
 def test_pictures_and_tables_are_written(tmp_path):
     drawn = {"adapters": np.eye(NUM_CLIENTS), "means": {0: np.ones(NUM_CLIENTS)}}
     groups = [planted(client) for client in range(NUM_CLIENTS)]
-    first = result(arm_of(STUDY, OWN), 0, 0.8, groups=groups, **drawn)
+    first = result(arm_of(STUDY, OWN), 0, 0.5, groups=groups, **drawn)
     outcome = outcome_of(STUDY, {(OWN, 0): first}, seeds=[0])
     for each in outcome.results:
         each.measures["groups"] = groups
@@ -157,13 +161,12 @@ def test_pictures_and_tables_are_written(tmp_path):
     assert json.loads((tmp_path / "summary.json").read_text())["score"] == "accuracy"
 
 
-def test_links_are_predicted_in_the_same_networks(tmp_path, capsys):
-    arguments = ["social-links", "--seeds", "100", "--rounds", "1", "--jobs", "1"]
-    assert main([*arguments, "--out", str(tmp_path)]) == 0
-    assert (tmp_path / "auc.png").exists()
-    summary = json.loads((tmp_path / "summary.json").read_text())
-    assert 0.4 < summary["methods"][FEDAVG]["auc"]["mean"] < 0.8
-    assert "dropped" in capsys.readouterr().out
+def test_links_are_predicted_in_the_same_networks():
+    found = {name: run_of(name, links=True) for name in (OWN, FEDAVG)}
+    for run in found.values():
+        assert run.score == "auc"
+        assert 0.5 < run.values().mean() < 0.72  # an oracle that knows all kinds has 0.72
+    assert measure(found[OWN])["edges"] == measure(run_of(OWN))["edges"]
 
 
 def test_points_of_a_plane_keep_their_distances():
