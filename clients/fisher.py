@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 
+from clients.graph import GraphNetwork
 from clients.loaders import Loader
 from clients.task import Classification, Task
 from clients.training import device_of
@@ -15,6 +16,9 @@ GRADIENT_VALUES = 2**22
 
 MOST_AT_ONCE = 256
 """Examples, whose activations take memory too."""
+
+GRAPH_VALUES = 2**26
+"""The same of a graph, all of whose nodes and edges have a gradient for every example (256 MB)."""
 
 
 def fisher_diagonal(
@@ -58,8 +62,7 @@ def fisher_diagonal(
 
     gradients = vmap(grad(loss), in_dims=(None, 0, 0))
     found = {name: torch.zeros_like(value) for name, value in parameters.items()}
-    values = max(1, sum(p.numel() for p in parameters.values()))
-    size = max(1, min(MOST_AT_ONCE, GRADIENT_VALUES // values))
+    size = _at_once(model, parameters)
     was_training, count = model.training, 0
     model.eval()
     try:
@@ -89,6 +92,16 @@ def normalized(fisher: Mapping[str, Tensor]) -> dict[str, Tensor]:
     count = sum(value.numel() for value in fisher.values())
     mean = sum(float(value.sum()) for value in fisher.values()) / max(count, 1)
     return {name: value / mean if mean > 0 else value for name, value in fisher.items()}
+
+
+def _at_once(model: nn.Module, parameters: Mapping[str, Tensor]) -> int:
+    """Return how many examples' gradients are taken at once, so that memory suffices."""
+    size = min(MOST_AT_ONCE, GRADIENT_VALUES // max(1, sum(p.numel() for p in parameters.values())))
+    if isinstance(model, GraphNetwork) and model.graph is not None:
+        width = max((len(p) for p in parameters.values() if p.ndim), default=1)
+        places = len(model.graph) + model.graph.edges.shape[1]
+        size = min(size, GRAPH_VALUES // max(1, places * width))
+    return max(1, size)
 
 
 def _gathered(loader: Loader, size: int, device: torch.device) -> Iterator[Tensor]:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from strategies.arrays import as_part, part_of, project, view
 from strategies.grouping import GroupAveraging
 from strategies.placements import NO_GROUP, Grouping
-from strategies.pulls import find_communities, join, levels, misplaced
+from strategies.pulls import direction_of, find_communities, join, levels, misplaced
 from strategies.replies import Reply
 from strategies.tribes import Floats, Labels, agreements, cosine_similarities
 
@@ -31,8 +31,8 @@ class AdapterCommunities(GroupAveraging):
     of minibatches is averaged out. Clients whose pulls have a high cosine need the same.
 
     For ``warm_up`` rounds a client is in no community and has the mean over everybody. Once that
-    is behind half of the clients, communities are found among those (see
-    :func:`strategies.pulls.find_communities`). Where none are evident everybody keeps the mean,
+    is behind half of the clients, communities are found among those
+    (:func:`strategies.pulls.find_communities`). Where none are evident everybody keeps the mean,
     and they are looked for again in each round. A client that comes later joins the community with
     whose members its pulls have the highest mean cosine, if that is nearer to what it is between
     members than to what it is across communities. Clients that agree with none but with each other
@@ -197,9 +197,10 @@ class AdapterCommunities(GroupAveraging):
     def _known(self) -> list[int]:
         """Return the clients that are placed, or of which enough is known for that."""
         told = [client for client in sorted(self.pulls) if self.pulls[client].any()]
-        placed = [self.groups.get(client, NO_GROUP) != NO_GROUP for client in told]
-        enough = [self.rounds[client] >= self.warm_up for client in told]
-        return [c for c, p, e in zip(told, placed, enough, strict=True) if p or e]
+        return [c for c in told if self._is_placed(c) or self.rounds[c] >= self.warm_up]
+
+    def _is_placed(self, client: int) -> bool:
+        return self.groups.get(client, NO_GROUP) != NO_GROUP
 
     def _revise(
         self, server_round: int, clients: Sequence[int], labels: Labels, margin: float
@@ -209,8 +210,8 @@ class AdapterCommunities(GroupAveraging):
         ready = [clients.index(c) for c in moved if self.rounds[c] >= self.warm_up]
         if not ready:
             return
-        vectors = [self.pulls[client] for client in clients]
-        found = cosine_similarities(vectors + [self.recent[clients[place]] for place in ready])
+        after = [self.recent[clients[place]] for place in ready]
+        found = cosine_similarities([self.pulls[c] for c in clients] + after)
         recent = np.zeros((len(clients), len(clients)))
         recent[ready] = found[len(clients) :, : len(clients)]
         for place, (group, gain) in misplaced(recent, labels, ready, margin).items():
@@ -244,13 +245,12 @@ class AdapterCommunities(GroupAveraging):
         reason: str,
     ) -> None:
         scores = agreements(similarity, np.ones(len(clients)), labels)
-        moved = 0
+        before = dict(self.groups)
         for place, client in enumerate(clients):
             group = int(labels[place])
             score = scores[place, group] if group != NO_GROUP else np.nan
-            moved += self.groups.get(client) != group
             self.put(server_round, client, group, score, reason)
-        if moved:
+        if moved := sum(self.groups[client] != before.get(client) for client in clients):
             number = len(set(labels.tolist()) - {NO_GROUP})
             words = (server_round, number, moved, reason)
             log(INFO, "Before round %d: %d communities; %d clients: %s", *words)
@@ -269,31 +269,24 @@ class AdapterCommunities(GroupAveraging):
             return arrays
         mean = np.mean(list(directions.values()), axis=0, dtype=np.float64)
         for client, direction in directions.items():
-            placed = self.groups.get(client, NO_GROUP) != NO_GROUP
-            sums = self.recent if placed else self.pulls
+            sums = self.recent if self._is_placed(client) else self.pulls
             before = sums.get(client, np.zeros_like(direction)).astype(np.float64)
             sums[client] = (self.memory * before + (direction - mean)).astype(np.float32)
             self.rounds[client] = self.rounds.get(client, 0) + 1
         return arrays
 
     def _direction(self, reply: Reply) -> NDArray[np.float32] | None:
-        """Return a reply's change as a vector of length 1, projected; None if it changed nothing.
-
-        Of length 1, so that one wild client has no more say in the mean than any other.
-        """
+        """Return the direction of a reply's change, projected; None if it changed nothing."""
         sent: Mapping[str, Array] = self._sent or {}
         parts = [
             (reply.views[name].astype(np.float64) - view(sent[name])).ravel()
             for name in self._compared(reply)
             if name in sent
         ]
-        change = np.concatenate(parts) if parts else np.zeros(1)
-        largest = np.abs(change).max()
-        if not (np.isfinite(largest) and largest > 0):
+        direction = direction_of(np.concatenate(parts) if parts else np.zeros(1))
+        if direction is None:
             return None
-        change /= largest  # so that no square overflows
-        change /= np.linalg.norm(change)
-        return project(change, self.projection_size, self.seed).astype(np.float32)
+        return project(direction, self.projection_size, self.seed).astype(np.float32)
 
     def _compared(self, reply: Reply) -> list[str]:
         """Return the names of the arrays whose changes are compared, in the order of the reply."""

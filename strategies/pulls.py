@@ -19,6 +19,22 @@ STRONG = 5.0
 """Least evidence that counts, in nats: strong by the scale of Kass & Raftery 1995."""
 
 
+def direction_of(change: Floats) -> Floats | None:
+    """Return a change as a vector of length 1; None if it is zero or not finite.
+
+    Of length 1, so that one wild client has no more say in the mean than any other.
+
+    Parameters
+    ----------
+    change : ``(p,)``
+    """
+    largest = np.abs(change).max(initial=0.0)
+    if not (np.isfinite(largest) and largest > 0):
+        return None
+    scaled = change / largest  # so that no square overflows
+    return np.asarray(scaled / np.linalg.norm(scaled))
+
+
 def levels(similarity: Floats, labels: Labels) -> tuple[float, float]:
     """Return the mean cosine of pairs in one community, and that of pairs in different ones.
 

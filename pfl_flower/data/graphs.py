@@ -5,6 +5,7 @@ Cora and CiteSeer come in the files ``ind.*`` of Yang, Cohen and Salakhutdinov 2
 """
 
 import tempfile
+import warnings
 import zipfile
 from collections.abc import Callable
 from contextlib import redirect_stderr
@@ -41,7 +42,9 @@ def planetoid(name: str) -> Callable[[SourceRequest], Examples]:
     """
 
     def load(request: SourceRequest) -> Examples:
-        from torch_geometric.io import read_planetoid_data  # seconds to import
+        with warnings.catch_warnings():  # PyG scripts functions, which torch calls deprecated
+            warnings.simplefilter("ignore", FutureWarning)
+            from torch_geometric.io import read_planetoid_data  # seconds to import
 
         folder = _planetoid_folder(name, request)
         try:

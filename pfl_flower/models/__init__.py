@@ -1,5 +1,6 @@
 """Small networks with named parts, and the table of them."""
 
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
@@ -36,7 +37,9 @@ class Architecture:
 
 def _gnn(layer: str, adapters: bool = False) -> Callable[[Architecture], nn.Module]:
     def build(a: Architecture) -> nn.Module:
-        from pfl_flower.models.graphs import GNN  # seconds to import, so only where needed
+        with warnings.catch_warnings():  # PyG scripts functions, which torch calls deprecated
+            warnings.simplefilter("ignore", FutureWarning)
+            from pfl_flower.models.graphs import GNN  # seconds to import, so only where needed
 
         size = a.adapter_size if adapters else 0
         return GNN(layer, a.shape[0], a.num_classes, a.links, size)

@@ -6,9 +6,10 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-from clients import Regression, in_memory_loader
+from clients import Graph, Regression, in_memory_loader
 from clients import fisher as module
 from clients.fisher import fisher_diagonal, normalized
+from pfl_flower.models.graphs import GNN
 from tests.helpers import TinyNet, examples
 
 
@@ -121,3 +122,37 @@ def test_no_examples_and_normalization():
     values = np.concatenate([value.numpy().ravel() for value in found.values()])
     assert values.mean() == pytest.approx(1.0, rel=1e-5)
     assert values.min() >= 0
+
+
+@pytest.mark.parametrize("layer", ["gcn", "sage", "gat", "gin"])
+@pytest.mark.parametrize("limit", [module.GRAPH_VALUES, 1])
+def test_on_a_graph_it_is_the_sum_of_single_nodes_squares_however_many_at_once(
+    monkeypatch, layer, limit
+):
+    monkeypatch.setattr(module, "GRAPH_VALUES", limit)
+    torch.manual_seed(0)
+    model = GNN(layer, 4, 3, adapter_size=2, hidden=8)
+    edges = torch.randint(6, (2, 14))
+    model.graph = Graph(torch.randn(6, 4), edges)
+    nodes = torch.tensor([5, 0, 3])
+    expected = {name: torch.zeros_like(p) for name, p in model.named_parameters()}
+    for node in nodes:
+        chances = model(node[None]).detach().softmax(dim=1)[0]
+        for target, chance in enumerate(chances):
+            model.zero_grad()
+            cross_entropy(model(node[None]), torch.tensor([target])).backward()
+            for name, parameter in model.named_parameters():
+                expected[name] += chance * parameter.grad.square() / len(nodes)
+    found = fisher_diagonal(model, loader(nodes, nodes))
+    for name, values in expected.items():
+        torch.testing.assert_close(found[name], values, rtol=1e-4, atol=1e-7)
+
+
+def test_of_a_large_graph_fewer_examples_are_looked_at_at_once():
+    model = GNN("gcn", 4, 3)
+    parameters = dict(model.named_parameters())
+    assert module._at_once(model, parameters) == 256
+    model.graph = Graph(torch.zeros(2000, 4), torch.randint(2000, (2, 40_000)))
+    assert module._at_once(model, parameters) == 2**26 // (42_000 * 64)
+    model.graph = Graph(torch.zeros(2_000_000, 4), torch.zeros(2, 0).long())
+    assert module._at_once(model, parameters) == 1

@@ -2,12 +2,13 @@ import pytest
 import torch
 from torch import nn
 
-from pfl_flower.models import MODELS, Architecture, build_model
+from clients import Graph, bind
+from pfl_flower.models import GRAPH_MODELS, MODELS, Architecture, build_model
 from pfl_flower.models.blocks import BottleneckAdapter, LowRankAdapter
 from pfl_flower.resolve import ResolveError
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", sorted(MODELS.keys() - GRAPH_MODELS))
 @pytest.mark.parametrize("norm", ["none", "batch", "group"])
 @pytest.mark.parametrize("shape", [(1, 8, 8), (3, 9, 11)])
 def test_every_model_answers_and_every_parameter_learns(name, norm, shape):
@@ -17,6 +18,20 @@ def test_every_model_answers_and_every_parameter_learns(name, norm, shape):
     logits = model(torch.randn(4, *shape))
     assert logits.shape == (4, 7)
     logits.square().sum().backward()
+    for path, parameter in model.named_parameters():
+        assert parameter.grad is not None, path
+
+
+@pytest.mark.parametrize("links", [False, True])
+@pytest.mark.parametrize("name", sorted(GRAPH_MODELS))
+def test_every_graph_model_answers_and_every_parameter_learns(name, links):
+    model = build_model(Architecture(name, (5,), 7, links=links), seed=0)
+    edges = torch.tensor([[0, 1, 2, 3], [1, 0, 3, 2]])
+    bind(model, Graph(torch.randn(6, 5), edges))
+    examples = torch.tensor([[0, 1], [2, 5], [3, 4]]) if links else torch.tensor([0, 2, 5])
+    outputs = model(examples)
+    assert outputs.shape == ((3,) if links else (3, 7))
+    outputs.square().sum().backward()
     for path, parameter in model.named_parameters():
         assert parameter.grad is not None, path
 

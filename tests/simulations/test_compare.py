@@ -21,6 +21,7 @@ from simulations.comparison.guarded import safeguarded
 from simulations.comparison.scores import recommend
 from simulations.comparison.selection import client_name, select_round
 from simulations.comparison.tables import client_rows
+from tests.helpers import data_for
 
 SHORT = {"num-server-rounds": 2, "local-epochs": 1}
 
@@ -228,7 +229,7 @@ def test_every_method_gets_the_same_number_of_trials():
         assert len({json.dumps(settings) for settings in grid}) == TRIALS == len(grid)
         assert {"learning-rate": 0.1}.items() <= grid[TRIALS // 2].items()
         for settings in grid:  # none of them is refused
-            RunConfig.parse({"method": method, **settings})
+            RunConfig.parse({"method": method, **data_for(method), **settings})
         assert min(s["learning-rate"] for s in grid) == pytest.approx(0.1 / 3, rel=0.01)
     assert {s["mu"] for s in grid_of("fedprox", 0.1)} == {0.01, 0.1, 1.0}
 

@@ -34,14 +34,15 @@ def answering_app():
 class World:
     """Clients with quadratic losses ``1/2 ||theta - optimum||^2`` and noisy gradients.
 
-    A client's model is encoder + adapter, which both get the gradient's step.
+    A client's model is encoder + adapter, which both get the gradient's step. The start is far
+    off, so that all first changes are much alike.
     """
 
     def __init__(self, true=TRUE, noise=0.5, own=0.5, seed=SEED):
         draw = np.random.default_rng(seed)
         centres = draw.normal(size=(max(true) + 1, SIZE))
         self.true, self.noise, self.draw = true, noise, draw
-        self.optima = centres[true] + own * draw.normal(size=(len(true), SIZE))
+        self.optima = 5 + centres[true] + own * draw.normal(size=(len(true), SIZE))
         self.grid = InProcessGrid(answering_app(), len(true))
         self.arrays = to_record({n: np.zeros(SIZE, np.float32) for n in ("encoder", "adapter")})
 
@@ -190,6 +191,7 @@ def test_misplaced_clients_are_moved_and_the_others_are_not():
     assert strategy.groups == right
     moved = strategy.placements[before:]
     assert sorted(p.client for p in moved) == [0, 5]
+    assert min(p.round for p in moved) >= 4 + 3  # it has to be there for some rounds first
     assert {p.reason for p in moved} == {"is pulled to another community"}
 
 
@@ -212,6 +214,12 @@ def test_a_client_that_comes_later_has_the_mean_and_then_joins():
     assert partition(strategy.groups) == communities_of(TRUE)
     assert strategy.placements[-1][:2] == (9, 0)
     assert strategy.placements[-1].reason == "joined by its pulls"
+
+
+def test_half_of_the_clients_a_round_are_enough():
+    strategy, world = AdapterCommunities(fraction_train=0.5, **OPTIONS), World()
+    world.play(strategy, range(1, 30))
+    assert partition(strategy.groups) == communities_of(TRUE)
 
 
 def test_the_order_of_replies_does_not_matter():
@@ -269,6 +277,8 @@ def test_a_run_that_is_stored_goes_on_as_if_it_had_not_been():
         other.play(second, range(stop, stop + 5))
         assert as_bytes(first.state_arrays()) == as_bytes(second.state_arrays())
         assert second.groups == first.groups
+        for client, pull in first.recent.items():
+            np.testing.assert_array_equal(second.recent[client], pull)
         assert {n: a.data for n, a in world.arrays.items()} == {
             n: a.data for n, a in other.arrays.items()
         }
