@@ -76,6 +76,12 @@ class MethodRun:
         return len({report.client for report in self.reports})
 
     @property
+    def edges(self) -> tuple[int, int] | None:
+        """How many connections of a graph the cut into clients kept and dropped; None without."""
+        facts = self.config.known_facts
+        return None if facts is None else facts.edges
+
+    @property
     def last_round(self) -> int:
         """The last round with an evaluation."""
         return max((r.round for r in self.reports if r.phase == "evaluate"), default=0)

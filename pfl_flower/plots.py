@@ -10,6 +10,8 @@ matplotlib.use("Agg")  # no screen needed
 from matplotlib import pyplot as plt
 
 COLORS = [f"C{place}" for place in range(10)]
+MANY = 6
+"""With more lines than these, a picture has its legend beside it."""
 
 
 def plot_clients(scores: Mapping[str, np.ndarray], path: Path, score: str = "accuracy") -> None:
@@ -101,7 +103,11 @@ def _plot_lines(
     axes.set_ylabel(y_label)
     axes.set_title(title, fontsize=10)
     axes.grid(alpha=0.3)
-    axes.legend(frameon=False)
+    if len(curves) > MANY:  # their names would hide them
+        figure.set_size_inches(8.6, 4.2)
+        figure.legend(frameon=False, loc="outside right upper", fontsize=8)
+    else:
+        axes.legend(frameon=False)
     axes.spines[["top", "right"]].set_visible(False)
     figure.savefig(path, dpi=130)
     plt.close(figure)

@@ -79,6 +79,7 @@ def summarize(run: MethodRun) -> dict[str, Any]:
         "parameters": run.parameters,
         "seconds_per_round": run.seconds / rounds,
         **_stream_summary(run),
+        **({"edges": {"kept": run.edges[0], "dropped": run.edges[1]}} if run.edges else {}),
         **group_summary(run),
         "left_out": list(run.left_out),
         "dropped_replies": sum(bool(report.dropped) for report in run.reports),

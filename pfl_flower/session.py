@@ -93,10 +93,11 @@ def open_session(grid: Grid, config: RunConfig, there: Population, folder: Path 
         unseen = choose_unseen(config, fit)
         late = choose_late(config, fit - unseen)
     # Who is held out of training has no part in means and deviations either, but may have a class
-    # that nobody else has.
+    # that nobody else has, and a piece of the graph that was cut.
     left_out = unseen | misfits.keys()
     seen = {client: card for client, card in there.cards.items() if client not in left_out}
-    facts = replace(merge_cards(seen or there.cards)[0], labels=facts.labels)
+    of_seen = merge_cards(seen or there.cards)[0]
+    facts = replace(of_seen, labels=facts.labels, edges=facts.edges)
     _log_facts(facts, misfits)
     config = replace(config, facts=facts)
     checkpoints = None if folder is None else Checkpoints(folder, config, unseen, late)

@@ -26,6 +26,9 @@ from simulations import (
     newcomer,
     safeguard,
     smartwatch,
+    social,
+    social_large,
+    social_real,
     taste,
     tribes,
 )
@@ -33,7 +36,7 @@ from simulations.study import print_summary, run_study, write_outcome
 
 _MODULES = (
     *(taste, lighting, gallery, safeguard, constellation, smartwatch, tribes, newcomer),
-    borrowing,
+    *(borrowing, social),
 )
 _STUDIES = (
     *(module.STUDY for module in _MODULES),
@@ -43,6 +46,11 @@ _STUDIES = (
     newcomer.REGRESSION_STUDY,
     borrowing.DIABETES_STUDY,
     borrowing_digits.STUDY,
+    social.LINKS_STUDY,
+    social_real.CORA_STUDY,
+    social_real.CITESEER_STUDY,
+    social_real.TWITCH_STUDY,
+    social_large.STUDY,
 )
 STUDIES = {study.name: study for study in _STUDIES}
 

@@ -79,6 +79,7 @@ class Federation:
             features=moments(torch.from_numpy(inputs)) if scaled else None,
             target=moments(torch.from_numpy(targets.astype(float))) if amounts else None,
             graph=raw.graph is not None,
+            edges=self._edges_of(client),
         )
 
     def name(self, client: int) -> str:
@@ -99,6 +100,12 @@ class Federation:
         if not isinstance(self.clients, PooledClients) or self.clients.pieces is None:
             return None
         return self.clients.pieces.kept, self.clients.pieces.dropped
+
+    def _edges_of(self, client: int) -> tuple[int, int] | None:
+        if not isinstance(self.clients, PooledClients) or self.clients.pieces is None:
+            return None
+        pieces = self.clients.pieces
+        return pieces.edges[client].shape[1] // 2, pieces.dropped_by[client]
 
     def description(self, client: int) -> Description:
         """Return what a client tells of itself; nothing where it has nothing to tell."""

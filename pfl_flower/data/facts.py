@@ -95,6 +95,9 @@ class DataCard:
     features : moments of the features over its training examples; None if they stay as they are,
         or the client has fewer than :data:`FEWEST_ROWS` examples
     target : moments of the targets over its training examples, for regression; None likewise
+    edges : how many connections of a graph that was cut are kept by the cut, and dropped by it. One
+        that is dropped is counted by one of its two clients only, so that sums are right. None
+        where no graph was cut
     """
 
     shape: tuple[int, ...]
@@ -103,6 +106,7 @@ class DataCard:
     features: Moments | None = None
     target: Moments | None = None
     graph: bool = False
+    edges: tuple[int, int] | None = None
 
     def to_json(self) -> str:
         """Return the card as text."""
@@ -119,6 +123,7 @@ class DataCard:
             _moments_of(values["features"]),
             _moments_of(values["target"]),
             values["graph"],
+            None if values["edges"] is None else tuple(values["edges"]),
         )
 
 
@@ -154,6 +159,7 @@ def merge_cards(cards: Mapping[int, DataCard]) -> tuple[DataFacts, dict[int, str
     labels = {label for card in fitting for label in card.labels}
     features = [card.features for card in fitting if card.features and card.features.finite]
     targets = [card.target for card in fitting if card.target and card.target.finite]
+    cuts = [card.edges for card in fitting if card.edges is not None]
     facts = DataFacts(
         shape,
         task,
@@ -161,6 +167,7 @@ def merge_cards(cards: Mapping[int, DataCard]) -> tuple[DataFacts, dict[int, str
         merge_moments(features) if features else None,
         merge_moments(targets) if targets else None,
         graph,
+        (sum(kept for kept, _ in cuts), sum(dropped for _, dropped in cuts)) if cuts else None,
     )
     return facts, deviants
 

@@ -37,11 +37,14 @@ class Pieces(NamedTuple):
     edges : of every client ``(2, E)`` int64, among the positions of its nodes
     kept : number of connections between nodes of the same client
     dropped : number of connections of a client's node with a node that is not the client's
+    dropped_by : the same of every client, each counted once: by the client of the lower number, or
+        by the only one, where a node is nobody's
     """
 
     edges: tuple[Tensor, ...]
     kept: int
     dropped: int
+    dropped_by: tuple[int, ...]
 
 
 def cut(edges: Tensor, indices: Sequence[np.ndarray], num_nodes: int) -> Pieces:
@@ -62,4 +65,8 @@ def cut(edges: Tensor, indices: Sequence[np.ndarray], num_nodes: int) -> Pieces:
     order = left[inside].argsort(stable=True)
     ends = torch.bincount(left[inside], minlength=len(indices)).cumsum(0)
     parts = place[edges[:, inside][:, order]].tensor_split(ends[:-1].tolist(), dim=1)
-    return Pieces(tuple(parts), int(inside.sum()) // 2, int((left != right).sum()) // 2)
+    counted = (left >= 0) & ((left < right) | (right < 0))
+    dropped_by = torch.bincount(left[counted], minlength=len(indices))
+    return Pieces(
+        tuple(parts), int(inside.sum()) // 2, int(dropped_by.sum()), tuple(dropped_by.tolist())
+    )

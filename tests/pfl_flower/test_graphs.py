@@ -59,11 +59,14 @@ def test_a_cut_keeps_what_is_inside_and_counts_what_is_between(drawn, random):
         assert back == inside[client] | {(v, u) for u, v in inside[client]}
     assert pieces.kept == len(inside[0]) + len(inside[1])
     assert pieces.dropped == sum(owner[u] != owner[v] for u, v in as_set(known))
+    assert pieces.dropped == sum(pieces.dropped_by)
 
 
 def test_examples_are_the_numbers_of_a_clients_nodes():
     federation = Federation(SOCIAL, 4)
-    assert federation.facts == DataCard((32,), "classification", tuple(range(6)), graph=True)
+    about = {"graph": True, "edges": federation.edges}
+    assert federation.facts == DataCard((32,), "classification", tuple(range(6)), **about)
+    assert DataCard.from_json(federation.facts.to_json()) == federation.facts
     pool = federation.clients.examples
     for client in range(4):
         graph, mine = federation.client(client).graph, federation.clients.indices[client]
@@ -94,6 +97,7 @@ def test_few_labels_do_not_make_the_graph_smaller():
 def test_data_that_are_no_graph_have_none():
     federation = Federation(DataSettings(), 2)
     assert federation.edges is None
+    assert federation.facts.edges is None
     assert federation.client(0).graph is None
     assert federation.community(0) is None
     assert not federation.facts.graph

@@ -99,7 +99,7 @@ def test_a_smartwatch_shows_what_is_learnt_and_forgotten(tmp_path, capsys):
     assert len(summary["claims"]) == 3
 
 
-PROMISE_NOTHING = ("smartwatch-real", "newcomer-hard", "newcomer-regression")
+PROMISE_NOTHING = ("smartwatch-real", "newcomer-hard", "newcomer-regression", "social-links")
 
 
 @pytest.mark.study
