@@ -23,13 +23,13 @@ from clients.training import EVERYTHING, Schedule
 from strategies import (
     CFL,
     IFCA,
-    AdapterCommunities,
     GradientClusters,
     GroupAveraging,
     HierarchicalBayes,
     HierarchicalLinear,
     PartialAveraging,
     TribeRules,
+    UpdateClusters,
 )
 from strategies.pfedhn import PFedHN
 
@@ -176,7 +176,7 @@ COMMUNITIES: Mapping[str, Callable[..., GroupAveraging]] = {
     "gradients": lambda clusters, **others: GradientClusters(
         rules=TribeRules(clusters=clusters), **others
     ),
-    "adapters": AdapterCommunities,
+    "updates": UpdateClusters,
 }
 """How the community of a client is known -> a strategy of that kind."""
 

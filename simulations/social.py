@@ -57,7 +57,7 @@ ARMS: Mapping[str, Mapping[str, Any]] = {
     f"{OWN}, head for all": {"method": OWN, "group": "adapter"},
     f"{OWN}, own heads": {"method": OWN, "group": "adapter", "personal": "head"},
     f"{OWN}, by gradients": {"method": OWN, "communities": "gradients"},
-    f"{OWN}, by adapters": {"method": OWN, "communities": "adapters"},
+    f"{OWN}, by updates": {"method": OWN, "communities": "updates"},
 }
 
 

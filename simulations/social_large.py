@@ -9,7 +9,6 @@ from functools import lru_cache
 from typing import Any
 
 import numpy as np
-from torch_geometric.data import Data
 
 from pfl_flower.data.examples import Examples
 from pfl_flower.data.social import SocialWorld, grow
@@ -34,16 +33,16 @@ def network() -> tuple[Examples, Pieces]:
     return whole, cut(whole.edges, list(clients), len(whole))
 
 
-def load(partition_id: int, num_partitions: int) -> Data:
+def load(partition_id: int, num_partitions: int) -> dict[str, Any]:
     """Return the piece of a client, with its community, as a user's own function would."""
     whole, pieces = network()
     mine = slice(partition_id * WORLD.nodes, (partition_id + 1) * WORLD.nodes)
-    return Data(
-        x=whole.inputs[mine],
-        edge_index=pieces.edges[partition_id],
-        y=whole.targets[mine],
-        community=WORLD.community(partition_id, num_partitions),
-    )
+    return {
+        "x": whole.inputs[mine],
+        "edge_index": pieces.edges[partition_id],
+        "y": whole.targets[mine],
+        "community": WORLD.community(partition_id, num_partitions),
+    }
 
 
 def peak_gigabytes() -> float:

@@ -15,17 +15,17 @@ from pfl_flower.method_run import MethodRun
 from simulations.social import FEDAVG, LOCAL, OWN, connections, gains_of
 from simulations.study import Arm, Claim, Measures, Outcome, Study
 
-FOUND = (f"{OWN}, by gradients", f"{OWN}, by adapters")
+FOUND = (f"{OWN}, by gradients", f"{OWN}, by updates")
 ARMS: Mapping[str, Mapping[str, Any]] = {
     LOCAL: {"method": LOCAL},
     FEDAVG: {"method": FEDAVG},
     "fedper": {"method": "fedper"},
     "gradient-clusters": {"method": "gradient-clusters"},
     FOUND[0]: {"method": OWN, "communities": "gradients"},
-    FOUND[1]: {"method": OWN, "communities": "adapters"},
-    f"{FOUND[1]}, head for all": {"method": OWN, "communities": "adapters", "group": "adapter"},
+    FOUND[1]: {"method": OWN, "communities": "updates"},
+    f"{FOUND[1]}, head for all": {"method": OWN, "communities": "updates", "group": "adapter"},
     f"{FOUND[1]}, own heads": {
-        **{"method": OWN, "communities": "adapters"},
+        **{"method": OWN, "communities": "updates"},
         **{"group": "adapter", "personal": "head"},
     },
 }

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from strategies.averaging import PartialAveraging
 from strategies.bayes import HierarchicalBayes
 from strategies.clustering import GradientClusters
-from strategies.community import AdapterCommunities
+from strategies.community import UpdateClusters
 from strategies.grouping import GroupAveraging
 from strategies.hierarchical_linear import HierarchicalLinear
 from strategies.ifca import IFCA
@@ -37,7 +37,6 @@ __all__ = [
     "CFL",
     "IFCA",
     "NO_GROUP",
-    "AdapterCommunities",
     "ClientReport",
     "GradientClusters",
     "GroupAveraging",
@@ -50,5 +49,6 @@ __all__ = [
     "Placement",
     "Reply",
     "TribeRules",
+    "UpdateClusters",
     "mean_metrics",
 ]

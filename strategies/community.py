@@ -22,7 +22,7 @@ _ENOUGH = 0.5
 """Part of the clients met so far of which enough must be known before communities are found."""
 
 
-class AdapterCommunities(GroupAveraging):
+class UpdateClusters(GroupAveraging):
     """Find communities of clients while they train; average some arrays within each.
 
     Everybody is sent the same shared encoder, so what a client's training does to it tells what

@@ -203,7 +203,7 @@ def test_every_real_study_finds_communities_that_nobody_told():
     for study in studies:
         for arm in study.arms:
             if arm.config["method"] == OWN:
-                assert arm.config["communities"] in ("gradients", "adapters")
+                assert arm.config["communities"] in ("gradients", "updates")
     assert len({study.config["dataset"] for study in studies}) == 3
 
 

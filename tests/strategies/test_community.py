@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from safetensors.numpy import load, save
 
 from pfl_flower.grid import InProcessGrid
-from strategies import NO_GROUP, AdapterCommunities, PartialAveraging
+from strategies import NO_GROUP, PartialAveraging, UpdateClusters
 from strategies.arrays import to_record
 from strategies.placements import Placement
 from strategies.pulls import evidence, find_communities, join, levels, misplaced
@@ -157,7 +157,7 @@ def test_only_the_misplaced_move_and_no_community_ends():
 @pytest.mark.parametrize("number", [0, 4])
 @pytest.mark.parametrize("seed", range(100, 103))
 def test_communities_are_found_after_warming_up_and_are_stable(number, seed):
-    strategy, world = AdapterCommunities(clusters=number, **OPTIONS), World(seed=seed)
+    strategy, world = UpdateClusters(clusters=number, **OPTIONS), World(seed=seed)
     world.play(strategy, range(1, 4))
     assert set(strategy.groups.values()) == {NO_GROUP}
     assert strategy.models == {}
@@ -172,7 +172,7 @@ def test_communities_are_found_after_warming_up_and_are_stable(number, seed):
 
 def test_one_community_is_plain_averaging_bit_for_bit():
     one = np.zeros(8, np.int64)
-    strategy, world = AdapterCommunities(**OPTIONS), World(one)
+    strategy, world = UpdateClusters(**OPTIONS), World(one)
     plain, other = PartialAveraging(), World(one)
     world.play(strategy, range(1, 13))
     other.play(plain, range(1, 13))
@@ -182,7 +182,7 @@ def test_one_community_is_plain_averaging_bit_for_bit():
 
 
 def test_misplaced_clients_are_moved_and_the_others_are_not():
-    strategy, world = AdapterCommunities(**OPTIONS), World()
+    strategy, world = UpdateClusters(**OPTIONS), World()
     world.play(strategy, range(1, 5))
     right = dict(strategy.groups)
     strategy.groups[0], strategy.groups[5] = right[5], right[0]
@@ -196,7 +196,7 @@ def test_misplaced_clients_are_moved_and_the_others_are_not():
 
 
 def test_nobody_is_moved_without_revisions():
-    strategy, world = AdapterCommunities(revise_every=0, **OPTIONS), World()
+    strategy, world = UpdateClusters(revise_every=0, **OPTIONS), World()
     world.play(strategy, range(1, 5))
     strategy.groups[0] = strategy.groups[5]
     groups = dict(strategy.groups)
@@ -205,7 +205,7 @@ def test_nobody_is_moved_without_revisions():
 
 
 def test_a_client_that_comes_later_has_the_mean_and_then_joins():
-    strategy, world = AdapterCommunities(**OPTIONS), World()
+    strategy, world = UpdateClusters(**OPTIONS), World()
     world.play(strategy, range(1, 6), only=range(1, 16))
     assert strategy.groups[0] == NO_GROUP
     world.play(strategy, range(6, 9))
@@ -217,7 +217,7 @@ def test_a_client_that_comes_later_has_the_mean_and_then_joins():
 
 
 def test_half_of_the_clients_a_round_are_enough():
-    strategy, world = AdapterCommunities(fraction_train=0.5, **OPTIONS), World()
+    strategy, world = UpdateClusters(fraction_train=0.5, **OPTIONS), World()
     world.play(strategy, range(1, 30))
     assert partition(strategy.groups) == communities_of(TRUE)
 
@@ -225,14 +225,14 @@ def test_half_of_the_clients_a_round_are_enough():
 def test_the_order_of_replies_does_not_matter():
     states = []
     for reverse in (False, True):
-        strategy, world = AdapterCommunities(**OPTIONS), World()
+        strategy, world = UpdateClusters(**OPTIONS), World()
         world.play(strategy, range(1, 8), reverse=reverse)
         states.append(as_bytes(strategy.state_arrays()))
     assert states[0] == states[1]
 
 
 def test_bad_replies_have_no_say():
-    strategy, world = AdapterCommunities(**OPTIONS), World()
+    strategy, world = UpdateClusters(**OPTIONS), World()
     world.play(strategy, range(1, 2))
     before = as_bytes(strategy.state_arrays())
     nan = {"encoder": np.full(SIZE, np.nan, np.float32), "adapter": np.zeros(SIZE, np.float32)}
@@ -245,7 +245,7 @@ def test_bad_replies_have_no_say():
 
 
 def test_a_wild_client_does_not_hide_the_communities():
-    strategy, world = AdapterCommunities(**OPTIONS), World()
+    strategy, world = UpdateClusters(**OPTIONS), World()
     honest = world.train
 
     def train(client, arrays):
@@ -267,9 +267,9 @@ def test_a_wild_client_does_not_hide_the_communities():
 
 def test_a_run_that_is_stored_goes_on_as_if_it_had_not_been():
     for stop in (3, 6):
-        first, world = AdapterCommunities(**OPTIONS), World()
+        first, world = UpdateClusters(**OPTIONS), World()
         world.play(first, range(1, stop))
-        second = AdapterCommunities(**OPTIONS)
+        second = UpdateClusters(**OPTIONS)
         second.load_state_arrays(load(save(first.state_arrays())))
         other = World()
         other.arrays, other.draw.bit_generator.state = world.arrays, world.draw.bit_generator.state
@@ -285,7 +285,7 @@ def test_a_run_that_is_stored_goes_on_as_if_it_had_not_been():
 
 
 def test_newcomers_are_evaluated_with_the_mean_and_leave_no_trace():
-    strategy, world = AdapterCommunities(**OPTIONS), World()
+    strategy, world = UpdateClusters(**OPTIONS), World()
     world.play(strategy, range(1, 6), only=range(14))
     for client in (14, 15):
         strategy.groups.pop(client)
@@ -296,17 +296,17 @@ def test_newcomers_are_evaluated_with_the_mean_and_leave_no_trace():
 
 
 def test_arrays_to_compare_can_be_named_and_group_arrays_are_the_last_resort():
-    strategy, world = AdapterCommunities(compared_names=["adapter"], **OPTIONS), World()
+    strategy, world = UpdateClusters(compared_names=["adapter"], **OPTIONS), World()
     world.play(strategy, range(1, 5))
     assert partition(strategy.groups) == communities_of(TRUE)
-    alone = AdapterCommunities(warm_up=3)
+    alone = UpdateClusters(warm_up=3)
     world = World()
     world.play(alone, range(1, 5))
     assert partition(alone.groups) == communities_of(TRUE)
 
 
 def test_pulls_are_projected():
-    strategy, world = AdapterCommunities(projection_size=16, **OPTIONS), World()
+    strategy, world = UpdateClusters(projection_size=16, **OPTIONS), World()
     world.play(strategy, range(1, 2))
     assert {pull.shape for pull in strategy.pulls.values()} == {(16,)}
     assert {pull.dtype for pull in strategy.pulls.values()} == {np.dtype(np.float32)}
@@ -328,7 +328,7 @@ def test_pulls_are_projected():
 )
 def test_what_is_out_of_range_is_refused(options, words):
     with pytest.raises(ValueError, match=words):
-        AdapterCommunities(**options)
+        UpdateClusters(**options)
 
 
 @pytest.mark.parametrize(
@@ -339,6 +339,6 @@ def test_what_is_out_of_range_is_refused(options, words):
     ],
 )
 def test_what_does_not_fit_the_run_is_refused_in_round_1(options, words):
-    strategy, world = AdapterCommunities(**OPTIONS, **options), World()
+    strategy, world = UpdateClusters(**OPTIONS, **options), World()
     with pytest.raises(ValueError, match=words):
         world.play(strategy, range(1, 2))
