@@ -215,10 +215,10 @@ def test_a_piece_of_the_large_graph_is_what_the_cut_says(monkeypatch):
     try:
         whole, pieces = social_large.network()
         found = [social_large.load(client, 8) for client in range(8)]
-        assert sum(piece.edge_index.shape[1] for piece in found) == 2 * pieces.kept
+        assert sum(piece["edge_index"].shape[1] for piece in found) == 2 * pieces.kept
         assert 2 * (pieces.kept + pieces.dropped) == whole.edges.shape[1]
-        assert [piece.community for piece in found] == [0, 0, 1, 1, 2, 2, 3, 3]
-        assert (found[3].y == whole.targets[60:80]).all()
+        assert [piece["community"] for piece in found] == [0, 0, 1, 1, 2, 2, 3, 3]
+        assert (found[3]["y"] == whole.targets[60:80]).all()
     finally:
         social_large.network.cache_clear()
 
