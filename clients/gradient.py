@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from clients.graph import GraphNetwork
 from clients.scopes import NORM
 from clients.task import Task
 from clients.training import device_of
@@ -42,7 +43,7 @@ def start_gradient(
     model : at the values to take the gradient at
     names : of the parameters it is taken of, in this order
     inputs, targets : ``(n, ...)``; taken in blocks of equal size, at most :data:`BLOCK` examples
-        each, whose gradients are averaged
+        each, whose gradients are averaged; of a graph all at once
     task : the loss
 
     Returns
@@ -55,7 +56,8 @@ def start_gradient(
         if isinstance(module, NORM):
             module.train(len(targets) > 1)  # one example has no statistics
     parameters = dict(model.named_parameters())
-    blocks = math.ceil(len(targets) / BLOCK)
+    # Every block of a graph's nodes would encode the whole graph again.
+    blocks = 1 if isinstance(model, GraphNetwork) else math.ceil(len(targets) / BLOCK)
     total: Tensor | None = None
     for x, y in zip(inputs.tensor_split(blocks), targets.tensor_split(blocks), strict=True):
         buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}

@@ -91,7 +91,9 @@ class GraphNetwork(nn.Module):
     In training a graph of more than :attr:`whole` nodes is not passed as a whole: of each node
     that is needed at most :attr:`fanout` neighbours are looked at, drawn afresh every time from
     torch's global generator, and of each of those again, for every layer (GraphSAGE, Hamilton et
-    al. 2017, arXiv:1706.02216, algorithm 2). In evaluation it is always the whole graph.
+    al. 2017, arXiv:1706.02216, algorithm 2). In evaluation it is always the whole graph: a mean
+    over neighbours then has the expectation that it had in training, a sum (GIN) is larger, and
+    weights by degree (GCN) are others.
     """
 
     graph: Graph | None = None

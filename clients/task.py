@@ -138,7 +138,7 @@ class Regression(_Additive):
 
 
 HITS = 10
-"""How many wrong links may be ranked above a right one for it to count as a hit."""
+"""With so many wrong links ranked above a right one it is no hit any more."""
 
 
 @dataclass(frozen=True)

@@ -184,14 +184,14 @@ def _stream(data: ClientData, phase: int) -> Stream | None:
 def _group(config: RunConfig, context: Context, data: Federation) -> dict[str, int]:
     """The group of a client: of its node config, else its tribe or community, else none (-1).
 
-    Nothing where the method has no groups.
+    Nothing where the method has no groups, or finds communities itself.
 
     Raises
     ------
     ConfigError
         If the node config's is no number from 0.
     """
-    if not config.row.groups:
+    if not config.row.groups or config.value("communities", "told") != "told":
         return {}
     stated = context.node_config.get(GROUP)
     if stated is None:

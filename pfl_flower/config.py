@@ -217,8 +217,12 @@ class RunConfig(RunKeys):
 
     @property
     def group_rule(self) -> str:
-        """The rule of what is shared within groups only."""
-        return str(self.value("group", "none"))
+        """The rule of what is shared within groups only: not what the user made personal."""
+        rule = str(self.value("group", "none"))
+        if self.group is None and self.personal:
+            taken = split_words(self.personal)
+            rule = ",".join(word for word in split_words(rule) if word not in taken) or "none"
+        return rule
 
     @property
     def local_schedule(self) -> Schedule:

@@ -209,7 +209,9 @@ class RunKeys:
     local_steps: int = key(0, "minibatch steps instead of epochs; 0: epochs", between(0))
     head_epochs: int = key(2, "head epochs of head-then-body", between(0))
     fine_tuning_epochs: str = key("0,1,2,5,10", "candidates; validation chooses", epochs)
-    batch_size: int = key(32, "examples a step", between(1))
+    batch_size: int = key(
+        32, "examples a step; of a graph up to whole-graph all of them", between(1)
+    )
     drop_last: bool = key(False, "leave out a last batch that is not full")
     optimizer: str = key("sgd", "local optimizer", choice("sgd", "adam"))
     learning_rate: float = key(0.1, "of local steps", between(0, open_low=True))

@@ -13,6 +13,10 @@ from pfl_flower.data.facts import DataError
 from strategies.randomness import named_seed
 
 Ints = NDArray[np.int64]
+FRAGMENT = 0.1
+"""Part of a client's share of the nodes below which a community, such as an isolated node, does not
+count as one."""
+
 Cut = Callable[[Ints, int, int, int], Ints]
 """(edges (2, E) both ways, number of nodes, of clients, seed) -> the client of every node."""
 
@@ -21,8 +25,9 @@ def louvain(edges: Ints, num_nodes: int, num_clients: int, seed: int) -> Ints:
     """Give every client whole communities, found by the Louvain method.
 
     Blondel et al. 2008 (arXiv:0803.0476), as networkx has it. From the largest to the smallest,
-    every community goes to the client with the fewest nodes so far. As long as there are fewer
-    communities than clients, the largest that can be cut further is, by the same method.
+    every community goes to the client with the fewest nodes so far. As long as fewer communities
+    than clients have at least a tenth of a client's share of the nodes, the largest that can be cut
+    further is, by the same method.
 
     Raises
     ------
@@ -42,8 +47,9 @@ def louvain(edges: Ints, num_nodes: int, num_clients: int, seed: int) -> Ints:
 
     whole: list[list[int]] = []
     parts = parts_of(list(range(num_nodes)), 0)
-    for name in range(1, num_clients):
-        if len(whole) + len(parts) >= num_clients or not parts:
+    least = FRAGMENT * num_nodes / num_clients
+    for name in range(1, 2 * num_clients):
+        if sum(len(part) >= least for part in (*whole, *parts)) >= num_clients or not parts:
             break
         largest = max(parts, key=_size)
         parts.remove(largest)

@@ -178,7 +178,7 @@ def _kind(card: DataCard) -> tuple[bool, tuple[int, ...], TaskName]:
 
 
 def _noun(graph: bool) -> str:
-    return "nodes" if graph else "examples"
+    return "nodes of a graph" if graph else "examples"
 
 
 def ordered(labels: set[Label]) -> tuple[Label, ...]:

@@ -29,7 +29,7 @@ def parts_of_graph(value: Any) -> dict[str, Any] | None:
     DataError
         If it is something else of PyG's.
     """
-    if type(value).__module__.startswith("torch_geometric."):
+    if any(kind.__module__.startswith("torch_geometric.") for kind in type(value).__mro__):
         if not hasattr(value, "to_dict"):
             raise DataError(f"a {type(value).__name__} is no graph of a client; return PyG's Data")
         value = value.to_dict()
@@ -43,8 +43,8 @@ def checked_graph(parts: Mapping[str, Any], where: str, task: str = "auto") -> R
     """Return a client's graph as a :class:`RawClient`, whose examples are its labelled nodes.
 
     Edges count in both directions, each once; self loops are left out. Nodes without edges are
-    fine. Integer labels of -1 and floats that are NaN mean that a node is not labelled: it is in
-    the graph, but in no split.
+    fine. Integer labels of -1 (but in a regression) and floats that are NaN mean that a node is not
+    labelled: it is in the graph, but in no split.
 
     Parameters
     ----------
@@ -72,7 +72,7 @@ def checked_graph(parts: Mapping[str, Any], where: str, task: str = "auto") -> R
     if task == "link-prediction":
         nobody = np.empty(0, dtype=np.int64)
         return RawClient((nobody, nobody), graph=graph, community=community)
-    train, validation, test = _node_splits(parts, len(features), where)
+    train, validation, test = _node_splits(parts, len(features), where, task)
     return RawClient(train, validation, test, graph=graph, community=community)
 
 
@@ -117,7 +117,7 @@ def _community(value: Any, where: str) -> int | None:
 
 
 def _node_splits(
-    parts: Mapping[str, Any], num_nodes: int, where: str
+    parts: Mapping[str, Any], num_nodes: int, where: str, task: str
 ) -> tuple[RawSplit, RawSplit | None, RawSplit | None]:
     """Return numbers and labels of the labelled nodes: by the masks, or all as if to train on."""
     labels = checked_targets(parts["y"], f"{where}: y", may_lack=True)
@@ -126,7 +126,7 @@ def _node_splits(
             f"{where}: y has {len(labels)} labels, but x has {num_nodes} nodes; each node needs "
             f"one, which is -1 (of floats: NaN) where it is unknown"
         )
-    labelled = _labelled(labels)
+    labelled = _labelled(labels, task)
     if not labelled.any():
         raise DataError(f"{where}: no node is labelled (y is -1 or NaN); at least one has to be")
     masks = _masks(parts, num_nodes, where)
@@ -140,11 +140,12 @@ def _node_splits(
     return found[0], found[1], found[2]
 
 
-def _labelled(labels: np.ndarray) -> NDArray[np.bool_]:
+def _labelled(labels: np.ndarray, task: str) -> NDArray[np.bool_]:
+    """Return which labels are known: of amounts -1 is one like any other."""
     known: NDArray[np.bool_] = np.ones(len(labels), dtype=bool)
     if labels.dtype.kind == "f":
         known = ~np.isnan(labels)
-    elif labels.dtype.kind in "iu":
+    elif labels.dtype.kind in "iu" and task != "regression":
         known = labels != -1
     return known
 

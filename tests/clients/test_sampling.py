@@ -138,4 +138,4 @@ def test_the_seed_of_torch_decides_and_every_draw_is_another():
     assert three(1) == three(1)
     assert three(1) != three(2)
     first, second, third = three(1)
-    assert first != second != third
+    assert first != second != third != first

@@ -115,3 +115,13 @@ def test_a_partition_of_a_graph_is_one_of_its_nodes():
         list(range(10, 20)),
     ]
     assert sorted(np.concatenate(parts)) == list(range(20))
+
+
+def test_isolated_nodes_are_no_communities():
+    draw = np.random.default_rng(100)
+    blocks = [np.stack(np.triu_indices(100, 1)) + 100 * block for block in range(3)]
+    pairs = np.concatenate([b[:, draw.random(b.shape[1]) < 0.1] for b in blocks], axis=1)
+    edges = np.concatenate([pairs, pairs[::-1]], axis=1)
+    owner = louvain(edges, 320, 6, seed=0)  # 20 nodes have no edges
+    inside = np.bincount(owner[edges[0]][owner[edges[0]] == owner[edges[1]]], minlength=6)
+    assert (inside > 0).all()

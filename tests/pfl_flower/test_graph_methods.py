@@ -2,8 +2,10 @@
 
 import numpy as np
 import pytest
+from flwr.app import Context, RecordDict
 
-from clients.scopes import ScopeError
+from clients.scopes import Scope, ScopeError
+from pfl_flower.client_app import build_client, scopes_of
 from pfl_flower.config import ConfigError, RunConfig
 from pfl_flower.engines import simulate
 from pfl_flower.methods import METHODS
@@ -64,9 +66,12 @@ def test_what_is_refused_as_a_method_is_refused_as_a_baseline(method):
         ({"method": "local-gnn"}, "is for graphs, and 'digits' is none; use social, .*'local'"),
         ({"model": "gcn"}, "'gcn' does not fit 'digits', which is no graph; use .*mlp"),
         ({"dataset": "social", "model": "mlp"}, "'mlp' does not fit 'social', .* use adapter-gat"),
-        ({"dataset": "social", "model": "cnn"}, "'cnn' needs images"),
+        ({"dataset": "social", "model": "cnn"}, "'cnn' does not fit 'social'"),
         ({"method": "community-adapters", "clusters": 2}, "its communities are told"),
-        ({"method": "community-adapters", "communities": "guessed"}, "one of told, gradients, ada"),
+        (
+            {"method": "community-adapters", "communities": "guessed"},
+            "one of told, gradients, upd",
+        ),
         ({"method": "community-adapters", "group-decay": -1.0}, "group-decay is -1.0"),
         ({"method": "community-adapters", "personal": "all"}, "leaves nothing for the groups"),
         ({"whole-graph": -1}, "whole-graph is -1"),
@@ -154,3 +159,23 @@ def test_the_same_numbers_on_ray_bit_for_bit():
     config = SMALL | {"method": "community-adapters", "baselines": "fedavg-gnn,local-gnn"} | found
     for extra in ({}, {"task": "link-prediction", "whole-graph": 50, "num-server-rounds": 1}):
         assert_identical(simulate(config | extra, 6), simulate(config | extra, 6, engine="ray"))
+
+
+def test_what_is_personal_is_not_the_communitys():
+    config = RunConfig.parse(
+        {"dataset": "social", "partition": "natural", "method": "community-adapters"}
+        | {"personal": "head"}
+    )
+    scopes = scopes_of(config)
+    assert {scopes[n] for n in scopes if n.startswith("head")} == {Scope.PERSONAL}
+    assert {scopes[n] for n in scopes if n.startswith("adapter")} == {Scope.GROUP}
+
+
+@pytest.mark.parametrize(("communities", "told"), [("told", True), ("gradients", False)])
+def test_a_client_tells_its_community_only_where_it_is_asked_for(communities, told):
+    config = RunConfig.parse(
+        {"dataset": "social", "partition": "natural", "method": "community-adapters"}
+        | {"communities": communities}
+    )
+    context = Context(0, 0, {"partition-id": 0, "num-partitions": 4}, RecordDict(), {})
+    assert ("group" in build_client(config, context).get_properties({})) == told

@@ -283,7 +283,11 @@ ONE_NODE = {"x": torch.ones(1, 3), "edge_index": NOBODY, "y": torch.tensor([1])}
         ),
         ({"y": torch.full((30,), -1)}, {}, "no node is labelled"),
         ({"y": None}, {}, "has no y"),
-        ({"x": torch.ones(30, 4)}, {}, r"client 1: its nodes have shape \(4,\) .* \(3,\)"),
+        (
+            {"x": torch.ones(30, 4)},
+            {},
+            r"client 1: its nodes of a graph have shape \(4,\) .* \(3,\)",
+        ),
         (
             {"edge_index": torch.tensor([[0, 1], [1, 30]])},
             {},

@@ -188,3 +188,17 @@ def test_amounts_of_nodes_can_be_predicted(monkeypatch):
     as_classes = Federation(DataSettings(dataset="my:graphs", task="classification"), 1)
     assert as_classes.facts.labels == (1, 2, 4)
     assert as_classes.client(0).graph is not None
+
+
+def test_a_class_derived_from_pygs_data_is_a_graph():
+    class Mine(Data):
+        pass
+
+    mine = Mine(x=torch.randn(3, 2), edge_index=torch.tensor([[0], [1]]), y=torch.tensor([0, 1, 0]))
+    assert parts_of_graph(mine).keys() >= {"x", "edge_index", "y"}
+
+
+def test_an_amount_of_minus_one_is_an_amount():
+    parts = {"x": np.ones((3, 2)), "edge_index": np.zeros((2, 0), int), "y": np.array([-1, 0, 2])}
+    assert len(checked_graph(parts, "here", "regression").train[1]) == 3
+    assert len(checked_graph(parts, "here").train[1]) == 2
