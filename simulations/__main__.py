@@ -46,6 +46,7 @@ _STUDIES = (
     newcomer.REGRESSION_STUDY,
     borrowing.DIABETES_STUDY,
     borrowing_digits.STUDY,
+    social.LABELS_STUDY,
     social.LINKS_STUDY,
     social_real.CORA_STUDY,
     social_real.CITESEER_STUDY,

@@ -6,6 +6,7 @@ everywhere, the names are the community's, and labels are few: what to share, an
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -248,12 +249,20 @@ STUDY = Study(
     question="Communities name the same things differently: what to share, and with whom?",
     num_clients=NUM_CLIENTS,
     config=CONFIG,
-    arms=[arm for labels in LABELS for arm in _at(labels)],
+    arms=_at(FEW),
     claims=_claims,
     draw=_draw,
     measure=measure,
     columns=columns,
     tables=tables,
+)
+
+LABELS_STUDY = replace(
+    STUDY,
+    name="social-labels",
+    question="The same with more labels: what to share, and with whom?",
+    arms=[arm for labels in LABELS for arm in _at(labels)],
+    claims=lambda outcome: [],
 )
 
 LINKS_STUDY = Study(

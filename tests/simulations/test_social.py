@@ -12,7 +12,18 @@ from pfl_flower.community_plots import principal_plane
 from pfl_flower.engines import simulate
 from pfl_flower.results import summarize
 from simulations import social, social_large, social_real
-from simulations.social import FEDAVG, FEW, LABELS, NUM_CLIENTS, OWN, STUDY, measure, planted, rand
+from simulations.social import (
+    FEDAVG,
+    FEW,
+    LABELS,
+    LABELS_STUDY,
+    NUM_CLIENTS,
+    OWN,
+    STUDY,
+    measure,
+    planted,
+    rand,
+)
 from simulations.study import Arm, Outcome, Result, write_outcome
 
 BYTES = {FEDAVG: 1000.0, OWN: 1149.0}
@@ -91,10 +102,10 @@ def test_gains_are_said_seed_by_seed():
 
 
 def test_the_few_labels_are_those_of_the_table_and_others_points_of_the_curve():
-    tabled = [arm for arm in STUDY.arms if arm.point is None]
+    tabled = [arm for arm in LABELS_STUDY.arms if arm.point is None]
     assert {arm.config["max-examples"] for arm in tabled} == {FEW}
-    assert {arm.config["max-examples"] for arm in STUDY.arms} == set(LABELS)
-    for arm in STUDY.arms:
+    assert {arm.config["max-examples"] for arm in LABELS_STUDY.arms} == set(LABELS)
+    for arm in LABELS_STUDY.arms:
         assert arm.config["min-examples"] == arm.config["max-examples"]
         assert arm.point in (None, arm.config["max-examples"])
 
@@ -149,11 +160,11 @@ def test_a_message_is_at_most_15_percent_larger():
 def test_pictures_and_tables_are_written(tmp_path):
     drawn = {"adapters": np.eye(NUM_CLIENTS), "means": {0: np.ones(NUM_CLIENTS)}}
     groups = [planted(client) for client in range(NUM_CLIENTS)]
-    first = result(arm_of(STUDY, OWN), 0, 0.5, groups=groups, **drawn)
-    outcome = outcome_of(STUDY, {(OWN, 0): first}, seeds=[0])
+    first = result(arm_of(LABELS_STUDY, OWN), 0, 0.5, groups=groups, **drawn)
+    outcome = outcome_of(LABELS_STUDY, {(OWN, 0): first}, seeds=[0])
     for each in outcome.results:
         each.measures["groups"] = groups
-    summary = write_outcome(STUDY, outcome, tmp_path)
+    summary = write_outcome(LABELS_STUDY, outcome, tmp_path)
     names = {path.name for path in tmp_path.glob("*.png")}
     assert names == {"accuracy.png", "adapters.png", "bytes.png", "communities.png", "labels.png"}
     assert summary["tables"]["Connections"] == [{"seed": 0, "kept": 90, "dropped": 10, "%": 10.0}]
