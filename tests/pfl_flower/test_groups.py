@@ -510,6 +510,7 @@ def test_a_killed_run_that_is_resumed_ends_as_one_never_killed(
     assert grouping_of(complete) == grouping_of(whole)
 
 
+@pytest.mark.deployment
 def test_the_same_numbers_on_ray_bit_for_bit():
     options = {"method": "gradient-clusters", "fraction-train": 0.5, "num-server-rounds": 2}
     here = simulate(BASE | options, CLIENTS)
