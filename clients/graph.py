@@ -110,15 +110,15 @@ class GraphNetwork(nn.Module):
 
     def encode(self, features: Tensor, edges: Tensor) -> Tensor:
         """Return ``(N, H)`` from features ``(N, F)`` and edges ``(2, E)``."""
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} needs encode(features, edges)")
 
     def classify(self, hidden: Tensor) -> Tensor:
         """Return the outputs ``(B, K)`` of nodes with encodings ``(B, H)``."""
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} needs classify(hidden) for nodes")
 
     def link(self, left: Tensor, right: Tensor) -> Tensor:
         """Return logits ``(B,)`` that pairs of nodes ``(B, H)`` and ``(B, H)`` are connected."""
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} needs link(left, right) for pairs")
 
     def forward(self, examples: Tensor) -> Tensor:
         """Return what is predicted for nodes ``(B,)`` or pairs ``(B, 2)``.

@@ -128,7 +128,11 @@ def plot_dendrogram(
 def plot_map(
     similarity: Matrix, clients: Ints, groups: Ints, examples: Ints, path: Path, title: str = MAP
 ) -> None:
-    """Draw `classical_scaling`, the dots' area by examples, the rest as `plot_similarity`."""
+    """Draw `classical_scaling`, the dots' area by examples, the rest as `plot_similarity`.
+
+    Where no numbers of examples are known all dots are alike.
+    """
+    examples = examples if len(examples) else [1] * len(clients)
     figure, axes = plt.subplots(figsize=(7.4, 5.4), layout="constrained")
     sizes = np.sqrt(np.maximum(160 * np.asarray(examples) / max(*examples, 1), 10))  # in points
     points, rising = classical_scaling(similarity), np.argsort(examples, kind="stable")

@@ -133,8 +133,10 @@ class RunConfig(RunKeys):
                 f"method {self.method!r} cannot start from shared arrays of an earlier run: "
                 f"of its {many} they are the mean. Leave initial empty"
             )
-        if self.row.groups and self.personal == "all":
-            raise ConfigError(f"personal='all' leaves nothing for the groups of {self.method!r}")
+        if self.row.groups and (self.personal == "all" or self.group_rule == "none"):
+            raise ConfigError(
+                f"personal={self.personal!r} leaves nothing for the groups of {self.method!r}"
+            )
         if self.row.makes_own_model and (self.personal or self.personal_decay):
             raise ConfigError(
                 f"method {self.method!r} keeps a whole model of its own, beside which nothing of "
@@ -344,6 +346,8 @@ class RunConfig(RunKeys):
             base = "gcn" if facts.graph else "cnn" if image else "mlp"
             named = f"{self.row.block}-{base}" if self.row.block else base
             model = self.row.model or (named if named in MODELS else base)
+        elif facts.graph and f"{self.row.block}-{model}" in MODELS:
+            model = f"{self.row.block}-{model}"
         norm = self.value("norm", "batch")
         links = facts.task == "link-prediction"
         outputs = len(facts.labels) or 1

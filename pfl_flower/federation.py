@@ -12,7 +12,7 @@ from flwr.serverapp import Grid
 from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
-from clients import Scope
+from clients import GraphNetwork, Scope
 from clients.scopes import names_of
 from pfl_flower.census import FederationError, commonest, wait_for_clients
 from pfl_flower.checkpoint import Saved
@@ -73,6 +73,11 @@ def _check_rules(config: RunConfig) -> None:
     scopes = scopes_of(config)
     prior_of(config)
     model, _ = initial_model(config.architecture, config.seed)
+    if isinstance(model, GraphNetwork) != config.required_facts.graph:
+        needed = "a clients.GraphNetwork" if config.required_facts.graph else "another network"
+        raise ConfigError(
+            f"model {config.model!r} is a {type(model).__name__}; {config.dataset!r} needs {needed}"
+        )
     shared = set(names_of(scopes, Scope.SHARED, Scope.GROUP))
     if config.row.tells_metadata and shared.isdisjoint(n for n, _ in model.named_parameters()):
         raise ConfigError(

@@ -54,13 +54,10 @@ def deviation(outcome: Outcome, name: str) -> float:
 
 
 def _claims(outcome: Outcome) -> list[Claim]:
-    claims = []
-    for name in FOUND:
-        gain = float((outcome.means(name) - outcome.means(FEDAVG)).mean())
-        spread = min(deviation(outcome, name), deviation(outcome, FEDAVG))
-        words = f"{name}: gain on {FEDAVG}, plus the smaller deviation over seeds of the two"
-        claims.append(Claim(words, gain + spread, 0.0))
-    return claims
+    gain = float((outcome.means(FOUND[1]) - outcome.means(FEDAVG)).mean())
+    spread = min(deviation(outcome, FOUND[1]), deviation(outcome, FEDAVG))
+    words = f"{FOUND[1]}: gain on {FEDAVG}, plus the smaller deviation over seeds of the two"
+    return [Claim(words, gain + spread, 0.0)]
 
 
 def _columns(outcome: Outcome) -> dict[str, dict[str, float]]:
