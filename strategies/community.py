@@ -12,6 +12,7 @@ from flwr.serverapp import Grid
 from numpy.typing import NDArray
 
 from strategies.arrays import as_part, part_of, project, view
+from strategies.blocks import Blocks
 from strategies.grouping import GroupAveraging
 from strategies.placements import NO_GROUP, Grouping
 from strategies.pulls import direction_of, find_communities, join, levels, misplaced
@@ -114,6 +115,8 @@ class UpdateClusters(GroupAveraging):
         """Client -> the sum of its pulls until it was placed, projected."""
         self.recent: dict[int, NDArray[np.float32]] = {}
         """Client in a community -> the sum of its pulls since it was put there, projected."""
+        self.blocks = Blocks()
+        """With whom clients took part while their pulls were summed."""
         self.rounds: dict[int, int] = {}
         """Client -> the number of rounds that it has told a pull in, where it is."""
 
@@ -130,7 +133,7 @@ class UpdateClusters(GroupAveraging):
         clients = [client for client in sorted(self.pulls) if self.pulls[client].any()]
         if not clients:
             return super().grouping
-        similarity = cosine_similarities([self.pulls[client] for client in clients])
+        similarity = self._similarity(clients)
         return replace(super().grouping, clients=clients, similarity=similarity)
 
     def state_arrays(self) -> dict[str, NDArray[Any]]:
@@ -143,6 +146,7 @@ class UpdateClusters(GroupAveraging):
             | as_part("pull", pulls)
             | as_part("recent-pull", recent)
             | as_part("pull-rounds", rounds)
+            | as_part("pull-blocks", self.blocks.state_arrays())
         )
 
     def load_state_arrays(self, arrays: Mapping[str, NDArray[Any]]) -> None:
@@ -150,6 +154,7 @@ class UpdateClusters(GroupAveraging):
         super().load_state_arrays(arrays)
         self.pulls = {int(c): pull for c, pull in part_of(arrays, "pull").items()}
         self.recent = {int(c): pull for c, pull in part_of(arrays, "recent-pull").items()}
+        self.blocks.load_state_arrays(part_of(arrays, "pull-blocks"))
         self.rounds = {int(c): int(n) for c, n in part_of(arrays, "pull-rounds").items()}
 
     # ------------------------------------------------------------------ placing clients
@@ -180,10 +185,10 @@ class UpdateClusters(GroupAveraging):
         clients = self._known()
         if len(clients) < max(2, self.clusters, _ENOUGH * len(self.groups)):
             return
-        similarity = cosine_similarities([self.pulls[client] for client in clients])
+        similarity = self._similarity(clients)
         before = np.array([self.groups.get(c, NO_GROUP) for c in clients], dtype=np.int64)
         if (before == NO_GROUP).all():
-            labels = find_communities(similarity, self.clusters)
+            labels = find_communities(similarity, self.clusters, self.seed)
             self._put_all(server_round, clients, similarity, labels, "found by its pulls")
             return
         inside, across = levels(similarity, before)
@@ -193,6 +198,10 @@ class UpdateClusters(GroupAveraging):
         self._put_all(server_round, clients, similarity, labels, "joined by its pulls")
         if self.revise_every and (server_round - 1) % self.revise_every == 0:
             self._revise(server_round, clients, labels, self.margin * max(inside - across, 0.0))
+
+    def _similarity(self, clients: Sequence[int]) -> Floats:
+        """Return the cosines of what clients pulled towards until they were placed."""
+        return cosine_similarities(list(self.blocks.solve(self.pulls, clients)))
 
     def _known(self) -> list[int]:
         """Return the clients that are placed, or of which enough is known for that."""
@@ -272,6 +281,8 @@ class UpdateClusters(GroupAveraging):
             sums = self.recent if self._is_placed(client) else self.pulls
             before = sums.get(client, np.zeros_like(direction)).astype(np.float64)
             sums[client] = (self.memory * before + (direction - mean)).astype(np.float32)
+            if sums is self.pulls:
+                self.blocks.add(client, directions, self.memory)
             self.rounds[client] = self.rounds.get(client, 0) + 1
         return arrays
 
