@@ -65,7 +65,9 @@ class Blocks:
             design[place, : len(self.rows[client])] = self.rows[client]
         inverse = np.linalg.pinv(design, rcond=_SMALLEST)
         places = [self.met.index(client) for client in clients]
-        return np.asarray(inverse[places] @ np.stack([sums[client] for client in told]))
+        own = inverse[places] @ np.stack([sums[client] for client in told])
+        asked = np.stack([sums[client] for client in clients])
+        return np.where(own.any(axis=1, keepdims=True), own, asked)  # so that it has a direction
 
     def state_arrays(self) -> dict[str, NDArray[Any]]:
         """Return what is known, for a checkpoint."""

@@ -8,6 +8,7 @@ round, so all cosines are small; only that those within a community are larger t
 from collections.abc import Iterator, Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 from strategies.placements import NO_GROUP
 from strategies.randomness import generator
@@ -31,7 +32,7 @@ _REFINED = 3
 _REPEATS = 20
 """Repeats of the bootstrap."""
 
-_FAR = 5.0
+_FAR = 6.0
 """Least distance from the mean of the bootstrap, in standard deviations.
 
 What is found by chance has a long upper tail, in which a largest of 20 says little; and it is
@@ -122,7 +123,7 @@ def find_communities(similarity: Floats, clusters: int = 0, seed: int = 0) -> La
     one with the most :func:`evidence` is taken, up to half the clients and 32. A search finds
     something in pure chance too, the more the fewer dimensions pulls have. So the same search is
     made in :func:`unlike_pulls` (a parametric bootstrap), and there is no community unless the
-    evidence is strong, and 5 standard deviations above the mean of what is found there. Then
+    evidence is strong, and 6 standard deviations above the mean of what is found there. Then
     whoever is alone is in none.
 
     Parameters
@@ -215,7 +216,7 @@ def join(similarity: Floats, labels: Labels, least: float, free: int | None) -> 
     similarity : ``(n, n)`` cosines
     labels : the community of each client, -1 for none
     least : agreement with which one joins, or with which those that agree with none become a new
-        community
+        community, if the :func:`evidence` for that is strong
     free : the number of the first new community; None if there can be none
     """
     ones, joined = np.ones(len(labels)), labels.copy()
@@ -228,10 +229,27 @@ def join(similarity: Floats, labels: Labels, least: float, free: int | None) -> 
         return joined
     found = agglomerative(similarity[np.ix_(rest, rest)], ones[rest], 0, least)
     for label in range(int(found.max()) + 1):
-        if len(members := rest[found == label]) > 1:
+        members = rest[found == label]
+        if len(members) > 1 and _is_new(similarity, joined, members):
             joined[members] = free
             free += 1
     return joined
+
+
+def _is_new(similarity: Floats, labels: Labels, members: NDArray[np.int64]) -> bool:
+    """Tell whether there is strong evidence that clients are a community of their own.
+
+    That is more evidence than if each joined the community with which it agrees most.
+    """
+    ones = np.ones(len(labels))
+    apart, inside = labels.copy(), labels.copy()
+    apart[members] = labels.max() + 1
+    for client in members.tolist():
+        inside[client] = nearest(similarity, ones, client, labels)[0]
+    known = apart != NO_GROUP
+    cosines = similarity[np.ix_(known, known)]
+    before = evidence(cosines, renumbered(inside[known]))
+    return evidence(cosines, renumbered(apart[known])) > before + STRONG
 
 
 def misplaced(
