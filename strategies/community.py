@@ -1,28 +1,24 @@
 """Communities found by what training does to the arrays of each client, round after round."""
 
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import replace
-from logging import INFO
+from collections.abc import Sequence
+from logging import INFO, WARNING
 from typing import Any
 
 import numpy as np
-from flwr.app import Array, ArrayRecord, ConfigRecord
+from flwr.app import ArrayRecord, ConfigRecord
 from flwr.common.logger import log
 from flwr.serverapp import Grid
-from numpy.typing import NDArray
 
-from strategies.arrays import as_part, part_of, project, view
-from strategies.grouping import GroupAveraging
-from strategies.placements import NO_GROUP, Grouping
-from strategies.pulls import direction_of, find_communities, join, levels, misplaced
-from strategies.replies import Reply
+from strategies.placements import NO_GROUP
+from strategies.pull_sums import PullSums
+from strategies.pulls import find_communities, join, levels, misplaced
 from strategies.tribes import Floats, Labels, agreements, cosine_similarities
 
 _ENOUGH = 0.5
 """Part of the clients met so far of which enough must be known before communities are found."""
 
 
-class UpdateClusters(GroupAveraging):
+class UpdateClusters(PullSums):
     """Find communities of clients while they train; average some arrays within each.
 
     Everybody is sent the same shared encoder, so what a client's training does to it tells what
@@ -50,10 +46,6 @@ class UpdateClusters(GroupAveraging):
     ----------
     clusters : int (default: 0)
         Number of communities; 0 to find it.
-    compared_names : collection of str, optional
-        Arrays whose changes are compared. By default those parameters that are averaged over
-        everybody, or those of groups where nothing is. Of group arrays the change is that from
-        the mean over everybody.
     warm_up : int (default: 5)
         Rounds that a client takes part in before it is put in a community, or moved.
     revise_every : int (default: 2)
@@ -61,11 +53,7 @@ class UpdateClusters(GroupAveraging):
     margin : float, at least 0 (default: 0.5)
         By how much the cosine must be higher for a move, in units of the difference between what
         it was between members and across communities when they were placed.
-    memory : float in (0, 1] (default: 0.95)
-        Part of the sum of pulls that is kept from one round of a client to its next.
-    projection_size : int (default: 8192)
-        Length of the random projection of pulls, of which two are kept of a client; 0 for all.
-    others : as in :class:`GroupAveraging`
+    others : as in :class:`strategies.pull_sums.PullSums`, of pulls, and :class:`GroupAveraging`
 
     Raises
     ------
@@ -80,77 +68,33 @@ class UpdateClusters(GroupAveraging):
         self,
         *args: Any,
         clusters: int = 0,
-        compared_names: Collection[str] | None = None,
         warm_up: int = 5,
         revise_every: int = 2,
         margin: float = 0.5,
-        memory: float = 0.95,
-        projection_size: int = 8192,
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
-        if isinstance(compared_names, str):
-            raise ValueError(f"compared_names must be several, got the text {compared_names!r}")
         for name, value, least in (
             ("clusters", clusters, 0),
             ("warm_up", warm_up, 1),
             ("revise_every", revise_every, 0),
-            ("projection_size", projection_size, 0),
         ):
             if value < least:
                 raise ValueError(f"{name} must be at least {least}, got {value}")
         if not margin >= 0.0:
             raise ValueError(f"margin must be at least 0, got {margin}")
-        if not 0.0 < memory <= 1.0:
-            raise ValueError(f"memory must be above 0 and at most 1, got {memory}")
         self.clusters = clusters
-        self.compared_names = frozenset(compared_names or ())
         self.warm_up = warm_up
         self.revise_every = revise_every
         self.margin = margin
-        self.memory = memory
-        self.projection_size = projection_size
-        self.pulls: dict[int, NDArray[np.float32]] = {}
-        """Client -> the sum of its pulls until it was placed, projected."""
-        self.recent: dict[int, NDArray[np.float32]] = {}
-        """Client in a community -> the sum of its pulls since it was put there, projected."""
-        self.rounds: dict[int, int] = {}
-        """Client -> the number of rounds that it has told a pull in, where it is."""
 
     def summary(self) -> None:
         """Log what this strategy averages and how."""
         super().summary()
         number = self.clusters or "found"
-        log(INFO, "\t└──> Communities by pulls: %s, after %d rounds", number, self.warm_up)
+        words = "\t└──> Communities by pulls: %s, looked for from round %d on; the mean before"
+        log(INFO, words, number, self.warm_up + 1)
         log(INFO, "\t\t└── Revised every %d rounds, margin %g", self.revise_every, self.margin)
-
-    @property
-    def grouping(self) -> Grouping:
-        """Who is in which group, and how it came to that."""
-        clients = [client for client in sorted(self.pulls) if self.pulls[client].any()]
-        if not clients:
-            return super().grouping
-        similarity = cosine_similarities([self.pulls[client] for client in clients])
-        return replace(super().grouping, clients=clients, similarity=similarity)
-
-    def state_arrays(self) -> dict[str, NDArray[Any]]:
-        """Return what the strategy carries from round to round, for a checkpoint."""
-        pulls = {str(client): pull for client, pull in self.pulls.items()}
-        recent = {str(client): pull for client, pull in self.recent.items()}
-        rounds = {str(client): np.array(count) for client, count in self.rounds.items()}
-        return (
-            super().state_arrays()
-            | as_part("pull", pulls)
-            | as_part("recent-pull", recent)
-            | as_part("pull-rounds", rounds)
-        )
-
-    def load_state_arrays(self, arrays: Mapping[str, NDArray[Any]]) -> None:
-        """Take over what :meth:`state_arrays` returned."""
-        super().load_state_arrays(arrays)
-        self.pulls = {int(c): pull for c, pull in part_of(arrays, "pull").items()}
-        self.recent = {int(c): pull for c, pull in part_of(arrays, "recent-pull").items()}
-        self.rounds = {int(c): int(n) for c, n in part_of(arrays, "pull-rounds").items()}
 
     # ------------------------------------------------------------------ placing clients
 
@@ -177,30 +121,45 @@ class UpdateClusters(GroupAveraging):
         """Find communities, let clients join them, and revise, before a round of training."""
         self._check(arrays, len(list(grid.get_node_ids())))
         self.place(server_round, arrays, config, grid, self.unplaced(grid, nodes))
+        self._look(server_round)
+        if server_round == self.warm_up + 1 and not any(map(self.is_placed, self.groups)):
+            words = (
+                "Before round %d: no communities are evident (enough is known of %d of %d clients)"
+            )
+            words += "; everybody has the mean until there are"
+            log(WARNING, words, server_round, len(self._known()), len(self.groups))
+
+    def _look(self, server_round: int) -> None:
+        """Find communities, let clients join them, and revise."""
         clients = self._known()
         if len(clients) < max(2, self.clusters, _ENOUGH * len(self.groups)):
             return
-        similarity = cosine_similarities([self.pulls[client] for client in clients])
         before = np.array([self.groups.get(c, NO_GROUP) for c in clients], dtype=np.int64)
         if (before == NO_GROUP).all():
-            labels = find_communities(similarity, self.clusters)
-            self._put_all(server_round, clients, similarity, labels, "found by its pulls")
+            self._find(server_round, clients)
             return
+        due = self.revise_every and (server_round - 1) % self.revise_every == 0
+        if not due and (before != NO_GROUP).all():
+            return
+        similarity = self.similarity(clients)
         inside, across = levels(similarity, before)
         # a number is never used again, lest a new community inherits a model
         free = None if self.clusters else 1 + max(p.group for p in self.placements)
         labels = join(similarity, before, (inside + across) / 2, free)
         self._put_all(server_round, clients, similarity, labels, "joined by its pulls")
-        if self.revise_every and (server_round - 1) % self.revise_every == 0:
+        if due:
             self._revise(server_round, clients, labels, self.margin * max(inside - across, 0.0))
+
+    def _find(self, server_round: int, clients: Sequence[int]) -> None:
+        """Put clients in the communities that are evident, if any are."""
+        similarity = self.similarity(clients)
+        labels = find_communities(similarity, self.clusters, self.seed)
+        self._put_all(server_round, clients, similarity, labels, "found by its pulls")
 
     def _known(self) -> list[int]:
         """Return the clients that are placed, or of which enough is known for that."""
         told = [client for client in sorted(self.pulls) if self.pulls[client].any()]
-        return [c for c in told if self._is_placed(c) or self.rounds[c] >= self.warm_up]
-
-    def _is_placed(self, client: int) -> bool:
-        return self.groups.get(client, NO_GROUP) != NO_GROUP
+        return [c for c in told if self.is_placed(c) or self.rounds[c] >= self.warm_up]
 
     def _revise(
         self, server_round: int, clients: Sequence[int], labels: Labels, margin: float
@@ -211,7 +170,7 @@ class UpdateClusters(GroupAveraging):
         if not ready:
             return
         after = [self.recent[clients[place]] for place in ready]
-        found = cosine_similarities([self.pulls[c] for c in clients] + after)
+        found = cosine_similarities([*self.blocks.solve(self.pulls, clients), *after])
         recent = np.zeros((len(clients), len(clients)))
         recent[ready] = found[len(clients) :, : len(clients)]
         for place, (group, gain) in misplaced(recent, labels, ready, margin).items():
@@ -220,21 +179,13 @@ class UpdateClusters(GroupAveraging):
             log(INFO, "Before round %d: client %d moves from community %d to %d (%.2f)", *words)
             self.put(server_round, client, group, gain, "is pulled to another community")
 
-    def put(self, server_round: int, client: int, group: int, score: float, reason: str) -> None:
-        """Put a client in a community, and note it; its pulls are counted anew there."""
-        if group != NO_GROUP and self.groups.get(client) != group:
-            self.recent.pop(client, None)
-            self.rounds[client] = 0
-        super().put(server_round, client, group, score, reason)
-
     def _check(self, arrays: ArrayRecord, there: int) -> None:
         if there < self.clusters:
             raise ValueError(
                 f"clusters is {self.clusters}, but there are only {there} clients; use at "
                 f"most {there}, or 0 to have the number found"
             )
-        if unknown := sorted(self.compared_names - arrays.keys()):
-            raise ValueError(f"compared_names has {unknown}, but the arrays are {list(arrays)}")
+        self.check_names(arrays)
 
     def _put_all(
         self,
@@ -254,46 +205,3 @@ class UpdateClusters(GroupAveraging):
             number = len(set(labels.tolist()) - {NO_GROUP})
             words = (server_round, number, moved, reason)
             log(INFO, "Before round %d: %d communities; %d clients: %s", *words)
-
-    # ------------------------------------------------------------------ the way up
-
-    def aggregate_arrays(self, replies: list[Reply]) -> ArrayRecord:
-        """Return the means, as :class:`GroupAveraging` does; note what everybody pulls towards."""
-        arrays = super().aggregate_arrays(replies)
-        directions: dict[int, NDArray[np.float32]] = {}
-        for reply in replies:
-            direction = None if reply.dropped else self._direction(reply)
-            if direction is not None:
-                directions[reply.client] = direction
-        if len(directions) < 2:  # alone there is nothing to be compared with
-            return arrays
-        mean = np.mean(list(directions.values()), axis=0, dtype=np.float64)
-        for client, direction in directions.items():
-            sums = self.recent if self._is_placed(client) else self.pulls
-            before = sums.get(client, np.zeros_like(direction)).astype(np.float64)
-            sums[client] = (self.memory * before + (direction - mean)).astype(np.float32)
-            self.rounds[client] = self.rounds.get(client, 0) + 1
-        return arrays
-
-    def _direction(self, reply: Reply) -> NDArray[np.float32] | None:
-        """Return the direction of a reply's change, projected; None if it changed nothing."""
-        sent: Mapping[str, Array] = self._sent or {}
-        parts = [
-            (reply.views[name].astype(np.float64) - view(sent[name])).ravel()
-            for name in self._compared(reply)
-            if name in sent
-        ]
-        direction = direction_of(np.concatenate(parts) if parts else np.zeros(1))
-        if direction is None:
-            return None
-        return project(direction, self.projection_size, self.seed).astype(np.float32)
-
-    def _compared(self, reply: Reply) -> list[str]:
-        """Return the names of the arrays whose changes are compared, in the order of the reply."""
-        if self.compared_names:
-            return [name for name in reply.views if name in self.compared_names]
-        floats = [
-            n for n, values in reply.views.items() if np.issubdtype(values.dtype, np.floating)
-        ]
-        names = [n for n in floats if n in self.parameter_names or not self.parameter_names]
-        return [n for n in names if n not in self.group_names] or names

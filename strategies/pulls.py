@@ -5,15 +5,42 @@ everybody. What a client has too few examples to tell stays in its pull as noise
 round, so all cosines are small; only that those within a community are larger tells.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 from strategies.placements import NO_GROUP
-from strategies.tribes import Floats, Labels, TribeRules, agglomerative, nearest, refine, renumbered
+from strategies.randomness import generator
+from strategies.tribes import (
+    Floats,
+    Labels,
+    TribeRules,
+    agglomerative,
+    cosine_similarities,
+    nearest,
+    refine,
+    renumbered,
+)
 
 _MOST = 32
 """Most communities that are found where their number is not given."""
+
+_REFINED = 3
+"""Of how many cuts of a tree clients move."""
+
+_REPEATS = 20
+"""Repeats of the bootstrap."""
+
+_FAR = 6.0
+"""Least distance from the mean of the bootstrap, in standard deviations.
+
+What is found by chance has a long upper tail, in which a largest of 20 says little; and it is
+looked at round after round.
+"""
+
+_ENOUGH_DIMENSIONS = 1000
+"""From so many dimensions on, cosines of random directions are normal; only their scale falls."""
 
 STRONG = 5.0
 """Least evidence that counts, in nats: strong by the scale of Kass & Raftery 1995."""
@@ -89,28 +116,96 @@ def evidence(similarity: Floats, labels: Labels) -> float:
     return float(saved - len(labels) * np.log(labels.max() + 1))
 
 
-def find_communities(similarity: Floats, clusters: int = 0) -> Labels:
+def find_communities(similarity: Floats, clusters: int = 0, seed: int = 0) -> Labels:
     """Return the community of each client, numbered by their first members; -1 for none.
 
     By average linkage, after which clients move to where they agree most. Without a number, the
-    one with the most :func:`evidence` is taken, up to half the clients and 32; there is no
-    community where that is not strong. Then whoever is alone is in none.
+    one with the most :func:`evidence` is taken, up to half the clients and 32. A search finds
+    something in pure chance too, the more the fewer dimensions pulls have. So the same search is
+    made in :func:`unlike_pulls` (a parametric bootstrap), and there is no community unless the
+    evidence is strong, and 6 standard deviations above the mean of what is found there. Then
+    whoever is alone is in none.
 
     Parameters
     ----------
     similarity : ``(n, n)`` cosines of pulls, ``n`` at least 2
     clusters : the number of communities, at most ``n``; 0 to find it
+    seed : of the bootstrap
     """
-    ones = np.ones(len(similarity))
+    none = np.full(len(similarity), NO_GROUP, dtype=np.int64)
     if clusters:
+        ones = np.ones(len(similarity))
         return renumbered(_refined(similarity, agglomerative(similarity, ones, clusters, 0.0)))
-    best, most = np.full(len(similarity), NO_GROUP, dtype=np.int64), STRONG
-    for number in range(2, min(len(similarity) // 2, _MOST) + 1):
-        labels = _refined(similarity, agglomerative(similarity, ones, number, 0.0))
-        if (found := evidence(similarity, labels)) > most:
-            best, most = labels, found
-    sizes = np.bincount(best[best != NO_GROUP], minlength=1)
+    if (best := most_evident(similarity)) is None:
+        return none
+    if not _is_no_chance(evidence(similarity, best), similarity, seed):
+        return none
+    sizes = np.bincount(best)
     return renumbered(np.where(sizes[best] > 1, best, NO_GROUP))
+
+
+def most_evident(similarity: Floats) -> Labels | None:
+    """Return the communities with the most :func:`evidence`; None where nothing can be found.
+
+    The tree of average linkage is cut at every number; of the cuts with the most evidence, clients
+    move to where they agree most.
+    """
+    from scipy.cluster.hierarchy import cut_tree, linkage  # slow to import
+    from scipy.spatial.distance import squareform
+
+    numbers = range(2, min(len(similarity) // 2, _MOST) + 1)
+    if not numbers:
+        return None
+    distances = squareform(1.0 - similarity, checks=False)
+    cuts = cut_tree(linkage(distances, "average"), list(numbers)).T.astype(np.int64)
+    best = sorted(cuts, key=lambda labels: evidence(similarity, labels))[-_REFINED:]
+    return max(
+        (_refined(similarity, labels) for labels in best),
+        key=lambda labels: evidence(similarity, labels),
+    )
+
+
+def unlike_pulls(count: int, spread: float, draw: np.random.Generator) -> Floats:
+    """Return the cosines of pulls of clients that all differ, each in its own way.
+
+    Random vectors less their mean, in as many dimensions as give the cosines this variance: that
+    of random directions in ``d`` dimensions is ``1 / d``.
+
+    Parameters
+    ----------
+    count : number of clients ``n``
+    spread : variance of the cosines
+    draw : source of chance
+
+    Returns
+    -------
+    ``(n, n)``
+    """
+    dimensions = int(np.clip(1.0 / max(spread, 1e-12), 2, _ENOUGH_DIMENSIONS))
+    vectors = draw.normal(size=(count, dimensions))
+    return cosine_similarities(list(vectors - vectors.mean(axis=0)))
+
+
+def _is_no_chance(found: float, similarity: Floats, seed: int) -> bool:
+    """Tell whether evidence is strong, and far above what is found where there is nothing."""
+    if found <= STRONG:
+        return False
+    chances: list[float] = []
+    for chance in _by_chance(similarity, seed):
+        if chance >= found:
+            return False  # most often soon, so that it costs little where there is nothing
+        chances.append(chance)
+    return found > float(np.mean(chances) + _FAR * np.std(chances, ddof=1))
+
+
+def _by_chance(similarity: Floats, seed: int) -> Iterator[float]:
+    """Return the evidence found in as many clients that all differ, again and again."""
+    spread = float(similarity[np.triu_indices(len(similarity), k=1)].var())
+    for repeat in range(_REPEATS):
+        draw = generator(seed, "communities", len(similarity), repeat)
+        chance = unlike_pulls(len(similarity), spread, draw)
+        labels = most_evident(chance)
+        yield -np.inf if labels is None else evidence(chance, labels)
 
 
 def join(similarity: Floats, labels: Labels, least: float, free: int | None) -> Labels:
@@ -121,7 +216,7 @@ def join(similarity: Floats, labels: Labels, least: float, free: int | None) -> 
     similarity : ``(n, n)`` cosines
     labels : the community of each client, -1 for none
     least : agreement with which one joins, or with which those that agree with none become a new
-        community
+        community, if the :func:`evidence` for that is strong
     free : the number of the first new community; None if there can be none
     """
     ones, joined = np.ones(len(labels)), labels.copy()
@@ -134,10 +229,27 @@ def join(similarity: Floats, labels: Labels, least: float, free: int | None) -> 
         return joined
     found = agglomerative(similarity[np.ix_(rest, rest)], ones[rest], 0, least)
     for label in range(int(found.max()) + 1):
-        if len(members := rest[found == label]) > 1:
+        members = rest[found == label]
+        if len(members) > 1 and _is_new(similarity, joined, members):
             joined[members] = free
             free += 1
     return joined
+
+
+def _is_new(similarity: Floats, labels: Labels, members: NDArray[np.int64]) -> bool:
+    """Tell whether there is strong evidence that clients are a community of their own.
+
+    That is more evidence than if each joined the community with which it agrees most.
+    """
+    ones = np.ones(len(labels))
+    apart, inside = labels.copy(), labels.copy()
+    apart[members] = labels.max() + 1
+    for client in members.tolist():
+        inside[client] = nearest(similarity, ones, client, labels)[0]
+    known = apart != NO_GROUP
+    cosines = similarity[np.ix_(known, known)]
+    before = evidence(cosines, renumbered(inside[known]))
+    return evidence(cosines, renumbered(apart[known])) > before + STRONG
 
 
 def misplaced(

@@ -216,10 +216,40 @@ def test_a_client_that_comes_later_has_the_mean_and_then_joins():
     assert strategy.placements[-1].reason == "joined by its pulls"
 
 
-def test_half_of_the_clients_a_round_are_enough():
-    strategy, world = UpdateClusters(fraction_train=0.5, **OPTIONS), World()
-    world.play(strategy, range(1, 30))
+@pytest.mark.parametrize("fraction", [0.125, 0.25, 0.5])
+def test_a_few_of_the_clients_a_round_are_enough(fraction):
+    strategy, world = UpdateClusters(fraction_train=fraction, **OPTIONS), World()
+    world.play(strategy, range(1, int(20 / fraction)))
     assert partition(strategy.groups) == communities_of(TRUE)
+
+
+@pytest.mark.parametrize(("fraction", "seed"), [(1.0, 100), (1.0, 101), (1.0, 102), (0.25, 100)])
+def test_clients_that_all_differ_are_in_no_community(fraction, seed):
+    strategy = UpdateClusters(fraction_train=fraction, **(OPTIONS | {"warm_up": 5}))
+    world = World(np.zeros(16, np.int64), seed=seed)
+    world.play(strategy, range(1, int(30 / fraction**0.5)))
+    assert set(strategy.groups.values()) == {NO_GROUP}
+
+
+def test_that_nothing_is_found_is_told_once(caplog):
+    strategy, world = UpdateClusters(**OPTIONS), World(np.zeros(8, np.int64))
+    with caplog.at_level("WARNING"):
+        world.play(strategy, range(1, 8))
+    told = [r.message for r in caplog.records if "no communities are evident" in r.message]
+    assert len(told) == 1
+    assert "Before round 4" in told[0]
+    assert "8 of 8 clients" in told[0]
+
+
+def test_late_clients_without_strong_evidence_found_no_community():
+    labels = np.where(TRUE == 3, NO_GROUP, TRUE)
+    similarity = cosines(TRUE)
+    assert join(similarity, labels, 0.0, 7).tolist().count(NO_GROUP) == 0
+    alone = cosines(np.array([0] * 4 + [1] * 4 + [2, 3, 4, 5]), seed=SEED)  # four that all differ
+    few = np.array([0] * 4 + [1] * 4 + [NO_GROUP] * 4)
+    off = alone[8:, 8:][np.triu_indices(4, k=1)]
+    assert off.max() > -0.05  # some agree as much as is asked for here
+    assert join(alone, few, float(off.max()) - 1e-9, 7).tolist().count(7) == 0
 
 
 def test_the_order_of_replies_does_not_matter():
