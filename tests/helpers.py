@@ -110,3 +110,8 @@ def flat(arrays: Sequence[np.ndarray]) -> np.ndarray:
 def as_array(text: bytes, dtype: str = "float32", shape: tuple[int, ...] = (2,)) -> Array:
     """An ``Array`` with any bytes."""
     return Array(dtype=dtype, shape=shape, stype="numpy.ndarray", data=text)
+
+
+def flat_network(shape: tuple[int, ...], num_outputs: int) -> nn.Module:
+    """A network for examples, as a user's own function would return one."""
+    return nn.Sequential(nn.Flatten(), nn.Linear(int(np.prod(shape)), num_outputs))

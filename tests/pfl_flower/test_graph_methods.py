@@ -179,3 +179,28 @@ def test_a_client_tells_its_community_only_where_it_is_asked_for(communities, to
     )
     context = Context(0, 0, {"partition-id": 0, "num-partitions": 4}, RecordDict(), {})
     assert ("group" in build_client(config, context).get_properties({})) == told
+
+
+@pytest.mark.parametrize("communities", ["told", "gradients", "updates"])
+def test_results_of_communities_are_written_whatever_found_them(tmp_path, communities):
+    config = {"dataset": "social", "partition": "natural", "method": "community-adapters"}
+    config |= {"communities": communities, "num-server-rounds": 7, "baselines": ""}
+    runs = simulate(config | {"optimizer": "adam", "learning-rate": 0.01}, 8)
+    write(tmp_path, runs)
+    assert (tmp_path / "accuracy.png").exists()
+    assert (tmp_path / "clusters.csv").exists()
+
+
+def test_a_layer_comes_with_its_adapters_where_the_method_has_some():
+    config = {"dataset": "social", "partition": "natural", "model": "sage"}
+    run = RunConfig.parse(config | {"method": "fedavg-gnn"})
+    assert run.architecture.model == "sage"
+    assert run.for_method("community-adapters").architecture.model == "adapter-sage"
+
+
+def test_a_network_that_cannot_look_at_graphs_ends_the_run_before_it_starts():
+    config = {"dataset": "social", "partition": "natural", "baselines": ""}
+    with pytest.raises(
+        ConfigError, match=r"is a Sequential; 'social' needs a clients.GraphNetwork"
+    ):
+        simulate(config | {"model": "tests.helpers:flat_network"}, 4)
