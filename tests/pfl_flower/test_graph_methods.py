@@ -199,7 +199,7 @@ def test_a_layer_comes_with_its_adapters_where_the_method_has_some():
 
 
 def test_a_network_that_cannot_look_at_graphs_ends_the_run_before_it_starts():
-    config = {"dataset": "social", "partition": "natural", "baselines": ""}
+    config = {"dataset": "social", "partition": "natural", "baselines": "", "method": "fedavg"}
     with pytest.raises(
         ConfigError, match=r"is a Sequential; 'social' needs a clients.GraphNetwork"
     ):
