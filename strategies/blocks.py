@@ -72,10 +72,10 @@ class Blocks:
     def state_arrays(self) -> dict[str, NDArray[Any]]:
         """Return what is known, for a checkpoint."""
         rows = {str(client): row for client, row in self.rows.items()}
-        return {"met": np.array(self.met, dtype=np.int64)} | rows
+        return {"met": np.array(self.met, dtype=np.uint64)} | rows  # a node id needs 64 bits
 
     def load_state_arrays(self, arrays: Mapping[str, NDArray[Any]]) -> None:
         """Take over what :meth:`state_arrays` returned."""
         rows = dict(arrays)
-        self.met = rows.pop("met", np.zeros(0, dtype=np.int64)).tolist()
+        self.met = rows.pop("met", np.zeros(0, dtype=np.uint64)).tolist()
         self.rows = {int(client): row for client, row in rows.items()}

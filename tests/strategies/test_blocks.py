@@ -56,3 +56,14 @@ def test_it_is_stored():
     np.testing.assert_array_equal(first.solve(sums, [0, 2]), second.solve(sums, [0, 2]))
     with pytest.raises(KeyError):
         second.solve({}, [0])
+
+
+def test_a_checkpoint_takes_node_ids():
+    blocks, again = Blocks(), Blocks()
+    ids = [3, 2**63 + 5]
+    for client in ids:
+        blocks.add(client, ids, 1.0)
+    again.load_state_arrays(blocks.state_arrays())
+    assert again.met == blocks.met == ids
+    sums = {ids[0]: np.array([1.0, 0.0]), ids[1]: np.array([-1.0, 0.0])}
+    assert np.array_equal(again.solve(sums, ids), blocks.solve(sums, ids))
