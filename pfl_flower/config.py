@@ -133,7 +133,8 @@ class RunConfig(RunKeys):
                 f"method {self.method!r} cannot start from shared arrays of an earlier run: "
                 f"of its {many} they are the mean. Leave initial empty"
             )
-        if self.row.groups and (self.personal == "all" or self.group_rule == "none"):
+        nothing_left = self.group is None and self.group_rule == "none"
+        if self.row.groups and (self.personal == "all" or nothing_left):
             raise ConfigError(
                 f"personal={self.personal!r} leaves nothing for the groups of {self.method!r}"
             )

@@ -74,6 +74,7 @@ def test_what_is_refused_as_a_method_is_refused_as_a_baseline(method):
         ),
         ({"method": "community-adapters", "group-decay": -1.0}, "group-decay is -1.0"),
         ({"method": "community-adapters", "personal": "all"}, "leaves nothing for the groups"),
+        ({"method": "community-adapters", "personal": "adapter,head"}, "leaves nothing for the"),
         ({"whole-graph": -1}, "whole-graph is -1"),
         ({"fanout": 0}, "fanout is 0"),
     ],
