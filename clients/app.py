@@ -10,6 +10,7 @@ from flwr.clientapp.typing import Mod
 from numpy.typing import NDArray
 
 from clients.grouped import GroupedClient
+from clients.inspector import inspector
 from clients.personal import NDArrays, Scalars
 from strategies.arrays import to_record, view
 from strategies.protocol import (
@@ -72,7 +73,7 @@ def client_app(
 
         app = client_app(build)
     """
-    app = ClientApp()
+    app = ClientApp(mods=[inspector])
 
     @app.train(mods=mods)
     def train(message: Message, context: Context) -> Message:

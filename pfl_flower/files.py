@@ -17,13 +17,13 @@ def file_name(text: str) -> str:
     return re.sub(r"[^\w-]+", "-", text).strip("-")
 
 
-def write_bytes(path: Path, content: bytes) -> None:
-    """Write a file atomically: a temporary name, then a rename."""
+def write_bytes(path: Path, content: bytes, mode: int = 0o644) -> None:
+    """Write a file atomically, with its permissions from the start: a temporary name, a rename."""
     descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     try:
         with os.fdopen(descriptor, "wb") as stream:
             stream.write(content)
-        os.chmod(temporary, 0o644)
+        os.chmod(temporary, mode)
         os.replace(temporary, path)
     except BaseException:
         os.unlink(temporary)

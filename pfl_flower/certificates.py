@@ -1,0 +1,247 @@
+"""A certificate authority, a server certificate and SuperNode keys of one's own.
+
+For trying out, for tests and for a federation whose machines are all one's own: no authority that
+others trust has signed anything. ``python -m pfl_flower.certificates certificates --nodes 3``.
+"""
+
+import argparse
+import ipaddress
+import os
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+
+from pfl_flower.files import write_bytes
+
+CURVE = ec.SECP384R1
+"""What Flower asks of the keys of SuperNodes; the certificates use it, too."""
+
+AUTHORITY, AUTHORITY_KEY = "ca.crt", "ca.key"
+SERVER, SERVER_KEY = "server.pem", "server.key"
+
+SECRET, PUBLIC = 0o600, 0o644
+"""Permissions: of private keys only the owner's, of what is given away everybody's to read."""
+
+
+class CertificateError(ValueError):
+    """Certificates that cannot be made as asked."""
+
+
+def make_authority(folder: Path, days: int = 365) -> tuple[Path, Path]:
+    """Make a certificate authority: ``ca.crt`` for everybody, ``ca.key`` for nobody else.
+
+    Parameters
+    ----------
+    folder : where; made if it is not there
+    days : how long it is valid
+
+    Returns
+    -------
+    certificate, key
+
+    Raises
+    ------
+    CertificateError
+        If one is there: what it has signed would be worth nothing under another.
+    """
+    key = ec.generate_private_key(CURVE())
+    name = _name("pfl-flower certificate authority")
+    builder = _builder(name, name, key.public_key(), days).add_extension(
+        x509.BasicConstraints(ca=True, path_length=0), critical=True
+    )
+    usage = _usage(key_cert_sign=True, crl_sign=True)
+    certificate = builder.add_extension(usage, critical=True).sign(key, hashes.SHA384())
+    return _write_pair(folder, AUTHORITY, AUTHORITY_KEY, certificate, key)
+
+
+def make_server(folder: Path, hosts: Sequence[str], days: int = 365) -> tuple[Path, Path]:
+    """Make the certificate of a SuperLink, signed by the authority in the folder.
+
+    Parameters
+    ----------
+    folder : where :func:`make_authority` made one
+    hosts : names and numeric addresses by which SuperNodes and ``flwr run`` reach it, at least one
+    days : how long it is valid
+
+    Returns
+    -------
+    certificate, key
+
+    Raises
+    ------
+    CertificateError
+        If there is no host or no authority, or a server's certificate is there.
+    """
+    if not hosts:
+        raise CertificateError("a server needs at least one host that it is reached by")
+    authority, authority_key = _read_authority(folder)
+    key = ec.generate_private_key(CURVE())
+    builder = _builder(_name(hosts[0]), authority.subject, key.public_key(), days)
+    builder = (
+        builder.add_extension(
+            x509.SubjectAlternativeName([_host(host) for host in hosts]), critical=False
+        )
+        .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+        .add_extension(_usage(digital_signature=True, key_agreement=True), critical=True)
+        .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
+        .add_extension(
+            x509.AuthorityKeyIdentifier.from_issuer_public_key(authority_key.public_key()),
+            critical=False,
+        )
+    )
+    certificate = builder.sign(authority_key, hashes.SHA384())
+    return _write_pair(folder, SERVER, SERVER_KEY, certificate, key)
+
+
+def make_node_key(folder: Path, name: str) -> tuple[Path, Path]:
+    """Make the key by which a SuperNode is known: ``<name>`` stays there, ``<name>.pub`` is told.
+
+    Returns
+    -------
+    private key (OpenSSH's format), public key
+
+    Raises
+    ------
+    CertificateError
+        If a key of that name is there.
+    """
+    key = ec.generate_private_key(CURVE())
+    private, public = folder / name, folder / f"{name}.pub"
+    _refuse_present(private, public)
+    folder.mkdir(parents=True, exist_ok=True)
+    secret = key.private_bytes(
+        serialization.Encoding.PEM,
+        serialization.PrivateFormat.OpenSSH,
+        serialization.NoEncryption(),
+    )
+    told = key.public_key().public_bytes(
+        serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH
+    )
+    write_bytes(private, secret, SECRET)
+    write_bytes(public, told + b"\n", PUBLIC)
+    return private, public
+
+
+def check_secret(path: Path) -> None:
+    """Raise unless a private key is its owner's alone.
+
+    Raises
+    ------
+    CertificateError
+        If it is missing, or others may read it.
+    """
+    if not path.is_file():
+        raise CertificateError(f"{path} is missing")
+    mode = path.stat().st_mode & 0o777
+    if os.name == "posix" and mode & 0o077:
+        raise CertificateError(f"others may read {path} (mode {mode:o}): chmod 600 {path}")
+
+
+def _name(common: str) -> x509.Name:
+    return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common)])
+
+
+def _host(host: str) -> x509.GeneralName:
+    try:
+        return x509.IPAddress(ipaddress.ip_address(host))
+    except ValueError:
+        return x509.DNSName(host)
+
+
+def _builder(
+    subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePublicKey, days: int
+) -> x509.CertificateBuilder:
+    now = datetime.now(UTC)
+    return (
+        x509.CertificateBuilder()
+        .subject_name(subject)
+        .issuer_name(issuer)
+        .public_key(key)
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - timedelta(minutes=5))  # clocks differ a little
+        .not_valid_after(now + timedelta(days=days))
+        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key), critical=False)
+    )
+
+
+def _usage(**allowed: bool) -> x509.KeyUsage:
+    kinds = (
+        "digital_signature",
+        "content_commitment",
+        "key_encipherment",
+        "data_encipherment",
+        "key_agreement",
+        "key_cert_sign",
+        "crl_sign",
+        "encipher_only",
+        "decipher_only",
+    )
+    return x509.KeyUsage(**{kind: allowed.get(kind, False) for kind in kinds})
+
+
+def _read_authority(folder: Path) -> tuple[x509.Certificate, ec.EllipticCurvePrivateKey]:
+    certificate, key = folder / AUTHORITY, folder / AUTHORITY_KEY
+    check_secret(key)
+    read = serialization.load_pem_private_key(key.read_bytes(), password=None)
+    if not isinstance(read, ec.EllipticCurvePrivateKey):
+        raise CertificateError(f"{key} holds no elliptic curve key")
+    return x509.load_pem_x509_certificate(certificate.read_bytes()), read
+
+
+def _write_pair(
+    folder: Path,
+    name: str,
+    key_name: str,
+    certificate: x509.Certificate,
+    key: ec.EllipticCurvePrivateKey,
+) -> tuple[Path, Path]:
+    told, secret = folder / name, folder / key_name
+    _refuse_present(told, secret)
+    folder.mkdir(parents=True, exist_ok=True)
+    private = key.private_bytes(
+        serialization.Encoding.PEM,
+        serialization.PrivateFormat.PKCS8,
+        serialization.NoEncryption(),
+    )
+    write_bytes(secret, private, SECRET)
+    write_bytes(told, certificate.public_bytes(serialization.Encoding.PEM), PUBLIC)
+    return told, secret
+
+
+def _refuse_present(*paths: Path) -> None:
+    if there := [str(path) for path in paths if path.exists()]:
+        raise CertificateError(f"{', '.join(there)} is there already; name another folder")
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Make an authority, a server's certificate and the keys of SuperNodes in a folder."""
+    parser = argparse.ArgumentParser(prog="python -m pfl_flower.certificates", description=__doc__)
+    parser.add_argument("folder", type=Path, help="where to put them")
+    parser.add_argument(
+        "--host",
+        action="append",
+        help="a name or address of the server, once for each (default: localhost and 127.0.0.1)",
+    )
+    parser.add_argument("--nodes", type=int, default=0, help="number of SuperNodes to make keys of")
+    parser.add_argument("--days", type=int, default=365, help="how long certificates are valid")
+    options = parser.parse_args(arguments)
+    made = [
+        *make_authority(options.folder, options.days),
+        *make_server(options.folder, options.host or ["localhost", "127.0.0.1"], options.days),
+    ]
+    for number in range(options.nodes):
+        made += make_node_key(options.folder, f"node-{number}")
+    for path in made:
+        print(f"{path.stat().st_mode & 0o777:o}  {path}")
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except CertificateError as error:
+        raise SystemExit(f"error: {error}") from error
