@@ -1,0 +1,77 @@
+"""The app on real processes: a SuperLink with TLS, SuperNodes with keys, on this machine."""
+
+import csv
+import time
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+from pfl_flower.certificates import AUTHORITY, make_authority, make_node_key
+from pfl_flower.engines import simulate
+from pfl_flower.results import write
+from simulations.loopback import Loopback, plain
+
+pytestmark = pytest.mark.deployment
+
+SETTINGS = {"method": "fedper", "baselines": "", "num-server-rounds": 5, "max-examples": 60}
+
+
+def secured(folder, num_nodes):
+    """A SuperLink that is up and knows the keys of its SuperNodes, none of which is up."""
+    link = Loopback(folder, num_nodes)
+    link.start_link()
+    for number in range(num_nodes):
+        link.register(number)
+    return link
+
+
+def test_with_tls_and_keys_the_numbers_are_those_of_one_process(tmp_path):
+    folder = tmp_path / "real"
+    with secured(folder, 3) as link:
+        for number in range(3):
+            link.start_node(number)
+        said = plain(link.run(SETTINGS | {"results-dir": "results"}))
+    assert "every one of 3 clients has a model of its own" in said, said
+    (real,) = (folder / "results").iterdir()
+    simulated = tmp_path / "simulated"
+    settings = SETTINGS | {"personal-dir": str(tmp_path / "personal")}
+    write(simulated, simulate(settings, 3))
+    assert rows(real) == rows(simulated)
+    same_arrays(real / "shared.safetensors", simulated / "shared.safetensors")
+    for number in range(3):
+        own = f"client-{number}.safetensors"
+        same_arrays(folder / "personal" / own, tmp_path / "personal" / own)
+    assert "Round 5, train: received" in plain(link.log("node-1"))
+
+
+def rows(folder):
+    """What became of every client in every round; only the ids of nodes are others."""
+    with (folder / "clients.csv").open() as stream:
+        return [row | {"node": ""} for row in csv.DictReader(stream)]
+
+
+def same_arrays(one, other):
+    first, second = load_file(one), load_file(other)
+    assert first.keys() == second.keys()
+    for name in first:
+        np.testing.assert_array_equal(first[name], second[name], err_msg=name)
+
+
+def test_who_is_not_known_is_refused(tmp_path):
+    strangers = tmp_path / "strangers"
+    make_authority(strangers)
+    key, _ = make_node_key(strangers, "node")
+    with secured(tmp_path / "real", 1) as link:
+        link.start_node(0, authority=strangers / AUTHORITY)
+        wait_for(link, "node-0", "connection attempt failed")
+        link.stop("node-0")
+        link.start_node(0, key=key)
+        wait_for(link, "node-0", "failed to activate")
+
+
+def wait_for(link, name, words, seconds=60):
+    end = time.monotonic() + seconds
+    while words.lower() not in plain(link.log(name)).lower():
+        assert time.monotonic() < end, plain(link.log(name))
+        time.sleep(0.2)
