@@ -425,6 +425,9 @@ STRATEGY_ARGUMENTS: Mapping[str, str] = {
     "prior_variance": "prior_variance",
     "prior_weight": "prior_weight",
     "communities": "communities",
+    "largest_share": "largest_share",
+    "least_quality": "least_quality",
+    "update_clip": "update_clip",
 }
 """Field that only some methods have -> the argument of their strategies."""
 
