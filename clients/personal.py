@@ -91,6 +91,9 @@ class PersonalClient(NumPyClient):
     uses_pulls = True
     """Whether ``pulls`` have a place in the method."""
 
+    takes_draws = True
+    """Whether a training example may be there several times, filled in by different draws."""
+
     makes_own_model = False
     """Whether every client ends with a whole model of its own, whatever the scopes."""
 

@@ -230,12 +230,21 @@ def fit_inputs(inputs: Tensor, facts: DataFacts) -> Tensor:
         )
     if facts.features is None:
         return inputs
-    deviations = np.sqrt(facts.features.variances)
-    # Rounding gives a constant feature a tiny deviation; dividing by that would blow up a newcomer.
-    tiny = deviations <= 1e-7 * np.maximum(np.abs(facts.features.means), 1e-30)
-    scale = _tensor(np.where(tiny, 1.0, deviations)).reshape(facts.shape)
+    deviations = feature_deviations(facts.features)
+    scale = _tensor(np.where(deviations > 0, deviations, 1.0)).reshape(facts.shape)
     mean = _tensor(np.array(facts.features.means)).reshape(facts.shape)
     return ((inputs.double() - mean) / scale).float()
+
+
+def feature_deviations(features: Moments) -> NDArray[np.float64]:
+    """Return the deviation of every feature, 0 of a constant one.
+
+    Rounding gives a constant feature a tiny deviation; dividing by that would blow up a newcomer.
+    """
+    deviations = np.sqrt(features.variances)
+    tiny = deviations <= 1e-7 * np.maximum(np.abs(features.means), 1e-30)
+    found: NDArray[np.float64] = np.where(tiny, 0.0, deviations)
+    return found
 
 
 def _tensor(values: NDArray[np.float64]) -> Tensor:

@@ -36,6 +36,8 @@ class RawClient:
     graph : what the examples are nodes of, or pairs of nodes; inputs are then their int64 numbers,
         ``(N,)`` or ``(N, 2)``. Targets of pairs are 1.0 (connected) or 0.0, float32
     community : number of the community that the client belongs to; None where it is unknown
+    noise : ``(d,)`` float64, variance of the error of a reading of each feature, as it is stated;
+        None where nothing is
     """
 
     train: RawSplit
@@ -44,6 +46,7 @@ class RawClient:
     phases: "tuple[RawClient, ...]" = ()
     graph: Graph | None = None
     community: int | None = None
+    noise: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
