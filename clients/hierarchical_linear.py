@@ -66,7 +66,6 @@ class HierarchicalLinearClient(LinearClient):
     """
 
     makes_own_model = True
-    takes_draws = False
 
     def __init__(
         self, *args: Any, protocol: Literal["iterative", "one-shot"] = "iterative", **kwargs: Any

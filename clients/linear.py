@@ -50,6 +50,7 @@ class LinearClient(PersonalClient):
     """
 
     uses_pulls = False
+    takes_draws = False
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)

@@ -28,7 +28,10 @@ ABSENT = -1e4
 
 _ROUNDING = 1e-6
 _SINGULAR = 1e-10
-"""Eigenvalue of the inputs' covariance, beside the largest one, that counts as zero."""
+"""Eigenvalue of the inputs' correlation, beside the largest one, that counts as zero."""
+
+_NO_VARIANCE = 1e-12
+"""Variance of a feature, beside its mean square, that is nothing but rounding."""
 
 
 @dataclass(frozen=True)
@@ -98,14 +101,24 @@ def corrected_inverse(
     -------
     ``(d, d)``; the lowest reliability, negative where more error is stated than there is variance
     """
-    values, vectors = np.linalg.eigh(covariance)
-    there = values > _SINGULAR * max(values.max(), 0.0)
-    whiten = vectors[:, there] / np.sqrt(values[there])
+    deviations = np.sqrt(np.diag(covariance))
+    scale = np.where(deviations > 0, deviations, 1.0)  # so that units do not decide what is zero
+    values, vectors = np.linalg.eigh(covariance / np.outer(scale, scale))
+    there = values > _SINGULAR * max(values.max(initial=0.0), 0.0)
+    whiten = vectors[:, there] / np.sqrt(values[there]) / scale[:, None]
     reliability = np.eye(int(there.sum())) - whiten.T @ (errors[:, None] * whiten)
     reliabilities, directions = np.linalg.eigh((reliability + reliability.T) / 2)
     onto = whiten @ directions
     inverse: Floats = (onto / np.maximum(reliabilities, least)) @ onto.T
     return inverse, float(reliabilities.min(initial=1.0))
+
+
+def _left(squares: Floats, taken: Floats) -> Floats:
+    """Return second moments less those of means; features for which that is rounding become 0."""
+    left = squares - taken
+    varies = np.diag(left) > _NO_VARIANCE * np.diag(squares)
+    kept: Floats = np.where(np.outer(varies, varies), left, 0.0)
+    return kept
 
 
 def regression_coefficients(own: ErrorMoments) -> tuple[Floats, float]:
@@ -123,7 +136,7 @@ def regression_coefficients(own: ErrorMoments) -> tuple[Floats, float]:
     """
     count = own.examples
     mean, target = own.gram[-1, :-1] / count, own.cross[0, -1] / count
-    covariance = own.gram[:-1, :-1] / count - np.outer(mean, mean)
+    covariance = _left(own.gram[:-1, :-1] / count, np.outer(mean, mean))
     inverse, lowest = corrected_inverse(covariance, own.errors / count)
     slopes = inverse @ (own.cross[0, :-1] / count - mean * target)
     return np.append(slopes, target - mean @ slopes)[None], lowest
@@ -149,7 +162,7 @@ def discriminant_coefficients(own: ErrorMoments) -> tuple[Floats, float]:
     means = np.zeros((len(counts), own.cross.shape[1] - 1))
     means[present] = own.cross[present, :-1] / counts[present, None]
     between = (counts[:, None] * means).T @ means
-    within = (own.gram[:-1, :-1] - between) / count
+    within = _left(own.gram[:-1, :-1] / count, between / count)
     inverse, lowest = corrected_inverse(within, own.errors / count)
     slopes = means @ inverse
     intercepts = np.full(len(counts), ABSENT)
