@@ -10,7 +10,6 @@ import torch
 from pfl_flower.data.devices import check_devices, plant_devices
 from pfl_flower.data.examples import Description, Examples, Source, SourceRequest
 from pfl_flower.data.facts import (
-    FEWEST_ROWS,
     DataCard,
     DataError,
     DataFacts,
@@ -21,10 +20,10 @@ from pfl_flower.data.facts import (
     fit_inputs,
     fit_targets,
     merge_cards,
-    moments,
     ordered,
 )
 from pfl_flower.data.heterogeneity import HETEROGENEITIES, parse_heterogeneity, plant_tribes
+from pfl_flower.data.moments import FEWEST_ROWS, moments
 from pfl_flower.data.own_clients import OwnClients, is_own, number_of_clients, stamp
 from pfl_flower.data.partition import PARTITIONS
 from pfl_flower.data.pooled import PooledClients

@@ -14,8 +14,9 @@ from torch import Tensor
 
 from clients.quality import DataQuality, calibration, reliability_of
 from pfl_flower.data.devices import PER_TIER, Device, take_readings
-from pfl_flower.data.facts import DataError, DataFacts, feature_deviations
+from pfl_flower.data.facts import DataError, DataFacts
 from pfl_flower.data.imputation import FILLING, IMPUTATIONS, empty_columns
+from pfl_flower.data.moments import feature_deviations
 from pfl_flower.data.raw import RawClient
 from pfl_flower.data.settings import DataSettings
 from pfl_flower.data.stream import ClientData

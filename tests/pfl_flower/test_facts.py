@@ -8,14 +8,12 @@ from hypothesis.extra.numpy import arrays
 from pfl_flower.data.facts import (
     DataCard,
     FactsError,
-    Moments,
     fit_inputs,
     fit_targets,
     merge_cards,
-    merge_moments,
-    moments,
     target_scale,
 )
+from pfl_flower.data.moments import Moments, merge_moments, moments
 
 values = st.floats(-1e3, 1e3)
 parts = st.lists(
