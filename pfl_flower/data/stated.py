@@ -1,0 +1,73 @@
+"""What a user states of the errors of his own readings: their variance, replicates, reliability."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from clients.quality import check_reliability, noise_of_replicates
+from pfl_flower.data.array_checks import as_array
+from pfl_flower.data.facts import DataError
+
+STATED = ("noise", "replicates", "reliability")
+"""Names of the arrays of which one may say how exact readings are."""
+
+
+def noise_of(arrays: Mapping[str, Any], training: np.ndarray, where: str) -> np.ndarray | None:
+    """Return the variance of the errors of readings, ``(d,)`` float64; None where none is stated.
+
+    Parameters
+    ----------
+    arrays : maybe with one of :data:`STATED`: ``noise``, ``(d,)`` variances; ``replicates``, ``(R,
+        N, d)``, R readings of each of N things; or ``reliability``, ``(d,)``, the share of the
+        variance of readings that is the true values', above 0 and at most 1
+    training : ``(N, ...)``, the inputs to train on, of d numbers each; NaN where one is missing
+    where : for error messages
+
+    Raises
+    ------
+    DataError
+        If several are stated, or one has another shape or values that cannot be.
+    """
+    stated = [name for name in STATED if arrays.get(name) is not None]
+    if not stated:
+        return None
+    if len(stated) > 1:
+        raise DataError(f"{where} states {' and '.join(stated)}, which say the same; keep one")
+    name, size = stated[0], int(np.prod(training.shape[1:]))
+    array = as_array(arrays[name], f"{where}: {name}")
+    try:
+        values = np.asarray(array, dtype=np.float64)
+        if values.shape[-1:] != (size,) or values.ndim != (3 if name == "replicates" else 1):
+            wanted = f"(2 or more, things, {size})" if name == "replicates" else f"({size},)"
+            raise ValueError(f"it has shape {values.shape}; it has to be {wanted}")
+        if name == "replicates":
+            return noise_of_replicates(values)
+        return _checked(values) if name == "noise" else _by_reliability(values, training)
+    except (ValueError, TypeError) as error:
+        raise DataError(f"{where}: {name}: {error}") from error
+
+
+def _checked(noise: NDArray[np.float64]) -> NDArray[np.float64]:
+    odd = noise[~(np.isfinite(noise) & (noise >= 0))]
+    if odd.size:
+        raise ValueError(f"the variance of an error must be finite and not negative, got {odd[0]}")
+    return noise
+
+
+def _by_reliability(reliability: NDArray[np.float64], training: np.ndarray) -> NDArray[np.float64]:
+    """Return the share of the variance of the readings that is not the true values'."""
+    check_reliability(reliability)
+    if not reliability.all():
+        raise ValueError(
+            "a reliability of 0 says that readings are nothing but noise; it must be above 0 and "
+            "at most 1. Leave the feature out"
+        )
+    rows = training.reshape(len(training), -1).astype(np.float64)
+    known = ~np.isnan(rows)
+    count = np.maximum(known.sum(axis=0), 1)
+    mean = np.where(known, rows, 0.0).sum(axis=0) / count
+    variance = np.where(known, (rows - mean) ** 2, 0.0).sum(axis=0) / np.maximum(count - 1, 1)
+    noise: NDArray[np.float64] = (1.0 - reliability) * variance
+    return noise
