@@ -18,7 +18,6 @@ RawSplit = tuple[np.ndarray, np.ndarray]
 SPLITS = ("train", "val", "test")
 """What follows ``x_`` and ``y_`` in the names of a client's arrays."""
 
-
 _WAY_OUT = f", or set imputation ({', '.join(FILLING)}) for what is missing"
 """What a user can do about missing inputs, beside filling them in."""
 
@@ -31,7 +30,8 @@ class RawClient:
     ----------
     train, validation, test : (inputs, targets); validation and test are None where the client's
         data come unsplit, for the caller to split off the training examples. Train and test have
-        at least one example. Inputs are ``(N, *shape)``, finite float32 or uint8 pixels in 0..255;
+        at least one example. Inputs are ``(N, *shape)``, finite float32 (or NaN where a value is
+        missing, for something to take its place) or uint8 pixels in 0..255;
         targets are ``(N,)`` integers, finite floats or strings (numpy's ``str_``). Shape, dtype of
         inputs and kind of targets are the same in all splits
     phases : the same of each phase, where the data come as a stream of phases; the splits are then

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from flwr.common.logger import log
 from numpy.typing import NDArray
+from threadpoolctl import threadpool_limits
 from torch import Tensor
 
 from clients.quality import DataQuality, calibration, reliability_of
@@ -107,42 +108,55 @@ def through_device(
     changes = not device.perfect or lacks or calibrates
     if not changes and not imputation.masks and imputation.draws == 1:
         return replace(data, quality=_quality(_flat(data.train[0]), device, stated, facts))
-    parts = take_readings(device, [_flat(inputs) for inputs, _ in splits], settings.seed, client)
-    quality = _quality(parts[0], device, stated, facts)
-    _tell_of_empty(parts[0], client)
-    missing = [np.isnan(part) for part in parts]
+    # One thread: how many there are would decide on the last bits of sums.
+    with threadpool_limits(1, user_api="blas"):
+        parts = take_readings(device, [_flat(part[0]) for part in splits], settings.seed, client)
+        quality = _quality(parts[0], device, stated, facts)
+        _tell_of_empty(parts[0], client)
+        filled, told = _filled(parts, quality, settings, client)
+    train, validation, test = (
+        (_shaped(part, facts), targets) for part, (_, targets) in zip(filled, splits, strict=True)
+    )
+    return replace(
+        data,
+        train=(train[0], train[1].repeat(imputation.draws)),
+        validation=validation,
+        test=test,
+        quality=told,
+        draws=imputation.draws,
+    )
+
+
+def _filled(
+    parts: tuple[Floats, ...], quality: DataQuality, settings: DataSettings, client: int
+) -> tuple[tuple[Floats, ...], DataQuality]:
+    """Return readings filled in and, if wanted, calibrated, and the quality that is left.
+
+    Of calibrated readings there is no error left for anybody to correct; how reliable they are has
+    not changed.
+    """
+    imputation = IMPUTATIONS[settings.imputation]
     filled = imputation.fill(parts, named_seed(settings.seed, "imputation", client))
     if settings.calibrate_inputs:
         matrix, mean = calibration(filled[0], quality.noise)
         filled = tuple(mean + (part - mean) @ matrix.T for part in filled)
         quality = replace(quality, noise=np.zeros_like(quality.noise))
     if imputation.masks:
-        pairs = zip(filled, missing, strict=True)
-        filled = tuple(np.concatenate([part, lost], axis=1) for part, lost in pairs)
-    train, validation, test = (
-        (_shaped(part, inputs, imputation.draws), targets)
-        for part, (inputs, targets) in zip(filled, splits, strict=True)
-    )
-    train = (train[0], train[1].repeat(imputation.draws))
-    return replace(
-        data,
-        train=train,
-        validation=validation,
-        test=test,
-        quality=quality,
-        draws=imputation.draws,
-    )
+        pairs = zip(filled, parts, strict=True)
+        filled = tuple(np.concatenate([part, np.isnan(raw)], axis=1) for part, raw in pairs)
+    return filled, quality
 
 
 def _flat(inputs: Tensor) -> Floats:
     """Return examples as rows of numbers."""
-    return inputs.flatten(1).double().numpy() if inputs.ndim > 1 else inputs.double().numpy()
+    rows: Floats = inputs.flatten(1).double().numpy()
+    return rows
 
 
-def _shaped(values: Floats, like: Tensor, draws: int) -> Tensor:
-    """Return rows of numbers as float32 examples, as they were where they are as many numbers."""
-    made = torch.from_numpy(values).float()
-    return made.reshape(like.shape) if draws == 1 and values.size == like.numel() else made
+def _shaped(rows: Floats, facts: DataFacts) -> Tensor:
+    """Return rows of numbers as float32 examples; vectors may have become longer, or several."""
+    made = torch.from_numpy(rows).float()
+    return made if len(facts.shape) == 1 else made.reshape(len(made), *facts.shape)
 
 
 def _quality(
