@@ -96,7 +96,7 @@ def _chained(parts: Sequence[Floats], seed: int, sample: bool) -> tuple[Floats, 
         random_state=seed % 2**32,
         keep_empty_features=True,
     )
-    others = np.concatenate(parts[1:])
+    others = np.concatenate((parts[0][:0], *parts[1:]))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
         training = imputer.fit_transform(parts[0])
