@@ -233,7 +233,7 @@ def test_a_column_missing_everywhere_on_one_client(monkeypatch, caplog):
 
 def _gaps(client, everywhere=False, count=40):
     draw = generator(100, "own", client)
-    inputs = draw.normal(size=(count, 3)) + [0.0, 5.0, 0.0]
+    inputs = draw.normal([0.0, 5.0, 0.0], size=(count, 3))
     inputs[draw.random(inputs.shape) < 0.2] = np.nan
     if everywhere:
         inputs[:, 1] = np.nan
@@ -308,7 +308,7 @@ def test_a_folder_may_lack_values_and_state_its_noise(tmp_path):
 STATED = {
     "noise": lambda inputs: [0.5, 0.0, 0.2],
     "reliability": lambda inputs: [0.5, 1.0, 0.8],
-    "replicates": lambda inputs: np.stack([inputs, inputs + [1.0, 0.0, 2.0]]),
+    "replicates": lambda inputs: np.stack([inputs, inputs + np.array([1.0, 0.0, 2.0])]),
 }
 
 
