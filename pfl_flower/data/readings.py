@@ -202,20 +202,3 @@ def _tell_of_empty(training: Floats, client: int) -> None:
             client,
             some,
         )
-
-
-def stated_noise(noise: Floats | None, pixels: bool, facts: DataFacts) -> Floats | None:
-    """Return the stated variance of errors in the unit that the model sees.
-
-    Parameters
-    ----------
-    noise : ``(d,)`` in the unit of the client's own data, or None
-    pixels : whether these are pixels in 0..255, which become 0 to 1
-    facts : of the federation, whose deviations are the model's units if features are standardised
-    """
-    if noise is None:
-        return None
-    if facts.features is None:
-        return noise / 255.0**2 if pixels else noise
-    deviations = feature_deviations(facts.features)
-    return np.divide(noise, deviations**2, out=noise.copy(), where=deviations > 0)

@@ -1,6 +1,6 @@
 """What a user states of the errors of his own readings: their variance, replicates, reliability."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -10,12 +10,14 @@ from clients.quality import check_reliability, noise_of_replicates
 from pfl_flower.data.array_checks import as_array
 from pfl_flower.data.facts import DataError
 
-STATED = ("noise", "replicates", "reliability")
-"""Names of the arrays of which one may say how exact readings are."""
+Floats = NDArray[np.float64]
 
 
-def noise_of(arrays: Mapping[str, Any], training: np.ndarray, where: str) -> np.ndarray | None:
+def noise_of(arrays: Mapping[str, Any], training: np.ndarray, where: str) -> Floats | None:
     """Return the variance of the errors of readings, ``(d,)`` float64; None where none is stated.
+
+    Pixels (uint8) are stated in 0..255, as they are given; what is returned is of pixels in 0 to 1,
+    as a model sees them.
 
     Parameters
     ----------
@@ -42,21 +44,24 @@ def noise_of(arrays: Mapping[str, Any], training: np.ndarray, where: str) -> np.
         if values.shape[-1:] != (size,) or values.ndim != (3 if name == "replicates" else 1):
             wanted = f"(2 or more, things, {size})" if name == "replicates" else f"({size},)"
             raise ValueError(f"it has shape {values.shape}; it has to be {wanted}")
-        if name == "replicates":
-            return noise_of_replicates(values)
-        return _checked(values) if name == "noise" else _by_reliability(values, training)
+        found = _VARIANCE[name](values, training)
+        return found / 255.0**2 if training.dtype == np.uint8 else found
     except (ValueError, TypeError) as error:
         raise DataError(f"{where}: {name}: {error}") from error
 
 
-def _checked(noise: NDArray[np.float64]) -> NDArray[np.float64]:
+def _of_replicates(readings: Floats, training: np.ndarray) -> Floats:
+    return noise_of_replicates(readings)
+
+
+def _checked(noise: Floats, training: np.ndarray) -> Floats:
     odd = noise[~(np.isfinite(noise) & (noise >= 0))]
     if odd.size:
         raise ValueError(f"the variance of an error must be finite and not negative, got {odd[0]}")
     return noise
 
 
-def _by_reliability(reliability: NDArray[np.float64], training: np.ndarray) -> NDArray[np.float64]:
+def _by_reliability(reliability: Floats, training: np.ndarray) -> Floats:
     """Return the share of the variance of the readings that is not the true values'."""
     check_reliability(reliability)
     if not reliability.all():
@@ -69,5 +74,16 @@ def _by_reliability(reliability: NDArray[np.float64], training: np.ndarray) -> N
     count = np.maximum(known.sum(axis=0), 1)
     mean = np.where(known, rows, 0.0).sum(axis=0) / count
     variance = np.where(known, (rows - mean) ** 2, 0.0).sum(axis=0) / np.maximum(count - 1, 1)
-    noise: NDArray[np.float64] = (1.0 - reliability) * variance
+    noise: Floats = (1.0 - reliability) * variance
     return noise
+
+
+_VARIANCE: Mapping[str, Callable[[Floats, np.ndarray], Floats]] = {
+    "noise": _checked,
+    "replicates": _of_replicates,
+    "reliability": _by_reliability,
+}
+"""What may be stated -> (it, training inputs) -> the variance of the errors."""
+
+STATED = tuple(_VARIANCE)
+"""Names of the arrays of which one may say how exact readings are."""

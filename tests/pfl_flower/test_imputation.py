@@ -194,7 +194,11 @@ def test_every_test_example_has_one_prediction():
     everybody = Federation(config.data, 4)
     client = build_client(config, Context(0, 0, node, RecordDict(), {}))
     loss, count, _ = client.evaluate(client.get_parameters({}), {})
-    inputs, targets = everybody.client(0).test
+    trained = everybody.client(0)
+    assert client.num_examples == len(trained.train[1]) // DRAWS
+    assert client.quality is not None
+    assert client.quality.missing_rate == pytest.approx(0.3, abs=0.05)
+    inputs, targets = trained.test
     with torch.no_grad():
         outputs = torch.stack([client.model(inputs[:, m]) for m in range(DRAWS)]).mean(dim=0)
     assert count == len(targets)
@@ -325,6 +329,18 @@ def test_stated_noise_is_told(monkeypatch, name):
         "replicates": [0.5, 0.0, 2.0],
     }[name]
     np.testing.assert_allclose(told.noise, wanted, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["noise", "reliability"])
+def test_noise_of_pixels_is_told_in_the_unit_of_the_model(monkeypatch, name):
+    pixels = generator(100, "pixels").integers(0, 256, size=(40, 3)).astype(np.uint8)
+    variance = pixels.astype(float).var(axis=0, ddof=1)
+    stated = [0.9] * 3 if name == "reliability" else 0.1 * variance
+    dataset = own(monkeypatch, lambda _: {"x_train": pixels, name: stated})
+    told = Federation(DataSettings(dataset=dataset, seed=100), 2).client(0).quality
+    assert told is not None
+    np.testing.assert_allclose(told.noise, 0.1 * variance / 255**2)
+    assert told.reliability == pytest.approx([0.9] * 3, abs=0.03)
 
 
 @pytest.mark.parametrize(
