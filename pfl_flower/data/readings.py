@@ -17,7 +17,7 @@ from clients.quality import DataQuality, calibration, reliability_of
 from pfl_flower.data.devices import PER_TIER, Device, take_readings
 from pfl_flower.data.facts import DataError, DataFacts
 from pfl_flower.data.imputation import FILLING, IMPUTATIONS, empty_columns
-from pfl_flower.data.moments import feature_deviations
+from pfl_flower.data.moments import KnownValues, feature_deviations
 from pfl_flower.data.raw import RawClient
 from pfl_flower.data.settings import DataSettings
 from pfl_flower.data.stream import ClientData
@@ -173,20 +173,17 @@ def _quality(
     if device.lies:
         return DataQuality(count, 0.0, np.zeros(size), np.ones(size))
     noise = np.full(size, device.noise**2) + (0.0 if stated is None else stated)
-    known = ~np.isnan(training)
-    missing = float(1.0 - known.mean()) if known.size else 0.0
+    lost = np.isnan(training)
+    missing = float(lost.mean()) if lost.size else 0.0
     if len(facts.shape) != 1 and not noise.any():
         return DataQuality(count, missing, noise, np.ones(size))
-    number = known.sum(axis=0)
-    mean = np.where(known, training, 0.0).sum(axis=0) / np.maximum(number, 1)
-    squares = np.where(known, (training - mean) ** 2, 0.0).sum(axis=0)
-    # of one reading or none no variance is known: nothing speaks against what is stated
-    variance = np.where(number > 1, squares / np.maximum(number - 1, 1), 1.0 + noise)
-    reliability = reliability_of(noise, variance)
+    known = KnownValues.of(training)
+    # Of one reading or none no variance is known: a true one of 1 is that of standardised features.
+    reliability = reliability_of(noise, np.where(known.number > 1, known.variances, 1.0 + noise))
     if len(facts.shape) == 1:
-        lowest = np.where(known, training, np.inf).min(axis=0, initial=np.inf)
-        highest = np.where(known, training, -np.inf).max(axis=0, initial=-np.inf)
-        stuck = (number >= ENOUGH_TO_VARY) & (lowest == highest)
+        lowest = np.where(lost, np.inf, training).min(axis=0, initial=np.inf)
+        highest = np.where(lost, -np.inf, training).max(axis=0, initial=-np.inf)
+        stuck = (known.number >= ENOUGH_TO_VARY) & (lowest == highest)
         if facts.features is not None:
             stuck &= feature_deviations(facts.features) > 0
         reliability = np.where(stuck, 0.0, reliability)

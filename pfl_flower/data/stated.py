@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from clients.quality import check_reliability, noise_of_replicates
 from pfl_flower.data.array_checks import as_array
 from pfl_flower.data.facts import DataError
+from pfl_flower.data.moments import KnownValues
 
 Floats = NDArray[np.float64]
 
@@ -70,11 +71,7 @@ def _by_reliability(reliability: Floats, training: np.ndarray) -> Floats:
             "at most 1. Leave the feature out"
         )
     rows = training.reshape(len(training), -1).astype(np.float64)
-    known = ~np.isnan(rows)
-    count = np.maximum(known.sum(axis=0), 1)
-    mean = np.where(known, rows, 0.0).sum(axis=0) / count
-    variance = np.where(known, (rows - mean) ** 2, 0.0).sum(axis=0) / np.maximum(count - 1, 1)
-    noise: Floats = (1.0 - reliability) * variance
+    noise: Floats = (1.0 - reliability) * KnownValues.of(rows).variances
     return noise
 
 

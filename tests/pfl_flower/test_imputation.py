@@ -363,3 +363,14 @@ def test_noise_that_cannot_be_is_refused(monkeypatch, arrays, words):
     name = own(monkeypatch, lambda _: {"x_train": np.nan_to_num(_gaps(0))} | arrays)
     with pytest.raises(DataError, match=words):
         Federation(DataSettings(dataset=name), 2).card(0)
+
+
+@pytest.mark.parametrize("reliability", [0.0, 1.2])
+def test_a_client_that_states_what_cannot_be_is_left_out_and_the_others_go_on(
+    monkeypatch, reliability
+):
+    stated = {1: {"reliability": [0.5, reliability, 1.0]}}
+    name = own(monkeypatch, lambda c: {"x_train": np.nan_to_num(_gaps(c))} | stated.get(c, {}))
+    config = {"dataset": name, "method": "fedavg", "baselines": "", "seed": 100}
+    run = simulate(config | {"num-server-rounds": 1}, num_clients=3)[0]
+    assert len(run.values("accuracy", 1)) == 2
