@@ -28,7 +28,7 @@ from pfl_flower.data.own_clients import OwnClients, is_own, number_of_clients, s
 from pfl_flower.data.partition import PARTITIONS
 from pfl_flower.data.pooled import PooledClients
 from pfl_flower.data.raw import RawClient, RawSplit
-from pfl_flower.data.readings import check_raw, stated_noise, through_device
+from pfl_flower.data.readings import check_raw, through_device
 from pfl_flower.data.settings import DataSettings
 from pfl_flower.data.sources import SOURCES
 from pfl_flower.data.stream import ClientData, phase_starts
@@ -173,9 +173,8 @@ class Federation:
         data = ClientData(train, validation, test, graph=raw.graph)
         if raw.graph is not None or streams:
             return data
-        noise = stated_noise(raw.noise, raw.train[0].dtype == np.uint8, facts)
         device = self.devices[client]
-        return through_device(data, device, noise, facts, self.settings, client)
+        return through_device(data, device, raw.noise, facts, self.settings, client)
 
     def _fit(self, client: int, part: RawSplit | None, facts: DataFacts, nodes: bool) -> Split:
         assert part is not None  # both kinds of clients give all three

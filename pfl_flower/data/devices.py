@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from pfl_flower.checks import split_words
 from pfl_flower.data.facts import DataError
 from pfl_flower.data.imputation import FILLING, IMPUTATIONS
+from pfl_flower.data.moments import KnownValues
 from pfl_flower.data.settings import DataSettings
 from strategies.randomness import generator
 
@@ -178,19 +179,15 @@ def take_readings(
     return tuple(seen)
 
 
-def add_noise(values: Floats, deviation: float, draw: np.random.Generator) -> Floats:
+def add_noise(values: Floats, deviation: float | Floats, draw: np.random.Generator) -> Floats:
     """Return values with independent normal errors of mean zero."""
     noisy: Floats = values + deviation * draw.normal(size=values.shape)
     return noisy
 
 
 def _nothing_but_noise(values: Floats, like: Floats, draw: np.random.Generator) -> Floats:
-    known = np.isfinite(like)
-    count = np.maximum(known.sum(axis=0), 1)
-    mean = np.where(known, like, 0.0).sum(axis=0) / count
-    deviation = np.sqrt(np.where(known, (like - mean) ** 2, 0.0).sum(axis=0) / count)
-    noise: Floats = mean + deviation * draw.normal(size=values.shape)
-    return noise
+    known = KnownValues.of(like)
+    return add_noise(np.broadcast_to(known.means, values.shape), np.sqrt(known.variances), draw)
 
 
 def draw_stuck(training: Floats, share: float, draw: np.random.Generator) -> Floats:

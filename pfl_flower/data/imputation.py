@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from pfl_flower.data.moments import KnownValues
 from strategies.randomness import named_seed
 
 Floats = NDArray[np.float64]
@@ -55,9 +56,7 @@ def _none(parts: Sequence[Floats], seed: int) -> tuple[Floats, ...]:
 
 def _mean(parts: Sequence[Floats], seed: int) -> tuple[Floats, ...]:
     """Put the mean of the client's own training values; the fleet's, 0, where it has none."""
-    known = ~np.isnan(parts[0])
-    sums = np.where(known, parts[0], 0.0).sum(axis=0)
-    means = sums / np.maximum(known.sum(axis=0), 1)
+    means = KnownValues.of(parts[0]).means
     return tuple(np.where(np.isnan(part), means, part) for part in parts)
 
 
@@ -96,7 +95,7 @@ def _chained(parts: Sequence[Floats], seed: int, sample: bool) -> tuple[Floats, 
         random_state=seed % 2**32,
         keep_empty_features=True,
     )
-    others = np.concatenate(parts[1:])
+    others = np.concatenate((parts[0][:0], *parts[1:]))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
         training = imputer.fit_transform(parts[0])

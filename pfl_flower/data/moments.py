@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -48,20 +47,48 @@ def moments(values: Tensor) -> Moments:
     """
     columns = values.double().flatten(1) if values.ndim > 1 else values.double()[:, None]
     if columns.isnan().any():
-        return _moments_of_known(columns)
+        return _moments_of_known(columns.numpy())
     variances = columns.var(dim=0, correction=0)
     return Moments(len(columns), tuple(columns.mean(dim=0).tolist()), tuple(variances.tolist()))
 
 
-def _moments_of_known(columns: Tensor) -> Moments:
+@dataclass(frozen=True)
+class KnownValues:
+    """What the known values of some columns come to; a value is missing if it is NaN.
+
+    Attributes
+    ----------
+    number : ``(d,)`` of known values
+    means : ``(d,)``, 0 where there are none
+    squares : ``(d,)``, sum of their squared distances from the mean
+    """
+
+    number: NDArray[np.int64]
+    means: NDArray[np.float64]
+    squares: NDArray[np.float64]
+
+    @classmethod
+    def of(cls, values: NDArray[np.float64]) -> "KnownValues":
+        """Return those of ``(N, d)`` values."""
+        known = ~np.isnan(values)
+        number = known.sum(axis=0)
+        means = np.where(known, values, 0.0).sum(axis=0) / np.maximum(number, 1)
+        squares = np.where(known, (values - means) ** 2, 0.0).sum(axis=0)
+        return cls(number, means, squares)
+
+    @property
+    def variances(self) -> NDArray[np.float64]:
+        """Unbiased variances, 0 of fewer than two values."""
+        found: NDArray[np.float64] = self.squares / np.maximum(self.number - 1, 1)
+        return found
+
+
+def _moments_of_known(columns: NDArray[np.float64]) -> Moments:
     """Return the moments of the known values of every column."""
-    known = ~columns.isnan()
-    counts = known.sum(dim=0)
-    counts = torch.where(counts < FEWEST_ROWS, 0, counts)
-    divisors = counts.clamp(min=1)
-    told = known & (counts > 0)
-    means = torch.where(told, columns, 0.0).sum(dim=0) / divisors
-    variances = torch.where(told, (columns - means) ** 2, 0.0).sum(dim=0) / divisors
+    found = KnownValues.of(columns)
+    told = found.number >= FEWEST_ROWS
+    variances = np.where(told, found.squares / np.maximum(found.number, 1), 0.0)
+    means, counts = np.where(told, found.means, 0.0), np.where(told, found.number, 0)
     return Moments(
         len(columns), tuple(means.tolist()), tuple(variances.tolist()), tuple(counts.tolist())
     )

@@ -11,6 +11,7 @@ import numpy as np
 from flwr.common.logger import log
 
 from pfl_flower.data.facts import DataError
+from pfl_flower.data.imputation import IMPUTATIONS
 from pfl_flower.data.links import link_splits
 from pfl_flower.data.own import OWN, OwnData, OwnRequest
 from pfl_flower.data.partition import PARTITIONS, PartitionRequest
@@ -48,7 +49,9 @@ def open_own(settings: DataSettings) -> OwnData:
             location = str(find(location, settings.data_dir))
     natural = kind != "huggingface" or settings.partition == "natural"
     partitioner = None if natural else partial(_partitioner, settings)
-    return OWN[kind](OwnRequest(location, *columns, partitioner, settings.seed, settings.task))
+    lacks = IMPUTATIONS[settings.imputation].allows_missing
+    request = OwnRequest(location, *columns, partitioner, settings.seed, settings.task, lacks)
+    return OWN[kind](request)
 
 
 def _partitioner(settings: DataSettings, num_clients: int) -> Any:

@@ -10,13 +10,14 @@ import numpy as np
 import torch
 from flwr.common.logger import log
 from numpy.typing import NDArray
+from threadpoolctl import threadpool_limits
 from torch import Tensor
 
 from clients.quality import DataQuality, calibration, reliability_of
 from pfl_flower.data.devices import PER_TIER, Device, take_readings
 from pfl_flower.data.facts import DataError, DataFacts
 from pfl_flower.data.imputation import FILLING, IMPUTATIONS, empty_columns
-from pfl_flower.data.moments import feature_deviations
+from pfl_flower.data.moments import KnownValues, feature_deviations
 from pfl_flower.data.raw import RawClient
 from pfl_flower.data.settings import DataSettings
 from pfl_flower.data.stream import ClientData
@@ -107,42 +108,55 @@ def through_device(
     changes = not device.perfect or lacks or calibrates
     if not changes and not imputation.masks and imputation.draws == 1:
         return replace(data, quality=_quality(_flat(data.train[0]), device, stated, facts))
-    parts = take_readings(device, [_flat(inputs) for inputs, _ in splits], settings.seed, client)
-    quality = _quality(parts[0], device, stated, facts)
-    _tell_of_empty(parts[0], client)
-    missing = [np.isnan(part) for part in parts]
+    # One thread: how many there are would decide on the last bits of sums.
+    with threadpool_limits(1, user_api="blas"):
+        parts = take_readings(device, [_flat(part[0]) for part in splits], settings.seed, client)
+        quality = _quality(parts[0], device, stated, facts)
+        _tell_of_empty(parts[0], client)
+        filled, told = _filled(parts, quality, settings, client)
+    train, validation, test = (
+        (_shaped(part, facts), targets) for part, (_, targets) in zip(filled, splits, strict=True)
+    )
+    return replace(
+        data,
+        train=(train[0], train[1].repeat(imputation.draws)),
+        validation=validation,
+        test=test,
+        quality=told,
+        draws=imputation.draws,
+    )
+
+
+def _filled(
+    parts: tuple[Floats, ...], quality: DataQuality, settings: DataSettings, client: int
+) -> tuple[tuple[Floats, ...], DataQuality]:
+    """Return readings filled in and, if wanted, calibrated, and the quality that is left.
+
+    Of calibrated readings there is no error left for anybody to correct; how reliable they are has
+    not changed.
+    """
+    imputation = IMPUTATIONS[settings.imputation]
     filled = imputation.fill(parts, named_seed(settings.seed, "imputation", client))
     if settings.calibrate_inputs:
         matrix, mean = calibration(filled[0], quality.noise)
         filled = tuple(mean + (part - mean) @ matrix.T for part in filled)
         quality = replace(quality, noise=np.zeros_like(quality.noise))
     if imputation.masks:
-        pairs = zip(filled, missing, strict=True)
-        filled = tuple(np.concatenate([part, lost], axis=1) for part, lost in pairs)
-    train, validation, test = (
-        (_shaped(part, inputs, imputation.draws), targets)
-        for part, (inputs, targets) in zip(filled, splits, strict=True)
-    )
-    train = (train[0], train[1].repeat(imputation.draws))
-    return replace(
-        data,
-        train=train,
-        validation=validation,
-        test=test,
-        quality=quality,
-        draws=imputation.draws,
-    )
+        pairs = zip(filled, parts, strict=True)
+        filled = tuple(np.concatenate([part, np.isnan(raw)], axis=1) for part, raw in pairs)
+    return filled, quality
 
 
 def _flat(inputs: Tensor) -> Floats:
     """Return examples as rows of numbers."""
-    return inputs.flatten(1).double().numpy() if inputs.ndim > 1 else inputs.double().numpy()
+    rows: Floats = inputs.flatten(1).double().numpy()
+    return rows
 
 
-def _shaped(values: Floats, like: Tensor, draws: int) -> Tensor:
-    """Return rows of numbers as float32 examples, as they were where they are as many numbers."""
-    made = torch.from_numpy(values).float()
-    return made.reshape(like.shape) if draws == 1 and values.size == like.numel() else made
+def _shaped(rows: Floats, facts: DataFacts) -> Tensor:
+    """Return rows of numbers as float32 examples; vectors may have become longer, or several."""
+    made = torch.from_numpy(rows).float()
+    return made if len(facts.shape) == 1 else made.reshape(len(made), *facts.shape)
 
 
 def _quality(
@@ -159,20 +173,17 @@ def _quality(
     if device.lies:
         return DataQuality(count, 0.0, np.zeros(size), np.ones(size))
     noise = np.full(size, device.noise**2) + (0.0 if stated is None else stated)
-    known = ~np.isnan(training)
-    missing = float(1.0 - known.mean()) if known.size else 0.0
+    lost = np.isnan(training)
+    missing = float(lost.mean()) if lost.size else 0.0
     if len(facts.shape) != 1 and not noise.any():
         return DataQuality(count, missing, noise, np.ones(size))
-    number = known.sum(axis=0)
-    mean = np.where(known, training, 0.0).sum(axis=0) / np.maximum(number, 1)
-    squares = np.where(known, (training - mean) ** 2, 0.0).sum(axis=0)
-    # of one reading or none no variance is known: nothing speaks against what is stated
-    variance = np.where(number > 1, squares / np.maximum(number - 1, 1), 1.0 + noise)
-    reliability = reliability_of(noise, variance)
+    known = KnownValues.of(training)
+    # Of one reading or none no variance is known: a true one of 1 is that of standardised features.
+    reliability = reliability_of(noise, np.where(known.number > 1, known.variances, 1.0 + noise))
     if len(facts.shape) == 1:
-        lowest = np.where(known, training, np.inf).min(axis=0, initial=np.inf)
-        highest = np.where(known, training, -np.inf).max(axis=0, initial=-np.inf)
-        stuck = (number >= ENOUGH_TO_VARY) & (lowest == highest)
+        lowest = np.where(lost, np.inf, training).min(axis=0, initial=np.inf)
+        highest = np.where(lost, -np.inf, training).max(axis=0, initial=-np.inf)
+        stuck = (known.number >= ENOUGH_TO_VARY) & (lowest == highest)
         if facts.features is not None:
             stuck &= feature_deviations(facts.features) > 0
         reliability = np.where(stuck, 0.0, reliability)
@@ -188,20 +199,3 @@ def _tell_of_empty(training: Floats, client: int) -> None:
             client,
             some,
         )
-
-
-def stated_noise(noise: Floats | None, pixels: bool, facts: DataFacts) -> Floats | None:
-    """Return the stated variance of errors in the unit that the model sees.
-
-    Parameters
-    ----------
-    noise : ``(d,)`` in the unit of the client's own data, or None
-    pixels : whether these are pixels in 0..255, which become 0 to 1
-    facts : of the federation, whose deviations are the model's units if features are standardised
-    """
-    if noise is None:
-        return None
-    if facts.features is None:
-        return noise / 255.0**2 if pixels else noise
-    deviations = feature_deviations(facts.features)
-    return np.divide(noise, deviations**2, out=noise.copy(), where=deviations > 0)
