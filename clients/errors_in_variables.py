@@ -17,6 +17,10 @@ from strategies.error_moments import error_moments
 from strategies.errors_in_variables import COEFFICIENTS, NAMES, model_arrays, moments_arrays
 from strategies.gaussian import Floats
 
+FEWEST_READINGS = 2
+"""A client calibrates if it has at least so many readings for each feature: the covariance of
+fewer would replace most of what they say by nothing."""
+
 
 class Calibrated(nn.Module):
     """Replace readings by the mean of the true values given them, then apply a model.
@@ -50,7 +54,8 @@ class ErrorsInVariablesClient(LinearClient):
     same for all devices however well they see. For prediction from readings as noisy as those of
     training they alone would be worse than the biased ones; so each client puts its own
     calibration ``E[X | W]`` before them, made of its own training readings and its stated noise:
-    one common model, a reliability of each client's own.
+    one common model, a reliability of each client's own. With fewer than :data:`FEWEST_READINGS`
+    readings a feature it predicts from them as they are.
 
     Parameters
     ----------
@@ -117,10 +122,10 @@ class ErrorsInVariablesClient(LinearClient):
     def _predictor(self) -> nn.Module:
         """Return the model behind the client's calibration.
 
-        Exact readings need none, and without training examples there is nothing to make one of.
+        Exact readings need none, and of too few training examples there is none to be made.
         """
         found = self._first_examples(self._calibrates_on) if self._noise.any() else None
-        if found is None:
+        if found is None or len(found[0]) < FEWEST_READINGS * self.layer.in_features:
             return self.model
         matrix, mean = calibration(numbers(found[0].flatten(1)), self._noise)
         return Calibrated(self.model, matrix, mean)
