@@ -39,7 +39,7 @@ class Deep(nn.Module):
 
 def readings(count, seed=0, noise=NOISE):
     draw = np.random.default_rng(seed)
-    true = draw.normal(size=(count, 2))
+    true = draw.normal(size=(count, 2)) @ np.array([[1.0, 0.6], [0.0, 1.5]])
     targets = true @ SLOPES + 0.5 + 0.3 * draw.normal(size=count)
     seen = true + np.sqrt(noise) * draw.normal(size=true.shape)
     return torch.from_numpy(seen).float(), torch.from_numpy(targets).float()
@@ -121,12 +121,13 @@ def test_it_predicts_from_calibrated_readings_and_better_than_by_either_slope_al
 
 def test_the_predictor_is_calibration_then_layer():
     train = readings(60)
-    one = client(train, told=quality(60))
+    noise = np.array([NOISE, 0.1])  # of unequal noise the matrix is not symmetric
+    one = client(train, told=DataQuality(60, 0.0, noise, np.array([0.6, 0.9])))
     evaluated(one, TRUE_MODEL)
     predictor = one._predictor()
     assert isinstance(predictor, Calibrated)
     values = train[0].double().numpy()
-    matrix, mean = calibration(values, np.full(2, NOISE))
+    matrix, mean = calibration(values, noise)
     wanted = (mean + (values - mean) @ matrix.T) @ TRUE_MODEL[0, :2] + TRUE_MODEL[0, 2]
     found = predictor(train[0]).detach().numpy().ravel()
     np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-4)
