@@ -182,10 +182,14 @@ def test_a_class_that_nobody_has_is_never_predicted():
 # ---------------------------------------------------------------------- the strategy
 
 NOISE = (0.0, 0.2, 0.5)
-DATA = [
-    error_moments(*numbers(50 + 10 * client, client, noise), np.full(3, noise))
-    for client, noise in enumerate(NOISE)
-]
+
+
+def moments_of_client(client, noise):
+    inputs, targets = numbers(50 + 10 * client, client, noise)
+    return error_moments(inputs, targets, np.full(3, noise))
+
+
+DATA = [moments_of_client(client, noise) for client, noise in enumerate(NOISE)]
 
 
 def told(client, own=None, examples=None, **changes):
