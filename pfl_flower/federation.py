@@ -23,6 +23,7 @@ from pfl_flower.newcomers import let_join
 from pfl_flower.progress import Progress, news_of
 from pfl_flower.safeguard import candidates_of, let_choose
 from pfl_flower.session import Session, open_session, saved_state
+from pfl_flower.thresholds import let_threshold
 from strategies import ClientReport, GroupAveraging, PartialAveraging
 from strategies.arrays import difference, spec_of, to_record
 from strategies.pfedhn import PFedHN
@@ -152,6 +153,7 @@ def run_method(session: Session, config: RunConfig, progress: Progress | None = 
     about = session.about(config.method)
     saved = _play_rounds(session, config, strategy, saved, progress)
     joined = let_join(strategy, session.grid, saved.arrays, config, about, sorted(session.unseen))
+    thresholds = let_threshold(strategy, session.training_grid, saved.arrays, config, about)
     parameters = {scope: sum(initial[n].numel() for n in names) for scope, names in sizes.items()}
     return MethodRun(
         config,
@@ -164,6 +166,7 @@ def run_method(session: Session, config: RunConfig, progress: Progress | None = 
         grouping=strategy.grouping if isinstance(strategy, GroupAveraging) else None,
         hypernetwork=strategy.network if isinstance(strategy, PFedHN) else None,
         metadata=strategy.metadata if isinstance(strategy, PFedHN) else {},
+        thresholds=thresholds,
         written=strategy.written() if isinstance(strategy, PFedHN) and config.safeguard else {},
     )
 
