@@ -22,6 +22,7 @@ from simulations import (
     borrowing_digits,
     constellation,
     gallery,
+    hospitals,
     lighting,
     newcomer,
     safeguard,
@@ -36,7 +37,7 @@ from simulations.study import print_summary, run_study, write_outcome
 
 _MODULES = (
     *(taste, lighting, gallery, safeguard, constellation, smartwatch, tribes, newcomer),
-    *(borrowing, social),
+    *(borrowing, social, hospitals),
 )
 _STUDIES = (
     *(module.STUDY for module in _MODULES),
@@ -52,6 +53,7 @@ _STUDIES = (
     social_real.CITESEER_STUDY,
     social_real.TWITCH_STUDY,
     social_large.STUDY,
+    hospitals.REAL_STUDY,
 )
 STUDIES = {study.name: study for study in _STUDIES}
 

@@ -102,6 +102,7 @@ def test_a_smartwatch_shows_what_is_learnt_and_forgotten(tmp_path, capsys):
 
 PROMISE_NOTHING = (
     *("smartwatch-real", "newcomer-hard", "newcomer-regression", "social-labels", "social-links"),
+    "hospitals-real",
 )
 ELSEWHERE = ("social-large", "social-citeseer", "social-twitch")
 """The first is tested in test_social.py; for the others' promises there is no time."""
