@@ -156,7 +156,10 @@ def platt(evidence: Evidence) -> float:
 def isotonic(evidence: Evidence) -> float:
     """Return where scores, calibrated by a rising step function, have the best expected metric.
 
-    Zadrozny and Elkan 2002: isotonic regression of the labels on the scores.
+    Zadrozny and Elkan 2002: isotonic regression of the labels on the scores. The steps are those of
+    the convex hull of the curve of true and false positive rates. The best table of F1, of
+    balanced accuracy and of a cost is on that hull, and there the expected numbers are the
+    observed ones: for these metrics the rule finds the personal threshold again, but for ties.
     """
     if not evidence.is_enough:
         return evidence.common
