@@ -129,14 +129,14 @@ class ThresholdClient(NumPyClient):
         chosen = [
             thresholds_of(
                 Evidence(
-                    scores,
-                    wanted,
-                    int(positives[place].sum()),
-                    len(labels),
-                    fleets[place],
-                    self.objective,
-                    self.client.seed,
-                    (self.client.partition_id or 0, place),
+                    scores=scores,
+                    labels=wanted,
+                    positives=int(positives[place].sum()),
+                    examples=len(labels),
+                    fleet=fleets[place],
+                    objective=self.objective,
+                    seed=self.client.seed,
+                    names=(self.client.partition_id or 0, place),
                 )
             )
             for place, (scores, wanted) in enumerate(classes)

@@ -53,7 +53,7 @@ Known = tuple[NDArray[np.int64], Predictions, Predictions]
 """A client's training labels, and what is said of its validation and of its test examples."""
 
 
-def _predicted(run: MethodRun) -> list[Known]:
+def predicted(run: MethodRun) -> list[Known]:
     """Return every client's training labels, and what the final model says of its other patients.
 
     Parameters
@@ -72,12 +72,17 @@ def _predicted(run: MethodRun) -> list[Known]:
     return found
 
 
-def thresholds_used(run: MethodRun) -> list[dict[str, float]]:
+def thresholds_used(run: MethodRun, known: Sequence[Known]) -> list[dict[str, float]]:
     """Return the threshold of every rule, and the oracle's, of every client.
 
     Clients keep theirs to themselves, so they are found once more, from the clients' data.
+
+    Parameters
+    ----------
+    run : of FedAvg
+    known : from :func:`predicted`
     """
-    known, config = _predicted(run), run.config
+    config = run.config
     scored = [one_against_rest(validation)[0] for _, validation, _ in known]
     counts = [histogram(*each) for each in scored if len(each[0])]
     fleet = fleet_of(counts, config.objective, config.seed, config.method, 0)
@@ -85,12 +90,19 @@ def thresholds_used(run: MethodRun) -> list[dict[str, float]]:
     found = []
     for client, (labels, validation, test) in enumerate(known):
         every = np.concatenate([labels, validation.targets])
+        scores, ill = scored[client]
         evidence = Evidence(
-            *scored[client], int(every.sum()), len(every), fleet, config.objective, config.seed,
-            (client, 0),
-        )  # fmt: skip
-        scores, ill = one_against_rest(test)[0]
-        best = best_threshold(scores, ill, config.objective, near)
+            scores=scores,
+            labels=ill,
+            positives=int(every.sum()),
+            examples=len(every),
+            fleet=fleet,
+            objective=config.objective,
+            seed=config.seed,
+            names=(client, 0),
+        )
+        test_scores, truly_ill = one_against_rest(test)[0]
+        best = best_threshold(test_scores, truly_ill, config.objective, near)
         found.append(thresholds_of(evidence) | {ORACLE: best})
     return found
 
@@ -100,7 +112,8 @@ def measure(run: MethodRun) -> Measures:
 
     The scores are those that clients reported, but for the oracle.
     """
-    used, known = thresholds_used(run), _predicted(run)
+    known = predicted(run)
+    used = thresholds_used(run, known)
     reports = {r.client: r for r in run.thresholds if not r.dropped}
     rows = []
     for client, (labels, validation, test) in enumerate(known):

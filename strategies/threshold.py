@@ -25,6 +25,9 @@ NOBODY = float(np.nextafter(1.0, 2.0))
 HALF = 0.5
 """The threshold that needs no choice."""
 
+_MOST = 2**31
+"""Examples in a bin; more would be a lie, and could overflow the sum over clients."""
+
 _TIE = 1e-12
 """Values of a metric that differ by less are equal: sums in another order differ so much."""
 
@@ -176,8 +179,9 @@ def check_histogram(counts: ArrayLike) -> Counts:
         raise ValueError(
             f"a histogram is {2 * BINS} integers; these are {found.size} of type {found.dtype}"
         )
-    if found.min() < 0:
-        raise ValueError(f"a histogram counts; there cannot be {found.min()} of anything")
+    if found.min() < 0 or found.max() > _MOST:
+        odd = found.min() if found.min() < 0 else found.max()
+        raise ValueError(f"a histogram counts examples; there cannot be {odd}")
     return found.reshape(2, BINS).astype(np.int64)
 
 

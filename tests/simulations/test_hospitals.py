@@ -14,9 +14,9 @@ from simulations.hospitals import (
     ORACLE,
     RECOMMENDED,
     STUDY,
-    _predicted,
     claims,
     measure,
+    predicted,
     share_closed,
     thresholds_used,
 )
@@ -30,7 +30,8 @@ def run():
 
 
 def test_the_thresholds_of_the_study_are_those_of_the_clients(run):
-    used, known = thresholds_used(run), _predicted(run)
+    known = predicted(run)
+    used = thresholds_used(run, known)
     for report in run.thresholds:
         _, _, test = known[report.client]
         for rule in RULES:

@@ -16,6 +16,7 @@ from strategies.threshold import (
     NOBODY,
     Objective,
     best_of_histogram,
+    best_of_histograms,
     best_threshold,
     check_histogram,
     histogram,
@@ -287,6 +288,14 @@ def test_a_fleet_that_differs_has_a_spread_and_one_that_does_not_has_less():
     assert alike < 0.05 * apart
 
 
+def test_noise_is_no_spread():
+    draw = generator(12, "alike")
+    small = [hospital(0.5, 40, draw) for _ in range(60)]
+    scatter = logit(best_of_histograms(small, YOUDEN, 0.5)).var(ddof=1)
+    assert scatter > 0.005
+    assert spread_of(small, YOUDEN, 0.5, 0) < 0.2 * scatter
+
+
 def test_the_spread_is_nothing_where_it_cannot_be_known():
     draw = generator(8, "fleet")
     few = [histogram(draw.random(2 * FEWEST - 1), np.arange(2 * FEWEST - 1) % 2) for _ in range(9)]
@@ -371,6 +380,7 @@ def test_histograms_that_are_none():
     for bad, words in (
         (good[1:], "399 of type"),
         ([-1, *good[1:]], "there cannot be -1"),
+        ([2**40, *good[1:]], "there cannot be 1099511627776"),
         ([0.5, *good[1:]], "integers"),
     ):
         with pytest.raises(ValueError, match=words):
