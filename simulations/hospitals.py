@@ -141,10 +141,6 @@ def _by_prevalence(rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]
     return sorted(rows, key=lambda row: float(row["prevalence"]))
 
 
-def _in_order(rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    return list(rows)
-
-
 Order = Callable[[Sequence[Mapping[str, Any]]], list[Mapping[str, Any]]]
 """A seed's hospitals -> these in the order in which they are the same over seeds."""
 
@@ -297,5 +293,5 @@ REAL_STUDY = Study(
     draw=_draw,
     measure=measure,
     num_seeds=10,
-    tables=partial(_tables, order=_in_order),
+    tables=partial(_tables, order=list),
 )

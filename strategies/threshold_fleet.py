@@ -112,8 +112,9 @@ def smoothed_prevalence(positives: float, total: float, fleet: float, weight: fl
 def prevalence_weight(histograms: ArrayLike) -> float:
     """Return how many examples the fleet's share of positives is worth to a client.
 
-    The method of moments of the beta-binomial distribution (Kleinman 1973, eq. 2.3, with weights
-    by examples): with client shares ``p_i`` of ``n_i`` examples and the mean ``p``,
+    The method of moments of the beta-binomial distribution (Kleinman 1973, Journal of the American
+    Statistical Association 68, with weights by examples): with client shares ``p_i`` of ``n_i``
+    examples, C clients, the share ``p`` of all together and ``q = 1 - p``,
 
         ``phi = (S / (p q) - (C - 1)) / (sum_i n_i - sum_i n_i^2 / sum_i n_i - (C - 1))``,
         ``S = sum_i n_i (p_i - p)^2``, ``weight = 1 / phi - 1``.
@@ -147,7 +148,7 @@ def shift(scores: ArrayLike, own: float, fleet: float) -> Floats:
     """Return scores that are calibrated to a prevalence, from those calibrated to another.
 
     ``s r / (s r + 1 - s)`` with ``r`` the ratio of the odds of the two prevalences: Bayes' rule
-    where the distribution of the features within a class is the same (Saerens et al. 2002, eq. 4).
+    where the distribution of the features within a class is the same (Saerens et al. 2002).
 
     Parameters
     ----------
