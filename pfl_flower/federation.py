@@ -136,8 +136,7 @@ def run_method(session: Session, config: RunConfig, progress: Progress | None = 
     shared = names_of(scopes, Scope.SHARED, Scope.GROUP)
     personal = [*names_of(scopes, Scope.PERSONAL), *prior_of(config)]
     grouped = names_of(scopes, Scope.GROUP)
-    sizes = {"shared": names_of(scopes, Scope.SHARED)}
-    sizes |= {"group": grouped} if grouped else {}
+    sizes = {"shared": names_of(scopes, Scope.SHARED), **({"group": grouped} if grouped else {})}
     sizes |= {"personal": list(initial) if config.row.makes_own_model else personal}
     strategy = build_strategy(config)
     strategy.clients.update(session.clients)
@@ -153,7 +152,6 @@ def run_method(session: Session, config: RunConfig, progress: Progress | None = 
     about = session.about(config.method)
     saved = _play_rounds(session, config, strategy, saved, progress)
     joined = let_join(strategy, session.grid, saved.arrays, config, about, sorted(session.unseen))
-    thresholds = let_threshold(strategy, session.training_grid, saved.arrays, config, about)
     parameters = {scope: sum(initial[n].numel() for n in names) for scope, names in sizes.items()}
     return MethodRun(
         config,
@@ -166,7 +164,7 @@ def run_method(session: Session, config: RunConfig, progress: Progress | None = 
         grouping=strategy.grouping if isinstance(strategy, GroupAveraging) else None,
         hypernetwork=strategy.network if isinstance(strategy, PFedHN) else None,
         metadata=strategy.metadata if isinstance(strategy, PFedHN) else {},
-        thresholds=thresholds,
+        thresholds=let_threshold(strategy, session.training_grid, saved.arrays, config, about),
         written=strategy.written() if isinstance(strategy, PFedHN) and config.safeguard else {},
     )
 

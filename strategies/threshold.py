@@ -219,8 +219,8 @@ def best_threshold(
 
     The metric of the expected table of true and predicted classes is taken for the expected
     metric; for F1 of calibrated scores the best threshold is then half of the best F1 (Lipton et
-    al. 2014, arXiv:1402.1892). Candidates are the midpoints of neighbouring distinct scores, 0 (everybody is
-    positive) and :data:`NOBODY`. Takes O(N log N).
+    al. 2014, arXiv:1402.1892). Candidates are the midpoints of neighbouring distinct scores, 0
+    (everybody is positive) and :data:`NOBODY`. Takes O(N log N).
 
     Parameters
     ----------
