@@ -90,6 +90,7 @@ class HierarchicalLinearClient(PersonalClient):
 
     uses_pulls = False
     makes_own_model = True
+    takes_draws = False
 
     def __init__(
         self, *args: Any, protocol: Literal["iterative", "one-shot"] = "iterative", **kwargs: Any

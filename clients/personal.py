@@ -21,6 +21,7 @@ from clients.evaluation import (
 )
 from clients.joining import join
 from clients.loaders import Loader, count_examples
+from clients.quality import DataQuality
 from clients.scopes import Scope, names_of
 from clients.seeded import Seeded
 from clients.state import PersonalState, Snapshot, tensor_spec
@@ -29,13 +30,16 @@ from clients.tether import Pull, Tether
 from clients.training import Optimization, Schedule, joint, train
 from strategies.arrays import Spec
 from strategies.protocol import (
+    EFFECTIVE_EXAMPLES,
     JOIN_EXAMPLES,
     JOIN_STEPS,
+    MISSING_RATE,
     NUM_EXAMPLES,
     NUM_ROUNDS,
     PARTITION_ID,
     PERSONAL_ROUND,
     PROPERTIES,
+    RELIABILITY,
     SERVER_ROUND,
 )
 from strategies.randomness import named_seed
@@ -82,6 +86,8 @@ class PersonalClient(NumPyClient):
     partition_id : the client's own number, which tells its random stream and its reports from
         others'; None if it has none
     properties : further properties of the client that a query may ask for
+    quality : how well the client sees, which it tells whenever it has trained; None where that is
+        not known, and nothing is told
     seed : the run's seed
 
     Raises
@@ -93,6 +99,9 @@ class PersonalClient(NumPyClient):
 
     uses_pulls = True
     """Whether ``pulls`` have a place in the method."""
+
+    takes_draws = True
+    """Whether a training example may be there several times, filled in by different draws."""
 
     makes_own_model = False
     """Whether every client ends with a whole model of its own, whatever the scopes."""
@@ -116,6 +125,7 @@ class PersonalClient(NumPyClient):
         state: PersonalState | None = None,
         partition_id: int | None = None,
         properties: Mapping[str, bool | int | float | str] | None = None,
+        quality: DataQuality | None = None,
         seed: int = 0,
     ) -> None:
         self._entries = model.state_dict()  # views of the model's own tensors
@@ -140,6 +150,7 @@ class PersonalClient(NumPyClient):
         self.state = state or PersonalState()
         self.partition_id = partition_id
         self.properties = dict(properties or {})
+        self.quality = quality
         self.seed = seed
         self.shared_names = names_of(scopes, Scope.SHARED, Scope.GROUP)
         self.personal_names = names_of(scopes, Scope.PERSONAL)
@@ -162,7 +173,8 @@ class PersonalClient(NumPyClient):
         Returns
         -------
         the trained shared and group arrays; the number of training examples; ``train-loss``
-        (NaN without a step) and ``partition-id``
+        (NaN without a step) and ``partition-id``; where the quality of the data is known,
+        ``missing-rate``, ``reliability`` (the mean over the features) and ``effective-examples``
 
         Raises
         ------
@@ -175,7 +187,8 @@ class PersonalClient(NumPyClient):
         before = self._load(parameters, before=server_round)
         loss, kept = self._train(server_round, before)
         self._keep(server_round, before, kept)
-        return self.get_parameters({}), self.num_examples, {"train-loss": loss} | self._identity()
+        metrics = {"train-loss": loss} | self._identity() | self._told_quality()
+        return self.get_parameters({}), self.num_examples, metrics
 
     def evaluate(self, parameters: NDArrays, config: dict[str, Any]) -> tuple[float, int, Scalars]:
         """Score the personalized model on the client's own test and validation examples.
@@ -309,6 +322,16 @@ class PersonalClient(NumPyClient):
 
     def _identity(self) -> Scalars:
         return {} if self.partition_id is None else {PARTITION_ID: self.partition_id}
+
+    def _told_quality(self) -> Scalars:
+        """Return what the client tells of how well it sees."""
+        if self.quality is None:
+            return {}
+        return {
+            MISSING_RATE: self.quality.missing_rate,
+            RELIABILITY: self.quality.mean_reliability,
+            EFFECTIVE_EXAMPLES: self.quality.effective_examples,
+        }
 
     def _personal_round(self, before: int) -> int:
         snapshot = self.state.load(self._spec, before)

@@ -19,9 +19,12 @@ from clients import (
 )
 from clients.training import EVERYTHING, Schedule
 from pfl_flower.checks import split_words
-from pfl_flower.data import SOURCES, DataFacts, DataSettings, is_own
+from pfl_flower.data import SOURCES, DataError, DataFacts, DataSettings, is_own
+from pfl_flower.data.devices import PER_TIER, check_devices
 from pfl_flower.data.facts import target_scale
 from pfl_flower.data.heterogeneity import parse_heterogeneity
+from pfl_flower.data.imputation import IMPUTATIONS
+from pfl_flower.data.readings import check_readings
 from pfl_flower.keys import RunKeys
 from pfl_flower.methods import METHODS, SCHEDULES, Method
 from pfl_flower.models import GRAPH_MODELS, IMAGE_MODELS, MODELS, Architecture
@@ -71,6 +74,7 @@ class RunConfig(RunKeys):
         self._check_own_keys()
         self._check_phases()
         self._check_threshold()
+        self._check_devices()
 
     def _check_model(self) -> None:
         """Refuse networks and methods for other kinds of data."""
@@ -137,6 +141,23 @@ class RunConfig(RunKeys):
                 f"{self.dataset!r} comes in phases, and a client's validation examples are of the "
                 f"phase at hand only: nothing can be chosen on them for all phases (safeguard, "
                 f"lambda='auto'). Set phases='joint', or choose yourself"
+            )
+
+    def _check_devices(self) -> None:
+        """Refuse devices and imputations that contradict one another, the data or the method."""
+        try:
+            check_devices(self.data)
+            if known := self.known_facts:
+                source = SOURCES.get(self.dataset)
+                streams = source is not None and source.num_phases > 1
+                check_readings(self.data, known.shape, known.graph, streams)
+        except DataError as error:
+            raise ConfigError(str(error)) from error
+        draws = IMPUTATIONS[self.data.imputation].draws
+        if draws > 1 and not getattr(self.row.client, "takes_draws", True):
+            raise ConfigError(
+                f"method {self.method!r} is a sum over examples, of which imputation "
+                f"{self.imputation!r} would count each {draws} times; use another imputation"
             )
 
     def _check_own_keys(self) -> None:
@@ -378,7 +399,10 @@ class RunConfig(RunKeys):
         norm = self.value("norm", "batch")
         links = facts.task == "link-prediction"
         outputs = len(facts.labels) or 1
-        return Architecture(model, facts.shape, outputs, norm, self.adapter_size, links)
+        # where a mask is told, as many inputs again say which values were missing
+        masks = IMPUTATIONS[self.data.imputation].masks
+        shape = (2 * facts.shape[0],) if masks else facts.shape
+        return Architecture(model, shape, outputs, norm, self.adapter_size, links)
 
     @property
     def data(self) -> DataSettings:
@@ -387,6 +411,10 @@ class RunConfig(RunKeys):
         if self.heterogeneity is None:
             own = is_own(self.dataset)
             values["heterogeneity"] = "none" if own else SOURCES[self.dataset].heterogeneity
+        if self.imputation is None:
+            source = SOURCES.get(self.dataset)
+            values["imputation"] = source.imputation if source else "none"
+        values |= {name: str(values[name]) for name in PER_TIER}
         return DataSettings(**values)
 
     @property

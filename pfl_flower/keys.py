@@ -4,9 +4,11 @@ import math
 from dataclasses import dataclass
 
 from clients.threshold_rules import RULES
-from pfl_flower.checks import between, choice, epochs, key, names, number_or, sizes
+from pfl_flower.checks import between, choice, epochs, key, names, number_or, per_tier, sizes
 from pfl_flower.data import PARTITIONS, SOURCES
+from pfl_flower.data.devices import MISSINGNESS
 from pfl_flower.data.heterogeneity import HETEROGENEITIES
+from pfl_flower.data.imputation import IMPUTATIONS
 from pfl_flower.data.own import OWN
 from pfl_flower.methods import COMMUNITIES, METHODS, SCHEDULES
 from pfl_flower.models import MODELS
@@ -14,6 +16,9 @@ from strategies.gaussian_fit import STRUCTURES
 from strategies.hierarchical_linear import PROTOCOLS
 from strategies.threshold import METRICS
 from strategies.tribes import CLUSTERERS
+
+TIERS = (str, float)
+"""A value that is one number, or one a tier."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +57,39 @@ class RunKeys:
     )
     tribes: str = key(
         "", "sizes of tribes whose clients have the same heterogeneity, such as 6,8,16", sizes
+    )
+    tiers: str = key(
+        "", "sizes of tiers of devices, such as 8,1,1; empty: as even as can be", sizes
+    )
+    missing: str | float = key(
+        "", "share of values that are missing, one or one a tier", per_tier(0, 0.95), kind=TIERS
+    )
+    missingness: str = key(
+        "random",
+        "which ones: any, more the larger the first feature, or more the larger they are",
+        choice(*MISSINGNESS),
+    )
+    noise: str | float = key(
+        "", "deviation of the error of a reading, one or one a tier", per_tier(0, 100), kind=TIERS
+    )
+    stuck: str | float = key(
+        "", "share of features stuck at one value, one or one a tier", per_tier(0, 1), kind=TIERS
+    )
+    clipped: str | float = key(
+        "",
+        "readings end at plus and minus this, one or one a tier; 0: no",
+        per_tier(0),
+        kind=TIERS,
+    )
+    liars: int = key(0, "clients that read nothing but noise, and state all is perfect", between(0))
+    imputation: str | None = key(
+        None,
+        "what takes the place of missing values; empty: as the data set has it, none for your own",
+        choice(*IMPUTATIONS),
+        kind=str,
+    )
+    calibrate_inputs: bool = key(
+        False, "each client replaces readings by expected true values, by its stated noise"
     )
     descriptions: str = key(
         "own",

@@ -115,3 +115,12 @@ number, text, truth value or null; node config: the names of its entries that ma
 PRIOR_VARIANCE = "prior-variance"
 """Arrays ``prior-variance/<name>``: on the way down the variance of the prior of a parameter, on
 the way up the second moment of a client's posterior around the prior mean it received."""
+
+MISSING_RATE = "missing-rate"
+"""Metric: the share of the values of the client's training examples that are missing."""
+
+RELIABILITY = "reliability"
+"""Metric: the mean share of the variance of the client's readings that is the true values'."""
+
+EFFECTIVE_EXAMPLES = "effective-examples"
+"""Metric: how many exact and complete examples would tell as much as the client's own."""

@@ -17,6 +17,8 @@ from pfl_flower.data import described
 from pfl_flower.data.examples import Examples, Source, SourceRequest
 from pfl_flower.data.facts import DataError
 from pfl_flower.data.graphs import TWITCH_FEATURES, planetoid, twitch
+from pfl_flower.data.heart_disease import NUM_FEATURES as HEART_FEATURES
+from pfl_flower.data.heart_disease import heart_disease
 from pfl_flower.data.hospitals import NUM_FEATURES as HOSPITALS_FEATURES
 from pfl_flower.data.hospitals import hospitals
 from pfl_flower.data.planted import NUM_FEATURES as PLANTED_FEATURES
@@ -204,6 +206,15 @@ SOURCES: Mapping[str, Source] = {
         standardize=True,
         generated=True,
         heterogeneity="none",
+    ),
+    "heart-disease": Source(
+        heart_disease,
+        (HEART_FEATURES,),
+        2,
+        standardize=True,
+        heterogeneity="none",
+        natural=True,
+        imputation="mean",
     ),
     "social": Source(
         social,
