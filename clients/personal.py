@@ -4,12 +4,21 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
 from flwr.client import NumPyClient
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from clients.evaluation import Evaluation, FineTuning, Stream, evaluate, fine_tune
+from clients.evaluation import (
+    Evaluation,
+    FineTuning,
+    Predictions,
+    Stream,
+    evaluate,
+    fine_tune,
+    predictions,
+)
 from clients.joining import join
 from clients.loaders import Loader, count_examples
 from clients.quality import DataQuality
@@ -199,16 +208,8 @@ class PersonalClient(NumPyClient):
         and the score on each phase, such as ``accuracy-phase-0``
         """
         server_round = int(config.get(SERVER_ROUND, 0))
-        joins = JOIN_EXAMPLES in config
-        before = self._load(parameters, stored=not joins)
-        metrics = self._identity()
-        validation = None
-        if joins:
-            self._join(int(config[JOIN_EXAMPLES]), int(config.get(JOIN_STEPS, 0)))
-        else:
-            last = NUM_ROUNDS in config and server_round >= int(config[NUM_ROUNDS])
-            about, validation = self._personalize(server_round, last, before)
-            metrics |= about
+        about, validation = self._prepare(parameters, config)
+        metrics = self._identity() | about
         with self._random(server_round, "evaluate"):
             predictor = self._predictor()
             test = evaluate(predictor, self.test_loader, self.task)
@@ -220,6 +221,59 @@ class PersonalClient(NumPyClient):
         if self.stream is not None:
             metrics |= self._by_phase(predictor, self.stream)
         return test.loss, test.examples, metrics
+
+    def predictions(
+        self, parameters: NDArrays, config: dict[str, Any], num_classes: int
+    ) -> dict[str, Predictions]:
+        """Return what the model that :meth:`evaluate` scores says of the client's examples.
+
+        Parameters
+        ----------
+        parameters, config : as in :meth:`evaluate`
+        num_classes : number of classes
+
+        Returns
+        -------
+        of ``"test"`` and of ``"validation"`` examples
+
+        Raises
+        ------
+        ValueError
+            If the client does not predict classes.
+        """
+        if not isinstance(self.task, Classification):
+            raise ValueError(f"a {type(self.task).__name__} predicts no classes")
+        self._prepare(parameters, config)
+        with self._random(int(config.get(SERVER_ROUND, 0)), "evaluate"):
+            predictor = self._predictor()
+            loaders = {"test": self.test_loader, "validation": self.validation_loader}
+            return {
+                name: predictions(predictor, loader, num_classes, self.task)
+                for name, loader in loaders.items()
+            }
+
+    def training_labels(self) -> NDArray[Any]:
+        """Return the targets of the training examples, in no particular order."""
+        with self._random(0, "query"):
+            parts = [batch[-1].flatten().cpu().numpy() for batch in self.train_loader]
+        return np.concatenate([np.zeros(0, np.int64), *parts])
+
+    def keep(self, server_round: int, part: str, tensors: Mapping[str, Tensor]) -> None:
+        """Keep something beside the personal parameters, under a word of its own.
+
+        Raises
+        ------
+        PersonalStateError
+            See there. The client's state is then what it was before.
+        """
+        before = self.state.load(self._spec) if self._keeps_state else None
+        arrays = {f"{part}/{name}": tensor for name, tensor in tensors.items()}
+        self._keep(server_round, before, arrays)
+
+    def kept(self, part: str) -> dict[str, Tensor]:
+        """Return what was last kept under a word; empty if nothing was."""
+        snapshot = self.state.load(self._spec)
+        return {} if snapshot is None else snapshot.part(part)
 
     def get_properties(self, config: dict[str, Any]) -> Scalars:
         """Answer a query.
@@ -284,11 +338,25 @@ class PersonalClient(NumPyClient):
         return 0 if snapshot is None or snapshot.run != self.state.run else snapshot.round
 
     def _classes(self) -> list[int]:
-        seen: set[int] = set()
-        with self._random(0, "query"):
-            for batch in self.train_loader:
-                seen.update(batch[-1].flatten().tolist())
-        return sorted(seen)
+        return sorted(set(self.training_labels().tolist()))
+
+    def _prepare(
+        self, parameters: NDArrays, config: Mapping[str, Any]
+    ) -> tuple[Scalars, Evaluation | None]:
+        """Put the client's own model together, as it is evaluated.
+
+        Returns
+        -------
+        as :meth:`_personalize`
+        """
+        server_round = int(config.get(SERVER_ROUND, 0))
+        joins = JOIN_EXAMPLES in config
+        before = self._load(parameters, stored=not joins)
+        if joins:
+            self._join(int(config[JOIN_EXAMPLES]), int(config.get(JOIN_STEPS, 0)))
+            return {}, None
+        last = NUM_ROUNDS in config and server_round >= int(config[NUM_ROUNDS])
+        return self._personalize(server_round, last, before)
 
     def _load(self, parameters: NDArrays, before: int = 0, stored: bool = True) -> Snapshot | None:
         """Put the received arrays and the client's own into the model.

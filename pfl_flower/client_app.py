@@ -31,6 +31,7 @@ from clients.graph import Graph
 from clients.imputed import average_predictions
 from clients.loaders import Loader
 from clients.safeguard import SafeguardedClient
+from clients.threshold import ThresholdClient
 from pfl_flower.checks import split_words
 from pfl_flower.config import ConfigError, RunConfig, under_home
 from pfl_flower.data import ClientData, DataError, DataFacts, Federation, federation
@@ -49,6 +50,7 @@ from strategies.protocol import (
     RUN,
     SAFEGUARD,
     SERVER_ROUND,
+    THRESHOLD,
 )
 
 _EVALUATION_BATCH = 512
@@ -320,7 +322,11 @@ def make_app(run_config: Mapping[str, Any] | None = None) -> ClientApp:
         if SAFEGUARD in message_config:
             methods = str(message_config[SAFEGUARD]).split(",")
             return SafeguardedClient({method: under(method, True) for method in methods})
-        return under(str(message_config.get(METHOD, config.method)))
+        client = under(str(message_config.get(METHOD, config.method)))
+        if THRESHOLD in message_config:
+            classes = len(config.required_facts.labels)
+            return ThresholdClient(client, str(config.threshold), config.objective, classes)
+        return client
 
     return client_app(build)
 

@@ -28,6 +28,7 @@ from pfl_flower.data.readings import check_readings
 from pfl_flower.keys import RunKeys
 from pfl_flower.methods import METHODS, SCHEDULES, Method
 from pfl_flower.models import GRAPH_MODELS, IMAGE_MODELS, MODELS, Architecture
+from strategies.threshold import Objective
 
 
 class ConfigError(ValueError):
@@ -73,6 +74,7 @@ class RunConfig(RunKeys):
         self._check_correction()
         self._check_own_keys()
         self._check_phases()
+        self._check_threshold()
         self._check_devices()
 
     def _check_model(self) -> None:
@@ -105,6 +107,25 @@ class RunConfig(RunKeys):
             raise ConfigError(
                 f"model {self.model!r} needs images, {self.dataset!r} has shape {known.shape}; "
                 f"use {', '.join(sorted(set(MODELS) - IMAGE_MODELS - GRAPH_MODELS))}"
+            )
+
+    def _check_threshold(self) -> None:
+        """Refuse thresholds where there are no classes, or nothing to find them on."""
+        if self.threshold is None:
+            return
+        known = self.known_facts
+        if known is not None and (known.task != "classification" or len(known.labels) < 2):
+            kind = f"{len(known.labels)} class" if known.labels else known.task
+            raise ConfigError(
+                f"thresholds tell 2 or more classes apart, and {self.dataset!r} is {kind}; leave "
+                f"threshold empty"
+            )
+        if not self.validation_fraction and not is_own(self.dataset):
+            raise ConfigError("threshold needs validation examples; set validation-fraction")
+        if self.streams:
+            raise ConfigError(
+                f"{self.dataset!r} comes in phases, and a client's validation examples are of the "
+                f"phase at hand only, so no threshold is found for all; set phases='joint'"
             )
 
     def _check_phases(self) -> None:
@@ -330,6 +351,11 @@ class RunConfig(RunKeys):
             if values.get("protocol") == "auto":
                 values["protocol"] = "one-shot" if numbers else "iterative"
         return values
+
+    @property
+    def objective(self) -> Objective:
+        """What decision thresholds are to be good at."""
+        return Objective(self.threshold_metric, self.cost_ratio, self.wanted_recall)
 
     @property
     def fine_tuning(self) -> FineTuning | None:

@@ -3,6 +3,7 @@
 import math
 from dataclasses import dataclass
 
+from clients.threshold_rules import RULES
 from pfl_flower.checks import between, choice, epochs, key, names, number_or, per_tier, sizes
 from pfl_flower.data import PARTITIONS, SOURCES
 from pfl_flower.data.devices import MISSINGNESS
@@ -13,6 +14,7 @@ from pfl_flower.methods import COMMUNITIES, METHODS, SCHEDULES
 from pfl_flower.models import MODELS
 from strategies.gaussian_fit import STRUCTURES
 from strategies.hierarchical_linear import PROTOCOLS
+from strategies.threshold import METRICS
 from strategies.tribes import CLUSTERERS
 
 TIERS = (str, float)
@@ -285,6 +287,23 @@ class RunKeys:
     joining_steps: int = key(100, "minibatch steps of a client that joins", between(0))
     safeguard: bool = key(
         False, "each client may fall back on the global model or one trained alone"
+    )
+    threshold: str | None = key(
+        None,
+        "rule by which each client finds its decision threshold after training; empty: none",
+        choice(*RULES),
+        kind=str,
+    )
+    threshold_metric: str = key("f1", "what thresholds are to be good at", choice(*METRICS))
+    cost_ratio: float = key(
+        1.0,
+        "of threshold-metric=cost: what a miss costs, in false alarms",
+        between(0, 1e9, open_low=True),
+    )
+    wanted_recall: float = key(
+        0.9,
+        "of threshold-metric=precision-at-recall: share of positives that must be found",
+        between(0, 1, open_low=True),
     )
     resume: str = key("", "results folder of a run that was interrupted, to go on with")
     initial: str = key(

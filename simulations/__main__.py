@@ -22,6 +22,7 @@ from simulations import (
     borrowing_digits,
     constellation,
     gallery,
+    hospitals,
     lighting,
     newcomer,
     safeguard,
@@ -37,7 +38,7 @@ from simulations.study import print_summary, run_study, write_outcome
 
 _MODULES = (
     *(taste, lighting, gallery, safeguard, constellation, smartwatch, tribes, newcomer),
-    *(borrowing, social, sensors),
+    *(borrowing, social, hospitals, sensors),
 )
 _STUDIES = (
     *(module.STUDY for module in _MODULES),
@@ -53,6 +54,7 @@ _STUDIES = (
     social_real.CITESEER_STUDY,
     social_real.TWITCH_STUDY,
     social_large.STUDY,
+    hospitals.REAL_STUDY,
     sensors.CLASSES_STUDY,
 )
 STUDIES = {study.name: study for study in _STUDIES}

@@ -350,6 +350,7 @@ evaluate_metrics_aggr_fn
                     bytes_down=self._bytes_down,
                     bytes_up=num_bytes(reply.arrays),
                     dropped=reply.dropped,
+                    lists={k: v for k, v in reply.metrics.items() if isinstance(v, list)},
                 )
             )
         self._report_absent(server_round, phase, {reply.node_id for reply in replies})

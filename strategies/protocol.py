@@ -62,6 +62,21 @@ SAFEGUARD = "safeguard"
 """Config of an evaluation: names of methods, separated by commas; the client chooses among its
 models under these, and the first one wins ties."""
 
+THRESHOLD = "threshold"
+"""Config of an evaluation after the last round: ``count`` for a histogram of the client's scores,
+``choose`` for the scores of its decision thresholds."""
+
+THRESHOLD_HISTOGRAM = "threshold-histogram"
+"""Metric in the answer to ``count``: a list of integers, of each class that has a threshold how
+many positives, then how many negatives, have a score in each bin. Config of ``choose``: the sums
+over clients."""
+
+THRESHOLD_SPREADS = "threshold-spreads"
+"""Config of ``choose``: how much clients' best thresholds differ, of each class."""
+
+THRESHOLD_WEIGHTS = "threshold-weights"
+"""Config of ``choose``: how many examples the fleet's prevalence is worth, of each class."""
+
 GRADIENT_QUERY = "query.gradient"
 """Message type: the gradient at the arrays that come with it is asked for."""
 

@@ -244,6 +244,21 @@ def increasing(rank: Floats, rate: float) -> Floats:
     return chances
 
 
+def check_share(missingness: str, rate: float, size: int) -> None:
+    """Refuse a share that cannot be missing because the first feature never is.
+
+    Raises
+    ------
+    DataError
+        If it is more than all other features.
+    """
+    if missingness == "observed" and rate * size > size - 1:
+        raise DataError(
+            f"missingness 'observed' never misses the first feature, so of {size} features at most "
+            f"the share {1 - 1 / size:g} can be missing, not {rate:g}; use less, or 'random'"
+        )
+
+
 Chances = Callable[[Floats, Floats, float], Floats]
 """(values ``(N, d)``, training values ``(M, d)``, share) -> the chance of each to be missing.
 
@@ -258,11 +273,7 @@ def _at_random(values: Floats, reference: Floats, rate: float) -> Floats:
 def _by_observed(values: Floats, reference: Floats, rate: float) -> Floats:
     """The chance grows with the first feature, which is always observed (missing at random)."""
     size = values.shape[1]
-    if rate * size > size - 1:
-        raise DataError(
-            f"missingness 'observed' never misses the first feature, so of {size} features at most "
-            f"the share {1 - 1 / size:g} can be missing, not {rate:g}; use less, or 'random'"
-        )
+    check_share("observed", rate, size)
     rest = rate * size / max(size - 1, 1)
     chances = np.repeat(increasing(ranks(values[:, :1], reference[:, :1]), rest), size, axis=1)
     chances[:, 0] = 0.0

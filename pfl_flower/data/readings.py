@@ -3,6 +3,7 @@
 The quality is that of the readings as the device gives them, before anything is filled in.
 """
 
+import math
 from dataclasses import replace
 from logging import WARNING
 
@@ -14,7 +15,7 @@ from threadpoolctl import threadpool_limits
 from torch import Tensor
 
 from clients.quality import DataQuality, calibration, reliability_of
-from pfl_flower.data.devices import PER_TIER, Device, take_readings
+from pfl_flower.data.devices import PER_TIER, Device, check_share, take_readings, tier_values
 from pfl_flower.data.facts import DataError, DataFacts
 from pfl_flower.data.imputation import FILLING, IMPUTATIONS, empty_columns
 from pfl_flower.data.moments import KnownValues, feature_deviations
@@ -60,6 +61,8 @@ def check_readings(
             f"{what} needs examples that are vectors, those of {settings.dataset!r} have shape "
             f"{shape}; use imputation {' or '.join(fitting)}, and no calibrate-inputs"
         )
+    if rate := max(tier_values(settings)["missing"]):
+        check_share(settings.missingness, rate, math.prod(shape))
 
 
 def check_raw(raw: RawClient, settings: DataSettings) -> None:

@@ -19,6 +19,8 @@ from pfl_flower.data.facts import DataError
 from pfl_flower.data.graphs import TWITCH_FEATURES, planetoid, twitch
 from pfl_flower.data.heart_disease import NUM_FEATURES as HEART_FEATURES
 from pfl_flower.data.heart_disease import heart_disease
+from pfl_flower.data.hospitals import NUM_FEATURES as HOSPITALS_FEATURES
+from pfl_flower.data.hospitals import hospitals
 from pfl_flower.data.planted import NUM_FEATURES as PLANTED_FEATURES
 from pfl_flower.data.planted import planted
 from pfl_flower.data.settings import default_cache
@@ -166,6 +168,15 @@ def _described(
 SOURCES: Mapping[str, Source] = {
     "digits": Source(_digits, (1, 8, 8), 10),
     "breast-cancer": Source(_breast_cancer, (30,), 2, standardize=True),
+    "hospitals": Source(
+        hospitals,
+        (HOSPITALS_FEATURES,),
+        2,
+        standardize=True,
+        generated=True,
+        heterogeneity="none",
+        natural=True,
+    ),
     "diabetes": Source(_diabetes, (10,), 0, standardize=True, heterogeneity="offset"),
     "gallery": Source(
         _gallery, (GALLERY_CHANNELS, 8, 8), 10, generated=True, heterogeneity="interest"

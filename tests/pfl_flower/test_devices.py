@@ -326,6 +326,13 @@ def test_every_key_refuses_nonsense_in_a_line(key, value, words):
         ({"dataset": "smartwatch", "partition": "natural", "liars": 1}, "stream of phases"),
         ({"noise": "0,1", "missing": "0,.1,.2", "imputation": "mean"}, "noise has 2 numbers"),
         (
+            {
+                **{"dataset": "described-regression", "partition": "natural"},
+                **{"missing": 0.95, "missingness": "observed", "imputation": "mean"},
+            },
+            "never misses the first feature",
+        ),
+        (
             {"dataset": "diabetes", "method": "hierarchical-linear", "imputation": "multiple"},
             "would count each 5 times",
         ),
