@@ -4,7 +4,9 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from clients.loaders import Batch, Loader
@@ -61,6 +63,50 @@ def evaluate(model: nn.Module, loader: Loader | None, task: Task = Classificatio
         count += len(targets)
     scores = task.scores(task.total(parts) if parts else torch.zeros(0), count)
     return Evaluation(count, loss / count if count else math.nan, scores)
+
+
+@dataclass(frozen=True, eq=False)
+class Predictions:
+    """What a classifier says of some examples.
+
+    Attributes
+    ----------
+    loss : the mean loss; NaN without examples
+    chances : ``(N, K)`` float64, the probabilities of the classes
+    targets : ``(N,)`` int64, the true classes
+    """
+
+    loss: float
+    chances: NDArray[np.float64]
+    targets: NDArray[np.int64]
+
+
+@torch.no_grad()
+def predictions(
+    model: nn.Module, loader: Loader | None, num_classes: int, task: Task = Classification()
+) -> Predictions:
+    """Return what ``model`` says of the examples of a loader, in its order.
+
+    Parameters
+    ----------
+    model : a classifier, whose outputs are logits
+    loader : the examples; none if it is None
+    num_classes : number of classes
+    task : its loss, and what turns outputs into probabilities
+    """
+    model.eval()
+    device = device_of(model)
+    loss = 0.0
+    chances = [torch.zeros(0, num_classes, dtype=torch.float64)]
+    targets = [torch.zeros(0, dtype=torch.int64)]
+    for batch in loader or ():
+        outputs, wanted = model(batch[0].to(device)), batch[-1].to(device)
+        loss += float(task.criterion(outputs, wanted)) * len(wanted)
+        chances.append(task.outcomes(outputs.double())[1].T.cpu())
+        targets.append(wanted.cpu())
+    every = torch.cat(targets).numpy()
+    mean = loss / len(every) if len(every) else math.nan
+    return Predictions(mean, torch.cat(chances).numpy(), every)
 
 
 def quality(found: Evaluation, task: Task) -> tuple[float, float]:

@@ -4,14 +4,24 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
 from flwr.client import NumPyClient
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from clients.evaluation import Evaluation, FineTuning, Stream, evaluate, fine_tune
+from clients.evaluation import (
+    Evaluation,
+    FineTuning,
+    Predictions,
+    Stream,
+    evaluate,
+    fine_tune,
+    predictions,
+)
 from clients.joining import join
 from clients.loaders import Loader, count_examples
+from clients.quality import DataQuality
 from clients.scopes import Scope, names_of
 from clients.seeded import Seeded
 from clients.state import PersonalState, Snapshot, tensor_spec
@@ -20,13 +30,16 @@ from clients.tether import Pull, Tether
 from clients.training import Optimization, Schedule, joint, train
 from strategies.arrays import Spec
 from strategies.protocol import (
+    EFFECTIVE_EXAMPLES,
     JOIN_EXAMPLES,
     JOIN_STEPS,
+    MISSING_RATE,
     NUM_EXAMPLES,
     NUM_ROUNDS,
     PARTITION_ID,
     PERSONAL_ROUND,
     PROPERTIES,
+    RELIABILITY,
     SERVER_ROUND,
 )
 from strategies.randomness import named_seed
@@ -73,6 +86,8 @@ class PersonalClient(NumPyClient):
     partition_id : the client's own number, which tells its random stream and its reports from
         others'; None if it has none
     properties : further properties of the client that a query may ask for
+    quality : how well the client sees, which it tells whenever it has trained; None where that is
+        not known, and nothing is told
     seed : the run's seed
 
     Raises
@@ -84,6 +99,9 @@ class PersonalClient(NumPyClient):
 
     uses_pulls = True
     """Whether ``pulls`` have a place in the method."""
+
+    takes_draws = True
+    """Whether a training example may be there several times, filled in by different draws."""
 
     makes_own_model = False
     """Whether every client ends with a whole model of its own, whatever the scopes."""
@@ -107,6 +125,7 @@ class PersonalClient(NumPyClient):
         state: PersonalState | None = None,
         partition_id: int | None = None,
         properties: Mapping[str, bool | int | float | str] | None = None,
+        quality: DataQuality | None = None,
         seed: int = 0,
     ) -> None:
         self._entries = model.state_dict()  # views of the model's own tensors
@@ -131,6 +150,7 @@ class PersonalClient(NumPyClient):
         self.state = state or PersonalState()
         self.partition_id = partition_id
         self.properties = dict(properties or {})
+        self.quality = quality
         self.seed = seed
         self.shared_names = names_of(scopes, Scope.SHARED, Scope.GROUP)
         self.personal_names = names_of(scopes, Scope.PERSONAL)
@@ -153,7 +173,8 @@ class PersonalClient(NumPyClient):
         Returns
         -------
         the trained shared and group arrays; the number of training examples; ``train-loss``
-        (NaN without a step) and ``partition-id``
+        (NaN without a step) and ``partition-id``; where the quality of the data is known,
+        ``missing-rate``, ``reliability`` (the mean over the features) and ``effective-examples``
 
         Raises
         ------
@@ -166,7 +187,8 @@ class PersonalClient(NumPyClient):
         before = self._load(parameters, before=server_round)
         loss, kept = self._train(server_round, before)
         self._keep(server_round, before, kept)
-        return self.get_parameters({}), self.num_examples, {"train-loss": loss} | self._identity()
+        metrics = {"train-loss": loss} | self._identity() | self._told_quality()
+        return self.get_parameters({}), self.num_examples, metrics
 
     def evaluate(self, parameters: NDArrays, config: dict[str, Any]) -> tuple[float, int, Scalars]:
         """Score the personalized model on the client's own test and validation examples.
@@ -186,16 +208,8 @@ class PersonalClient(NumPyClient):
         and the score on each phase, such as ``accuracy-phase-0``
         """
         server_round = int(config.get(SERVER_ROUND, 0))
-        joins = JOIN_EXAMPLES in config
-        before = self._load(parameters, stored=not joins)
-        metrics = self._identity()
-        validation = None
-        if joins:
-            self._join(int(config[JOIN_EXAMPLES]), int(config.get(JOIN_STEPS, 0)))
-        else:
-            last = NUM_ROUNDS in config and server_round >= int(config[NUM_ROUNDS])
-            about, validation = self._personalize(server_round, last, before)
-            metrics |= about
+        about, validation = self._prepare(parameters, config)
+        metrics = self._identity() | about
         with self._random(server_round, "evaluate"):
             predictor = self._predictor()
             test = evaluate(predictor, self.test_loader, self.task)
@@ -207,6 +221,59 @@ class PersonalClient(NumPyClient):
         if self.stream is not None:
             metrics |= self._by_phase(predictor, self.stream)
         return test.loss, test.examples, metrics
+
+    def predictions(
+        self, parameters: NDArrays, config: dict[str, Any], num_classes: int
+    ) -> dict[str, Predictions]:
+        """Return what the model that :meth:`evaluate` scores says of the client's examples.
+
+        Parameters
+        ----------
+        parameters, config : as in :meth:`evaluate`
+        num_classes : number of classes
+
+        Returns
+        -------
+        of ``"test"`` and of ``"validation"`` examples
+
+        Raises
+        ------
+        ValueError
+            If the client does not predict classes.
+        """
+        if not isinstance(self.task, Classification):
+            raise ValueError(f"a {type(self.task).__name__} predicts no classes")
+        self._prepare(parameters, config)
+        with self._random(int(config.get(SERVER_ROUND, 0)), "evaluate"):
+            predictor = self._predictor()
+            loaders = {"test": self.test_loader, "validation": self.validation_loader}
+            return {
+                name: predictions(predictor, loader, num_classes, self.task)
+                for name, loader in loaders.items()
+            }
+
+    def training_labels(self) -> NDArray[Any]:
+        """Return the targets of the training examples, in no particular order."""
+        with self._random(0, "query"):
+            parts = [batch[-1].flatten().cpu().numpy() for batch in self.train_loader]
+        return np.concatenate([np.zeros(0, np.int64), *parts])
+
+    def keep(self, server_round: int, part: str, tensors: Mapping[str, Tensor]) -> None:
+        """Keep something beside the personal parameters, under a word of its own.
+
+        Raises
+        ------
+        PersonalStateError
+            See there. The client's state is then what it was before.
+        """
+        before = self.state.load(self._spec) if self._keeps_state else None
+        arrays = {f"{part}/{name}": tensor for name, tensor in tensors.items()}
+        self._keep(server_round, before, arrays)
+
+    def kept(self, part: str) -> dict[str, Tensor]:
+        """Return what was last kept under a word; empty if nothing was."""
+        snapshot = self.state.load(self._spec)
+        return {} if snapshot is None else snapshot.part(part)
 
     def get_properties(self, config: dict[str, Any]) -> Scalars:
         """Answer a query.
@@ -256,16 +323,40 @@ class PersonalClient(NumPyClient):
     def _identity(self) -> Scalars:
         return {} if self.partition_id is None else {PARTITION_ID: self.partition_id}
 
+    def _told_quality(self) -> Scalars:
+        """Return what the client tells of how well it sees."""
+        if self.quality is None:
+            return {}
+        return {
+            MISSING_RATE: self.quality.missing_rate,
+            RELIABILITY: self.quality.mean_reliability,
+            EFFECTIVE_EXAMPLES: self.quality.effective_examples,
+        }
+
     def _personal_round(self, before: int) -> int:
         snapshot = self.state.load(self._spec, before)
         return 0 if snapshot is None or snapshot.run != self.state.run else snapshot.round
 
     def _classes(self) -> list[int]:
-        seen: set[int] = set()
-        with self._random(0, "query"):
-            for batch in self.train_loader:
-                seen.update(batch[-1].flatten().tolist())
-        return sorted(seen)
+        return sorted(set(self.training_labels().tolist()))
+
+    def _prepare(
+        self, parameters: NDArrays, config: Mapping[str, Any]
+    ) -> tuple[Scalars, Evaluation | None]:
+        """Put the client's own model together, as it is evaluated.
+
+        Returns
+        -------
+        as :meth:`_personalize`
+        """
+        server_round = int(config.get(SERVER_ROUND, 0))
+        joins = JOIN_EXAMPLES in config
+        before = self._load(parameters, stored=not joins)
+        if joins:
+            self._join(int(config[JOIN_EXAMPLES]), int(config.get(JOIN_STEPS, 0)))
+            return {}, None
+        last = NUM_ROUNDS in config and server_round >= int(config[NUM_ROUNDS])
+        return self._personalize(server_round, last, before)
 
     def _load(self, parameters: NDArrays, before: int = 0, stored: bool = True) -> Snapshot | None:
         """Put the received arrays and the client's own into the model.

@@ -85,6 +85,11 @@ def mean_output(outputs: Tensor) -> Tensor:
     return outputs.mean(dim=0)
 
 
+def averaging(task: Task) -> Callable[[Tensor], Tensor]:
+    """Return what is averaged over draws ``(draws, N, ...)``: probabilities, or outputs."""
+    return mixture if isinstance(task, Classification) else mean_output
+
+
 class PosteriorAverage(nn.Module):
     """Predict by the average over several values of a model's parameters.
 
@@ -99,9 +104,7 @@ class PosteriorAverage(nn.Module):
         super().__init__()
         self.model = model
         self.draws = draws
-        self.average: Callable[[Tensor], Tensor] = (
-            mixture if isinstance(task, Classification) else mean_output
-        )
+        self.average = averaging(task)
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Return averaged outputs, as one model would: logits ``(N, classes)``, or numbers."""

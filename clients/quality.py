@@ -134,3 +134,45 @@ def noise_of_replicates(readings: ArrayLike) -> Floats:
         raise ValueError("replicates must be finite")
     found: Floats = values.var(axis=0, ddof=1).mean(axis=0)
     return found
+
+
+def calibration(readings: ArrayLike, noise: ArrayLike) -> tuple[Floats, Floats]:
+    """Return what turns readings into the expected true values: regression calibration.
+
+    ``E[X | W] = mu + (S_WW - S_UU) S_WW^+ (W - mu)``, the best linear prediction of the true value
+    (Carroll et al. 2006, Measurement Error in Nonlinear Models, section 4.4.2), with the mean and
+    the covariance of the readings at hand. Where errors are said to be larger than they can be,
+    negative eigenvalues of ``S_WW - S_UU`` are clipped at 0. Without noise readings stay what they
+    are, also where they are too few for a covariance.
+
+    Parameters
+    ----------
+    readings : ``(N, d)``, N at least 1, finite
+    noise : ``(d,)`` variance of the errors, which are independent of one another
+
+    Returns
+    -------
+    matrix ``(d, d)`` and mean ``(d,)``: ``mean + (W - mean) @ matrix.T``
+
+    Raises
+    ------
+    ValueError
+        If shapes do not fit, a reading is not finite, or a noise is negative or not finite.
+    """
+    values, errors = np.asarray(readings, dtype=np.float64), np.asarray(noise, dtype=np.float64)
+    if values.ndim != 2 or not len(values) or errors.shape != values.shape[1:]:
+        raise ValueError(
+            f"readings have shape (N, d) and noise (d,), got {values.shape} and {errors.shape}"
+        )
+    if not np.isfinite(values).all():
+        raise ValueError("readings must be finite; fill in what is missing first")
+    _check_noise(errors)
+    mean: Floats = values.mean(axis=0)
+    if not errors.any():
+        return np.eye(len(errors)), mean
+    away = values - mean
+    total = away.T @ away / len(values)
+    roots, directions = np.linalg.eigh(total - np.diag(errors))
+    true = (directions * np.clip(roots, 0.0, None)) @ directions.T
+    matrix: Floats = true @ np.linalg.pinv(total, hermitian=True)
+    return matrix, mean

@@ -73,6 +73,21 @@ def sizes(value: str) -> str:
     return "" if good else "positive numbers separated by commas, such as 6,8,16"
 
 
+def per_tier(low: float, high: float = math.inf) -> Check:
+    """Allow one number, or one for every tier, separated by commas; or nothing."""
+    numbers = between(low, high)
+
+    def check(value: str | float) -> str:
+        words = split_words(str(value))
+        try:
+            wanted = next((w for w in (numbers(float(word)) for word in words) if w), "")
+        except ValueError:
+            wanted = numbers(math.nan)
+        return f"one number, or one a tier separated by commas, each {wanted}" if wanted else ""
+
+    return check
+
+
 def anything(_: Any) -> str:
     """Allow any value of the right type."""
     return ""

@@ -28,8 +28,10 @@ from clients.app import NamedClient
 from clients.bayes import prior_parameters
 from clients.evaluation import Stream
 from clients.graph import Graph
+from clients.imputed import average_predictions
 from clients.loaders import Loader
 from clients.safeguard import SafeguardedClient
+from clients.threshold import ThresholdClient
 from pfl_flower.checks import split_words
 from pfl_flower.config import ConfigError, RunConfig, under_home
 from pfl_flower.data import ClientData, DataError, DataFacts, Federation, federation
@@ -48,6 +50,7 @@ from strategies.protocol import (
     RUN,
     SAFEGUARD,
     SERVER_ROUND,
+    THRESHOLD,
 )
 
 _EVALUATION_BATCH = 512
@@ -132,6 +135,8 @@ def build_client(
     model = copy.deepcopy(model) if own_model else model
     model.load_state_dict(initial)
     bind(model, data.graph, config.whole_graph, config.fanout)
+    if data.draws > 1:
+        average_predictions(model, config.client_task)
     batch = config.batch_size
     if data.graph is not None and len(data.graph) <= config.whole_graph:
         batch = max(1, len(data.train[1]))  # every step encodes all nodes anyway
@@ -149,7 +154,7 @@ def build_client(
         in_memory_loader(*data.train, batch, shuffle=True, drop_last=config.drop_last),
         _evaluation_loader(data.validation, data.graph),
         _evaluation_loader(data.test, data.graph),
-        num_examples=len(data.train[1]),
+        num_examples=data.num_examples,
         schedule=config.local_schedule,
         optimization=config.optimization,
         pulls=config.pulls,
@@ -163,6 +168,7 @@ def build_client(
             **_group(config, context, everybody),
             **_metadata(config, context, everybody),
         },
+        quality=data.quality,
         seed=config.seed,
         **config.client_arguments,
         **({"task_id": phase} if config.value("task_changes", "") == "announced" else {}),
@@ -316,7 +322,11 @@ def make_app(run_config: Mapping[str, Any] | None = None) -> ClientApp:
         if SAFEGUARD in message_config:
             methods = str(message_config[SAFEGUARD]).split(",")
             return SafeguardedClient({method: under(method, True) for method in methods})
-        return under(str(message_config.get(METHOD, config.method)))
+        client = under(str(message_config.get(METHOD, config.method)))
+        if THRESHOLD in message_config:
+            classes = len(config.required_facts.labels)
+            return ThresholdClient(client, str(config.threshold), config.objective, classes)
+        return client
 
     return client_app(build)
 

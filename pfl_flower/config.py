@@ -19,12 +19,16 @@ from clients import (
 )
 from clients.training import EVERYTHING, Schedule
 from pfl_flower.checks import split_words
-from pfl_flower.data import SOURCES, DataFacts, DataSettings, is_own
+from pfl_flower.data import SOURCES, DataError, DataFacts, DataSettings, is_own
+from pfl_flower.data.devices import PER_TIER, check_devices
 from pfl_flower.data.facts import target_scale
 from pfl_flower.data.heterogeneity import parse_heterogeneity
+from pfl_flower.data.imputation import IMPUTATIONS
+from pfl_flower.data.readings import check_readings
 from pfl_flower.keys import RunKeys
 from pfl_flower.methods import METHODS, SCHEDULES, Method
 from pfl_flower.models import GRAPH_MODELS, IMAGE_MODELS, MODELS, Architecture
+from strategies.threshold import Objective
 
 
 class ConfigError(ValueError):
@@ -67,8 +71,11 @@ class RunConfig(RunKeys):
                 "initial starts the method ahead of its baselines, which would be no comparison; "
                 "set baselines=''"
             )
+        self._check_correction()
         self._check_own_keys()
         self._check_phases()
+        self._check_threshold()
+        self._check_devices()
 
     def _check_model(self) -> None:
         """Refuse networks and methods for other kinds of data."""
@@ -102,6 +109,25 @@ class RunConfig(RunKeys):
                 f"use {', '.join(sorted(set(MODELS) - IMAGE_MODELS - GRAPH_MODELS))}"
             )
 
+    def _check_threshold(self) -> None:
+        """Refuse thresholds where there are no classes, or nothing to find them on."""
+        if self.threshold is None:
+            return
+        known = self.known_facts
+        if known is not None and (known.task != "classification" or len(known.labels) < 2):
+            kind = f"{len(known.labels)} class" if known.labels else known.task
+            raise ConfigError(
+                f"thresholds tell 2 or more classes apart, and {self.dataset!r} is {kind}; leave "
+                f"threshold empty"
+            )
+        if not self.validation_fraction and not is_own(self.dataset):
+            raise ConfigError("threshold needs validation examples; set validation-fraction")
+        if self.streams:
+            raise ConfigError(
+                f"{self.dataset!r} comes in phases, and a client's validation examples are of the "
+                f"phase at hand only, so no threshold is found for all; set phases='joint'"
+            )
+
     def _check_phases(self) -> None:
         """Refuse what data with clients of their own, or that come in phases, cannot have."""
         source = SOURCES.get(self.dataset)
@@ -116,6 +142,49 @@ class RunConfig(RunKeys):
                 f"{self.dataset!r} comes in phases, and a client's validation examples are of the "
                 f"phase at hand only: nothing can be chosen on them for all phases (safeguard, "
                 f"lambda='auto'). Set phases='joint', or choose yourself"
+            )
+
+    def _check_devices(self) -> None:
+        """Refuse devices and imputations that contradict one another, the data or the method."""
+        try:
+            check_devices(self.data)
+            if known := self.known_facts:
+                source = SOURCES.get(self.dataset)
+                streams = source is not None and source.num_phases > 1
+                check_readings(self.data, known.shape, known.graph, streams)
+        except DataError as error:
+            raise ConfigError(str(error)) from error
+        draws = IMPUTATIONS[self.data.imputation].draws
+        if draws > 1 and not getattr(self.row.client, "takes_draws", True):
+            raise ConfigError(
+                f"method {self.method!r} is a sum over examples, of which imputation "
+                f"{self.imputation!r} would count each {draws} times; use another imputation"
+            )
+
+    def _check_correction(self) -> None:
+        """Refuse what makes no sense beside a method that corrects for the errors of readings."""
+        if not self.row.corrects_errors:
+            return
+        if self.model not in ("auto", self.row.model):
+            raise ConfigError(
+                f"method {self.method!r} is for model={self.row.model!r} only, not {self.model!r}: "
+                f"dividing weights of a deep network by a reliability has no meaning; use another "
+                f"method with calibrate-inputs=true"
+            )
+        if self.calibrate_inputs:
+            raise ConfigError(
+                f"method {self.method!r} corrects for the errors of readings itself; with "
+                f"calibrate-inputs they would be corrected twice. Leave calibrate-inputs at false"
+            )
+        if IMPUTATIONS[self.data.imputation].masks:
+            raise ConfigError(
+                f"method {self.method!r} needs the error of every input, and of those that say "
+                f"what is missing there is none; set imputation to mean or conditional"
+            )
+        if self.personal or self.personal_decay:
+            raise ConfigError(
+                f"method {self.method!r} solves for one model, of which nothing is personal but "
+                f"each client's calibration; leave personal and personal-decay empty"
             )
 
     def _check_own_keys(self) -> None:
@@ -284,6 +353,11 @@ class RunConfig(RunKeys):
         return values
 
     @property
+    def objective(self) -> Objective:
+        """What decision thresholds are to be good at."""
+        return Objective(self.threshold_metric, self.cost_ratio, self.wanted_recall)
+
+    @property
     def fine_tuning(self) -> FineTuning | None:
         """Personalization at evaluation, if the method has it."""
         row = self.row
@@ -352,7 +426,10 @@ class RunConfig(RunKeys):
         norm = self.value("norm", "batch")
         links = facts.task == "link-prediction"
         outputs = len(facts.labels) or 1
-        return Architecture(model, facts.shape, outputs, norm, self.adapter_size, links)
+        # where a mask is told, as many inputs again say which values were missing
+        masks = IMPUTATIONS[self.data.imputation].masks
+        shape = (2 * facts.shape[0],) if masks else facts.shape
+        return Architecture(model, shape, outputs, norm, self.adapter_size, links)
 
     @property
     def data(self) -> DataSettings:
@@ -361,6 +438,10 @@ class RunConfig(RunKeys):
         if self.heterogeneity is None:
             own = is_own(self.dataset)
             values["heterogeneity"] = "none" if own else SOURCES[self.dataset].heterogeneity
+        if self.imputation is None:
+            source = SOURCES.get(self.dataset)
+            values["imputation"] = source.imputation if source else "none"
+        values |= {name: str(values[name]) for name in PER_TIER}
         return DataSettings(**values)
 
     @property
@@ -425,6 +506,9 @@ STRATEGY_ARGUMENTS: Mapping[str, str] = {
     "prior_variance": "prior_variance",
     "prior_weight": "prior_weight",
     "communities": "communities",
+    "largest_share": "largest_share",
+    "least_quality": "least_quality",
+    "update_clip": "update_clip",
 }
 """Field that only some methods have -> the argument of their strategies."""
 

@@ -23,6 +23,7 @@ from pfl_flower.newcomers import let_join
 from pfl_flower.progress import Progress, news_of
 from pfl_flower.safeguard import candidates_of, let_choose
 from pfl_flower.session import Session, open_session, saved_state
+from pfl_flower.thresholds import let_threshold
 from strategies import ClientReport, GroupAveraging, PartialAveraging
 from strategies.arrays import difference, spec_of, to_record
 from strategies.pfedhn import PFedHN
@@ -135,8 +136,7 @@ def run_method(session: Session, config: RunConfig, progress: Progress | None = 
     shared = names_of(scopes, Scope.SHARED, Scope.GROUP)
     personal = [*names_of(scopes, Scope.PERSONAL), *prior_of(config)]
     grouped = names_of(scopes, Scope.GROUP)
-    sizes = {"shared": names_of(scopes, Scope.SHARED)}
-    sizes |= {"group": grouped} if grouped else {}
+    sizes = {"shared": names_of(scopes, Scope.SHARED), **({"group": grouped} if grouped else {})}
     sizes |= {"personal": list(initial) if config.row.makes_own_model else personal}
     strategy = build_strategy(config)
     strategy.clients.update(session.clients)
@@ -164,6 +164,7 @@ def run_method(session: Session, config: RunConfig, progress: Progress | None = 
         grouping=strategy.grouping if isinstance(strategy, GroupAveraging) else None,
         hypernetwork=strategy.network if isinstance(strategy, PFedHN) else None,
         metadata=strategy.metadata if isinstance(strategy, PFedHN) else {},
+        thresholds=let_threshold(strategy, session.training_grid, saved.arrays, config, about),
         written=strategy.written() if isinstance(strategy, PFedHN) and config.safeguard else {},
     )
 

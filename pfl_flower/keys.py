@@ -3,15 +3,22 @@
 import math
 from dataclasses import dataclass
 
-from pfl_flower.checks import between, choice, epochs, key, names, number_or, sizes
+from clients.threshold_rules import RULES
+from pfl_flower.checks import between, choice, epochs, key, names, number_or, per_tier, sizes
 from pfl_flower.data import PARTITIONS, SOURCES
+from pfl_flower.data.devices import MISSINGNESS
 from pfl_flower.data.heterogeneity import HETEROGENEITIES
+from pfl_flower.data.imputation import IMPUTATIONS
 from pfl_flower.data.own import OWN
 from pfl_flower.methods import COMMUNITIES, METHODS, SCHEDULES
 from pfl_flower.models import MODELS
 from strategies.gaussian_fit import STRUCTURES
 from strategies.hierarchical_linear import PROTOCOLS
+from strategies.threshold import METRICS
 from strategies.tribes import CLUSTERERS
+
+TIERS = (str, float)
+"""A value that is one number, or one a tier."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +57,39 @@ class RunKeys:
     )
     tribes: str = key(
         "", "sizes of tribes whose clients have the same heterogeneity, such as 6,8,16", sizes
+    )
+    tiers: str = key(
+        "", "sizes of tiers of devices, such as 8,1,1; empty: as even as can be", sizes
+    )
+    missing: str | float = key(
+        "", "share of values that are missing, one or one a tier", per_tier(0, 0.95), kind=TIERS
+    )
+    missingness: str = key(
+        "random",
+        "which ones: any, more the larger the first feature, or more the larger they are",
+        choice(*MISSINGNESS),
+    )
+    noise: str | float = key(
+        "", "deviation of the error of a reading, one or one a tier", per_tier(0, 100), kind=TIERS
+    )
+    stuck: str | float = key(
+        "", "share of features stuck at one value, one or one a tier", per_tier(0, 1), kind=TIERS
+    )
+    clipped: str | float = key(
+        "",
+        "readings end at plus and minus this, one or one a tier; 0: no",
+        per_tier(0),
+        kind=TIERS,
+    )
+    liars: int = key(0, "clients that read nothing but noise, and state all is perfect", between(0))
+    imputation: str | None = key(
+        None,
+        "what takes the place of missing values; empty: as the data set has it, none for your own",
+        choice(*IMPUTATIONS),
+        kind=str,
+    )
+    calibrate_inputs: bool = key(
+        False, "each client replaces readings by expected true values, by its stated noise"
     )
     descriptions: str = key(
         "own",
@@ -199,6 +239,24 @@ class RunKeys:
     communities: str | None = key(
         None, "of community-adapters: how they are known", choice(*COMMUNITIES), kind=str
     )
+    largest_share: float | None = key(
+        None,
+        "of quality-weighted: no client counts for more; empty: three times an equal share",
+        between(0, 1, open_low=True),
+        kind=float,
+    )
+    least_quality: float | None = key(
+        None,
+        "of quality-weighted: clients of a lower (1 - missing) x reliability do not count",
+        between(0, 1),
+        kind=float,
+    )
+    update_clip: float | None = key(
+        None,
+        "of quality-weighted: longest update, in medians of all clients' updates; 0: any",
+        between(0),
+        kind=float,
+    )
     whole_graph: int = key(
         20_000, "most nodes of a graph trained on as a whole, in one batch", between(0)
     )
@@ -229,6 +287,23 @@ class RunKeys:
     joining_steps: int = key(100, "minibatch steps of a client that joins", between(0))
     safeguard: bool = key(
         False, "each client may fall back on the global model or one trained alone"
+    )
+    threshold: str | None = key(
+        None,
+        "rule by which each client finds its decision threshold after training; empty: none",
+        choice(*RULES),
+        kind=str,
+    )
+    threshold_metric: str = key("f1", "what thresholds are to be good at", choice(*METRICS))
+    cost_ratio: float = key(
+        1.0,
+        "of threshold-metric=cost: what a miss costs, in false alarms",
+        between(0, 1e9, open_low=True),
+    )
+    wanted_recall: float = key(
+        0.9,
+        "of threshold-metric=precision-at-recall: share of positives that must be found",
+        between(0, 1, open_low=True),
     )
     resume: str = key("", "results folder of a run that was interrupted, to go on with")
     initial: str = key(

@@ -45,6 +45,7 @@ class MethodRun:
     hypernetwork : what writes the models, of a method that has one
     written : client -> what a hypernetwork wrote for it, where a safeguard has to choose
     metadata : client that was trained -> what it told of itself, if it was asked
+    thresholds : what clients' decision thresholds are worth, under every rule, where there are any
     """
 
     config: RunConfig
@@ -59,6 +60,7 @@ class MethodRun:
     hypernetwork: Hypernetwork | None = None
     metadata: Mapping[int, Metadata] = field(default_factory=dict)
     written: Mapping[int, ArrayRecord] = field(default_factory=dict)
+    thresholds: Sequence[ClientReport] = ()
 
     @property
     def method(self) -> str:

@@ -18,6 +18,11 @@ from pfl_flower.group_results import bytes_to_find, describe_groups, group_summa
 from pfl_flower.method_run import MethodRun
 from pfl_flower.shrinkage import write_shrinkage
 from pfl_flower.stream_scores import STREAM_SCORES, num_phases, stream_scores
+from pfl_flower.threshold_results import (
+    describe_thresholds,
+    threshold_summary,
+    write_thresholds,
+)
 from strategies.arrays import view
 from strategies.protocol import GROUP
 
@@ -81,6 +86,7 @@ def summarize(run: MethodRun) -> dict[str, Any]:
         **_stream_summary(run),
         **({"edges": {"kept": run.edges[0], "dropped": run.edges[1]}} if run.edges else {}),
         **group_summary(run),
+        **threshold_summary(run),
         "left_out": list(run.left_out),
         "dropped_replies": sum(bool(report.dropped) for report in run.reports),
     }
@@ -106,6 +112,7 @@ def write(folder: Path, runs: Sequence[MethodRun]) -> None:
     ``accuracy.png`` (``rmse.png``); ``unseen.csv`` if clients joined after training, and
     ``stream.csv`` (a row a method and client) if data came in phases; of methods with groups what
     :func:`write_groups` writes, of those that report shrinkage what :func:`write_shrinkage` does,
+    of those with decision thresholds what :func:`write_thresholds` does,
     of one with a hypernetwork ``hypernetwork.safetensors`` (the first method's) and
     ``metadata.csv``, what every client told of itself. Each file is written whole or not at all.
     """
@@ -128,6 +135,7 @@ def write(folder: Path, runs: Sequence[MethodRun]) -> None:
     write_groups(folder, runs)
     _write_hypernetwork(folder, runs)
     write_shrinkage(folder, runs)
+    write_thresholds(folder, runs)
     from pfl_flower.plots import plot_clients  # matplotlib takes a second to import
 
     values = {run.method: run.values() for run in runs}
@@ -162,6 +170,7 @@ def describe(runs: Sequence[MethodRun]) -> list[str]:
         f"{first.method}: {_everyone(len(own), first.num_clients)} {whose}. {_quality(first)}"
         f"{_remembered(first)}"
     ]
+    lines += describe_thresholds(first)
     lines += [_against(first, other) for other in runs[1:]]
     return lines + [f"Left out: {words}" for words in first.left_out]
 

@@ -138,14 +138,15 @@ def saved_state(session: Session, config: RunConfig, personal: bool) -> Saved | 
     """Return where a method stopped when the run was interrupted; None to start afresh.
 
     Baselines leave nothing on the devices: one that was under way starts afresh, and so does one
-    that is finished but whose models a safeguard has to choose among.
+    that is finished but whose clients are asked once more, for a safeguard or for thresholds.
     """
     if session.checkpoints is None or not session.config.resume:
         return None
     saved = session.checkpoints.load(config.method)
     main = config.method == session.config.method
     complete = saved is not None and saved.round == config.num_server_rounds
-    if saved is None or not (main or (complete and not session.config.safeguard)):
+    asked_again = session.config.safeguard or session.config.threshold is not None
+    if saved is None or not (main or (complete and not asked_again)):
         session.checkpoints.forget(config.method)
         return None
     log(INFO, "Method %s goes on after round %d", config.method, saved.round)

@@ -22,9 +22,11 @@ from simulations import (
     borrowing_digits,
     constellation,
     gallery,
+    hospitals,
     lighting,
     newcomer,
     safeguard,
+    sensors,
     smartwatch,
     social,
     social_large,
@@ -36,7 +38,7 @@ from simulations.study import print_summary, run_study, write_outcome
 
 _MODULES = (
     *(taste, lighting, gallery, safeguard, constellation, smartwatch, tribes, newcomer),
-    *(borrowing, social),
+    *(borrowing, social, hospitals, sensors),
 )
 _STUDIES = (
     *(module.STUDY for module in _MODULES),
@@ -52,6 +54,8 @@ _STUDIES = (
     social_real.CITESEER_STUDY,
     social_real.TWITCH_STUDY,
     social_large.STUDY,
+    hospitals.REAL_STUDY,
+    sensors.CLASSES_STUDY,
 )
 STUDIES = {study.name: study for study in _STUDIES}
 

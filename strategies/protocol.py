@@ -62,6 +62,21 @@ SAFEGUARD = "safeguard"
 """Config of an evaluation: names of methods, separated by commas; the client chooses among its
 models under these, and the first one wins ties."""
 
+THRESHOLD = "threshold"
+"""Config of an evaluation after the last round: ``count`` for a histogram of the client's scores,
+``choose`` for the scores of its decision thresholds."""
+
+THRESHOLD_HISTOGRAM = "threshold-histogram"
+"""Metric in the answer to ``count``: a list of integers, of each class that has a threshold how
+many positives, then how many negatives, have a score in each bin. Config of ``choose``: the sums
+over clients."""
+
+THRESHOLD_SPREADS = "threshold-spreads"
+"""Config of ``choose``: how much clients' best thresholds differ, of each class."""
+
+THRESHOLD_WEIGHTS = "threshold-weights"
+"""Config of ``choose``: how many examples the fleet's prevalence is worth, of each class."""
+
 GRADIENT_QUERY = "query.gradient"
 """Message type: the gradient at the arrays that come with it is asked for."""
 
@@ -100,3 +115,12 @@ number, text, truth value or null; node config: the names of its entries that ma
 PRIOR_VARIANCE = "prior-variance"
 """Arrays ``prior-variance/<name>``: on the way down the variance of the prior of a parameter, on
 the way up the second moment of a client's posterior around the prior mean it received."""
+
+MISSING_RATE = "missing-rate"
+"""Metric: the share of the values of the client's training examples that are missing."""
+
+RELIABILITY = "reliability"
+"""Metric: the mean share of the variance of the client's readings that is the true values'."""
+
+EFFECTIVE_EXAMPLES = "effective-examples"
+"""Metric: how many exact and complete examples would tell as much as the client's own."""

@@ -27,6 +27,7 @@ class ClientReport:
     metrics : the scalars the client reported
     bytes_down, bytes_up : payload bytes of the arrays sent to it and received from it
     dropped : why the reply was not used; empty when it was
+    lists : the lists of numbers that the client reported
     """
 
     round: int
@@ -37,6 +38,7 @@ class ClientReport:
     bytes_down: int
     bytes_up: int
     dropped: str = ""
+    lists: Mapping[str, Sequence[int] | Sequence[float]] = field(default_factory=dict)
 
 
 @dataclass

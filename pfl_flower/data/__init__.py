@@ -3,14 +3,13 @@
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import cached_property, lru_cache
-from hashlib import blake2b
 
 import numpy as np
 import torch
 
+from pfl_flower.data.devices import check_devices, plant_devices
 from pfl_flower.data.examples import Description, Examples, Source, SourceRequest
 from pfl_flower.data.facts import (
-    FEWEST_ROWS,
     DataCard,
     DataError,
     DataFacts,
@@ -21,15 +20,16 @@ from pfl_flower.data.facts import (
     fit_inputs,
     fit_targets,
     merge_cards,
-    moments,
     ordered,
 )
 from pfl_flower.data.heterogeneity import HETEROGENEITIES, parse_heterogeneity, plant_tribes
-from pfl_flower.data.own_clients import OwnClients, is_own, open_own
+from pfl_flower.data.moments import FEWEST_ROWS, moments
+from pfl_flower.data.own_clients import OwnClients, is_own, number_of_clients, stamp
 from pfl_flower.data.partition import PARTITIONS
 from pfl_flower.data.pooled import PooledClients
 from pfl_flower.data.raw import RawClient, RawSplit
-from pfl_flower.data.settings import DataSettings, data_directory, find
+from pfl_flower.data.readings import check_raw, through_device
+from pfl_flower.data.settings import DataSettings
 from pfl_flower.data.sources import SOURCES
 from pfl_flower.data.stream import ClientData, phase_starts
 from strategies.randomness import generator
@@ -55,6 +55,8 @@ class Federation:
         kind = OwnClients if is_own(settings.dataset) else PooledClients
         self.clients: OwnClients | PooledClients = kind(settings, num_clients)
         self.tribes = plant_tribes(settings.tribes, num_clients, settings.seed)
+        check_devices(settings)
+        self.devices = plant_devices(settings, num_clients)
         self._raw: dict[int, RawClient] = {}
         self._made: dict[tuple[int, DataFacts], ClientData] = {}
 
@@ -90,6 +92,10 @@ class Federation:
     def community(self, client: int) -> int | None:
         """Return the community of a client; None where it is unknown."""
         return self._load(client).community
+
+    def tier(self, client: int) -> int:
+        """Return the number of the tier that a client's device is of, from 0."""
+        return self.devices[client].tier
 
     @property
     def edges(self) -> tuple[int, int] | None:
@@ -142,27 +148,33 @@ class Federation:
 
     def _load(self, client: int) -> RawClient:
         if client not in self._raw:
-            self._raw[client] = as_stated(self.clients.load(client), self.settings.task)
+            raw = as_stated(self.clients.load(client), self.settings.task)
+            check_raw(raw, self.settings)
+            self._raw[client] = raw
         return self._raw[client]
 
     def _make(self, client: int, facts: DataFacts) -> ClientData:
         raw = self._load(client)
-        whole = self._splits(client, raw, facts)
+        whole = self._splits(client, raw, facts, bool(raw.phases))
         if not raw.phases:
             return whole
-        phases = tuple(self._splits(client, phase, facts) for phase in raw.phases)
+        phases = tuple(self._splits(client, phase, facts, True) for phase in raw.phases)
         streams = self.settings.phases == "stream"
         starts = phase_starts(self.settings.seed, client, len(phases)) if streams else ()
         return replace(whole, phases=phases, starts=starts)
 
-    def _splits(self, client: int, raw: RawClient, facts: DataFacts) -> ClientData:
+    def _splits(self, client: int, raw: RawClient, facts: DataFacts, streams: bool) -> ClientData:
         if raw.graph is not None:
             check_graph(raw.graph, facts)
         parts = (raw.train, raw.validation, raw.test)
         train, validation, test = (
             self._fit(client, part, facts, raw.graph is not None) for part in parts
         )
-        return ClientData(train, validation, test, graph=raw.graph)
+        data = ClientData(train, validation, test, graph=raw.graph)
+        if raw.graph is not None or streams:
+            return data
+        device = self.devices[client]
+        return through_device(data, device, raw.noise, facts, self.settings, client)
 
     def _fit(self, client: int, part: RawSplit | None, facts: DataFacts, nodes: bool) -> Split:
         assert part is not None  # both kinds of clients give all three
@@ -242,29 +254,6 @@ def as_stated(raw: RawClient, task: str) -> RawClient:
 def federation(settings: DataSettings, num_clients: int) -> Federation:
     """Return the data of all clients, made once a process."""
     return Federation(settings, num_clients)
-
-
-def stamp(settings: DataSettings) -> str:
-    """Return words that change when the user's own files do: their names, sizes and times.
-
-    Data sets of the app have a version of their own, of them it is the data folder.
-    """
-    kind, _, location = settings.dataset.partition(":")
-    directory = data_directory(settings.data_dir)
-    if kind not in ("folder", "table", "huggingface"):
-        return str(directory)
-    try:
-        path = find(location, settings.data_dir)
-    except DataError:
-        return location
-    files = sorted(f for f in path.rglob("*") if f.is_file()) if path.is_dir() else [path]
-    about = [(str(f), f.stat().st_size, f.stat().st_mtime_ns) for f in files]
-    return blake2b(repr(about).encode(), digest_size=8).hexdigest()
-
-
-def number_of_clients(settings: DataSettings) -> int | None:
-    """Return how many clients the data have of themselves; None where any number will do."""
-    return open_own(settings).count() if is_own(settings.dataset) else None
 
 
 __all__ = [

@@ -72,6 +72,7 @@ class Source:
         that are no stream
     describe : returns what each natural client tells of itself, if they do
     graph : whether the examples are nodes of a graph; ``shape`` is that of a node's features
+    imputation : what takes the place of missing values unless the user says so
     natural : whether the examples of a natural client belong together, so that no other partition
         makes sense; so do those of a stream of phases
     """
@@ -86,6 +87,7 @@ class Source:
     describe: Callable[[SourceRequest], Sequence[Description]] | None = None
     graph: bool = False
     natural: bool = False
+    imputation: str = "none"
 
     @property
     def task(self) -> TaskName:

@@ -9,7 +9,7 @@ example leaves its client.
 import json
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from clients.graph import Graph
+from pfl_flower.data.moments import Moments, feature_deviations, merge_moments
 
 Split = tuple[Tensor, Tensor]
 """(inputs, targets) of some examples."""
@@ -29,56 +30,6 @@ Label = int | str
 
 class DataError(ValueError):
     """A data set that is missing, cannot be read, or cannot be split as asked."""
-
-
-@dataclass(frozen=True)
-class Moments:
-    """Count, mean and variance (divided by the count) of some columns.
-
-    Attributes
-    ----------
-    count : number of rows
-    means, variances : one value a column
-    """
-
-    count: int
-    means: tuple[float, ...]
-    variances: tuple[float, ...]
-
-    @property
-    def finite(self) -> bool:
-        """Whether all of them are finite numbers; one client's overflow must not be everybody's."""
-        return all(map(math.isfinite, (*self.means, *self.variances)))
-
-
-FEWEST_ROWS = 5
-"""A client with fewer rows tells no moments: the mean of one row is that row."""
-
-
-def moments(values: Tensor) -> Moments:
-    """Return the moments of every column of ``(N, ...)`` values, N at least 1."""
-    columns = values.double().flatten(1) if values.ndim > 1 else values.double()[:, None]
-    variances = columns.var(dim=0, correction=0)
-    return Moments(len(columns), tuple(columns.mean(dim=0).tolist()), tuple(variances.tolist()))
-
-
-def merge_moments(parts: Sequence[Moments]) -> Moments:
-    """Return the moments of all rows together, from those of each part (Chan et al. 1979, eq. 2.1).
-
-    Raises
-    ------
-    ValueError
-        If there are no parts, or they differ in their number of columns.
-    """
-    if not parts or len({len(part.means) for part in parts}) != 1:
-        raise ValueError("moments of the same columns, of at least one part, are needed")
-    counts = np.array([part.count for part in parts], dtype=float)
-    shares = (counts / counts.sum())[:, None]
-    means = np.array([part.means for part in parts])
-    mean = (shares * means).sum(axis=0)
-    within = (shares * np.array([part.variances for part in parts])).sum(axis=0)
-    between = (shares * (means - mean) ** 2).sum(axis=0)
-    return Moments(int(counts.sum()), tuple(mean.tolist()), tuple((within + between).tolist()))
 
 
 @dataclass(frozen=True)
@@ -93,7 +44,8 @@ class DataCard:
         the features of a node
     labels : its classes, ascending; empty for regression
     features : moments of the features over its training examples; None if they stay as they are,
-        or the client has fewer than :data:`FEWEST_ROWS` examples
+        or the client has fewer than :data:`pfl_flower.data.moments.FEWEST_ROWS`
+        examples
     target : moments of the targets over its training examples, for regression; None likewise
     edges : how many connections of a graph that was cut are kept by the cut, and dropped by it. One
         that is dropped is counted by one of its two clients only, so that sums are right. None
@@ -130,7 +82,12 @@ class DataCard:
 def _moments_of(values: Mapping[str, Any] | None) -> Moments | None:
     if values is None:
         return None
-    return Moments(values["count"], tuple(values["means"]), tuple(values["variances"]))
+    return Moments(
+        values["count"],
+        tuple(values["means"]),
+        tuple(values["variances"]),
+        tuple(values["counts"]),
+    )
 
 
 DataFacts = DataCard
@@ -230,10 +187,8 @@ def fit_inputs(inputs: Tensor, facts: DataFacts) -> Tensor:
         )
     if facts.features is None:
         return inputs
-    deviations = np.sqrt(facts.features.variances)
-    # Rounding gives a constant feature a tiny deviation; dividing by that would blow up a newcomer.
-    tiny = deviations <= 1e-7 * np.maximum(np.abs(facts.features.means), 1e-30)
-    scale = _tensor(np.where(tiny, 1.0, deviations)).reshape(facts.shape)
+    deviations = feature_deviations(facts.features)
+    scale = _tensor(np.where(deviations > 0, deviations, 1.0)).reshape(facts.shape)
     mean = _tensor(np.array(facts.features.means)).reshape(facts.shape)
     return ((inputs.double() - mean) / scale).float()
 

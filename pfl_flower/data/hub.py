@@ -153,7 +153,7 @@ def _client(part: Any, request: OwnRequest, where: str) -> RawClient:
             f"{part.features}"
         )
     inputs = np.stack([np.asarray(list(part[name]), dtype=np.float32) for name in names], axis=1)
-    return checked({"x_train": inputs, "y_train": targets}, where, names)
+    return checked({"x_train": inputs, "y_train": targets}, where, names, may_lack=request.may_lack)
 
 
 def _label_column(features: Mapping[str, Any], request: OwnRequest) -> str:

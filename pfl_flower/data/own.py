@@ -21,6 +21,7 @@ from pfl_flower.data.raw import (
     checked,
     client_index,
 )
+from pfl_flower.data.stated import STATED
 from pfl_flower.data.table import TableData
 from pfl_flower.resolve import ResolveError, resolve
 
@@ -31,8 +32,9 @@ class FolderData:
     """A folder with a file of every client: ``<client>.npz``.
 
     Each has the arrays ``x_train``, ``y_train``, ``x_test`` and ``y_test``, maybe also ``x_val``
-    and ``y_val``. Client number i is the i-th file in the natural order of names (2 before 10),
-    but the only file of a folder is the client whatever its number. Nothing is unpickled.
+    and ``y_val``, and one that states how exact inputs are (:mod:`pfl_flower.data.stated`). Client
+    number i is the i-th file in the natural order of names (2 before 10), but the only file of a
+    folder is the client whatever its number. Nothing is unpickled.
 
     Parameters
     ----------
@@ -41,6 +43,7 @@ class FolderData:
 
     def __init__(self, request: OwnRequest) -> None:
         self.folder = Path(request.location).expanduser()
+        self.may_lack = request.may_lack
 
     def count(self) -> int:
         """Return the number of files; see :class:`OwnData`."""
@@ -54,7 +57,8 @@ class FolderData:
         """Return a client's examples, split as its file says; see :class:`OwnData`."""
         files = client_files(self.folder)
         index = client_index(partition_id, [file.name for file in files], f"folder {self.folder}")
-        return checked(_read_npz(files[index]), str(files[index]), required=("train", "test"))
+        file = files[index]
+        return checked(_read_npz(file), str(file), (), ("train", "test"), self.may_lack)
 
 
 def client_files(folder: Path) -> list[Path]:
@@ -88,8 +92,8 @@ def _natural_order(file: Path) -> tuple[list[str | int], str]:
 
 
 def _read_npz(file: Path) -> dict[str, np.ndarray]:
-    """Return the arrays of a client's file that have the names of splits."""
-    names = {f"{axis}_{split}" for axis in "xy" for split in SPLITS}
+    """Return the arrays of a client's file that have the names of splits, or state noise."""
+    names = {f"{axis}_{split}" for axis in "xy" for split in SPLITS} | set(STATED)
     try:
         archive = np.load(file, allow_pickle=False)
         if not isinstance(archive, np.lib.npyio.NpzFile):
@@ -124,7 +128,8 @@ class FunctionData:
     """A user's own function: ``load(partition_id, num_partitions)``.
 
     It returns a mapping with ``x_train`` and ``y_train``, and maybe ``x_val``, ``y_val``,
-    ``x_test`` and ``y_test``: numpy arrays or tensors. Or it returns a graph: PyG's ``Data``, or a
+    ``x_test`` and ``y_test``: numpy arrays or tensors; and maybe one that states how exact inputs
+    are (:mod:`pfl_flower.data.stated`). Or it returns a graph: PyG's ``Data``, or a
     mapping with its names (see :mod:`pfl_flower.data.own_graph`).
 
     Parameters
@@ -135,6 +140,7 @@ class FunctionData:
     def __init__(self, request: OwnRequest) -> None:
         self.name = request.location
         self.task = request.task
+        self.may_lack = request.may_lack
 
     def count(self) -> None:
         """Return None: the function makes as many clients as one asks for."""
@@ -162,7 +168,7 @@ class FunctionData:
                 f"arrays x_train and y_train, and maybe x_val, y_val, x_test and y_test; or a "
                 f"graph: PyG's Data, or a mapping with x, edge_index and y"
             )
-        return checked(arrays, call)
+        return checked(arrays, call, may_lack=self.may_lack)
 
 
 OWN: Mapping[str, Callable[[OwnRequest], OwnData]] = {

@@ -3,6 +3,7 @@
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
+from hashlib import blake2b
 from logging import WARNING
 from typing import Any
 
@@ -10,11 +11,12 @@ import numpy as np
 from flwr.common.logger import log
 
 from pfl_flower.data.facts import DataError
+from pfl_flower.data.imputation import IMPUTATIONS
 from pfl_flower.data.links import link_splits
 from pfl_flower.data.own import OWN, OwnData, OwnRequest
 from pfl_flower.data.partition import PARTITIONS, PartitionRequest
 from pfl_flower.data.raw import RawClient, RawSplit
-from pfl_flower.data.settings import DataSettings, find
+from pfl_flower.data.settings import DataSettings, data_directory, find
 from pfl_flower.data.splits import quantity_limit, split
 from strategies.randomness import named_seed
 
@@ -47,7 +49,9 @@ def open_own(settings: DataSettings) -> OwnData:
             location = str(find(location, settings.data_dir))
     natural = kind != "huggingface" or settings.partition == "natural"
     partitioner = None if natural else partial(_partitioner, settings)
-    return OWN[kind](OwnRequest(location, *columns, partitioner, settings.seed, settings.task))
+    lacks = IMPUTATIONS[settings.imputation].allows_missing
+    request = OwnRequest(location, *columns, partitioner, settings.seed, settings.task, lacks)
+    return OWN[kind](request)
 
 
 def _partitioner(settings: DataSettings, num_clients: int) -> Any:
@@ -115,3 +119,26 @@ class OwnClients:
 
 def _take(examples: RawSplit, rows: np.ndarray) -> RawSplit:
     return examples[0][rows], examples[1][rows]
+
+
+def stamp(settings: DataSettings) -> str:
+    """Return words that change when the user's own files do: their names, sizes and times.
+
+    Data sets of the app have a version of their own, of them it is the data folder.
+    """
+    kind, _, location = settings.dataset.partition(":")
+    directory = data_directory(settings.data_dir)
+    if kind not in ("folder", "table", "huggingface"):
+        return str(directory)
+    try:
+        path = find(location, settings.data_dir)
+    except DataError:
+        return location
+    files = sorted(f for f in path.rglob("*") if f.is_file()) if path.is_dir() else [path]
+    about = [(str(f), f.stat().st_size, f.stat().st_mtime_ns) for f in files]
+    return blake2b(repr(about).encode(), digest_size=8).hexdigest()
+
+
+def number_of_clients(settings: DataSettings) -> int | None:
+    """Return how many clients the data have of themselves; None where any number will do."""
+    return open_own(settings).count() if is_own(settings.dataset) else None

@@ -8,8 +8,9 @@ import torch
 from numpy.typing import NDArray
 
 from clients.graph import Graph
+from pfl_flower.data.array_checks import as_array, checked_inputs, checked_targets
 from pfl_flower.data.facts import DataError
-from pfl_flower.data.raw import RawClient, RawSplit, as_array, checked_inputs, checked_targets
+from pfl_flower.data.raw import RawClient, RawSplit
 from pfl_flower.data.subgraph import both_ways, connections
 
 MASKS = ("train_mask", "val_mask", "test_mask")

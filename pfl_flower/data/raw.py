@@ -5,10 +5,12 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
-import torch
 
 from clients.graph import Graph
+from pfl_flower.data.array_checks import KINDS, checked_inputs, checked_targets
 from pfl_flower.data.facts import DataError
+from pfl_flower.data.imputation import FILLING
+from pfl_flower.data.stated import noise_of
 
 RawSplit = tuple[np.ndarray, np.ndarray]
 """(inputs, targets) of some examples, see :class:`RawClient`."""
@@ -16,8 +18,8 @@ RawSplit = tuple[np.ndarray, np.ndarray]
 SPLITS = ("train", "val", "test")
 """What follows ``x_`` and ``y_`` in the names of a client's arrays."""
 
-_KINDS = {"i": "integers", "u": "integers", "f": "floats", "U": "strings"}
-"""Kind of numpy dtype -> what targets of it are."""
+_WAY_OUT = f", or set imputation ({', '.join(FILLING)}) for what is missing"
+"""What a user can do about missing inputs, beside filling them in."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +30,8 @@ class RawClient:
     ----------
     train, validation, test : (inputs, targets); validation and test are None where the client's
         data come unsplit, for the caller to split off the training examples. Train and test have
-        at least one example. Inputs are ``(N, *shape)``, finite float32 or uint8 pixels in 0..255;
+        at least one example. Inputs are ``(N, *shape)``, finite float32 (or NaN where a value is
+        missing, for something to take its place) or uint8 pixels in 0..255;
         targets are ``(N,)`` integers, finite floats or strings (numpy's ``str_``). Shape, dtype of
         inputs and kind of targets are the same in all splits
     phases : the same of each phase, where the data come as a stream of phases; the splits are then
@@ -36,6 +39,8 @@ class RawClient:
     graph : what the examples are nodes of, or pairs of nodes; inputs are then their int64 numbers,
         ``(N,)`` or ``(N, 2)``. Targets of pairs are 1.0 (connected) or 0.0, float32
     community : number of the community that the client belongs to; None where it is unknown
+    noise : ``(d,)`` float64, variance of the error of a reading of each feature, as it is stated;
+        None where nothing is
     """
 
     train: RawSplit
@@ -44,6 +49,7 @@ class RawClient:
     phases: "tuple[RawClient, ...]" = ()
     graph: Graph | None = None
     community: int | None = None
+    noise: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
@@ -59,6 +65,7 @@ class OwnRequest:
         Face; None splits it by ``client_column``, or evenly if that is empty
     seed : of the order of a data set of Hugging Face
     task : see :class:`pfl_flower.data.settings.DataSettings`; links of a graph need no labels
+    may_lack : whether features may be missing (NaN), for something else to take their place
     """
 
     location: str
@@ -67,6 +74,7 @@ class OwnRequest:
     partitioner: Callable[[int], Any] | None = None
     seed: int = 0
     task: str = "auto"
+    may_lack: bool = False
 
 
 class OwnData(Protocol):
@@ -121,6 +129,7 @@ def checked(
     where: str,
     columns: Sequence[str] = (),
     required: Sequence[str] = ("train",),
+    may_lack: bool = False,
 ) -> RawClient:
     """Return a client's arrays as a :class:`RawClient`, after every check on their contents.
 
@@ -131,10 +140,12 @@ def checked(
     ----------
     arrays : ``x_train`` and ``y_train``, and maybe ``x_val``, ``y_val``, ``x_test`` and ``y_test``:
         numpy arrays, tensors or what numpy makes arrays of; other names are left alone unless they
-        look like a misspelt split, and None is an array that is not there
+        look like a misspelt split, and None is an array that is not there. One of
+        :data:`~pfl_flower.data.stated.STATED` says how exact the inputs are
     where : file and client, for error messages
     columns : names of the features, if examples are rows of a table
     required : splits that must be there
+    may_lack : whether inputs may be missing (NaN)
 
     Raises
     ------
@@ -147,7 +158,9 @@ def checked(
     splits: dict[str, RawSplit] = {}
     for name in SPLITS:
         if f"x_{name}" in arrays:
-            inputs = checked_inputs(arrays[f"x_{name}"], f"{where}: x_{name}", columns)
+            inputs = checked_inputs(
+                arrays[f"x_{name}"], f"{where}: x_{name}", columns, may_lack, _WAY_OUT
+            )
             targets = checked_targets(arrays[f"y_{name}"], f"{where}: y_{name}")
             if len(inputs) != len(targets):
                 raise DataError(
@@ -158,7 +171,8 @@ def checked(
                 raise DataError(f"{where} has no {name} example; it needs at least one")
             splits[name] = (inputs, targets)
     _check_alike(splits, where)
-    return RawClient(splits["train"], splits.get("val"), splits.get("test"))
+    noise = noise_of(arrays, splits["train"][0], where)
+    return RawClient(splits["train"], splits.get("val"), splits.get("test"), noise=noise)
 
 
 def _check_names(arrays: Mapping[str, Any], where: str, required: Sequence[str]) -> None:
@@ -176,119 +190,12 @@ def _check_names(arrays: Mapping[str, Any], where: str, required: Sequence[str])
         )
 
 
-def as_array(value: Any, where: str) -> np.ndarray:
-    """Return what a user gave as an array: a tensor (sparse ones become dense), a list.
-
-    Raises
-    ------
-    DataError
-        If rows have different shapes.
-    """
-    if isinstance(value, torch.Tensor):
-        value = value.detach().cpu().to_dense()
-        value = value.float() if value.dtype == torch.bfloat16 else value  # numpy has none
-        return value.numpy()  # type: ignore[no-any-return]
-    try:
-        return np.asarray(value)
-    except ValueError as error:
-        raise DataError(f"{where} is no array ({error}); all rows need the same shape") from error
-
-
-def _check_no_objects(array: np.ndarray, where: str) -> None:
-    if array.dtype.hasobject:
-        raise DataError(
-            f"{where} holds Python objects, which would have to be unpickled (that can run code); "
-            f"make it an array of numbers, e.g. with astype"
-        )
-
-
-def checked_inputs(value: Any, where: str, columns: Sequence[str] = ()) -> np.ndarray:
-    """Return inputs ``(N, ...)`` as finite float32, or as the uint8 they are.
-
-    Parameters
-    ----------
-    value : array, tensor or what numpy makes an array of
-    where : for error messages
-    columns : names of the features, if examples are rows of a table
-
-    Raises
-    ------
-    DataError
-        If it is no such array, or values are missing or infinite.
-    """
-    array = as_array(value, where)
-    _check_no_objects(array, where)
-    if array.dtype.kind not in "biuf":
-        raise DataError(f"{where} is of type {array.dtype}; it has to be of numbers")
-    if array.ndim < 2 or 0 in array.shape[1:]:
-        raise DataError(
-            f"{where} has shape {array.shape}; it has to be (examples, features) or (examples, "
-            f"channels, height, width), of at least one feature"
-        )
-    if array.dtype != np.uint8:
-        with np.errstate(over="ignore"):  # what becomes infinite is refused below
-            array = array.astype(np.float32)
-    _check_finite(array, where, columns)
-    return array
-
-
-def _check_finite(array: np.ndarray, where: str, columns: Sequence[str] = ()) -> None:
-    bad = ~np.isfinite(array)
-    if not bad.any():
-        return
-    if len(columns):
-        counts = zip(columns, bad.sum(axis=0), strict=True)
-        each = ", ".join(f"{name!r} ({count})" for name, count in counts if count)
-        what = f"values in these columns (how many): {each}"
-    else:
-        rows = np.flatnonzero(bad.reshape(len(bad), -1).any(axis=1))
-        what = f"values in {len(rows)} of {len(bad)} examples (the first is {rows[0]})"
-    raise DataError(
-        f"{where} has missing (NaN), infinite or too large {what}; fill them in or leave the "
-        f"examples out"
-    )
-
-
-def checked_targets(value: Any, where: str, may_lack: bool = False) -> np.ndarray:
-    """Return targets ``(N,)`` as integers, floats or strings.
-
-    Parameters
-    ----------
-    value : array, tensor or what numpy makes an array of
-    where : for error messages
-    may_lack : whether floats may be NaN
-
-    Raises
-    ------
-    DataError
-        If it is no such array, or floats are missing or infinite.
-    """
-    array = as_array(value, where)
-    if array.dtype == object and all(isinstance(item, str) for item in array.flat):
-        array = array.astype(np.str_)  # strings of a table, already in memory
-    _check_no_objects(array, where)
-    if array.dtype.kind == "b":
-        array = array.astype(np.int64)
-    if array.dtype.kind not in _KINDS:
-        raise DataError(
-            f"{where} is of type {array.dtype}; targets are integers, floats or strings"
-        )
-    if array.ndim != 1:
-        raise DataError(
-            f"{where} has shape {array.shape}; it has to be one-dimensional, one target an example "
-            f"(of one-hot rows, take argmax)"
-        )
-    if array.dtype.kind == "f":
-        _check_finite(np.where(np.isnan(array), 0, array) if may_lack else array, where)
-    return array
-
-
 def _check_alike(splits: Mapping[str, RawSplit], where: str) -> None:
     """Refuse splits that differ: uint8 pixels are scaled later, and other numbers are not."""
     inputs, targets = splits["train"]
-    expected = (inputs.shape[1:], str(inputs.dtype), _KINDS[targets.dtype.kind])
+    expected = (inputs.shape[1:], str(inputs.dtype), KINDS[targets.dtype.kind])
     for name, (x, y) in splits.items():
-        found = (x.shape[1:], str(x.dtype), _KINDS[y.dtype.kind])
+        found = (x.shape[1:], str(x.dtype), KINDS[y.dtype.kind])
         if found != expected:
             raise DataError(
                 f"{where}: an example of {name} has shape, input type and targets {found}, but one "

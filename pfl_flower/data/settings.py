@@ -31,6 +31,19 @@ class DataSettings:
         ``"joint"`` for all of them from the start; without effect on other data
     tribes : sizes of tribes, separated by commas; the clients of a tribe have the same
         ``heterogeneity``. Empty: every client has its own
+    tiers : sizes of tiers of devices, separated by commas, such as ``8,1,1``; empty: as even as can
+        be, as many as the next four have numbers
+    missing : share of values that are missing, see :class:`pfl_flower.data.devices.Device`: one
+        number, or one a tier, separated by commas; empty: 0
+    missingness : which ones, a key of :data:`pfl_flower.data.devices.MISSINGNESS`
+    noise : deviation of the error of a reading, one number or one a tier
+    stuck : share of the features that are stuck, one number or one a tier
+    clipped : readings beyond plus or minus this are clipped, one number or one a tier; 0: none
+    liars : number of clients whose readings are nothing but noise, and who state they are perfect
+    imputation : what takes the place of missing values, a key of
+        :data:`pfl_flower.data.imputation.IMPUTATIONS`
+    calibrate_inputs : whether each client replaces readings by the expected true values, by the
+        noise that is stated of its device
     descriptions : what generated clients tell of themselves: their ``"own"`` description, or that
         of any other client (``"shuffled"``)
     seed, data_dir, download : see the run config
@@ -50,6 +63,15 @@ class DataSettings:
     test_fraction: float = 0.25
     phases: str = "stream"
     tribes: str = ""
+    tiers: str = ""
+    missing: str = ""
+    missingness: str = "random"
+    noise: str = ""
+    stuck: str = ""
+    clipped: str = ""
+    liars: int = 0
+    imputation: str = "none"
+    calibrate_inputs: bool = False
     descriptions: str = "own"
     seed: int = 0
     data_dir: str = ""

@@ -17,6 +17,10 @@ from pfl_flower.data import described
 from pfl_flower.data.examples import Examples, Source, SourceRequest
 from pfl_flower.data.facts import DataError
 from pfl_flower.data.graphs import TWITCH_FEATURES, planetoid, twitch
+from pfl_flower.data.heart_disease import NUM_FEATURES as HEART_FEATURES
+from pfl_flower.data.heart_disease import heart_disease
+from pfl_flower.data.hospitals import NUM_FEATURES as HOSPITALS_FEATURES
+from pfl_flower.data.hospitals import hospitals
 from pfl_flower.data.planted import NUM_FEATURES as PLANTED_FEATURES
 from pfl_flower.data.planted import planted
 from pfl_flower.data.settings import default_cache
@@ -24,6 +28,8 @@ from pfl_flower.data.sites import NUM_FEATURES as SITES_FEATURES
 from pfl_flower.data.sites import diabetes_sites
 from pfl_flower.data.smartwatch import NUM_ACTIVITIES, NUM_FEATURES, NUM_PHASES, smartwatch
 from pfl_flower.data.social import SocialWorld, social
+from pfl_flower.data.wearables import NUM_FEATURES as WEARABLES_FEATURES
+from pfl_flower.data.wearables import wearables
 from pfl_flower.data.wisdm import wisdm
 from strategies.randomness import generator
 
@@ -162,6 +168,15 @@ def _described(
 SOURCES: Mapping[str, Source] = {
     "digits": Source(_digits, (1, 8, 8), 10),
     "breast-cancer": Source(_breast_cancer, (30,), 2, standardize=True),
+    "hospitals": Source(
+        hospitals,
+        (HOSPITALS_FEATURES,),
+        2,
+        standardize=True,
+        generated=True,
+        heterogeneity="none",
+        natural=True,
+    ),
     "diabetes": Source(_diabetes, (10,), 0, standardize=True, heterogeneity="offset"),
     "gallery": Source(
         _gallery, (GALLERY_CHANNELS, 8, 8), 10, generated=True, heterogeneity="interest"
@@ -193,6 +208,23 @@ SOURCES: Mapping[str, Source] = {
         standardize=True,
         generated=True,
         heterogeneity="none",
+    ),
+    "wearables": Source(
+        wearables,
+        (WEARABLES_FEATURES,),
+        0,
+        generated=True,
+        heterogeneity="none",
+        natural=True,
+    ),
+    "heart-disease": Source(
+        heart_disease,
+        (HEART_FEATURES,),
+        2,
+        standardize=True,
+        heterogeneity="none",
+        natural=True,
+        imputation="mean",
     ),
     "social": Source(
         social,

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from clients.graph import Graph
+from clients.quality import DataQuality
 from pfl_flower.data.facts import Split
 from strategies.randomness import generator
 
@@ -25,6 +26,9 @@ class ClientData:
         where data are no stream, or all phases are there from the start
     graph : what the examples are nodes of, or pairs of nodes; inputs are then their int64 numbers,
         ``(N,)`` or ``(N, 2)``
+    quality : how well the client sees; None where that is not known (graphs, streams)
+    draws : how often every example is there, filled in by different draws of what is missing: the
+        training examples one draw after another, the others as ``(N, draws, d)``
     """
 
     train: Split
@@ -33,6 +37,13 @@ class ClientData:
     phases: "tuple[ClientData, ...]" = ()
     starts: tuple[float, ...] = ()
     graph: Graph | None = None
+    quality: DataQuality | None = None
+    draws: int = 1
+
+    @property
+    def num_examples(self) -> int:
+        """The number of training examples, each counted once however often it is there."""
+        return len(self.train[1]) // self.draws
 
     def phase_at(self, server_round: int, num_rounds: int) -> int:
         """Return the number of the phase at hand in a round; 0 where nothing ever changes.

@@ -38,6 +38,7 @@ class TableData:
     def __init__(self, request: OwnRequest) -> None:
         self.file = Path(request.location).expanduser()
         self.client_column, self.label_column = request.client_column, request.label_column
+        self.may_lack = request.may_lack
 
     def count(self) -> int:
         """Return the number of clients in the table; see :class:`OwnData`."""
@@ -68,11 +69,14 @@ class TableData:
             about.st_size,
             self.client_column,
             self.label_column,
+            self.may_lack,
         )
 
 
 @lru_cache(maxsize=2)
-def _read(file: Path, _mtime: int, _size: int, client_column: str, label_column: str) -> _Rows:
+def _read(
+    file: Path, _mtime: int, _size: int, client_column: str, label_column: str, may_lack: bool
+) -> _Rows:
     """Read a table once a process, again if the file has changed (time in ns, size in bytes)."""
     frame = _frame(file)
     _check_columns(frame, file, client_column, label_column)
@@ -82,7 +86,7 @@ def _read(file: Path, _mtime: int, _size: int, client_column: str, label_column:
         "x_train": frame[features].to_numpy(dtype=np.float32, na_value=np.nan),
         "y_train": _values(frame[label_column], file),
     }
-    train = checked(arrays, str(file), columns=features).train
+    train = checked(arrays, str(file), columns=features, may_lack=may_lack).train
     return _Rows(clients.tolist(), owner, *train)
 
 

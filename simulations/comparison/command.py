@@ -40,6 +40,13 @@ def _seeds(text: str) -> list[int]:
     return [int(word) for word in _words(text)]
 
 
+def _number_or_text(text: str) -> float | str:
+    try:
+        return float(text)
+    except ValueError:
+        return text
+
+
 def _truth(text: str) -> bool:
     if text not in ("true", "false"):
         raise argparse.ArgumentTypeError(f"{text!r} is neither true nor false")
@@ -71,7 +78,7 @@ def parser() -> argparse.ArgumentParser:
     config = made.add_argument_group("keys of the run config")
     for name in allowed_keys():
         kind = KEYS[name].metadata["kind"]
-        read: Any = _truth if kind is bool else kind
+        read: Any = _truth if kind is bool else _number_or_text if isinstance(kind, tuple) else kind
         config.add_argument(f"--{name}", type=read, help=KEYS[name].metadata["help"])
     return made
 

@@ -1,3 +1,5 @@
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -8,14 +10,12 @@ from hypothesis.extra.numpy import arrays
 from pfl_flower.data.facts import (
     DataCard,
     FactsError,
-    Moments,
     fit_inputs,
     fit_targets,
     merge_cards,
-    merge_moments,
-    moments,
     target_scale,
 )
+from pfl_flower.data.moments import Moments, merge_moments, moments
 
 values = st.floats(-1e3, 1e3)
 parts = st.lists(
@@ -106,3 +106,43 @@ def test_targets_of_a_regression_become_standard():
     assert target_scale(facts) == (20.0, 10.0)
     constant = card(task="regression", labels=(), target=Moments(2, (7.0,), (0.0,)))
     assert fit_targets(np.array([7.0]), constant).tolist() == [0.0]
+
+
+def gaps(rows):
+    return moments(torch.tensor(rows, dtype=torch.float64))
+
+
+def test_moments_leave_missing_values_out():
+    known = [1.0, 2.0, 4.0, 8.0, 16.0]
+    few = [1.0, 2.0, 3.0, 4.0, math.nan]
+    found = gaps([[*row, math.nan] for row in zip(known, few, strict=True)])
+    assert found.count == 5
+    assert found.counts == (5, 0, 0)  # of four values nothing is told, as of four rows
+    assert found.means == pytest.approx((np.mean(known), 0, 0))
+    assert found.variances == pytest.approx((np.var(known), 0, 0))
+
+
+def test_merged_moments_leave_missing_values_out():
+    first, second = [1.0, 2.0, 4.0, 8.0, 16.0], [3.0, 5.0, 7.0, 9.0, 11.0, 13.0]
+    parts = [
+        gaps([[value, math.nan, math.nan] for value in first]),
+        gaps([[value, 2 * value, math.nan] for value in second]),
+    ]
+    merged = merge_moments(parts)
+    both = np.array(first + second)
+    assert merged.count == 11
+    assert merged.counts == (11, 6, 0)
+    assert merged.means == pytest.approx((both.mean(), 2 * np.mean(second), 0))
+    assert merged.variances == pytest.approx((both.var(), 4 * np.var(second), 0))
+    facts = card((3,), features=merged)
+    assert DataCard.from_json(facts.to_json()) == facts
+    # what nobody has ever seen is left as it is
+    assert fit_inputs(torch.zeros(1, 3), facts)[0, 2] == 0
+
+
+@pytest.mark.parametrize("counts", [(3,), (3, -1), (1, 2, 3)])
+def test_counts_that_cannot_be_are_not_everybodys(counts):
+    fine = card((2,), features=Moments(5, (1.0, 1.0), (2.0, 2.0)))
+    odd = card((2,), features=Moments(5, (9.0, 9.0), (1.0, 1.0), counts))
+    facts, _ = merge_cards({0: fine, 1: odd})
+    assert facts.features == fine.features

@@ -12,7 +12,8 @@ from pfl_flower.census import FederationError, wait_for_clients
 from pfl_flower.client_app import make_app
 from pfl_flower.config import ConfigError, RunConfig
 from pfl_flower.data import DataSettings, Federation, number_of_clients
-from pfl_flower.data.facts import FEWEST_ROWS, merge_cards
+from pfl_flower.data.facts import merge_cards
+from pfl_flower.data.moments import FEWEST_ROWS
 from pfl_flower.engines import simulate
 from pfl_flower.grid import InProcessGrid
 from pfl_flower.newcomers import choose_unseen

@@ -10,6 +10,7 @@ from pfl_flower.engines import simulate
 from pfl_flower.methods import METHODS
 from simulations.__main__ import main
 from simulations.comparison.cells import Cell, CellResult, load_cell, run_cell, save_cell
+from simulations.comparison.command import parser
 from simulations.comparison.compare import (
     TRIALS,
     Comparison,
@@ -351,3 +352,11 @@ def test_tensorboard_gets_the_news_of_every_round(tmp_path):
     events = reader.EventAccumulator(str(tmp_path / "tensorboard" / "fedper seed 0"))
     events.Reload()
     assert len(events.Scalars("evaluate/accuracy")) == 2
+
+
+def test_keys_of_one_number_or_one_a_tier_are_options_too():
+    given = ["--methods", "local", "--noise", "0,1", "--missing", "0.2", "--imputation", "mean"]
+    found = vars(parser().parse_args(given))
+    config = {name: found[name] for name in ("noise", "missing", "imputation")}
+    data = RunConfig.parse(config).data
+    assert (data.noise, data.missing, data.imputation) == ("0,1", "0.2", "mean")

@@ -102,14 +102,24 @@ def test_a_smartwatch_shows_what_is_learnt_and_forgotten(tmp_path, capsys):
 
 PROMISE_NOTHING = (
     *("smartwatch-real", "newcomer-hard", "newcomer-regression", "social-labels", "social-links"),
+    "hospitals-real",
 )
-ELSEWHERE = ("social-large", "social-citeseer", "social-twitch")
-"""The first is tested in test_social.py; for the others' promises there is no time."""
+ELSEWHERE = ("social-large",)
+"""In test_social.py."""
+
+REAL_GRAPHS = ("social-cora", "social-citeseer", "social-twitch")
+LONG = ("gallery", "constellation", "borrowing-digits", *REAL_GRAPHS)
+"""Five to ten minutes each on two cores: before a release, not at every change."""
 
 
-@pytest.mark.study
-@pytest.mark.parametrize("name", [n for n in STUDIES if n not in PROMISE_NOTHING + ELSEWHERE])
+def promising(name):
+    return pytest.param(name, marks=pytest.mark.long if name in LONG else pytest.mark.study)
+
+
+@pytest.mark.parametrize(
+    "name", [promising(n) for n in STUDIES if n not in PROMISE_NOTHING + ELSEWHERE]
+)
 def test_every_promise_of_every_study(name, tmp_path):
-    if name == "social-cora" and not os.environ.get("PFL_DATA_DIR"):
+    if name in REAL_GRAPHS and not os.environ.get("PFL_DATA_DIR"):
         pytest.skip("needs $PFL_DATA_DIR")
     assert main([name, "--check", "--out", str(tmp_path)]) == 0

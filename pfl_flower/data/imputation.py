@@ -1,0 +1,126 @@
+"""What a client puts in the place of missing values, with nothing but examples of its own."""
+
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pfl_flower.data.moments import KnownValues
+from strategies.randomness import named_seed
+
+Floats = NDArray[np.float64]
+
+DRAWS = 5
+"""Of multiple imputation."""
+
+
+MEAN_ROUNDS, DRAW_ROUNDS = 10, 5
+"""Rounds of regressions of every feature on all others: most for means, and for each draw (five is
+what van Buuren and Groothuis-Oudshoorn 2011, "mice", take)."""
+
+
+@dataclass(frozen=True)
+class Imputation:
+    """A way to fill in missing values.
+
+    Attributes
+    ----------
+    fill : (parts, seed) -> the parts, filled in. Parts are ``(N, d)`` with NaN where a value is
+        missing; the first are the training examples, the only ones that are learnt from
+    vectors : whether an example must be a vector
+    allows_missing : whether values may be missing
+    masks : whether as many further inputs say which values were missing
+    draws : how many times an example is filled in; of more than one, training examples come draw
+        after draw, ``(draws N, d)``, and others as ``(N, draws, d)``
+    """
+
+    fill: Callable[[Sequence[Floats], int], tuple[Floats, ...]]
+    vectors: bool = False
+    allows_missing: bool = True
+    masks: bool = False
+    draws: int = 1
+
+
+def empty_columns(training: Floats) -> NDArray[np.int64]:
+    """Return the numbers of the columns of which no value is known."""
+    found: NDArray[np.int64] = np.flatnonzero(np.isnan(training).all(axis=0))
+    return found
+
+
+def _none(parts: Sequence[Floats], seed: int) -> tuple[Floats, ...]:
+    """Leave everything as it is."""
+    return tuple(parts)
+
+
+def _mean(parts: Sequence[Floats], seed: int) -> tuple[Floats, ...]:
+    """Put the mean of the client's own training values; the fleet's, 0, where it has none."""
+    means = KnownValues.of(parts[0]).means
+    return tuple(np.where(np.isnan(part), means, part) for part in parts)
+
+
+def _zero(parts: Sequence[Floats], seed: int) -> tuple[Floats, ...]:
+    """Put the fleet's mean, which is 0 of standardised features."""
+    return tuple(np.nan_to_num(part, nan=0.0) for part in parts)
+
+
+def _conditional(parts: Sequence[Floats], seed: int) -> tuple[Floats, ...]:
+    """Put the mean of a value given those that are known, by chained linear regressions."""
+    return _chained(parts, named_seed(seed, "conditional"), sample=False)
+
+
+def _multiple(parts: Sequence[Floats], seed: int) -> tuple[Floats, ...]:
+    """Draw each value several times from its distribution given those that are known."""
+    draws = [
+        _chained(parts, named_seed(seed, "multiple", number), sample=True)
+        for number in range(DRAWS)
+    ]
+    training, *others = zip(*draws, strict=True)
+    return np.concatenate(training), *(np.stack(part, axis=1) for part in others)
+
+
+def _chained(parts: Sequence[Floats], seed: int, sample: bool) -> tuple[Floats, ...]:
+    """Fill in by scikit-learn's IterativeImputer, fitted on the training examples."""
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.experimental import enable_iterative_imputer  # noqa: F401
+    from sklearn.impute import IterativeImputer
+
+    parts = _fill_empty(parts)
+    if not any(np.isnan(part).any() for part in parts):
+        return tuple(parts)
+    imputer = IterativeImputer(
+        sample_posterior=sample,
+        max_iter=DRAW_ROUNDS if sample else MEAN_ROUNDS,
+        random_state=seed % 2**32,
+        keep_empty_features=True,
+    )
+    others = np.concatenate((parts[0][:0], *parts[1:]))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        training = imputer.fit_transform(parts[0])
+        others = imputer.transform(others) if len(others) else others
+    ends = np.cumsum([len(part) for part in parts[1:]])[:-1]
+    return training, *np.split(others, ends)
+
+
+def _fill_empty(parts: Sequence[Floats]) -> tuple[Floats, ...]:
+    """Put 0, the fleet's mean, into columns of which no training value is known."""
+    empty = empty_columns(parts[0])
+    filled = [part.copy() for part in parts]
+    for part in filled:
+        part[:, empty] = np.nan_to_num(part[:, empty], nan=0.0)
+    return tuple(filled)
+
+
+IMPUTATIONS: Mapping[str, Imputation] = {
+    "none": Imputation(_none, allows_missing=False),
+    "mean": Imputation(_mean),
+    "conditional": Imputation(_conditional, vectors=True),
+    "multiple": Imputation(_multiple, vectors=True, draws=DRAWS),
+    "mask": Imputation(_zero, vectors=True, masks=True),
+}
+"""Name -> how missing values are filled in. A new one is one row."""
+
+FILLING = tuple(name for name, imputation in IMPUTATIONS.items() if imputation.allows_missing)
+"""Those that put something in the place of missing values."""
