@@ -1,5 +1,6 @@
 """The client of a linear model fitted to true values: it predicts from calibrated readings."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -129,3 +130,16 @@ class ErrorsInVariablesClient(LinearClient):
             return self.model
         matrix, mean = calibration(numbers(found[0].flatten(1)), self._noise)
         return Calibrated(self.model, matrix, mean)
+
+    def _whole(self) -> Mapping[str, Tensor]:
+        """Return the layer with the calibration in it: ``w C x + w (m - C m) + b``."""
+        predictor = self._predictor()
+        if not isinstance(predictor, Calibrated):
+            return super()._whole()
+        matrix, mean = predictor.get_buffer("matrix"), predictor.get_buffer("mean")
+        weight, bias = self.layer.weight.detach(), self.layer.bias.detach()
+        folded = {
+            id(self.layer.weight): weight @ matrix,
+            id(self.layer.bias): bias + weight @ (mean - matrix @ mean),
+        }
+        return {name: folded[id(own)] for name, own in self.model.named_parameters()}

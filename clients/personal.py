@@ -21,6 +21,7 @@ from clients.evaluation import (
 )
 from clients.joining import join
 from clients.loaders import Loader, count_examples
+from clients.model_file import THRESHOLDS, PersonalizedModel
 from clients.quality import DataQuality
 from clients.scopes import Scope, names_of
 from clients.seeded import Seeded
@@ -88,6 +89,7 @@ class PersonalClient(NumPyClient):
     properties : further properties of the client that a query may ask for
     quality : how well the client sees, which it tells whenever it has trained; None where that is
         not known, and nothing is told
+    about : words for the file of the whole model, on how to build and use its network
     seed : the run's seed
 
     Raises
@@ -126,6 +128,7 @@ class PersonalClient(NumPyClient):
         partition_id: int | None = None,
         properties: Mapping[str, bool | int | float | str] | None = None,
         quality: DataQuality | None = None,
+        about: Mapping[str, str] | None = None,
         seed: int = 0,
     ) -> None:
         self._entries = model.state_dict()  # views of the model's own tensors
@@ -151,6 +154,7 @@ class PersonalClient(NumPyClient):
         self.partition_id = partition_id
         self.properties = dict(properties or {})
         self.quality = quality
+        self.about = dict(about or {})
         self.seed = seed
         self.shared_names = names_of(scopes, Scope.SHARED, Scope.GROUP)
         self.personal_names = names_of(scopes, Scope.PERSONAL)
@@ -220,6 +224,7 @@ class PersonalClient(NumPyClient):
         metrics |= {f"validation-{name}": score for name, score in validation.scores.items()}
         if self.stream is not None:
             metrics |= self._by_phase(predictor, self.stream)
+        self.keep_model(server_round)
         return test.loss, test.examples, metrics
 
     def predictions(
@@ -269,6 +274,14 @@ class PersonalClient(NumPyClient):
         before = self.state.load(self._spec) if self._keeps_state else None
         arrays = {f"{part}/{name}": tensor for name, tensor in tensors.items()}
         self._keep(server_round, before, arrays)
+
+    def keep_model(self, server_round: int) -> None:
+        """Keep the model that was evaluated, as a whole, to be taken off the device."""
+        if self.state.directory is None:
+            return
+        whole = {name: tensor.detach().cpu().clone() for name, tensor in self._whole().items()}
+        thresholds = self.kept(THRESHOLDS)
+        self.state.save_model(PersonalizedModel(whole, server_round, self.about, thresholds))
 
     def kept(self, part: str) -> dict[str, Tensor]:
         """Return what was last kept under a word; empty if nothing was."""
@@ -428,6 +441,11 @@ class PersonalClient(NumPyClient):
     def _predictor(self) -> nn.Module:
         """Return what predicts, from what is in the model: the model itself."""
         return self.model
+
+    def _whole(self) -> Mapping[str, Tensor]:
+        """Return what predicts as one state dict; of several models the one in their middle."""
+        entries: dict[str, Tensor] = self.model.state_dict()
+        return entries
 
     def _by_phase(self, predictor: nn.Module, stream: Stream) -> Scalars:
         """Score what predicts on the test examples of every phase."""

@@ -141,26 +141,7 @@ def read_file(path: Path, identity: Mapping[str, str], expected: Spec) -> Snapsh
         f"It was left as it is. Move it away to start afresh, or set another personal directory "
         f"(node config 'personal-dir' or $PFL_PERSONAL_DIR) to keep it: {path}"
     )
-    try:
-        with safe_open(path, framework="numpy") as file:
-            metadata = dict(file.metadata() or {})
-            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except OSError as error:
-        raise PersonalStateError(
-            f"the personal file cannot be read ({error}). {way_out}"
-        ) from error
-    except (SafetensorError, ValueError, KeyError, TypeError) as error:
-        raise CorruptStateError(
-            f"the personal file is damaged ({error}); restore it from a backup. {way_out}"
-        ) from error
-    for key in ("format", "app"):
-        if key not in metadata:
-            raise ForeignStateError(f"the file is no personal file of pfl-flower. {way_out}")
-    if metadata.pop("checksum", "") != _checksum(metadata, arrays):
-        raise CorruptStateError(
-            f"the personal file is damaged (its checksum does not match); restore it from a "
-            f"backup. {way_out}"
-        )
+    metadata, arrays = read_checked(path, "personal file", way_out)
     for key, value in identity.items():
         if metadata.get(key) == value:
             continue
@@ -172,6 +153,47 @@ def read_file(path: Path, identity: Mapping[str, str], expected: Spec) -> Snapsh
         raise ForeignStateError(f"the personal file {reason}. {way_out}")
     tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
     return Snapshot(int(metadata["round"]), tensors, metadata.get("run", ""))
+
+
+def read_checked(
+    path: Path, kind: str, way_out: str
+) -> tuple[dict[str, str], dict[str, np.ndarray]]:
+    """Read a file that :func:`write_file` wrote; return its metadata and its arrays.
+
+    Parameters
+    ----------
+    path : the file
+    kind : what it is, for the words of an error
+    way_out : what to do, likewise
+
+    Raises
+    ------
+    PersonalStateError
+        If it cannot be read.
+    CorruptStateError
+        If it is truncated, or a byte of it changed.
+    ForeignStateError
+        If it is not of this app.
+    """
+    try:
+        with safe_open(path, framework="numpy") as file:
+            metadata = dict(file.metadata() or {})
+            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except OSError as error:
+        raise PersonalStateError(f"the {kind} cannot be read ({error}). {way_out}") from error
+    except (SafetensorError, ValueError, KeyError, TypeError) as error:
+        raise CorruptStateError(
+            f"the {kind} is damaged ({error}); restore it from a backup. {way_out}"
+        ) from error
+    for key in ("format", "app"):
+        if key not in metadata:
+            raise ForeignStateError(f"the file is no {kind} of pfl-flower. {way_out}")
+    if metadata.pop("checksum", "") != _checksum(metadata, arrays):
+        raise CorruptStateError(
+            f"the {kind} is damaged (its checksum does not match); restore it from a backup. "
+            f"{way_out}"
+        )
+    return metadata, arrays
 
 
 def _model_difference(expected: Spec, arrays: Mapping[str, np.ndarray]) -> str:

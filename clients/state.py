@@ -19,6 +19,7 @@ from flwr.app import ConfigRecord, RecordDict
 from flwr.common.logger import log
 from torch import Tensor
 
+from clients.model_file import SUFFIX, PersonalizedModel, write_model
 from clients.personal_file import (
     FORMAT,
     CorruptStateError,
@@ -153,6 +154,20 @@ class PersonalState:
         numpys = {name: tensor.numpy() for name, tensor in snapshot.arrays.items()}
         self.records[self._key] = to_record(numpys)
         self.records[self._key + ".about"] = ConfigRecord({"round": snapshot.round})
+
+    def save_model(self, model: PersonalizedModel) -> None:
+        """Keep the client's whole model beside its personal parameters, where there is a directory.
+
+        Nothing depends on that file, so a disk that refuses it is only warned of.
+        """
+        if self.directory is None:
+            return
+        about = {"method": self.method, "client": self.client, "purpose": self.purpose}
+        whole = replace(model, about={**model.about, **about})
+        try:
+            write_model(self.directory / f"{self.client}{SUFFIX}", whole)
+        except PersonalStateError as error:
+            log(WARNING, "The whole model of %s was not kept: %s", self.client, error)
 
     @property
     def _key(self) -> str:

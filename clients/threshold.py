@@ -9,6 +9,7 @@ from flwr.client import NumPyClient
 from numpy.typing import NDArray
 
 from clients.evaluation import Predictions
+from clients.model_file import THRESHOLDS
 from clients.personal import NDArrays, PersonalClient, Scalars
 from clients.threshold_rules import RULES, Evidence, thresholds_of
 from strategies.protocol import (
@@ -28,9 +29,6 @@ from strategies.threshold import (
     share,
 )
 from strategies.threshold_fleet import Fleet, logit
-
-THRESHOLD_PART = "threshold"
-"""Part of the personal state that holds the thresholds, one a class."""
 
 SCORES = ("f1", "balanced-accuracy", "precision", "recall", "accuracy")
 """What every rule is scored by, on test examples: metrics ``<score>-<rule>``."""
@@ -143,7 +141,9 @@ class ThresholdClient(NumPyClient):
         ]
         by_rule = {rule: [each[rule] for each in chosen] for rule in RULES}
         kept = torch.tensor(by_rule[self.rule], dtype=torch.float64)
-        self.client.keep(int(config.get(SERVER_ROUND, 0)), THRESHOLD_PART, {"values": kept})
+        server_round = int(config.get(SERVER_ROUND, 0))
+        self.client.keep(server_round, THRESHOLDS, {"values": kept})
+        self.client.keep_model(server_round)
         metrics: Scalars = {}
         for rule, thresholds in by_rule.items():
             found = scores_at(test, thresholds)
@@ -153,7 +153,7 @@ class ThresholdClient(NumPyClient):
 
 def kept_thresholds(client: PersonalClient) -> tuple[float, ...] | None:
     """Return the thresholds that a client keeps; None if it has none."""
-    kept = client.kept(THRESHOLD_PART)
+    kept = client.kept(THRESHOLDS)
     return tuple(kept["values"].tolist()) if kept else None
 
 

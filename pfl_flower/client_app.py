@@ -37,6 +37,7 @@ from pfl_flower.config import ConfigError, RunConfig, under_home
 from pfl_flower.data import ClientData, DataError, DataFacts, Federation, federation
 from pfl_flower.data.facts import Split
 from pfl_flower.models import Architecture, build_model
+from pfl_flower.takeaway import about_model
 from strategies import NO_GROUP
 from strategies.protocol import (
     DATA_CARD,
@@ -169,6 +170,7 @@ def build_client(
             **_metadata(config, context, everybody),
         },
         quality=data.quality,
+        about=about_model(config),
         seed=config.seed,
         **config.client_arguments,
         **({"task_id": phase} if config.value("task_changes", "") == "announced" else {}),

@@ -1,0 +1,82 @@
+"""``python -m clients``: take a personalized model off a device, and predict with it."""
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from clients.model_file import PersonalizedModel, read_model
+from clients.personal_file import PersonalStateError
+from clients.taking_out import (
+    READINGS,
+    SHAPE,
+    TakingOutError,
+    network_of,
+    predict,
+    read_inputs,
+    size_of,
+    table,
+    take_out,
+)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command; return its exit status."""
+    options = _parser().parse_args(arguments)
+    try:
+        options.command(options)
+    except (TakingOutError, PersonalStateError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m clients", description=__doc__)
+    commands = parser.add_subparsers(required=True)
+    export = commands.add_parser("export", help="take a client's whole model out")
+    export.add_argument("--personal-dir", type=Path, required=True, help="of the device")
+    export.add_argument("--client", default="", help="whose model, if there are several")
+    export.add_argument("--out", type=Path, required=True, help="the file to write, .safetensors")
+    export.set_defaults(command=_export)
+    use = commands.add_parser("predict", help="predict with a model that was taken out")
+    use.add_argument("--model", type=Path, required=True, help="the file that export wrote")
+    use.add_argument("--inputs", type=Path, required=True, help=".npy, .npz with x, or .csv")
+    use.add_argument("--out", type=Path, help="the .csv to write; the screen by default")
+    use.add_argument("--network", default="", help="module:function of a network of one's own")
+    use.set_defaults(command=_predict)
+    return parser
+
+
+def _export(options: argparse.Namespace) -> None:
+    model = take_out(options.personal_dir, options.client, options.out)
+    print(f"{options.out}: {_words(model)}")
+
+
+def _predict(options: argparse.Namespace) -> None:
+    model = read_model(options.model)
+    if readings := model.about.get(READINGS):
+        raise TakingOutError(
+            f"this client's readings are {readings} before its model sees them, by statistics that "
+            f"stay with it; its model alone would be wrong about readings as they are"
+        )
+    network = network_of(model, options.network)
+    rows = predict(network, model, read_inputs(options.inputs, json.loads(model.about[SHAPE])))
+    if options.out is None:
+        print(table(rows), end="")
+    else:
+        options.out.write_text(table(rows))
+        print(f"{options.out}: {len(rows)} predictions of {_words(model)}")
+
+
+def _words(model: PersonalizedModel) -> str:
+    about = model.about
+    return (
+        f"{about.get('method')} model of {about.get('client')} after round {model.round}, "
+        f"{len(model.entries)} arrays of {size_of(model)} values"
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

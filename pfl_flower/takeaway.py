@@ -1,0 +1,57 @@
+"""What a file of a whole model says of itself, so that it can be used without the run."""
+
+import json
+from dataclasses import asdict
+from typing import Any
+
+from torch import nn
+
+from clients.taking_out import (
+    ARGUMENTS,
+    LABELS,
+    NETWORK,
+    OUTPUTS,
+    READINGS,
+    SCALES,
+    SHAPE,
+    TASK,
+)
+from pfl_flower.config import RunConfig
+from pfl_flower.data.facts import target_scale
+from pfl_flower.data.moments import feature_deviations
+from pfl_flower.models import MODELS, Architecture, build_model
+
+
+def rebuild(**values: Any) -> nn.Module:
+    """Return the network of an :class:`Architecture`, whose fields are given, with any values."""
+    return build_model(Architecture(**{**values, "shape": tuple(values["shape"])}), 0)
+
+
+def about_model(config: RunConfig) -> dict[str, str]:
+    """Return what is to be said of the models of a run; see :mod:`clients.taking_out`."""
+    facts, architecture = config.required_facts, config.architecture
+    own = architecture.model not in MODELS
+    scales: dict[str, Any] = {}
+    if facts.features is not None:
+        deviations = feature_deviations(facts.features)
+        scales["inputs"] = [list(facts.features.means), [float(d) or 1.0 for d in deviations]]
+    if facts.task == "regression":
+        scales["target"] = target_scale(facts)
+    return {
+        NETWORK: architecture.model if own else f"{__name__}:{rebuild.__name__}",
+        ARGUMENTS: json.dumps(asdict(architecture)),
+        SHAPE: json.dumps(facts.shape),
+        OUTPUTS: str(architecture.num_classes),
+        TASK: facts.task,
+        LABELS: json.dumps(facts.labels),
+        SCALES: json.dumps(scales),
+        READINGS: _readings(config),
+    }
+
+
+def _readings(config: RunConfig) -> str:
+    """Return what clients do to their readings, in words."""
+    if config.required_facts.graph:
+        return "nodes of a graph, which is there"
+    filled = [] if config.data.imputation == "none" else [f"filled in ({config.data.imputation})"]
+    return " and ".join(filled + (["calibrated"] if config.data.calibrate_inputs else []))

@@ -1,0 +1,202 @@
+"""A client's whole model, taken off its device, says what the client's own model says."""
+
+import csv
+import json
+import re
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from clients.__main__ import main
+from clients.model_file import PersonalizedModel, model_files, read_model, write_model
+from clients.taking_out import NETWORK, TakingOutError, network_of, take_out
+from pfl_flower.data import federation
+from pfl_flower.engines import simulate
+
+SMALL = {"num-server-rounds": 2, "local-epochs": 1, "baselines": "", "heterogeneity": "none"}
+
+
+def run(tmp_path, **config):
+    settings = SMALL | {"personal-dir": str(tmp_path / "device")} | config
+    return simulate(settings, 3)[0]
+
+
+def exported(tmp_path, client="client-1"):
+    target = tmp_path / "model.safetensors"
+    command = ["export", "--personal-dir", str(tmp_path / "device"), "--out", str(target)]
+    assert main([*command, "--client", client]) == 0
+    return target
+
+
+def predicted(tmp_path, model, inputs):
+    np.savez(tmp_path / "inputs.npz", x=inputs)
+    out = tmp_path / "predictions.csv"
+    paths = ["--model", str(model), "--inputs", str(tmp_path / "inputs.npz"), "--out", str(out)]
+    assert main(["predict", *paths]) == 0
+    with out.open() as stream:
+        return list(csv.DictReader(stream))
+
+
+def own_test(run, client=1):
+    """The client's test examples as they are before anything is done to them."""
+    return federation(run.config.data, 3)._load(client).test
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"method": "fedper", "dataset": "breast-cancer"},
+        {"method": "fedavg"},
+        {"method": "fedavg-ft", "dataset": "breast-cancer"},
+        {"method": "apfl", "dataset": "breast-cancer"},
+        {"method": "hierarchical-bayes", "dataset": "breast-cancer"},
+        {"method": "fedbn"},
+    ],
+)
+def test_it_predicts_what_the_client_was_judged_by(tmp_path, config):
+    found = run(tmp_path, **config)
+    inputs, targets = own_test(found)
+    rows = predicted(tmp_path, exported(tmp_path), inputs)
+    right = np.mean([int(row["prediction"]) == y for row, y in zip(rows, targets, strict=True)])
+    assert right == pytest.approx(found.by_client()[1], abs=1e-9)
+    assert sum(float(v) for k, v in rows[0].items() if k != "prediction") == pytest.approx(1)
+
+
+@pytest.mark.parametrize("method", ["fedper", "hierarchical-linear"])
+def test_numbers_come_in_their_own_unit(tmp_path, method):
+    found = run(tmp_path, method=method, dataset="diabetes")
+    inputs, targets = own_test(found)
+    rows = predicted(tmp_path, exported(tmp_path), inputs)
+    errors = np.array([float(row["prediction"]) for row in rows]) - targets
+    assert np.sqrt(np.mean(errors**2)) == pytest.approx(found.by_client()[1], rel=1e-4)
+
+
+def test_a_calibration_is_part_of_the_model(tmp_path):
+    config = {"method": "errors-in-variables", "dataset": "breast-cancer", "noise": 0.5}
+    found = run(tmp_path, **config)
+    data = federation(found.config.data, 3).client(1, found.config.facts)
+    model = read_model(exported(tmp_path))
+    outputs = network_of(model)(data.test[0])
+    right = (outputs.argmax(dim=1) == data.test[1]).double().mean()
+    assert float(right) == pytest.approx(found.by_client()[1], abs=1e-9)
+
+
+def test_thresholds_of_its_own_decide(tmp_path):
+    found = run(tmp_path, method="fedper", dataset="breast-cancer", threshold="personal")
+    inputs, targets = own_test(found)
+    rows = predicted(tmp_path, exported(tmp_path), inputs)
+    right = np.mean([int(row["prediction"]) == y for row, y in zip(rows, targets, strict=True)])
+    (report,) = [r for r in found.thresholds if r.client == 1]
+    assert right == pytest.approx(report.metrics["accuracy-personal"])
+
+
+class Own(nn.Module):
+    def __init__(self, size=3):
+        super().__init__()
+        self.layer = nn.Linear(size, 2)
+
+    def forward(self, inputs):
+        return self.layer(inputs)
+
+
+def build_own(shape, outputs):
+    return Own(shape[0])
+
+
+def stored(tmp_path, **about):
+    words = {"shape": "[3]", "outputs": "2", "labels": '["well", "ill"]', **about}
+    model = PersonalizedModel(Own().state_dict(), 4, words, {})
+    path = tmp_path / "own.model.safetensors"
+    write_model(path, model)
+    return path, model
+
+
+def test_code_is_believed_from_who_runs_it_only(tmp_path, capsys):
+    path, model = stored(tmp_path, **{NETWORK: "tests.clients.test_taking_out:build_own"})
+    np.save(tmp_path / "x.npy", np.ones((2, 3), np.float32))
+    words = ["predict", "--model", str(path), "--inputs", str(tmp_path / "x.npy")]
+    assert main(words) == 2
+    assert "a file is not believed about code" in capsys.readouterr().err
+    assert main([*words, "--network", "tests.clients.test_taking_out:build_own"]) == 0
+    assert capsys.readouterr().out.startswith("prediction,probability-well,probability-ill\n")
+    network = network_of(model, "tests.clients.test_taking_out:build_own")
+    assert torch.equal(network.layer.weight, model.entries["layer.weight"])
+    with pytest.raises(TakingOutError, match="names no function"):
+        network_of(model, "tests.clients.test_taking_out:missing")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("x.npy", np.ones((2, 4)), r"have shape \(4,\); the model takes \(3,\)"),
+        ("x.npy", np.full((2, 3), np.nan), "lacks values"),
+        ("x.npz", None, "cannot be read"),
+    ],
+)
+def test_inputs_that_do_not_fit(tmp_path, capsys, name, content, words):
+    path, _ = stored(tmp_path, **{NETWORK: "x:y"})
+    if content is not None:
+        np.save(tmp_path / name, content)
+    network = ["--network", "tests.clients.test_taking_out:build_own"]
+    inputs = ["--inputs", str(tmp_path / name)]
+    assert main(["predict", "--model", str(path), *inputs, *network]) == 2
+    assert re.search(words, capsys.readouterr().err)
+
+
+def test_whose_it_is_must_be_clear_and_nothing_is_overwritten(tmp_path):
+    device = tmp_path / "device"
+    with pytest.raises(RuntimeError, match="there is no directory"):
+        take_out(device, "", tmp_path / "a")
+    device.mkdir()
+    with pytest.raises(TakingOutError, match="holds no whole model"):
+        take_out(device, "", tmp_path / "a")
+    for name in ("one", "two"):
+        path, _ = stored(tmp_path)
+        path.rename(device / f"{name}.model.safetensors")
+    assert list(model_files(device)) == ["one", "two"]
+    with pytest.raises(TakingOutError, match="--client is one of one, two"):
+        take_out(device, "", tmp_path / "a")
+    with pytest.raises(TakingOutError, match="no model of 'three'"):
+        take_out(device, "three", tmp_path / "a")
+    assert take_out(device, "one", tmp_path / "a").round == 4
+    assert (tmp_path / "a").stat().st_mode & 0o777 == 0o600
+    with pytest.raises(TakingOutError, match="there already"):
+        take_out(device, "two", tmp_path / "a")
+
+
+def test_a_damaged_or_another_file_is_not_used(tmp_path):
+    path, _ = stored(tmp_path)
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(RuntimeError, match="the model file is damaged"):
+        read_model(path)
+    run(tmp_path, method="fedper", dataset="breast-cancer")
+    with pytest.raises(RuntimeError, match="the file of a whole model ends in"):
+        read_model(tmp_path / "device" / "client-0.safetensors")
+
+
+def test_a_disk_that_refuses_the_whole_model_costs_nothing_else(tmp_path, monkeypatch):
+    from clients import state
+    from clients.personal_file import PersonalStateError
+
+    def full(path, model):
+        raise PersonalStateError("no space left on device")
+
+    monkeypatch.setattr(state, "write_model", full)
+    found = run(tmp_path, method="fedper", dataset="breast-cancer")
+    assert len(found.by_client()) == 3
+    assert not model_files(tmp_path / "device")
+    assert (tmp_path / "device" / "client-0.safetensors").exists()
+
+
+def test_filled_in_readings_are_said(tmp_path, capsys):
+    config = {"dataset": "breast-cancer", "missing": 0.2, "imputation": "mean"}
+    run(tmp_path, method="fedper", **config)
+    model = exported(tmp_path)
+    assert json.loads(read_model(model).about["shape"]) == [30]
+    np.save(tmp_path / "x.npy", np.ones((1, 30)))
+    assert main(["predict", "--model", str(model), "--inputs", str(tmp_path / "x.npy")]) == 2
+    assert "readings are filled in (mean) before its model sees them" in capsys.readouterr().err
