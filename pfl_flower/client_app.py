@@ -37,6 +37,7 @@ from pfl_flower.config import ConfigError, RunConfig, under_home
 from pfl_flower.data import ClientData, DataError, DataFacts, Federation, federation
 from pfl_flower.data.facts import Split
 from pfl_flower.models import Architecture, build_model
+from pfl_flower.node import node_of
 from pfl_flower.takeaway import about_model
 from strategies import NO_GROUP
 from strategies.protocol import (
@@ -126,10 +127,10 @@ def build_client(
     ConfigError
         If the node config lacks ``partition-id`` and ``num-partitions``.
     """
-    partition_id, num_partitions = partition_of(context)
+    node = node_of(context)
     torch.set_num_threads(config.threads)
-    everybody = federation(config.data, num_partitions)
-    whole = everybody.client(partition_id, config.facts)
+    everybody = federation(node.settings(config.data), node.num_partitions)
+    whole = everybody.client(node.partition, config.facts)
     data = whole.at(server_round, config.num_server_rounds)
     phase = whole.phase_at(server_round, config.num_server_rounds)
     model, initial = initial_model(config.architecture, config.seed)
@@ -144,9 +145,9 @@ def build_client(
     state = PersonalState(
         context.state,
         config.method,
-        client=f"client-{partition_id}",
+        client=node.name,
         directory=_personal_directory(config, context) if durable else None,
-        purpose=f"{config.data.describe()} clients={num_partitions} labels={_labels(config)}",
+        purpose=f"{config.data.describe()} clients={node.num_partitions} labels={_labels(config)}",
         run=run,
     )
     return config.row.client(
@@ -163,9 +164,9 @@ def build_client(
         task=config.client_task,
         stream=_stream(whole, phase),
         state=state,
-        partition_id=partition_id,
+        partition_id=node.number,
         properties={
-            NUM_PARTITIONS: num_partitions,
+            NUM_PARTITIONS: node.num_partitions,
             **_group(config, context, everybody),
             **_metadata(config, context, everybody),
         },
@@ -203,7 +204,7 @@ def _group(config: RunConfig, context: Context, data: Federation) -> dict[str, i
         return {}
     stated = context.node_config.get(GROUP)
     if stated is None:
-        client = partition_of(context)[0]
+        client = node_of(context).partition
         known = data.tribes[client] if config.tribes else data.community(client)
         return {GROUP: NO_GROUP if known is None else known}
     if not isinstance(stated, int) or isinstance(stated, bool) or stated < 0:
@@ -226,7 +227,7 @@ def _metadata(config: RunConfig, context: Context, data: Federation) -> dict[str
         return {}
     stated = context.node_config.get(METADATA)
     if stated is None:
-        return {METADATA: json.dumps(data.description(partition_of(context)[0]))}
+        return {METADATA: json.dumps(data.description(node_of(context).partition))}
     names = split_words(str(stated))
     if unknown := [name for name in names if name not in context.node_config]:
         raise ConfigError(
@@ -261,41 +262,22 @@ class Registrar(NumPyClient):
 
     def __init__(self, config: RunConfig, context: Context) -> None:
         self.config = config
-        self.partition_id, self.num_partitions = partition_of(context)
+        self.node = node_of(context)
 
     def get_properties(self, config: dict[str, Any]) -> dict[str, Any]:
         """Return ``partition-id``, ``num-partitions`` and ``data-card``."""
         answer: dict[str, Any] = {
-            PARTITION_ID: self.partition_id,
-            NUM_PARTITIONS: self.num_partitions,
+            PARTITION_ID: self.node.number,
+            NUM_PARTITIONS: self.node.num_partitions,
         }
         if DATA_CARD in str(config.get(PROPERTIES, "")).split(","):
             try:
-                data = federation(self.config.data, self.num_partitions)
-                answer[DATA_CARD] = data.card(self.partition_id).to_json()
+                settings = self.node.settings(self.config.data)
+                data = federation(settings, self.node.num_partitions)
+                answer[DATA_CARD] = data.card(self.node.partition).to_json()
             except DataError as error:
-                raise DataError(f"client {self.partition_id}: {error}") from error
+                raise DataError(f"client {self.node.number}: {error}") from error
         return answer
-
-
-def partition_of(context: Context) -> tuple[int, int]:
-    """Return (partition id, number of partitions) of a node.
-
-    Raises
-    ------
-    ConfigError
-        If the node config lacks one of them.
-    """
-    values = [context.node_config.get(key) for key in (PARTITION_ID, NUM_PARTITIONS)]
-    if not all(isinstance(value, int) for value in values):
-        raise ConfigError(
-            "the node config needs partition-id and num-partitions: flower-supernode "
-            "--node-config 'partition-id=0 num-partitions=10'"
-        )
-    partition_id, num_partitions = int(values[0]), int(values[1])  # type: ignore[arg-type]
-    if not 0 <= partition_id < num_partitions:
-        raise ConfigError(f"partition-id {partition_id} is not in 0..{num_partitions - 1}")
-    return partition_id, num_partitions
 
 
 def make_app(run_config: Mapping[str, Any] | None = None) -> ClientApp:

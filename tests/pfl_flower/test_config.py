@@ -5,11 +5,12 @@ import pytest
 
 from clients import Pull, Scope
 from pfl_flower.census import FederationError, wait_for_clients
-from pfl_flower.client_app import make_app, partition_of
+from pfl_flower.client_app import make_app
 from pfl_flower.config import ConfigError, RunConfig
 from pfl_flower.engines import simulate
 from pfl_flower.grid import InProcessGrid
 from pfl_flower.methods import METHODS
+from pfl_flower.node import Node, node_of
 from tests.helpers import data_for
 
 
@@ -141,13 +142,13 @@ def test_a_rule_that_fits_no_part_of_the_model_ends_the_run():
 def test_a_node_without_a_partition_is_told_how():
     grid = InProcessGrid(make_app({}), 1)
     (context,) = grid.contexts.values()
-    assert partition_of(context) == (0, 1)
+    assert node_of(context) == Node(0, "client-0", 0, 1)
     context.node_config["partition-id"] = 7
     with pytest.raises(ConfigError, match=r"partition-id 7 is not in 0\.\.0"):
-        partition_of(context)
+        node_of(context)
     del context.node_config["partition-id"]
     with pytest.raises(ConfigError, match="flower-supernode --node-config"):
-        partition_of(context)
+        node_of(context)
 
 
 def test_nobody_there_ends_the_run():
