@@ -100,7 +100,8 @@ class Loopback:
         found["FLWR_HOME"] = str(self.home)
         found["HOME"] = str(self.folder)
         found["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{found['PATH']}"
-        found["PYTHONPATH"] = str(self.app)
+        before = found.get("PYTHONPATH")
+        found["PYTHONPATH"] = f"{self.app}{os.pathsep}{before}" if before else str(self.app)
         return found
 
     # ------------------------------------------------------------------ processes
