@@ -128,6 +128,12 @@ def test_platt_finds_the_threshold_of_a_logistic_truth(fleet):
     assert thresholds_of(own)["platt"] == pytest.approx(expected, abs=0.01)
 
 
+def test_platt_is_the_global_threshold_where_high_scores_are_the_healthy(fleet):
+    own = evidence(fleet)
+    found = thresholds_of(evidence(fleet, scores=1 - own.scores, labels=own.labels))
+    assert found["platt"] == found["global"] != found["personal"]
+
+
 @pytest.mark.parametrize("ill", [0, FEWEST - 1])
 @pytest.mark.parametrize("flipped", [False, True])
 def test_with_few_of_a_class_the_global_threshold_is_used(fleet, ill, flipped):

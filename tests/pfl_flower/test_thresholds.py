@@ -19,6 +19,7 @@ from pfl_flower.engines import simulate
 from pfl_flower.federation import play
 from pfl_flower.grid import InProcessGrid
 from pfl_flower.results import describe, write
+from pfl_flower.threshold_results import threshold_summary
 from pfl_flower.thresholds import histograms_of
 from strategies import ClientReport
 from strategies.arrays import view
@@ -140,7 +141,12 @@ def test_every_method_of_a_run_has_thresholds_and_what_is_written(tmp_path):
     own = [float(r["f1"]) for r in rows if (r["method"], r["rule"]) == ("local", "personal")]
     assert summary["local"]["thresholds"]["personal"]["f1"] == pytest.approx(np.mean(own))
     assert (tmp_path / "thresholds.png").stat().st_size > 1000
-    assert "With the threshold 'shared-curve' (f1): F1 of" in "\n".join(describe(runs))
+    assert "With the threshold 'shared-curve' (f1, positive: 1): F1 of" in "\n".join(describe(runs))
+
+
+def test_what_is_called_positive_is_said_where_there_are_two_classes():
+    (run,) = simulate(CONFIG | DIGITS, 4)
+    assert "With the threshold 'shared-curve' (f1): F1 of" in "\n".join(describe([run]))
 
 
 def test_a_run_that_is_resumed_finds_the_same_thresholds(tmp_path):
@@ -227,6 +233,24 @@ def test_a_hospital_with_one_class_only(monkeypatch, label):
     assert not own.dropped
     assert own.metrics["f1-personal"] == own.metrics["f1-global"]
     assert all(np.isfinite(own.metrics[name]) for name in TOLD)
+
+
+def test_a_hospital_that_tests_on_nobody_ill_is_left_out_of_the_means(monkeypatch):
+    def healthy(number, data):
+        if number != 2:
+            return data
+        inputs, targets = data.test
+        return type(data)(
+            data.train, data.validation, (inputs[targets == 0], targets[targets == 0])
+        )
+
+    spoilt(monkeypatch, healthy)
+    (run,) = simulate(CONFIG, 4)
+    told = [report.metrics["f1-personal"] for report in run.thresholds]
+    assert np.isnan(told).tolist() == [False, False, True, False]
+    found = threshold_summary(run)["thresholds"]["personal"]
+    assert found["f1"] == pytest.approx(np.nanmean(told))
+    assert 0 < found["accuracy"] < 1
 
 
 def test_a_fleet_with_one_class_only_uses_half_and_says_so(monkeypatch, caplog):
