@@ -8,6 +8,7 @@ from clients.apfl import APFLClient
 from clients.app import client_app
 from clients.bayes import HierarchicalBayesClient
 from clients.constellation import ConstellationClient, DittoClient
+from clients.errors_in_variables import ErrorsInVariablesClient
 from clients.evaluation import FineTuning, evaluate, fine_tune
 from clients.fisher import fisher_diagonal
 from clients.gradient import start_gradient
@@ -45,6 +46,7 @@ __all__ = [
     "ConstellationClient",
     "CorruptStateError",
     "DittoClient",
+    "ErrorsInVariablesClient",
     "FineTuning",
     "ForeignStateError",
     "Graph",

@@ -6,16 +6,15 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from clients.evaluation import Evaluation, evaluate
-from clients.joining import ALL, take_examples
-from clients.loaders import Loader
+from clients.joining import ALL
+from clients.linear import LinearClient, numbers
 from clients.newton import laplace
-from clients.personal import NDArrays, PersonalClient, Scalars
+from clients.personal import NDArrays, Scalars
 from clients.state import Snapshot
 from clients.task import Regression
-from clients.training import device_of
 from strategies.gaussian import (
     Floats,
     Moments,
@@ -41,30 +40,8 @@ from strategies.protocol import PROTOCOL
 LEVEL = 0.9
 """Probability of the predictive intervals that are reported."""
 
-_PLAIN = (nn.Linear, nn.Flatten, nn.Identity)
 
-
-def linear_layer(model: nn.Module) -> nn.Linear:
-    """Return the one linear layer that a model is.
-
-    Raises
-    ------
-    ValueError
-        If it is more than that, or the layer has no bias.
-    """
-    leaves = [module for module in model.modules() if not list(module.children())]
-    layers = [module for module in leaves if isinstance(module, nn.Linear)]
-    odd = sorted({type(module).__name__ for module in leaves if not isinstance(module, _PLAIN)})
-    if odd or len(layers) != 1 or layers[0].bias is None or len(model.state_dict()) != 2:
-        found = f"{len(layers)} linear layers" + (f" and {', '.join(odd)}" if odd else "")
-        raise ValueError(
-            f"an exact posterior needs a linear model, one torch.nn.Linear with a bias; this one "
-            f"has {found}. Set model='linear'"
-        )
-    return layers[0]
-
-
-class HierarchicalLinearClient(PersonalClient):
+class HierarchicalLinearClient(LinearClient):
     """Weigh a linear model of the client's own data against the prior that all clients share.
 
     Its model is the posterior mean under the prior it receives, computed from its training
@@ -88,9 +65,7 @@ class HierarchicalLinearClient(PersonalClient):
         the protocol is one-shot in classification.
     """
 
-    uses_pulls = False
     makes_own_model = True
-    takes_draws = False
 
     def __init__(
         self, *args: Any, protocol: Literal["iterative", "one-shot"] = "iterative", **kwargs: Any
@@ -98,19 +73,10 @@ class HierarchicalLinearClient(PersonalClient):
         super().__init__(*args, **kwargs)
         if protocol not in PROTOCOLS:
             raise ValueError(f"protocol must be one of {PROTOCOLS}, got {protocol!r}")
-        if self.personal_names:
-            raise ValueError(
-                f"the whole model is the client's own, so nothing can be personal beside it; "
-                f"{self.personal_names} are"
-            )
-        self.layer = linear_layer(self.model)
-        self.is_regression = isinstance(self.task, Regression)
         check_protocol(protocol, self.is_regression)
-        if self.is_regression and self.layer.out_features != 1:
-            raise ValueError(f"a regression has 1 output, not {self.layer.out_features}")
         self.protocol = protocol
         self.shared_names = list(NAMES)
-        self._prior = first_prior(self._coefficients())
+        self._prior = first_prior(self._coefficients().ravel())
         self._outgoing = prior_arrays(self._prior)
 
     def get_parameters(self, config: dict[str, Any]) -> NDArrays:
@@ -185,7 +151,7 @@ class HierarchicalLinearClient(PersonalClient):
                 self._design(inputs), found.mean, covariance, self._prior.noise
             )
             half = half_width(variance, LEVEL)
-            coverage = float((np.abs(_numbers(targets) - mean) <= half).mean())
+            coverage = float((np.abs(numbers(targets) - mean) <= half).mean())
             unit = self.task.unit if isinstance(self.task, Regression) else 1.0
             width = float(2 * unit * half.mean())
         return {"interval-coverage": coverage, "interval-width": width}
@@ -193,60 +159,20 @@ class HierarchicalLinearClient(PersonalClient):
     # ------------------------------------------------------------------ the inside
 
     def _moments(self, count: int) -> Moments:
-        """Return the moments of the first training examples; zero where there are none.
-
-        They are drawn in one order for all purposes, so that the same examples give the same bits
-        in every round, and those of fewer are among those of more.
-        """
+        """Return the moments of the first training examples; zero where there are none."""
         size = len(self._prior.mean)
-        loader: Loader = self._examples
-        if not (self.num_examples and count):
+        if (found := self._first_examples(count)) is None:
             return moments(np.zeros((0, size)), np.zeros(0))
-        with self._random(0, "join"):
-            inputs, targets, _ = take_examples(loader, count)
-        self._check_linear(inputs[:1])
+        inputs, targets = found
         design = self._design(inputs)
         if self.is_regression:
-            return moments(design, _numbers(targets).reshape(len(targets)))
+            return moments(design, numbers(targets).reshape(len(targets)))
         return laplace(design, targets.cpu().numpy().astype(np.int64), self._prior)
 
     def _design(self, inputs: Tensor) -> Floats:
         """Return the flattened inputs with a column of ones, ``(n, features + 1)``."""
-        flat = _numbers(inputs).reshape(len(inputs), -1)
+        flat = numbers(inputs).reshape(len(inputs), -1)
         return np.column_stack([flat, np.ones(len(flat))])
-
-    @torch.no_grad()
-    def _check_linear(self, inputs: Tensor) -> None:
-        """Refuse a model that does something else with its linear layer's outputs.
-
-        Raises
-        ------
-        ValueError
-            If its answer to an example is not the layer's.
-        """
-        self.model.eval()
-        on_device = inputs.to(device_of(self.model))
-        answer = self.model(on_device).reshape(-1)
-        wanted = self.layer(on_device.flatten(1).to(self.layer.weight.dtype)).reshape(-1)
-        if answer.shape != wanted.shape or not torch.allclose(
-            answer, wanted, rtol=1e-3, equal_nan=True
-        ):
-            raise ValueError(
-                "an exact posterior needs a linear model, but this one does more than its "
-                "torch.nn.Linear. Set model='linear'"
-            )
-
-    def _coefficients(self) -> Floats:
-        """Return the model's coefficients, the intercept of each output after its weights."""
-        weight, bias = _numbers(self.layer.weight.detach()), _numbers(self.layer.bias.detach())
-        return np.column_stack([weight, bias]).ravel()
-
-    @torch.no_grad()
-    def _put(self, coefficients: Floats) -> None:
-        """Put coefficients into the model."""
-        table = torch.from_numpy(coefficients.reshape(self.layer.out_features, -1).copy())
-        self.layer.weight.copy_(table[:, :-1])
-        self.layer.bias.copy_(table[:, -1])
 
 
 def check_protocol(protocol: str, is_regression: bool) -> None:
@@ -262,9 +188,3 @@ def check_protocol(protocol: str, is_regression: bool) -> None:
             "protocol 'one-shot' is for regression: a class has no moments that tell all of the "
             "data. Use protocol='iterative'"
         )
-
-
-def _numbers(values: Tensor) -> Floats:
-    """Return a tensor as float64."""
-    numbers: Floats = values.cpu().double().numpy()
-    return numbers

@@ -71,6 +71,7 @@ class RunConfig(RunKeys):
                 "initial starts the method ahead of its baselines, which would be no comparison; "
                 "set baselines=''"
             )
+        self._check_correction()
         self._check_own_keys()
         self._check_phases()
         self._check_threshold()
@@ -158,6 +159,32 @@ class RunConfig(RunKeys):
             raise ConfigError(
                 f"method {self.method!r} is a sum over examples, of which imputation "
                 f"{self.imputation!r} would count each {draws} times; use another imputation"
+            )
+
+    def _check_correction(self) -> None:
+        """Refuse what makes no sense beside a method that corrects for the errors of readings."""
+        if not self.row.corrects_errors:
+            return
+        if self.model not in ("auto", self.row.model):
+            raise ConfigError(
+                f"method {self.method!r} is for model={self.row.model!r} only, not {self.model!r}: "
+                f"dividing weights of a deep network by a reliability has no meaning; use another "
+                f"method with calibrate-inputs=true"
+            )
+        if self.calibrate_inputs:
+            raise ConfigError(
+                f"method {self.method!r} corrects for the errors of readings itself; with "
+                f"calibrate-inputs they would be corrected twice. Leave calibrate-inputs at false"
+            )
+        if IMPUTATIONS[self.data.imputation].masks:
+            raise ConfigError(
+                f"method {self.method!r} needs the error of every input, and of those that say "
+                f"what is missing there is none; set imputation to mean or conditional"
+            )
+        if self.personal or self.personal_decay:
+            raise ConfigError(
+                f"method {self.method!r} solves for one model, of which nothing is personal but "
+                f"each client's calibration; leave personal and personal-decay empty"
             )
 
     def _check_own_keys(self) -> None:
@@ -479,6 +506,9 @@ STRATEGY_ARGUMENTS: Mapping[str, str] = {
     "prior_variance": "prior_variance",
     "prior_weight": "prior_weight",
     "communities": "communities",
+    "largest_share": "largest_share",
+    "least_quality": "least_quality",
+    "update_clip": "update_clip",
 }
 """Field that only some methods have -> the argument of their strategies."""
 

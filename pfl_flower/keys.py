@@ -239,6 +239,24 @@ class RunKeys:
     communities: str | None = key(
         None, "of community-adapters: how they are known", choice(*COMMUNITIES), kind=str
     )
+    largest_share: float | None = key(
+        None,
+        "of quality-weighted: no client counts for more; empty: three times an equal share",
+        between(0, 1, open_low=True),
+        kind=float,
+    )
+    least_quality: float | None = key(
+        None,
+        "of quality-weighted: clients of a lower (1 - missing) x reliability do not count",
+        between(0, 1),
+        kind=float,
+    )
+    update_clip: float | None = key(
+        None,
+        "of quality-weighted: longest update, in medians of all clients' updates; 0: any",
+        between(0),
+        kind=float,
+    )
     whole_graph: int = key(
         20_000, "most nodes of a graph trained on as a whole, in one batch", between(0)
     )

@@ -13,6 +13,7 @@ from clients import Optimization, PersonalClient, body_only, head_then_body, joi
 from clients.apfl import APFLClient
 from clients.bayes import HierarchicalBayesClient
 from clients.constellation import ConstellationClient, DittoClient, check_overshoot
+from clients.errors_in_variables import ErrorsInVariablesClient
 from clients.grouped import GroupedClient
 from clients.hierarchical_linear import HierarchicalLinearClient, check_protocol
 from clients.l2gd import MOST_AVERAGING, L2GDClient, largest_l2gd_strength
@@ -23,11 +24,13 @@ from clients.training import EVERYTHING, Schedule
 from strategies import (
     CFL,
     IFCA,
+    ErrorsInVariables,
     GradientClusters,
     GroupAveraging,
     HierarchicalBayes,
     HierarchicalLinear,
     PartialAveraging,
+    QualityWeighted,
     TribeRules,
     UpdateClusters,
 )
@@ -62,6 +65,7 @@ class Method:
     block : kind of network that the method needs: ``""``, ``"se"`` or ``"adapter"``
     model : the only network that the method can do with, a key of
         :data:`pfl_flower.models.MODELS`; empty for any
+    corrects_errors : whether it corrects for the errors of readings itself; nothing else may then
     graphs : whether it is for graphs only
     fine_tunes : rule of scopes trained at evaluation: ``""``, ``"all"`` or ``"personal"``
     fine_tunes_every_round : at every evaluation, or only after the last round
@@ -77,6 +81,7 @@ class Method:
     settings: Mapping[str, Any] = field(default_factory=dict)
     block: str = ""
     model: str = ""
+    corrects_errors: bool = False
     graphs: bool = False
     fine_tunes: str = ""
     fine_tunes_every_round: bool = False
@@ -391,6 +396,21 @@ METHODS: Mapping[str, Method] = {
         strengths={"prior-variance": (0.1, 1.0, 10.0)},
         strategy=HierarchicalBayes,
         client=HierarchicalBayesClient,
+    ),
+    "quality-weighted": Method(
+        summary="FedAvg by examples x quality of the data; bounded, so that no client can lie much",
+        source="DerSimonian & Laird 1986 (weights); Sun et al. 2019, arXiv:1911.07963 (clipping)",
+        settings={"largest_share": None, "least_quality": 0.0, "update_clip": 2.0},
+        strengths={"least-quality": (0.0, 0.3, 0.6)},
+        strategy=QualityWeighted,
+    ),
+    "errors-in-variables": Method(
+        summary="a linear model of true values; each client calibrates its own noisy readings",
+        source="Fuller 1987, Measurement Error Models; Carroll et al. 2006; Efron 1975",
+        model="linear",
+        corrects_errors=True,
+        strategy=ErrorsInVariables,
+        client=ErrorsInVariablesClient,
     ),
     "fedavg-gnn": Method(
         summary="one graph neural network for everybody: the weighted mean",

@@ -49,6 +49,47 @@ def plot_clients(scores: Mapping[str, np.ndarray], path: Path, score: str = "acc
     plt.close(figure)
 
 
+def plot_points(
+    panels: Mapping[str, Mapping[str, Sequence[float]]],
+    path: Path,
+    label: str,
+    line: float | None = None,
+) -> None:
+    """Draw a value of every seed by method, one panel beside the other: a dot a seed, a bar.
+
+    Parameters
+    ----------
+    panels : title -> method -> a value for every seed; those that are not finite are left out
+    path : of the PNG
+    label : what the values are
+    line : where the truth is, if it is known
+    """
+    figure, axes = plt.subplots(
+        1, len(panels), figsize=(2.5 + 4.5 * len(panels), 4.2), layout="constrained", squeeze=False
+    )
+    for place, (title, methods) in enumerate(panels.items()):
+        panel = axes[0, place]
+        for row, (color, values) in enumerate(zip(_colors(methods), methods.values(), strict=True)):
+            known = np.asarray(values)[np.isfinite(values)]
+            panel.scatter(known, np.full(len(known), row), color=color, alpha=0.6, s=24, zorder=3)
+            if len(known):
+                panel.vlines(known.mean(), row - 0.35, row + 0.35, color=color, linewidth=2.5)
+        if line is not None:
+            panel.axvline(line, color="black", linestyle="--", linewidth=1)
+        panel.set_yticks(range(len(methods)), list(methods) if not place else [""] * len(methods))
+        panel.invert_yaxis()
+        panel.set_xlabel(label + (" (dashed: the truth)" if line is not None else ""))
+        panel.set_title(f"{title}: a dot is a seed, a bar their mean", fontsize=10)
+        panel.grid(axis="x", alpha=0.3)
+        panel.spines[["top", "right"]].set_visible(False)
+    figure.savefig(path, dpi=130)
+    plt.close(figure)
+
+
+def _colors(methods: Mapping[str, Sequence[float]]) -> list[str]:
+    return [COLORS[place % len(COLORS)] for place in range(len(methods))]
+
+
 def plot_curves(
     curves: Mapping[str, tuple[Sequence[float], Sequence[float]]],
     path: Path,

@@ -26,6 +26,7 @@ from simulations import (
     lighting,
     newcomer,
     safeguard,
+    sensors,
     smartwatch,
     social,
     social_large,
@@ -37,7 +38,7 @@ from simulations.study import print_summary, run_study, write_outcome
 
 _MODULES = (
     *(taste, lighting, gallery, safeguard, constellation, smartwatch, tribes, newcomer),
-    *(borrowing, social, hospitals),
+    *(borrowing, social, hospitals, sensors),
 )
 _STUDIES = (
     *(module.STUDY for module in _MODULES),
@@ -54,6 +55,7 @@ _STUDIES = (
     social_real.TWITCH_STUDY,
     social_large.STUDY,
     hospitals.REAL_STUDY,
+    sensors.CLASSES_STUDY,
 )
 STUDIES = {study.name: study for study in _STUDIES}
 

@@ -11,10 +11,12 @@ from strategies.averaging import PartialAveraging
 from strategies.bayes import HierarchicalBayes
 from strategies.clustering import GradientClusters
 from strategies.community import UpdateClusters
+from strategies.errors_in_variables import ErrorsInVariables
 from strategies.grouping import GroupAveraging
 from strategies.hierarchical_linear import HierarchicalLinear
 from strategies.ifca import IFCA
 from strategies.placements import NO_GROUP, Grouping, Placement
+from strategies.quality import QualityWeighted
 from strategies.recursive import CFL
 from strategies.replies import ClientReport, Reply, mean_metrics
 from strategies.tribes import TribeRules
@@ -38,6 +40,7 @@ __all__ = [
     "IFCA",
     "NO_GROUP",
     "ClientReport",
+    "ErrorsInVariables",
     "GradientClusters",
     "GroupAveraging",
     "Grouping",
@@ -47,6 +50,7 @@ __all__ = [
     "PFedHN",
     "PartialAveraging",
     "Placement",
+    "QualityWeighted",
     "Reply",
     "TribeRules",
     "UpdateClusters",

@@ -195,6 +195,41 @@ def part_of(arrays: Mapping[str, NDArray[Any]], part: str) -> dict[str, NDArray[
     return {n.removeprefix(prefix): a for n, a in arrays.items() if n.startswith(prefix)}
 
 
+def numbered_parts(
+    arrays: Mapping[str, NDArray[Any]], part: str
+) -> dict[int, dict[str, NDArray[Any]]]:
+    """Return the arrays of the parts ``<part>-<number>``, by number, under their own names."""
+    prefix = f"{part}-"
+    names = {name.partition("/")[0] for name in arrays if name.startswith(prefix)}
+    return {int(name.removeprefix(prefix)): part_of(arrays, name) for name in sorted(names)}
+
+
+def linear_coefficients(arrays: Mapping[str, Array]) -> NDArray[np.float64]:
+    """Return the coefficients of a linear model, the intercept of each output after its weights.
+
+    Parameters
+    ----------
+    arrays : the weight ``(outputs, features)`` and the bias ``(outputs,)`` of one linear layer
+
+    Returns
+    -------
+    ``(outputs, features + 1)`` float64
+
+    Raises
+    ------
+    ValueError
+        If the arrays are others.
+    """
+    shapes = [tuple(array.shape) for array in arrays.values()]
+    if len(shapes) != 2 or len(shapes[0]) != 2 or shapes[1] != shapes[0][:1]:
+        raise ValueError(
+            f"a linear model has a weight (outputs, features) and a bias (outputs,), but the "
+            f"shared arrays have shapes {shapes}; set model='linear' and nothing personal"
+        )
+    weight, bias = (np.asarray(view(array), dtype=np.float64) for array in arrays.values())
+    return np.column_stack([weight, bias])
+
+
 def project(values: NDArray[Any], size: int, seed: int) -> NDArray[Any]:
     """Return a random projection of a vector that keeps cosines, but for some 1/sqrt(size).
 

@@ -304,8 +304,11 @@ evaluate_metrics_aggr_fn
         return arrays
 
     def _mean(self, name: str, replies: Sequence[Reply]) -> NDArray[Any]:
-        weights = [r.weight if self.weighting == "examples" else 1.0 for r in replies]
-        return weighted_mean([reply.views[name] for reply in replies], weights)
+        return weighted_mean([reply.views[name] for reply in replies], self._weights(replies))
+
+    def _weights(self, replies: Sequence[Reply]) -> list[float]:
+        """Return what each reply's arrays count for in their mean; above zero, of any sum."""
+        return [r.weight if self.weighting == "examples" else 1.0 for r in replies]
 
     def _with_momentum(self, key: str, before: NDArray[Any], mean: NDArray[Any]) -> NDArray[Any]:
         step = before - mean

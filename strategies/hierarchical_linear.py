@@ -10,7 +10,14 @@ from flwr.common.logger import log
 from flwr.serverapp import Grid
 from numpy.typing import NDArray
 
-from strategies.arrays import as_part, is_finite, part_of, to_record, view
+from strategies.arrays import (
+    as_part,
+    is_finite,
+    linear_coefficients,
+    numbered_parts,
+    to_record,
+    view,
+)
 from strategies.averaging import PartialAveraging
 from strategies.gaussian import NOISE_FLOOR, Floats, Moments, Prior, stack
 from strategies.gaussian_fit import (
@@ -163,17 +170,9 @@ class HierarchicalLinear(PartialAveraging):
         Raises
         ------
         ValueError
-            If they are not the weight ``(outputs, features)`` and bias ``(outputs,)`` of one
-            linear layer.
+            If they are no linear model's.
         """
-        shapes = [tuple(array.shape) for array in arrays.values()]
-        if len(shapes) != 2 or len(shapes[0]) != 2 or shapes[1] != shapes[0][:1]:
-            raise ValueError(
-                f"a linear model has a weight (outputs, features) and a bias (outputs,), but the "
-                f"shared arrays have shapes {shapes}; set model='linear' and nothing personal"
-            )
-        weight, bias = (np.asarray(view(array), dtype=np.float64) for array in arrays.values())
-        return to_record(prior_arrays(first_prior(np.column_stack([weight, bias]).ravel())))
+        return to_record(prior_arrays(first_prior(linear_coefficients(arrays).ravel())))
 
     # ------------------------------------------------------------------ checkpoints
 
@@ -187,9 +186,8 @@ class HierarchicalLinear(PartialAveraging):
     def load_state_arrays(self, arrays: Mapping[str, NDArray[Any]]) -> None:
         """Take over what :meth:`state_arrays` returned."""
         super().load_state_arrays(arrays)
-        parts = {name.partition("/")[0] for name in arrays if name.startswith("moments-")}
         self.moments = {
-            int(part.removeprefix("moments-")): moments_of(part_of(arrays, part)) for part in parts
+            client: moments_of(part) for client, part in numbered_parts(arrays, "moments").items()
         }
 
     # ------------------------------------------------------------------ a round

@@ -28,6 +28,8 @@ from pfl_flower.data.sites import NUM_FEATURES as SITES_FEATURES
 from pfl_flower.data.sites import diabetes_sites
 from pfl_flower.data.smartwatch import NUM_ACTIVITIES, NUM_FEATURES, NUM_PHASES, smartwatch
 from pfl_flower.data.social import SocialWorld, social
+from pfl_flower.data.wearables import NUM_FEATURES as WEARABLES_FEATURES
+from pfl_flower.data.wearables import wearables
 from pfl_flower.data.wisdm import wisdm
 from strategies.randomness import generator
 
@@ -206,6 +208,14 @@ SOURCES: Mapping[str, Source] = {
         standardize=True,
         generated=True,
         heterogeneity="none",
+    ),
+    "wearables": Source(
+        wearables,
+        (WEARABLES_FEATURES,),
+        0,
+        generated=True,
+        heterogeneity="none",
+        natural=True,
     ),
     "heart-disease": Source(
         heart_disease,

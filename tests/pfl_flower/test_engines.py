@@ -17,6 +17,7 @@ from pfl_flower.grid import InProcessGrid
 from pfl_flower.methods import METHODS
 from pfl_flower.results import describe, write
 from strategies.arrays import view
+from strategies.errors_in_variables import NAMES as MOMENTS
 from strategies.hierarchical_linear import NAMES
 from tests.helpers import data_for, decoded
 
@@ -138,7 +139,8 @@ def test_nothing_personal_is_in_any_message(method):
     # what travels is the model, but where the strategy makes something else of it
     variances = {f"prior-variance/{name}" for name in prior_of(config)}
     travels = {*names_of(scopes, Scope.SHARED, Scope.GROUP), *variances}
-    assert set(run.arrays) == {"hierarchical-linear": set(NAMES)}.get(method, travels)
+    moments = {"hierarchical-linear": set(NAMES), "errors-in-variables": set(MOMENTS)}
+    assert set(run.arrays) == moments.get(method, travels)
     asked = {"known-groups": 3, "community-adapters": 3, "gradient-clusters": 3, "pfedhn": 3}
     queries = {**asked, "ifca": 3 * 3}.get(method, 0)
     assert grid.replies == 3 + queries + 3 * 3 * 2

@@ -1,0 +1,261 @@
+"""Averaging that knows how well each client sees: weights from examples and quality, bounded."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from logging import INFO, WARNING
+from typing import Any
+
+import numpy as np
+from flwr.app import ArrayRecord
+from flwr.common.logger import log
+from numpy.typing import ArrayLike, NDArray
+
+from strategies.arrays import view
+from strategies.averaging import PartialAveraging
+from strategies.protocol import EFFECTIVE_EXAMPLES, MISSING_RATE, RELIABILITY
+from strategies.replies import Reply, drop_non_finite
+
+Floats = NDArray[np.float64]
+
+TIMES_EQUAL = 3.0
+"""Unless told otherwise no client has more than so many times the share that all would have if
+they counted alike."""
+
+WEIGHT_SHARE = "weight-share"
+"""Metric in a report: the client's share of the mean."""
+
+_ROUNDING = 1e-9
+
+
+def told_quality(metrics: Mapping[str, Any], examples: float) -> tuple[float, float]:
+    """Return what a client tells of its data: (quality, effective examples).
+
+    Its quality is ``(1 - missing rate) * reliability``; what it does not tell counts as perfect.
+    Its effective examples are those it tells, else ``examples * quality``.
+
+    Parameters
+    ----------
+    metrics : of its reply
+    examples : its number of examples
+
+    Raises
+    ------
+    ValueError
+        If a share is not in 0 to 1, or the effective examples are not in 0 to ``examples``.
+    """
+    missing = _told(metrics, MISSING_RATE, 0.0, 1.0)
+    reliability = _told(metrics, RELIABILITY, 1.0, 1.0)
+    quality = (1.0 - missing) * reliability
+    return quality, _told(metrics, EFFECTIVE_EXAMPLES, examples * quality, examples)
+
+
+def _told(metrics: Mapping[str, Any], name: str, otherwise: float, most: float) -> float:
+    value = metrics.get(name, otherwise)
+    if isinstance(value, int | float) and 0.0 <= value <= most * (1.0 + _ROUNDING):
+        return float(value)
+    raise ValueError(f"{name} is {value!r}; it must be a number from 0 to {most:g}")
+
+
+def bounded(weights: ArrayLike, largest: float) -> Floats:
+    """Return shares in proportion to weights, none of them above a bound.
+
+    What is above the bound goes to the others in proportion to their weights, until nobody is
+    above it. Shares of clients below the bound keep their proportions, and a weight of zero stays
+    zero.
+
+    Parameters
+    ----------
+    weights : ``(N,)``, finite and not negative, at least one above zero
+    largest : the bound; where it is below ``1 / N``, N the number of weights above zero, all of
+        these have the same share
+
+    Returns
+    -------
+    ``(N,)`` float64, of sum 1
+
+    Raises
+    ------
+    ValueError
+        If the weights or the bound are none.
+    """
+    values = np.asarray(weights, dtype=np.float64)
+    if not (np.isfinite(values).all() and (values >= 0).all() and values.any()):
+        raise ValueError(f"weights must be finite and not negative, one above zero: {values}")
+    if not largest > 0:
+        raise ValueError(f"the largest share must be above zero, got {largest}")
+    values = values / values.max()  # so that not even absurd weights overflow
+    bound = max(largest, 1.0 / np.count_nonzero(values))
+    shares: Floats = values / values.sum()
+    full = np.zeros(len(values), dtype=bool)
+    while (above := (shares > bound * (1.0 + _ROUNDING)) & ~full).any():
+        full |= above
+        rest = values[~full].sum()
+        left = max(0.0, 1.0 - bound * np.count_nonzero(full))
+        shares = np.where(full, bound, values * (left / rest if rest else 0.0))
+    shares /= shares.sum()
+    return shares
+
+
+def update_length(views: Mapping[str, NDArray[Any]], sent: Mapping[str, NDArray[Any]]) -> float:
+    """Return how far a client went from what it was sent: the Euclidean norm over all arrays.
+
+    Integer and boolean arrays, which have no mean, do not count.
+
+    Parameters
+    ----------
+    views, sent : arrays of the same shapes by name; those of ``views`` that were not sent do not
+        count
+    """
+    with np.errstate(over="ignore"):  # beyond all bounds is too long, too
+        squares = [
+            float(np.sum((values.astype(np.float64) - sent[name]) ** 2))
+            for name, values in views.items()
+            if name in sent and np.issubdtype(values.dtype, np.inexact)
+        ]
+    return float(np.sqrt(sum(squares)))
+
+
+def clip_factors(lengths: ArrayLike, clip: float) -> Floats:
+    """Return what updates are multiplied by so that none is longer than ``clip`` medians.
+
+    ``min(1, clip * median / length)``; exactly 1 for whoever is within (Sun et al. 2019,
+    arXiv:1911.07963, with the median for the bound).
+
+    Parameters
+    ----------
+    lengths : ``(N,)`` of the updates
+    clip : above zero
+
+    Returns
+    -------
+    ``(N,)`` float64, in 0 to 1
+    """
+    values = np.asarray(lengths, dtype=np.float64)
+    bound = clip * np.median(values)
+    factors: Floats = np.ones(len(values))
+    np.divide(bound, values, out=factors, where=values > bound)
+    return factors
+
+
+class QualityWeighted(PartialAveraging):
+    """Average with weights from examples and their quality, robust to a client that lies.
+
+    A client counts by its effective examples, ``w_i = n_i (1 - missing_i) reliability_i``
+    (:func:`told_quality`). In a linear model whose readings are calibrated that is, up to a
+    common factor, the inverse of the variance of its estimate, so that the mean has the smallest
+    variance of all weighted means (the fixed-effect weights of meta-analysis, DerSimonian & Laird
+    1986, where clients have one model in common). For deep networks it is a heuristic.
+
+    Quality is what clients say themselves, so nobody is trusted beyond a bound: no share is above
+    ``largest_share``, and no update is longer than ``update_clip`` times the median one. A client
+    of share ``s`` that sends anything moves the mean by at most ``s * update_clip`` times the
+    median length.
+
+    A reply is dropped whose report is impossible, such as a reliability above 1 or more effective
+    examples than examples. A client that tells nothing counts by its examples.
+
+    Parameters
+    ----------
+    args, kwargs : as in :class:`PartialAveraging`
+    largest_share : in (0, 1]; None for :data:`TIMES_EQUAL` times an equal share
+    least_quality : clients of a lower ``(1 - missing) * reliability`` have no weight, in [0, 1]
+    update_clip : how many times the median length an update may have; 0 for any length
+
+    Raises
+    ------
+    ValueError
+        If an argument is out of range.
+    """
+
+    uses_weighting = False
+
+    def __init__(
+        self,
+        *args: Any,
+        largest_share: float | None = None,
+        least_quality: float = 0.0,
+        update_clip: float = 2.0,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(*args, **{**kwargs, "weighting": "examples"})
+        if largest_share is not None and not 0.0 < largest_share <= 1.0:
+            raise ValueError(f"largest_share must be in (0, 1], got {largest_share}")
+        if not 0.0 <= least_quality <= 1.0:
+            raise ValueError(f"least_quality must be in [0, 1], got {least_quality}")
+        if not 0.0 <= update_clip < np.inf:
+            raise ValueError(f"update_clip must be 0 or a positive number, got {update_clip}")
+        self.largest_share = largest_share
+        self.least_quality = least_quality
+        self.update_clip = update_clip
+        self._shares: dict[int, float] = {}
+
+    def summary(self) -> None:
+        """Log what bounds there are."""
+        super().summary()
+        bound = "3 / N" if self.largest_share is None else f"{self.largest_share:g}"
+        words = "examples x quality, shares up to %s, updates up to %g medians, quality from %g"
+        log(INFO, f"\t└──> Weights: {words}", bound, self.update_clip, self.least_quality)
+
+    def aggregate_arrays(self, replies: list[Reply]) -> ArrayRecord:
+        """Return the mean over clients that count; marks impossible replies dropped."""
+        self._shares = {}
+        for reply in replies:
+            try:
+                told_quality(reply.metrics, reply.weight)
+            except ValueError as error:
+                reply.dropped = f"its report on its data is impossible: {error}"
+        drop_non_finite([reply for reply in replies if not reply.dropped])
+        replies = [reply for reply in replies if not reply.dropped]
+        if not replies:
+            return super().aggregate_arrays(replies)
+        self._shares = dict(
+            zip((r.client for r in replies), self._all_shares(replies).tolist(), strict=True)
+        )
+        counted = [reply for reply in replies if self._shares[reply.client]]
+        if self.update_clip:
+            self._clip(counted)
+        return super().aggregate_arrays(counted)
+
+    def _all_shares(self, replies: Sequence[Reply]) -> Floats:
+        """Return every client's share of the mean; of examples alone where nobody has quality."""
+        told = np.array([told_quality(reply.metrics, reply.weight) for reply in replies])
+        weights = np.where(told[:, 0] >= self.least_quality, told[:, 1], 0.0)
+        if not weights.any():
+            log(
+                WARNING,
+                "Round %d: no client's data have a quality above 0 and at least %g, so all clients "
+                "count by their examples alone",
+                *(self._round, self.least_quality),
+            )
+            weights = np.array([reply.weight for reply in replies])
+        largest = self.largest_share or TIMES_EQUAL / np.count_nonzero(weights)
+        return bounded(weights, largest)
+
+    def _weights(self, replies: Sequence[Reply]) -> list[float]:
+        return [self._shares[reply.client] for reply in replies]
+
+    def _clip(self, replies: Sequence[Reply]) -> None:
+        """Shorten updates that are too long; replies within the bound keep their very arrays."""
+        sent = {name: view(array) for name, array in (self._sent or {}).items()}
+        if not sent:
+            return
+        lengths = [update_length(reply.views, sent) for reply in replies]
+        factors = clip_factors(lengths, self.update_clip)
+        for reply, factor in zip(replies, factors.tolist(), strict=True):
+            if factor < 1.0:
+                reply.views = {**reply.views, **dict(_shortened(reply.views, sent, factor))}
+
+    def _words_on(self, client: int) -> dict[str, float]:
+        """Return the client's share of the mean of this round."""
+        share = self._shares.get(client)
+        return super()._words_on(client) | ({} if share is None else {WEIGHT_SHARE: share})
+
+
+def _shortened(
+    views: Mapping[str, NDArray[Any]], sent: Mapping[str, NDArray[Any]], factor: float
+) -> Iterable[tuple[str, NDArray[Any]]]:
+    """Yield the arrays of a shorter update, by name."""
+    for name, values in views.items():
+        if name in sent and np.issubdtype(values.dtype, np.inexact):
+            before = sent[name]
+            step = factor * (values.astype(np.float64) - before)
+            yield name, (before + step).astype(values.dtype)
