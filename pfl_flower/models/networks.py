@@ -5,8 +5,6 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import max_pool2d
-from torchvision.models import resnet18
-from torchvision.ops import SqueezeExcitation
 
 from pfl_flower.models.blocks import BottleneckAdapter, LowRankAdapter, normalization
 
@@ -106,7 +104,7 @@ class CNN(nn.Module):
         self.norm1 = normalization(norm, first)
         self.conv2 = nn.Conv2d(first, second, 3, padding=1, stride=2, groups=groups)
         self.norm2 = normalization(norm, second)
-        self.se = SqueezeExcitation(second, max(8, second // 8)) if squeeze_excitation else None
+        self.se = _squeeze_excitation(second) if squeeze_excitation else None
         self.hidden = nn.Linear(second * ((height + 1) // 2) * ((width + 1) // 2), 64)
         self.head = nn.Linear(64, num_classes)
         # Made last, so that a network with adapters starts as the one without, bit for bit.
@@ -164,8 +162,16 @@ class LargeCNN(nn.Module):
         return logits
 
 
+def _squeeze_excitation(channels: int) -> nn.Module:
+    from torchvision.ops import SqueezeExcitation  # a second to import, for every message
+
+    return SqueezeExcitation(channels, max(8, channels // 8))
+
+
 def resnet(shape: Shape, num_classes: int, norm: str = "batch") -> nn.Module:
     """Return torchvision's ResNet-18 for images of ``shape[0]`` channels; its head is ``fc``."""
+    from torchvision.models import resnet18  # likewise
+
     model: nn.Module = resnet18(
         num_classes=num_classes, norm_layer=lambda channels: normalization(norm, channels)
     )
