@@ -1,14 +1,16 @@
 """``python -m simulations`` lists the studies; ``python -m simulations <study>`` runs one.
 
 ``python -m simulations compare --help``: compare any methods on any data.
+``python -m simulations faults --help``: break a federation of real processes on this machine.
 """
 
 import argparse
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 from rich.console import Console
 from rich.markup import escape
@@ -76,26 +78,50 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _compare(words: list[str], console: Console) -> int:
+    from simulations.comparison.command import run  # seconds to import, so only where needed
+
+    try:
+        return run(words, console)
+    except ValueError as error:  # a config or data that make no sense: no traceback for that
+        console.print(f"[red]{escape(str(error))}[/red]", highlight=False, soft_wrap=True)
+        return 2
+    except KeyboardInterrupt:
+        console.print("Interrupted. What is finished is kept: the same command goes on.")
+        return 130
+
+
+def _faults(words: list[str], console: Console) -> int:
+    from simulations.faults import run  # likewise
+
+    return run(words, console)
+
+
+class _Command(NamedTuple):
+    """What is no study: its question, and what runs it."""
+
+    question: str
+    run: Callable[[list[str], Console], int]
+
+
+_COMMANDS = {
+    "compare": _Command("Any methods on any data: does personalization pay?", _compare),
+    "faults": _Command("Real processes, broken on purpose: is anything personal lost?", _faults),
+}
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit code."""
     words = sys.argv[1:] if arguments is None else list(arguments)
     console = Console(width=None if sys.stdout.isatty() else 110)
-    if words[:1] == ["compare"]:
-        from simulations.comparison.command import run  # seconds to import, so only where needed
-
-        try:
-            return run(words[1:], console)
-        except ValueError as error:  # a config or data that make no sense: no traceback for that
-            console.print(f"[red]{escape(str(error))}[/red]", highlight=False, soft_wrap=True)
-            return 2
-        except KeyboardInterrupt:
-            console.print("Interrupted. What is finished is kept: the same command goes on.")
-            return 130
+    if words and words[0] in _COMMANDS:
+        return _COMMANDS[words[0]].run(words[1:], console)
     options = _parser().parse_args(words)
     if options.study is None:
         for study in STUDIES.values():
             console.print(f"[bold]{study.name}[/bold]  {study.question}", highlight=False)
-        console.print("[bold]compare[/bold]  Any methods on any data: does personalization pay?")
+        for name, command in _COMMANDS.items():
+            console.print(f"[bold]{name}[/bold]  {command.question}", highlight=False)
         return 0
     study = STUDIES[options.study]
     jobs = 1 if options.engine == "ray" else options.jobs

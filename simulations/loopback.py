@@ -128,6 +128,7 @@ class Loopback:
         settings: Mapping[str, Any] = {},
         key: Path | None = None,
         authority: Path | None = None,
+        link_port: int | None = None,
     ) -> None:
         """Start SuperNode ``number``.
 
@@ -136,6 +137,7 @@ class Loopback:
         number : from 0
         settings : its node config, beside ``partition-id``, ``num-partitions``, ``personal-dir``
         key, authority : instead of its own key, and of the authority it is to trust
+        link_port : where it finds the SuperLink, such as a proxy; the SuperLink itself by default
         """
         port = free_port()
         config = {
@@ -149,7 +151,7 @@ class Loopback:
             for name, value in config.items()
         )
         command = [
-            *("flower-supernode", "--superlink", f"127.0.0.1:{self.port}"),
+            *("flower-supernode", "--superlink", f"127.0.0.1:{link_port or self.port}"),
             *("--host", "127.0.0.1", "--port", str(port), "--node-config", words),
         ]
         if self.secure:
@@ -172,6 +174,10 @@ class Loopback:
         process = self.processes.pop(name)
         os.killpg(process.pid, sent)
         process.wait(30)
+
+    def signal(self, name: str, sent: signal.Signals) -> None:
+        """Send a signal to a process and all that it has started, and leave it at that."""
+        os.killpg(self.processes[name].pid, sent)
 
     def stop(self, name: str) -> None:
         """End a process with all that it has started; it is forced to where it does not."""
@@ -207,6 +213,27 @@ class Loopback:
         return self.flwr(
             *("run", ".", LINK, "--stream", "--run-config", _toml(run_config)), timeout=timeout
         )
+
+    def begin(self, run_config: Mapping[str, Any]) -> None:
+        """Begin to run the app, as a process named ``run``, and do not wait for its end."""
+        words = ("--stream", "--run-config", _toml(run_config))
+        self._start("run", ["flwr", "run", str(self.app), LINK, *words])
+
+    def wait_for_end(self, name: str, seconds: float) -> int:
+        """Wait for a process that ends by itself; return its exit status.
+
+        Raises
+        ------
+        LoopbackError
+            If it takes longer.
+        """
+        try:
+            status = self.processes[name].wait(seconds)
+        except subprocess.TimeoutExpired as error:
+            said = self.log(name)[-2000:]
+            raise LoopbackError(f"{name} is not at its end after {seconds:g} s: {said}") from error
+        del self.processes[name]
+        return status
 
     # ------------------------------------------------------------------ the inside
 

@@ -1,0 +1,287 @@
+"""The ClientApp of a fault run: the app's own, with a journal, on a device that can be broken.
+
+It stands beside the app, so that nothing in the app knows of faults. An order, a file
+``node-<partition>.json`` in the folder that the node config names as ``faults``, says at which
+moment of which round the device is to break. It is carried out once.
+"""
+
+import errno
+import json
+import os
+import signal
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+from flwr.app import Context, Message
+from flwr.clientapp import ClientApp
+from torch.optim.optimizer import register_optimizer_step_post_hook
+
+from clients import personal_file
+from clients.personal import PersonalClient
+from clients.state import PersonalState, Snapshot
+from pfl_flower.client_app import app as own_app
+from simulations.fault_journal import Entry, append, digest_of
+from strategies.arrays import Spec
+from strategies.protocol import CONFIG, PARTITION_ID, SERVER_ROUND
+
+FAULTS = "faults"
+"""Node config: the folder of journals and orders."""
+
+BALLAST = "ballast"
+"""File in the personal directory that fills its disk."""
+
+_BLOCK = 4096
+
+Strike = Callable[[], None]
+
+
+@dataclass(frozen=True)
+class Device:
+    """The device that this process runs on.
+
+    Attributes
+    ----------
+    folder : of journals and orders
+    number : of its partition
+    disk : its personal directory
+    """
+
+    folder: Path
+    number: int
+    disk: Path
+
+    @property
+    def journal(self) -> Path:
+        """Where it writes down what it does."""
+        return self.folder / f"node-{self.number}.jsonl"
+
+    @property
+    def order(self) -> Path:
+        """What is to break."""
+        return self.folder / f"node-{self.number}.json"
+
+    def note(self, entry: Entry) -> None:
+        """Write a line."""
+        append(self.journal, entry)
+
+
+class BreakingApp(ClientApp):
+    """The app's own ClientApp, on a device that keeps a journal and breaks when ordered to."""
+
+    def __call__(self, message: Message, context: Context) -> Message:
+        """Answer a message."""
+        config = context.node_config
+        device = Device(
+            Path(str(config[FAULTS])),
+            cast(int, config[PARTITION_ID]),
+            Path(str(config["personal-dir"])),
+        )
+        about: Mapping[str, Any] = message.content.config_records.get(CONFIG, {})
+        server_round, kind = (
+            int(about.get(SERVER_ROUND, 0)),
+            message.metadata.message_type,
+        )
+        device.note(Entry("received", server_round, kind))
+        _watch(device, kind)
+        _arm(device, server_round, kind)
+        reply = own_app(message, context)
+        device.note(Entry("answered", server_round, kind))
+        return reply
+
+
+app = BreakingApp()
+
+
+def _watch(device: Device, kind: str) -> None:
+    """Write down every personal state that is found and kept from here on."""
+    load, save = PersonalState.load, PersonalState.save
+
+    def noted_load(self: PersonalState, expected: Spec, before: int = 0) -> Snapshot | None:
+        found = load(self, expected, before)
+        number, run, digest = (0, "", "")
+        if found is not None:
+            number, run, digest = found.round, found.run, digest_of(found.arrays)
+        device.note(Entry("loaded", number, kind, run, digest, before, self.run))
+        return found
+
+    def noted_save(self: PersonalState, snapshot: Snapshot, expected: Spec) -> None:
+        about = (snapshot.round, kind, self.run, digest_of(snapshot.arrays))
+        device.note(Entry("keeping", *about))
+        try:
+            save(self, snapshot, expected)
+        except Exception:
+            device.note(Entry("refused", *about))
+            raise
+        device.note(Entry("kept", *about))
+
+    PersonalState.load = noted_load  # type: ignore[method-assign]
+    PersonalState.save = noted_save  # type: ignore[method-assign]
+
+
+def _arm(device: Device, server_round: int, kind: str) -> None:
+    """Make the device break at the moment it is ordered to, if that is in this message."""
+    if not device.order.exists():
+        return
+    order = json.loads(device.order.read_text())
+    if (order["message"], order["round"]) != (kind, server_round):
+        return
+
+    def strike() -> None:
+        if not device.order.exists():
+            return  # once only
+        device.order.unlink()
+        device.note(Entry("hit", server_round, order["moment"]))
+        ACTS[order["act"]](device)
+
+    MOMENTS[order["moment"]](strike)
+
+
+# ------------------------------------------------------------------ what happens
+
+
+def _kill(device: Device) -> None:
+    os.killpg(os.getpgrp(), signal.SIGKILL)  # the SuperNode and all that it has started
+
+
+def _hang(device: Device) -> None:
+    os.killpg(os.getpgrp(), signal.SIGSTOP)
+
+
+def _fill(device: Device) -> None:
+    """Write until the disk has not a byte left."""
+    with (device.disk / BALLAST).open("ab", buffering=0) as stream:
+        for size in (_BLOCK, 1):
+            try:
+                while stream.write(b"\0" * size):
+                    continue
+            except OSError as error:
+                if error.errno != errno.ENOSPC:
+                    raise
+
+
+def _refuse(device: Device) -> None:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+ACTS: Mapping[str, Callable[[Device], None]] = {
+    "kill": _kill,
+    "hang": _hang,
+    "fill": _fill,
+    "refuse": _refuse,
+}
+
+
+# ------------------------------------------------------------------ and when
+
+
+def _before_training(strike: Strike) -> None:
+    fit = PersonalClient.fit
+
+    def struck(self: PersonalClient, *arguments: Any) -> Any:
+        strike()
+        return fit(self, *arguments)
+
+    PersonalClient.fit = struck  # type: ignore[method-assign, assignment]
+
+
+def _during_training(strike: Strike) -> None:
+    steps = 0
+
+    def struck(*_: Any) -> None:
+        nonlocal steps
+        steps += 1
+        if steps == 2:
+            strike()
+
+    register_optimizer_step_post_hook(struck)
+
+
+def _after_training(strike: Strike) -> None:
+    fit = PersonalClient.fit
+
+    def struck(self: PersonalClient, *arguments: Any) -> Any:
+        result = fit(self, *arguments)
+        strike()
+        return result
+
+    PersonalClient.fit = struck  # type: ignore[method-assign, assignment]
+
+
+def _half_written(strike: Strike) -> None:
+    def fdopen(descriptor: int, mode: str) -> Any:
+        stream = os.fdopen(descriptor, mode)
+        write = stream.write
+
+        def half(content: bytes) -> int:
+            write(content[: len(content) // 2])
+            stream.flush()
+            strike()
+            return write(content[len(content) // 2 :])
+
+        return _Stream(stream, half)
+
+    _in_writing(fdopen=fdopen)
+
+
+class _Stream:
+    """A stream, but for how it writes."""
+
+    def __init__(self, stream: Any, write: Callable[[bytes], int]) -> None:
+        self.stream, self.write = stream, write
+
+    def __enter__(self) -> "_Stream":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.stream.close()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.stream, name)
+
+
+def _before_rename(strike: Strike) -> None:
+    def replace(source: str, target: Path) -> None:
+        if not str(target).endswith(".previous"):
+            strike()
+        os.replace(source, target)
+
+    _in_writing(replace=replace)
+
+
+def _after_rename(strike: Strike) -> None:
+    def replace(source: str, target: Path) -> None:
+        os.replace(source, target)
+        if not str(target).endswith(".previous"):
+            strike()
+
+    _in_writing(replace=replace)
+
+
+def _after_previous(strike: Strike) -> None:
+    """The state before has just been given its second name."""
+
+    def replace(source: str, target: Path) -> None:
+        os.replace(source, target)
+        if str(target).endswith(".previous"):
+            strike()
+
+    _in_writing(replace=replace)
+
+
+def _in_writing(**changes: Any) -> None:
+    """Change what the module that writes personal files, and it alone, knows of the system."""
+    vars(personal_file)["os"] = SimpleNamespace(**(vars(os) | changes))
+
+
+MOMENTS: Mapping[str, Callable[[Strike], None]] = {
+    "before training": _before_training,
+    "during training": _during_training,
+    "after training": _after_training,
+    "half written": _half_written,
+    "before the rename": _before_rename,
+    "after the rename": _after_rename,
+    "after the second name": _after_previous,
+}

@@ -1,0 +1,176 @@
+"""Break a federation of real processes on this machine, and see that nothing is ever lost.
+
+One SuperLink with TLS and keys and three SuperNodes play short runs of ``fedper``. In every run one
+fault, drawn at random, is brought about: a node is killed at a moment of its training or writing,
+hangs, joins late; the SuperLink is killed; the network is slow; a disk is full. After it the run
+must go on with the others, the node must come back with its own personal parameters, bit for bit,
+and no file may be torn.
+"""
+
+import argparse
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from pfl_flower.files import write_json
+from simulations.fault_federation import NODES, FaultError, Federation, federation
+from simulations.fault_kinds import FAULTS, MissedError
+from simulations.fault_trial import Trial, seconds_since
+from simulations.fault_verdict import Tally, Verdict, judge, new_losses
+from simulations.loopback import LoopbackError
+from strategies.randomness import generator
+
+
+def _kinds(text: str) -> list[str]:
+    words = [word.strip() for word in text.split(",") if word.strip()]
+    if unknown := [word for word in words if word not in FAULTS]:
+        raise argparse.ArgumentTypeError(f"no faults are called {unknown}; there are {[*FAULTS]}")
+    if not words:
+        raise argparse.ArgumentTypeError(f"names no kind of fault; there are {[*FAULTS]}")
+    return words
+
+
+def _positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{number} is not a number from 1")
+    return number
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the parser of the command."""
+    made = argparse.ArgumentParser(
+        prog="python -m simulations faults",
+        allow_abbrev=False,
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog="kinds:\n" + "\n".join(f"  {name}: {kind.what}" for name, kind in FAULTS.items()),
+    )
+    made.add_argument("--n", type=_positive, default=50, help="faults to inject; 50")
+    made.add_argument("--seed", type=int, default=0, help="of the draw of faults; 0")
+    made.add_argument("--kinds", type=_kinds, default=[*FAULTS], help="a,b,c; all of them")
+    made.add_argument("--out", type=Path, help="folder of faults.json; ./results/faults")
+    made.add_argument("--work", type=Path, help="folder of the federation, kept; a temporary one")
+    return made
+
+
+def draw(seed: int, number: int, kinds: Sequence[str]) -> Verdict:
+    """Return what is to break in a run, nothing of it done yet.
+
+    Parameters
+    ----------
+    seed : of the whole command
+    number : of the run
+    kinds : names to draw from
+    """
+    random = generator(seed, "fault", number)
+    kind = kinds[int(random.integers(len(kinds)))]
+    return Verdict(kind, int(random.integers(NODES)), int(random.integers(1, 3)))
+
+
+def break_once(here: Federation, number: int, verdict: Verdict) -> None:
+    """Play one run in which one thing breaks, and fill in what came of it."""
+    start = time.monotonic()
+    kind = FAULTS[verdict.kind]
+    trial = Trial(here, verdict.victim, verdict.round, number)
+    try:
+        try:
+            verdict.hit = kind.inject(trial)
+        except MissedError as reason:
+            verdict.odd.append(f"missed: {reason}")
+        verdict.completed = trial.finish()
+        judge(trial, kind, verdict)
+    except (FaultError, LoopbackError) as error:
+        verdict.odd.append(str(error))
+        trial.give_up()
+    finally:
+        here.mend()
+    verdict.seconds = seconds_since(start)
+
+
+def break_often(
+    here: Federation, options: argparse.Namespace, folder: Path, console: Console
+) -> Tally:
+    """Break until as many faults have hit as were asked for, at most twice as many runs."""
+    verdicts: list[Verdict] = []
+    with _bar(console, options.n) as advance:
+        for number in range(2 * options.n):
+            verdict = draw(options.seed, number, options.kinds)
+            advance(f"{verdict.kind}, node {verdict.victim}", 0)
+            break_once(here, number, verdict)
+            verdicts.append(verdict)
+            new_losses(verdicts)
+            tally = Tally(verdicts)
+            write_json(folder / "faults.json", {"seed": options.seed, **tally.to_json()})
+            console.print(line_on(number, verdict), highlight=False, soft_wrap=True)
+            advance("", bool(verdict.hit))
+            if len(tally.injected) == options.n:
+                break
+    return Tally(verdicts)
+
+
+@contextmanager
+def _bar(console: Console, total: int):  # type: ignore[no-untyped-def]
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    with Progress(*columns, TimeElapsedColumn(), console=console) as progress:
+        task = progress.add_task("starting", total=total)
+
+        def advance(what: str, by: int) -> None:
+            progress.update(task, description=what, advance=by)
+
+        yield advance
+
+
+def line_on(number: int, verdict: Verdict) -> str:
+    """Return a line on a run."""
+    how = "as it should" if verdict.good else "NOT AS IT SHOULD"
+    words = [verdict.hit, *verdict.lost, *verdict.torn, *verdict.odd]
+    return (
+        f"run {number}: {verdict.kind}, node {verdict.victim}, round {verdict.round}, "
+        f"{verdict.seconds:.0f} s, {how}: {'; '.join(filter(None, words))}"
+    )
+
+
+def print_tally(tally: Tally, console: Console) -> None:
+    """Print a table of the kinds, and the sums."""
+    table = Table("fault", "injected", "runs completed", "states lost", "states torn", "odd")
+    for name in FAULTS:
+        own = [verdict for verdict in tally.verdicts if verdict.kind == name]
+        hit = [verdict for verdict in own if verdict.hit]
+        if own:
+            sums = (sum(map(len, (v.lost for v in own))), sum(map(len, (v.torn for v in own))))
+            odd = sum(len(verdict.odd) for verdict in own)
+            done = sum(verdict.completed for verdict in hit)
+            table.add_row(name, *map(str, (len(hit), done, *sums, odd)))
+    console.print(table)
+    found = tally.to_json()
+    console.print(
+        f"Faults injected: {found['injected']} (and {found['missed']} that did not hit); runs "
+        f"completed: {found['completed']}; personal states lost: {found['lost']}; torn: "
+        f"{found['torn']}",
+        highlight=False,
+    )
+
+
+def run(arguments: Sequence[str], console: Console) -> int:
+    """Run the command; return its exit status, 1 if anything was not as it should be."""
+    options = parser().parse_args(arguments)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that processes and disks go too
+    folder = options.out or Path("results") / "faults"
+    folder.mkdir(parents=True, exist_ok=True)
+    temporary = tempfile.TemporaryDirectory(prefix="faults-", ignore_cleanup_errors=True)
+    with temporary as place, federation((options.work or Path(place)).resolve()) as here:
+        disks = "disks of their own (tmpfs)" if here.mounted else "one disk; full ones are made up"
+        console.print(f"A SuperLink and {NODES} SuperNodes with {disks}.", highlight=False)
+        tally = break_often(here, options, folder, console)
+    print_tally(tally, console)
+    console.print(f"Results: {(folder / 'faults.json').resolve()}", highlight=False, soft_wrap=True)
+    return 0 if tally.good else 1

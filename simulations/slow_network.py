@@ -1,0 +1,65 @@
+"""A network that delays and drips: a TCP proxy on this machine."""
+
+import asyncio
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+
+@dataclass
+class SlowNetwork:
+    """A way to a port of this machine that is slow in both directions.
+
+    Parameters
+    ----------
+    target : the port it leads to
+    delay : seconds that every piece is held back
+    piece : bytes that pass at a time
+
+    Attributes
+    ----------
+    port : the port to connect to instead
+    passed : bytes that have passed so far
+    """
+
+    target: int
+    delay: float = 0.05
+    piece: int = 8192
+    port: int = 0
+    passed: int = 0
+
+    @contextmanager
+    def open(self) -> Iterator["SlowNetwork"]:
+        """Let connections through while the block lasts."""
+        loop = asyncio.new_event_loop()
+        server = loop.run_until_complete(asyncio.start_server(self._serve, "127.0.0.1", 0))
+        self.port = server.sockets[0].getsockname()[1]
+        thread = threading.Thread(target=loop.run_forever, daemon=True)
+        thread.start()
+        try:
+            yield self
+        finally:
+            loop.call_soon_threadsafe(server.close)
+            loop.call_soon_threadsafe(loop.stop)
+            thread.join(10)
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            there = await asyncio.open_connection("127.0.0.1", self.target)
+        except OSError:
+            writer.close()
+            return
+        await asyncio.gather(self._pass(reader, there[1]), self._pass(there[0], writer))
+
+    async def _pass(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            while piece := await reader.read(self.piece):
+                await asyncio.sleep(self.delay)
+                writer.write(piece)
+                await writer.drain()
+                self.passed += len(piece)
+        except OSError:
+            pass  # one end has gone; the other learns it by the close
+        finally:
+            writer.close()
