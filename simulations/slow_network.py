@@ -33,16 +33,18 @@ class SlowNetwork:
     def open(self) -> Iterator["SlowNetwork"]:
         """Let connections through while the block lasts."""
         loop = asyncio.new_event_loop()
-        server = loop.run_until_complete(asyncio.start_server(self._serve, "127.0.0.1", 0))
-        self.port = server.sockets[0].getsockname()[1]
         thread = threading.Thread(target=loop.run_forever, daemon=True)
         thread.start()
+        starting = asyncio.start_server(self._serve, "127.0.0.1", 0)
+        server = asyncio.run_coroutine_threadsafe(starting, loop).result()
+        self.port = server.sockets[0].getsockname()[1]
         try:
             yield self
         finally:
-            loop.call_soon_threadsafe(server.close)
+            asyncio.run_coroutine_threadsafe(_end(server), loop).result()
             loop.call_soon_threadsafe(loop.stop)
-            thread.join(10)
+            thread.join()
+            loop.close()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
@@ -63,3 +65,13 @@ class SlowNetwork:
             pass  # one end has gone; the other learns it by the close
         finally:
             writer.close()
+
+
+async def _end(server: asyncio.Server) -> None:
+    """Close a server and all connections through it."""
+    server.close()
+    connections = asyncio.all_tasks() - {asyncio.current_task()}
+    for connection in connections:
+        connection.cancel()
+    await asyncio.gather(*connections, return_exceptions=True)
+    await asyncio.sleep(0)  # for what is closed to be closed

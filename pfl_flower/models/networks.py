@@ -165,7 +165,8 @@ class LargeCNN(nn.Module):
 def _squeeze_excitation(channels: int) -> nn.Module:
     from torchvision.ops import SqueezeExcitation  # a second to import, for every message
 
-    return SqueezeExcitation(channels, max(8, channels // 8))
+    block: nn.Module = SqueezeExcitation(channels, max(8, channels // 8))
+    return block
 
 
 def resnet(shape: Shape, num_classes: int, norm: str = "batch") -> nn.Module:
