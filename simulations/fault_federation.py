@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from clients.model_file import SUFFIX, read_model
-from clients.personal_file import PersonalStateError, previous_of, read_checked
+from clients.personal_file import PersonalStateError, read_checked
 from simulations.fault_hooks import BALLAST, FAULTS
 from simulations.fault_journal import Entry, Kept, digest_of, read
 from simulations.loopback import Loopback
@@ -144,16 +144,6 @@ class Federation:
             except PersonalStateError as error:
                 found.append(f"{path.name}: {error}")
         return found
-
-    def copy_state(self, node: int) -> bytes | None:
-        """Return the bytes of a node's personal file."""
-        path = self.disk(node) / f"client-{node}.safetensors"
-        return path.read_bytes() if path.exists() else None
-
-    def previous_state(self, node: int) -> bytes | None:
-        """Return the bytes of the file of the state before."""
-        path = previous_of(self.disk(node) / f"client-{node}.safetensors")
-        return path.read_bytes() if path.exists() else None
 
 
 @contextmanager

@@ -4,7 +4,7 @@ import asyncio
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 
 @dataclass
@@ -28,6 +28,7 @@ class SlowNetwork:
     piece: int = 8192
     port: int = 0
     passed: int = 0
+    _writers: set[asyncio.StreamWriter] = field(default_factory=set, repr=False)
 
     @contextmanager
     def open(self) -> Iterator["SlowNetwork"]:
@@ -41,18 +42,22 @@ class SlowNetwork:
         try:
             yield self
         finally:
-            asyncio.run_coroutine_threadsafe(_end(server), loop).result()
+            asyncio.run_coroutine_threadsafe(self._end(server), loop).result()
             loop.call_soon_threadsafe(loop.stop)
             thread.join()
             loop.close()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
-            there = await asyncio.open_connection("127.0.0.1", self.target)
+            there_reader, there_writer = await asyncio.open_connection("127.0.0.1", self.target)
         except OSError:
             writer.close()
             return
-        await asyncio.gather(self._pass(reader, there[1]), self._pass(there[0], writer))
+        self._writers |= {writer, there_writer}
+        await asyncio.gather(self._pass(reader, there_writer), self._pass(there_reader, writer))
+        writer.close()
+        there_writer.close()
+        self._writers -= {writer, there_writer}
 
     async def _pass(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
@@ -61,17 +66,14 @@ class SlowNetwork:
                 writer.write(piece)
                 await writer.drain()
                 self.passed += len(piece)
+            writer.write_eof()  # this end says no more; the other may still
         except OSError:
-            pass  # one end has gone; the other learns it by the close
-        finally:
-            writer.close()
+            writer.transport.abort()  # one end has gone; so that the other learns it
 
-
-async def _end(server: asyncio.Server) -> None:
-    """Close a server and all connections through it."""
-    server.close()
-    connections = asyncio.all_tasks() - {asyncio.current_task()}
-    for connection in connections:
-        connection.cancel()
-    await asyncio.gather(*connections, return_exceptions=True)
-    await asyncio.sleep(0)  # for what is closed to be closed
+    async def _end(self, server: asyncio.Server) -> None:
+        """Close the server and all connections through it."""
+        server.close()
+        for writer in self._writers:
+            writer.transport.abort()
+        serving = asyncio.all_tasks() - {asyncio.current_task()}
+        await asyncio.gather(*serving, return_exceptions=True)

@@ -5,11 +5,12 @@ import time
 
 import numpy as np
 import pytest
-from safetensors.numpy import load_file
+from safetensors.numpy import load, load_file
 
 from pfl_flower.certificates import AUTHORITY, make_authority, make_node_key
 from pfl_flower.engines import simulate
 from pfl_flower.results import write
+from simulations.fault_federation import federation
 from simulations.loopback import Loopback, plain
 
 pytestmark = pytest.mark.deployment
@@ -45,6 +46,25 @@ def test_with_tls_and_keys_the_numbers_are_those_of_one_process(tmp_path):
     assert "Round 5, train: received" in plain(link.log("node-1"))
 
 
+def test_a_killed_node_goes_on_from_its_last_completed_round(tmp_path):
+    """As two runs in one process do, the second of which starts from the first one's states."""
+    settings = SETTINGS | {"num-server-rounds": 2}
+    with federation(tmp_path / "real") as here:
+        here.link.run(settings | {"results-dir": "results"})
+        own = here.disk(1) / "client-1.safetensors"
+        completed = own.read_bytes()
+        assert here.state_of(1).round == 2
+        here.link.kill("node-1")
+        here.start(1)
+        assert own.read_bytes() == completed
+        here.link.run(settings | {"results-dir": "results"})
+        found = load_file(own)
+    for _ in range(2):
+        simulate(settings | {"personal-dir": str(tmp_path / "personal")}, 3)
+    same_arrays_as(found, load_file(tmp_path / "personal" / "client-1.safetensors"))
+    assert any((found[name] != values).any() for name, values in load(completed).items())
+
+
 def rows(folder):
     """What became of every client in every round; only the ids of nodes are others."""
     with (folder / "clients.csv").open() as stream:
@@ -52,7 +72,10 @@ def rows(folder):
 
 
 def same_arrays(one, other):
-    first, second = load_file(one), load_file(other)
+    same_arrays_as(load_file(one), load_file(other))
+
+
+def same_arrays_as(first, second):
     assert first.keys() == second.keys()
     for name in first:
         np.testing.assert_array_equal(first[name], second[name], err_msg=name)

@@ -289,7 +289,7 @@ def test_all_bytes_come_through_a_slow_network():
         return await reader.read()
 
     async def echo(reader, writer):
-        writer.write((await reader.read(200))[::-1])
+        writer.write((await reader.readexactly(200))[::-1])
         writer.close()
 
     async def through():
