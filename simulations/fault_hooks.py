@@ -11,6 +11,7 @@ import os
 import signal
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -210,18 +211,31 @@ def _after_training(strike: Strike) -> None:
     PersonalClient.fit = struck  # type: ignore[method-assign, assignment]
 
 
+def _before_writing(strike: Strike) -> None:
+    def struck(stream: Any, content: bytes) -> int:
+        strike()
+        return int(stream.write(content))
+
+    _in_stream(struck)
+
+
 def _half_written(strike: Strike) -> None:
+    def struck(stream: Any, content: bytes) -> int:
+        half = len(content) // 2
+        stream.write(content[:half])
+        stream.flush()
+        strike()
+        return half + int(stream.write(content[half:]))
+
+    _in_stream(struck)
+
+
+def _in_stream(write: Callable[[Any, bytes], int]) -> None:
+    """Write a state into its temporary file, which is there already, in another way."""
+
     def fdopen(descriptor: int, mode: str) -> Any:
         stream = os.fdopen(descriptor, mode)
-        write = stream.write
-
-        def half(content: bytes) -> int:
-            write(content[: len(content) // 2])
-            stream.flush()
-            strike()
-            return write(content[len(content) // 2 :])
-
-        return _Stream(stream, half)
+        return _Stream(stream, partial(write, stream))
 
     _in_writing(fdopen=fdopen)
 
@@ -280,6 +294,7 @@ MOMENTS: Mapping[str, Callable[[Strike], None]] = {
     "before training": _before_training,
     "during training": _during_training,
     "after training": _after_training,
+    "before writing": _before_writing,
     "half written": _half_written,
     "before the rename": _before_rename,
     "after the rename": _after_rename,

@@ -150,8 +150,9 @@ def _slow(trial: Trial) -> str:
 def _full_disk(trial: Trial) -> str:
     """A disk is full when the state is to be kept; it is emptied after the round."""
     federation, node = trial.federation, trial.victim
-    moment, act = ("before training", "fill") if federation.mounted else ("half written", "refuse")
-    federation.order(node, moment, act, trial.round)
+    # Not before: giving the state before its second name frees as much as a new one takes.
+    act = "fill" if federation.mounted else "refuse"
+    federation.order(node, "before writing", act, trial.round)
     trial.begin()
     until(f"the disk of node {node} is full", trial.hit)
     until(

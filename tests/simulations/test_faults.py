@@ -135,6 +135,7 @@ def whole_system(monkeypatch):
 @pytest.mark.parametrize(
     ("moment", "number"),
     [
+        ("before writing", 2),
         ("half written", 2),
         ("before the rename", 2),
         ("after the rename", 3),
@@ -166,11 +167,12 @@ def test_half_of_a_state_was_written_when_the_writing_stopped(tmp_path):
     assert left.stat().st_size == whole // 2
 
 
+@pytest.mark.parametrize("moment", ["before writing", "half written"])
 @pytest.mark.usefixtures("whole_system")
-def test_a_disk_that_is_full_in_the_middle_leaves_the_old_state(tmp_path):
+def test_a_disk_that_is_full_leaves_the_old_state(tmp_path, moment):
     device = Device(tmp_path, 0, tmp_path)
     state_in(tmp_path).save(snapshot(1), SPEC)
-    MOMENTS["half written"](lambda: fault_hooks.ACTS["refuse"](device))
+    MOMENTS[moment](lambda: fault_hooks.ACTS["refuse"](device))
     with pytest.raises(PersonalStateError, match="No space left on device"):
         state_in(tmp_path).save(snapshot(2), SPEC)
     assert state_in(tmp_path).load(SPEC).round == 1
