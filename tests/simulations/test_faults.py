@@ -16,9 +16,10 @@ from clients import personal_file
 from clients.state import PersonalState, PersonalStateError, Snapshot, tensor_spec
 from simulations import fault_hooks, faults
 from simulations.fault_federation import trained
-from simulations.fault_hooks import MOMENTS, Device
+from simulations.fault_hooks import Device
 from simulations.fault_journal import Entry, Kept, append, digest_of, losses, read
 from simulations.fault_kinds import FAULTS
+from simulations.fault_moments import MOMENTS
 from simulations.fault_verdict import Tally, Verdict, absences, new_losses
 from simulations.slow_network import SlowNetwork
 
