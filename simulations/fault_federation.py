@@ -18,10 +18,10 @@ from simulations.loopback import Loopback
 
 NODES = 3
 ROUNDS = 4
-PATIENCE = 240.0
+PATIENCE = 600.0
 """Seconds that are waited for anything before it counts as not happening."""
 
-TIMEOUT = 60.0
+TIMEOUT = 90.0
 """Run config: seconds after which the server goes on without a reply."""
 
 _DISK = 1 << 20
@@ -94,12 +94,15 @@ class Federation:
 
     def mend(self) -> None:
         """Start whatever is down, and empty the disks, so that the next run finds all well."""
+        rerouted = set(self.ports)
         self.ports.clear()
+        if "link" not in self.link.processes:
+            self.link.start_link()
         for node in range(NODES):
             (self.disk(node) / BALLAST).unlink(missing_ok=True)
             (self.orders / f"node-{node}.json").unlink(missing_ok=True)
             process = self.link.processes.get(f"node-{node}")
-            if process is None or process.poll() is not None:
+            if process is None or process.poll() is not None or node in rerouted:
                 self.restart(node)
 
     def order(self, node: int, moment: str, act: str, server_round: int) -> None:

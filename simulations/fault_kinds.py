@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from simulations.fault_federation import ROUNDS, until
+from simulations.fault_federation import PATIENCE, ROUNDS, until
 from simulations.fault_hooks import BALLAST
 from simulations.fault_trial import Trial, seconds_since
 from simulations.slow_network import SlowNetwork
@@ -131,7 +131,7 @@ def _slow(trial: Trial) -> str:
         federation.ports[node] = network.port
         federation.restart(node)
         trial.begin()
-        trial.until_round_is_over(ROUNDS, 900)
+        trial.until_round_is_over(ROUNDS, 3 * PATIENCE)
         passed = network.passed
         federation.ports.clear()
         federation.link.stop(f"node-{node}")

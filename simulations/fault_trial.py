@@ -33,7 +33,7 @@ SETTINGS: Mapping[str, Any] = {
 }
 """A short run: what breaks does not depend on how well it learns."""
 
-_RUN_TIME = 900.0
+_RUN_TIME = 1800.0
 
 
 @dataclass
@@ -110,17 +110,9 @@ class Trial:
         link = self.federation.link
         if "run" in link.processes:
             link.stop("run")
-        link.flwr("stop", self.run_id(), LINK, timeout=60)
-
-    def run_id(self) -> str:
-        """Return what Flower calls the run."""
-        words = plain(self.said).split("Successfully started run ")
-        return words[-1].split()[0] if len(words) > 1 else ""
-
-    @property
-    def said(self) -> str:
-        """What ``flwr run`` has said."""
-        return self.federation.link.log("run")
+            started = plain(link.log("run")).rpartition("Successfully started run ")
+            if started[1] and "link" in link.processes:
+                link.flwr("stop", started[2].split()[0], LINK)
 
     # ------------------------------------------------------------------ what is under way
 
@@ -167,12 +159,20 @@ class Trial:
         return trained(rows_of(self.results), node)
 
     def until_round_is_over(self, server_round: int, seconds: float = PATIENCE) -> None:
-        """Wait until the server has completed a round."""
+        """Wait until the server has completed a round.
+
+        Raises
+        ------
+        FaultError
+            If it takes too long, or the run ends before.
+        """
         until(
             f"round {server_round} is complete",
             lambda: self.complete_rounds() >= server_round or self._ended(),
             seconds,
         )
+        if self.complete_rounds() < server_round:
+            raise FaultError(f"the run ended before round {server_round} was complete")
 
     def _ended(self) -> bool:
         process = self.federation.link.processes.get("run")

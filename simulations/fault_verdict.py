@@ -21,6 +21,7 @@ class Verdict:
     kind : name of the kind of fault
     victim, round : the node that it hit, and when
     hit : in words, what shows that it did; empty of one that did not
+    missed : in words, why it did not; such a run is judged by what is lost and torn alone
     completed : whether the run has come to its last round
     lost, torn : in words, every personal state that was lost, or is torn; best none
     odd : in words, what else should not be; best nothing
@@ -32,6 +33,7 @@ class Verdict:
     victim: int
     round: int
     hit: str = ""
+    missed: str = ""
     completed: bool = False
     lost: list[str] = field(default_factory=list)
     torn: list[str] = field(default_factory=list)
@@ -53,8 +55,10 @@ def judge(trial: Trial, kind: Kind, verdict: Verdict) -> None:
         torn = trial.federation.torn(node)
         verdict.torn += torn
         verdict.lost += lost_of(trial, node) if not torn else []
-    if verdict.completed:
-        verdict.trained = {node: trial.trained(node) for node in range(NODES)}
+    if not verdict.completed:
+        return
+    verdict.trained = {node: trial.trained(node) for node in range(NODES)}
+    if verdict.hit:
         verdict.odd += absences(
             verdict.trained, trial.victim, trial.settings["num-server-rounds"], kind.misses
         )

@@ -12,7 +12,7 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -85,7 +85,7 @@ def break_once(here: Federation, number: int, verdict: Verdict) -> None:
         try:
             verdict.hit = kind.inject(trial)
         except MissedError as reason:
-            verdict.odd.append(f"missed: {reason}")
+            verdict.missed = str(reason)
         verdict.completed = trial.finish()
         judge(trial, kind, verdict)
     except (FaultError, LoopbackError) as error:
@@ -118,7 +118,7 @@ def break_often(
 
 
 @contextmanager
-def _bar(console: Console, total: int):  # type: ignore[no-untyped-def]
+def _bar(console: Console, total: int) -> Iterator[Callable[[str, int], None]]:
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
     with Progress(*columns, TimeElapsedColumn(), console=console) as progress:
         task = progress.add_task("starting", total=total)
@@ -132,7 +132,7 @@ def _bar(console: Console, total: int):  # type: ignore[no-untyped-def]
 def line_on(number: int, verdict: Verdict) -> str:
     """Return a line on a run."""
     how = "as it should" if verdict.good else "NOT AS IT SHOULD"
-    words = [verdict.hit, *verdict.lost, *verdict.torn, *verdict.odd]
+    words = [verdict.hit or f"no hit: {verdict.missed}", *verdict.lost, *verdict.torn, *verdict.odd]
     return (
         f"run {number}: {verdict.kind}, node {verdict.victim}, round {verdict.round}, "
         f"{verdict.seconds:.0f} s, {how}: {'; '.join(filter(None, words))}"
@@ -161,7 +161,7 @@ def print_tally(tally: Tally, console: Console) -> None:
 
 
 def run(arguments: Sequence[str], console: Console) -> int:
-    """Run the command; return its exit status, 1 if anything was not as it should be."""
+    """Run the command; return its exit status: 1 if anything was not as it should be."""
     options = parser().parse_args(arguments)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that processes and disks go too
     folder = options.out or Path("results") / "faults"
@@ -173,4 +173,4 @@ def run(arguments: Sequence[str], console: Console) -> int:
         tally = break_often(here, options, folder, console)
     print_tally(tally, console)
     console.print(f"Results: {(folder / 'faults.json').resolve()}", highlight=False, soft_wrap=True)
-    return 0 if tally.good else 1
+    return 0 if tally.good and len(tally.injected) == options.n else 1
