@@ -2,6 +2,7 @@
 
 import csv
 import json
+import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -104,6 +105,8 @@ class Federation:
             process = self.link.processes.get(f"node-{node}")
             if process is None or process.poll() is not None or node in rerouted:
                 self.restart(node)
+            else:
+                self.link.signal(f"node-{node}", signal.SIGCONT)  # in case it still stands still
 
     def order(self, node: int, moment: str, act: str, server_round: int) -> None:
         """Order a device to break at a moment of a round's training."""

@@ -17,6 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
@@ -87,12 +88,11 @@ def break_once(here: Federation, number: int, verdict: Verdict) -> None:
         except MissedError as reason:
             verdict.missed = str(reason)
         verdict.completed = trial.finish()
-        judge(trial, kind, verdict)
     except (FaultError, LoopbackError) as error:
         verdict.odd.append(str(error))
         trial.give_up()
-    finally:
-        here.mend()
+    judge(trial, kind, verdict)
+    here.mend()
     verdict.seconds = seconds_since(start)
 
 
@@ -167,10 +167,16 @@ def run(arguments: Sequence[str], console: Console) -> int:
     folder = options.out or Path("results") / "faults"
     folder.mkdir(parents=True, exist_ok=True)
     temporary = tempfile.TemporaryDirectory(prefix="faults-", ignore_cleanup_errors=True)
-    with temporary as place, federation((options.work or Path(place)).resolve()) as here:
-        disks = "disks of their own (tmpfs)" if here.mounted else "one disk; full ones are made up"
-        console.print(f"A SuperLink and {NODES} SuperNodes with {disks}.", highlight=False)
-        tally = break_often(here, options, folder, console)
+    try:
+        with temporary as place, federation((options.work or Path(place)).resolve()) as here:
+            disks = (
+                "disks of their own (tmpfs)" if here.mounted else "one disk; a full one is made up"
+            )
+            console.print(f"A SuperLink and {NODES} SuperNodes with {disks}.", highlight=False)
+            tally = break_often(here, options, folder, console)
+    except (FaultError, LoopbackError) as error:  # what runs before this one is in the folder
+        console.print(f"[red]{escape(str(error))}[/red]", highlight=False, soft_wrap=True)
+        return 1
     print_tally(tally, console)
     console.print(f"Results: {(folder / 'faults.json').resolve()}", highlight=False, soft_wrap=True)
     return 0 if tally.good and len(tally.injected) == options.n else 1
