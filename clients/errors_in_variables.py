@@ -77,8 +77,7 @@ class ErrorsInVariablesClient(LinearClient):
                     f"noise is stated of {len(self.quality.noise)} features, the model has "
                     f"{len(self._noise)}"
                 )
-            # A value that is missing, and filled in with a mean, has no error of a reading.
-            self._noise = (1.0 - self.quality.missing_rate) * self.quality.noise
+            self._noise = self.quality.noise
         self.shared_names = list(NAMES)
         self._outgoing = model_arrays(self._coefficients())
         self._calibrates_on = ALL

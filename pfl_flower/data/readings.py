@@ -135,10 +135,13 @@ def _filled(
 ) -> tuple[tuple[Floats, ...], DataQuality]:
     """Return readings filled in and, if wanted, calibrated, and the quality that is left.
 
-    Of calibrated readings there is no error left for anybody to correct; how reliable they are has
-    not changed.
+    A value that is filled in has no error of a reading, so that a feature's noise counts as often
+    as the feature was read. Of calibrated readings there is no error left for anybody to correct.
+    How reliable readings are does not change.
     """
     imputation = IMPUTATIONS[settings.imputation]
+    lost = np.isnan(parts[0]).sum(axis=0) / max(len(parts[0]), 1)
+    quality = replace(quality, noise=(1.0 - lost) * quality.noise)
     filled = imputation.fill(parts, named_seed(settings.seed, "imputation", client))
     if settings.calibrate_inputs:
         matrix, mean = calibration(filled[0], quality.noise)
@@ -167,7 +170,7 @@ def _quality(
 ) -> DataQuality:
     """Return what a client tells of its training readings, ``(N, d)``.
 
-    The noise told is what is stated of the device. A feature that never varies over
+    The noise is what is stated of the device. A feature that never varies over
     :data:`ENOUGH_TO_VARY` readings has reliability 0: its sensor is stuck, whatever is stated. That
     is for vectors only (a corner of all images may be dark), and for features that vary elsewhere,
     where that is known. A liar tells that all is perfect.
@@ -189,7 +192,8 @@ def _quality(
         stuck = (known.number >= ENOUGH_TO_VARY) & (lowest == highest)
         if facts.features is not None:
             stuck &= feature_deviations(facts.features) > 0
-        reliability = np.where(stuck, 0.0, reliability)
+        # What never varies has no error that would have to be corrected for either.
+        noise, reliability = np.where(stuck, 0.0, noise), np.where(stuck, 0.0, reliability)
     return DataQuality(count, missing, noise, reliability)
 
 

@@ -135,6 +135,23 @@ def test_more_noise_than_there_is_variance_leaves_the_mean():
     np.testing.assert_allclose(found, np.broadcast_to(readings.mean(axis=0), found.shape))
 
 
+def test_units_of_features_do_not_matter_where_errors_are_too_large_either():
+    _, readings, _ = planted(500)
+    noise, unit = np.array([1.5 * readings[:, 0].var(), 0.1]), np.array([100.0, 0.1])
+    matrix, _ = calibration(readings, noise)
+    other, _ = calibration(readings * unit, noise * unit**2)
+    np.testing.assert_allclose(other / unit[:, None] * unit, matrix, atol=1e-9)
+
+
+def test_hardly_enough_readings_and_unequal_errors_are_not_blown_up():
+    """Thirty readings of thirty features have directions of hardly any variance."""
+    draw = generator(100, "few readings")
+    readings, noise = draw.normal(size=(30, 30)), draw.uniform(0, 0.5, size=30)
+    matrix, mean = calibration(readings, noise)
+    others = draw.normal(size=(1000, 30))
+    assert ((others - mean) @ matrix.T).std() < 1.0
+
+
 def test_calibration_never_makes_a_variance_negative():
     _, readings, _ = planted(500)
     total = np.cov(readings.T, ddof=0)
