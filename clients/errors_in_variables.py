@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from threadpoolctl import threadpool_limits
 from torch import Tensor, nn
 from torch.nn.functional import one_hot
 
@@ -126,5 +127,7 @@ class ErrorsInVariablesClient(LinearClient):
         found = self._first_examples(self._calibrates_on) if self._noise.any() else None
         if found is None or len(found[0]) < FEWEST_READINGS * self.layer.in_features:
             return self.model
-        matrix, mean = calibration(numbers(found[0].flatten(1)), self._noise)
+        # One thread: how many there are would decide on the last bits of eigenvectors.
+        with threadpool_limits(1, user_api="blas"):
+            matrix, mean = calibration(numbers(found[0].flatten(1)), self._noise)
         return Calibrated(self.model, matrix, mean)

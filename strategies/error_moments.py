@@ -3,8 +3,9 @@
 A client reads ``W = X + U``: true values and errors of mean zero, uncorrelated with everything
 else, of a variance that it states. Least squares on ``W`` is biased towards zero; what is not is
 
-    beta = (sum_i n_i (S_WW,i - S_UU,i))^-1 sum_i n_i S_Wy,i
+    beta = (sum_i n_i (S_WW,i - S_UU,i))^-1 sum_i n_i S_Wy,i,
 
+with moments about the means of everybody's examples, so that there is one intercept for all
 (Fuller 1987, Measurement Error Models, section 2.2; Carroll et al. 2006, Measurement Error in
 Nonlinear Models, section 3.4). For classes the same correction makes Gaussian discriminant
 analysis of it, whose coefficients are those of the logistic model where features are Gaussian

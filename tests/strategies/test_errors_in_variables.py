@@ -272,6 +272,41 @@ def test_errors_beyond_what_there_is_are_clipped_with_a_warning(caplog):
     assert "it is held to be 0.05" in caplog.text
 
 
+def scaled(own, times):
+    """Sums of products of readings so many times as large, of as many examples."""
+    units = np.append(np.full(3, times), 1.0)
+    return {"coefficients": own.cross * units, "gram": own.gram * np.outer(units, units)}
+
+
+FAR = {
+    "readings": scaled(DATA[0], 1e10),
+    "readings whose squares are too large to add up": scaled(DATA[0], 1e152),
+    "targets": {"coefficients": 1e12 * DATA[0].cross},
+    "errors": {"errors": np.full(3, 1.7e308)},
+}
+
+
+@pytest.mark.parametrize("what", FAR)
+def test_what_is_far_beyond_what_most_tell_is_dropped(what):
+    strategy = ErrorsInVariables()
+    found = solved(strategy, [told(0, **FAR[what]), told(1), told(2)])
+    np.testing.assert_array_equal(found, coefficients(pooled_errors(DATA[1:]))[0])
+    (bad,) = [report for report in strategy.reports if report.dropped]
+    assert bad.client == 0
+    assert "beyond belief" in bad.dropped
+
+
+def test_sums_beyond_all_numbers_never_end_a_run():
+    """Of two clients nobody can say who lies, so that neither counts; the run goes on."""
+    strategy = ErrorsInVariables()
+    replies = [told(c, errors=np.full(3, 1.7e308)) for c in range(2)]
+    assert solved(strategy, replies) is None
+    assert all("no finite model" in report.dropped for report in strategy.reports)
+    assert not strategy.moments
+    wanted, _ = coefficients(DATA[2])
+    np.testing.assert_array_equal(solved(strategy, [told(2)]), wanted)
+
+
 def test_nobody_who_can_be_believed_leaves_what_was_sent():
     strategy = ErrorsInVariables()
     assert solved(strategy, [told(0, **BAD["not finite"])]) is None

@@ -1,5 +1,6 @@
 import logging
 import math
+import sys
 
 import numpy as np
 import pytest
@@ -111,6 +112,12 @@ def test_what_is_above_the_bound_is_poured_over_the_others():
     np.testing.assert_allclose(bounded([9, 1, 0], 0.1), [0.5, 0.5, 0.0])
 
 
+def test_absurd_weights_take_no_more_than_their_bound_and_leave_the_others_their_proportions():
+    shares = bounded([1.7e308, 0.001, 0.003, 0.0], 0.4)
+    np.testing.assert_allclose(shares, [0.4, 0.2, 0.4, 0.0])
+    np.testing.assert_allclose(bounded([1.7e308, 1e-17, 3e-17], 0.6), [0.6, 0.1, 0.3])
+
+
 @pytest.mark.parametrize("weights", [[0.0, 0.0], [1.0, -1.0], [1.0, math.nan], [1.0, math.inf]])
 def test_what_are_no_weights(weights):
     with pytest.raises(ValueError, match="weights must be finite and not negative"):
@@ -124,6 +131,8 @@ def test_effective_examples_are_told_or_follow_from_rates():
     quality, effective = told_quality({"missing-rate": 0.5, "reliability": 0.6}, 50)
     assert (quality, effective) == (pytest.approx(0.3), pytest.approx(15))
     assert told_quality({"effective-examples": 7.0}, 50) == (1.0, 7.0)
+    with pytest.raises(ValueError, match="effective-examples is inf"):
+        told_quality({"effective-examples": math.inf}, sys.float_info.max)
 
 
 def test_uniform_quality_changes_nothing():
@@ -275,6 +284,16 @@ def test_a_liar_moves_the_mean_by_no_more_than_its_share_of_clipped_medians(
         )
     )
     assert moved <= mine * bound * (1 + 1e-4) + 1e-6
+
+
+def test_where_most_clients_stay_where_they_are_so_does_the_model_and_that_is_said(caplog):
+    replies = [reply(100 + c, SENT, {"num-examples": 10}) for c in range(3)]
+    replies.append(told(3, scale=1e6))
+    with caplog.at_level(logging.WARNING):
+        found = averaged(QualityWeighted(), replies)
+    np.testing.assert_array_equal(found["head"], SENT["head"])
+    assert "most updates have length 0" in caplog.text
+    assert "Round 1" in caplog.text
 
 
 def test_noise_that_is_not_finite_is_dropped_and_no_one_else_is_clipped_for_it():
