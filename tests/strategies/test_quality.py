@@ -174,10 +174,10 @@ def test_the_weights_of_smallest_variance_are_effective_examples():
 
 
 def test_bad_clients_can_be_left_out_altogether(caplog):
-    replies = [told(c, reliability=(0.9, 0.2, 0.8, 0.1)[c]) for c in range(4)]
+    replies = [told(c, reliability=(0.9, 0.2, 0.5, 0.1)[c]) for c in range(4)]
     strategy = QualityWeighted(least_quality=0.5, largest_share=1.0, update_clip=0.0)
     found = averaged(strategy, replies)
-    weights = [10 * 0.9, 0, 30 * 0.8, 0]
+    weights = [10 * 0.9, 0, 30 * 0.5, 0]  # at the bound a client still counts
     np.testing.assert_allclose(found["head"], weighted(weights), rtol=1e-12)
     assert found["count"] == 3 + 2  # of those that count
     assert not dropped(strategy)
@@ -296,13 +296,24 @@ def test_where_most_clients_stay_where_they_are_so_does_the_model_and_that_is_sa
     assert "Round 1" in caplog.text
 
 
-def test_noise_that_is_not_finite_is_dropped_and_no_one_else_is_clipped_for_it():
+@pytest.mark.parametrize("clip", [0.0, 0.5, 1.0])
+def test_noise_that_is_not_finite_is_dropped_and_no_one_else_is_clipped_for_it(clip):
     bad = {**arrays(3), "head": np.array([math.inf, 0.0])}
-    replies = [*(told(c) for c in range(3)), reply(103, bad, {"num-examples": 40})]
-    strategy = QualityWeighted(largest_share=1.0, update_clip=0.0)
-    found = averaged(strategy, replies)
-    np.testing.assert_allclose(found["head"], weighted(EXAMPLES[:3], range(3)), rtol=1e-12)
+    good = [told(c, scale=c + 1.0) for c in range(3)]
+    strategy = QualityWeighted(update_clip=clip)
+    found = averaged(strategy, [*good, reply(103, bad, {"num-examples": 40})])
+    wanted = averaged(QualityWeighted(update_clip=clip), good)
+    assert all(found[name].tobytes() == wanted[name].tobytes() for name in SENT)
     assert "not finite" in dropped(strategy)[3]
+
+
+def test_updates_of_clients_that_do_not_count_bound_nobody():
+    bad = [told(3, scale=1e6, reliability=0.1), told(4, scale=1e6, reliability=0.1)]
+    good = [told(c, scale=c + 1.0) for c in range(3)]
+    options = {"least_quality": 0.5, "largest_share": 1.0, "update_clip": 1.0}
+    found = averaged(QualityWeighted(**options), good + bad)
+    wanted = averaged(QualityWeighted(**options), good)
+    np.testing.assert_array_equal(found["head"], wanted["head"])
 
 
 def test_the_order_of_replies_changes_no_bit():
