@@ -148,6 +148,17 @@ def test_features_that_never_vary_or_are_twice_there_are_no_harm():
     np.testing.assert_allclose(fitted, wanted, atol=1e-8)
 
 
+@pytest.mark.parametrize("value", [0.1, 4.0, 1234.567])
+def test_a_feature_that_never_varies_but_for_rounding_is_left_out(value):
+    inputs, targets = numbers(50, noise=0.3)
+    constant = np.column_stack([inputs, np.full(50, value)])
+    wanted, lowest = coefficients(error_moments(inputs, targets, np.full(3, 0.3)))
+    found, same = coefficients(error_moments(constant, targets, np.full(4, 0.3)))
+    np.testing.assert_allclose(found[0, [0, 1, 2, 4]], wanted[0], rtol=1e-8)
+    assert found[0, 3] == 0
+    assert same == pytest.approx(lowest)
+
+
 def test_the_discriminant_is_scikit_learns_without_errors():
     from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 
@@ -217,6 +228,13 @@ def test_the_order_of_replies_changes_no_bit():
     forward = solved(ErrorsInVariables(), [told(c) for c in range(3)])
     backward = solved(ErrorsInVariables(), [told(c) for c in (2, 1, 0)])
     assert forward.tobytes() == backward.tobytes()
+
+
+def test_in_which_round_a_client_told_changes_no_bit():
+    strategy, other = ErrorsInVariables(), ErrorsInVariables()
+    for client in (2, 0, 1):
+        late = solved(strategy, [told(client)])
+    assert late.tobytes() == solved(other, [told(c) for c in range(3)]).tobytes()
 
 
 def test_a_checkpoint_carries_what_clients_told():
