@@ -174,7 +174,8 @@ class Federation:
         if raw.graph is not None or streams:
             return data
         device = self.devices[client]
-        return through_device(data, device, raw.noise, facts, self.settings, client)
+        stated = None if raw.stated is None else raw.stated.noise(raw.train[0])
+        return through_device(data, device, stated, facts, self.settings, client)
 
     def _fit(self, client: int, part: RawSplit | None, facts: DataFacts, nodes: bool) -> Split:
         assert part is not None  # both kinds of clients give all three
