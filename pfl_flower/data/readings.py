@@ -141,7 +141,10 @@ def _filled(
     imputation = IMPUTATIONS[settings.imputation]
     filled = imputation.fill(parts, named_seed(settings.seed, "imputation", client))
     if settings.calibrate_inputs:
-        matrix, mean = calibration(filled[0], quality.noise)
+        known = 1.0 - np.isnan(parts[0]).mean(axis=0)
+        # What is filled in has no error of a reading; what is drawn, as readings are, has.
+        errors = quality.noise * (known if imputation.draws == 1 else 1.0)
+        matrix, mean = calibration(filled[0], errors)
         filled = tuple(mean + (part - mean) @ matrix.T for part in filled)
         quality = replace(quality, noise=np.zeros_like(quality.noise))
     if imputation.masks:

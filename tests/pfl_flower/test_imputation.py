@@ -232,6 +232,32 @@ def test_a_column_missing_everywhere_on_one_client(monkeypatch, caplog):
     assert len(run.values("accuracy", 1)) == 3
 
 
+@pytest.mark.parametrize("imputation", ["mean", "conditional", "multiple", "mask"])
+def test_calibration_knows_that_what_was_filled_in_has_no_error(monkeypatch, imputation):
+    """Of reliability 1/2, each reading that is there goes half the way to its mean.
+
+    The expected true value of a missing reading is its mean; all features are independent.
+    """
+    import tests.helpers as module
+
+    draw = generator(100, "half of it")
+    true = draw.normal(size=(4000, 3))
+    readings = true + draw.normal(size=true.shape)
+    lost = draw.random(true.shape) < (0.5, 0.2, 0.0)
+    arrays = {
+        **{"x_train": np.where(lost, np.nan, readings), "y_train": np.arange(4000) % 2},
+        **{"x_test": readings[:50], "y_test": np.arange(50) % 2, "noise": [1.0, 1.0, 1.0]},
+    }
+    monkeypatch.setattr(module, "own_readings", lambda *_: arrays, raising=False)
+    settings = DataSettings(
+        dataset="tests.helpers:own_readings",
+        **{"imputation": imputation, "calibrate_inputs": True, "seed": 100},
+    )
+    inputs = Federation(settings, 1).client(0).test[0].numpy()
+    found = inputs.mean(axis=1)[:, :3] if inputs.ndim == 3 else inputs[:, :3]
+    np.testing.assert_allclose(found, readings[:50] / 2, atol=0.15)
+
+
 # ---------------------------------------------------------------------- own data
 
 
