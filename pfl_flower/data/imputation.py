@@ -28,7 +28,8 @@ class Imputation:
     Attributes
     ----------
     fill : (parts, seed) -> the parts, filled in. Parts are ``(N, d)`` with NaN where a value is
-        missing; the first are the training examples, the only ones that are learnt from
+        missing, and 0 is the fleet's mean; the first are the training examples, the only ones that
+        are learnt from
     vectors : whether an example must be a vector
     allows_missing : whether values may be missing
     masks : whether as many further inputs say which values were missing
@@ -61,7 +62,7 @@ def _mean(parts: Sequence[Floats], seed: int) -> tuple[Floats, ...]:
 
 
 def _zero(parts: Sequence[Floats], seed: int) -> tuple[Floats, ...]:
-    """Put the fleet's mean, which is 0 of standardised features."""
+    """Put the fleet's mean."""
     return tuple(np.nan_to_num(part, nan=0.0) for part in parts)
 
 

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from clients.quality import DataQuality, calibration, reliability_of
 from pfl_flower.data.devices import PER_TIER, Device, check_share, take_readings, tier_values
-from pfl_flower.data.facts import DataError, DataFacts
+from pfl_flower.data.facts import DataError, DataFacts, fleet_means
 from pfl_flower.data.imputation import FILLING, IMPUTATIONS, empty_columns
 from pfl_flower.data.moments import KnownValues, feature_deviations
 from pfl_flower.data.raw import RawClient
@@ -116,7 +116,7 @@ def through_device(
         parts = take_readings(device, [_flat(part[0]) for part in splits], settings.seed, client)
         quality = _quality(parts[0], device, stated, facts)
         _tell_of_empty(parts[0], client)
-        filled, told = _filled(parts, quality, settings, client)
+        filled, told = _filled(parts, quality, facts, settings, client)
     train, validation, test = (
         (_shaped(part, facts), targets) for part, (_, targets) in zip(filled, splits, strict=True)
     )
@@ -131,7 +131,11 @@ def through_device(
 
 
 def _filled(
-    parts: tuple[Floats, ...], quality: DataQuality, settings: DataSettings, client: int
+    parts: tuple[Floats, ...],
+    quality: DataQuality,
+    facts: DataFacts,
+    settings: DataSettings,
+    client: int,
 ) -> tuple[tuple[Floats, ...], DataQuality]:
     """Return readings filled in and, if wanted, calibrated, and the quality that is left.
 
@@ -139,7 +143,10 @@ def _filled(
     not changed.
     """
     imputation = IMPUTATIONS[settings.imputation]
-    filled = imputation.fill(parts, named_seed(settings.seed, "imputation", client))
+    centre = fleet_means(facts)
+    apart = tuple(part - centre for part in parts)  # 0 is the fleet's mean
+    filled = imputation.fill(apart, named_seed(settings.seed, "imputation", client))
+    filled = tuple(part + centre for part in filled)
     if settings.calibrate_inputs:
         known = 1.0 - np.isnan(parts[0]).mean(axis=0)
         # What is filled in has no error of a reading; what is drawn, as readings are, has.

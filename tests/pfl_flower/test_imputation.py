@@ -212,7 +212,9 @@ def test_a_column_missing_everywhere_on_one_client(monkeypatch, caplog):
     name = own(monkeypatch, lambda client: {"x_train": _gaps(client, everywhere=client == 1)})
     found = Federation(DataSettings(dataset=name, imputation="mean", seed=100), 3)
     inputs = found.client(1).train[0]
-    assert (inputs[:, 1] == 0).all()
+    known = np.concatenate([found.clients.load(client).train[0][:, 1] for client in (0, 2)])
+    np.testing.assert_allclose(inputs[:, 1], np.nanmean(known), rtol=1e-6)
+    assert abs(np.nanmean(known) - 5) < 1
     assert found.client(0).train[0][:, 1].std() > 0
     quality = found.client(1).quality
     assert quality is not None
@@ -279,6 +281,29 @@ def own(monkeypatch, arrays):
 
     monkeypatch.setattr(module, "own_readings", load, raising=False)
     return "tests.helpers:own_readings"
+
+
+def test_a_mask_takes_the_fleets_mean_of_features_that_are_not_standardised(monkeypatch):
+    arrays = [{"x_train": _gaps(client), "x_test": _gaps(client)} for client in range(3)]
+    test = {"y_test": np.arange(40) % 2}
+    name = own(monkeypatch, lambda client: arrays[client] | test)
+    found = Federation(DataSettings(dataset=name, imputation="mask", seed=100), 3)
+    known = np.concatenate([found.clients.load(client).train[0][:, 1] for client in range(3)])
+    raw, inputs = arrays[0]["x_test"], found.client(0).test[0].numpy()
+    lost = np.isnan(raw)
+    np.testing.assert_allclose(inputs[lost[:, 1], 1], np.nanmean(known), rtol=1e-6)
+    np.testing.assert_array_equal(inputs[:, :3][~lost], raw.astype(np.float32)[~lost])
+    np.testing.assert_array_equal(inputs[:, 3:], lost)
+
+
+def test_pixels_are_filled_in_where_the_model_sees_them(monkeypatch):
+    pixels = generator(100, "pixels").integers(0, 256, size=(40, 3)).astype(np.uint8)
+    name = own(monkeypatch, lambda _: {"x_train": pixels})
+    settings = DataSettings(dataset=name, imputation="mask", missing="0.5", seed=100)
+    inputs = Federation(settings, 2).client(0).train[0].numpy()
+    filled = inputs[:, :3][inputs[:, 3:] == 1]
+    assert (np.abs(filled - 0.5) < 0.2).all()
+    assert len(np.unique(filled)) == 3
 
 
 def test_missing_values_of_ones_own_are_refused_unless_something_takes_their_place(monkeypatch):
