@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from threadpoolctl import threadpool_limits
 
 from pfl_flower.data.moments import KnownValues
 from strategies.randomness import named_seed
@@ -97,7 +98,8 @@ def _chained(parts: Sequence[Floats], seed: int, sample: bool) -> tuple[Floats, 
         keep_empty_features=True,
     )
     others = np.concatenate((parts[0][:0], *parts[1:]))
-    with warnings.catch_warnings():
+    # One thread, again: scikit-learn may just have loaded a library of its own, not limited yet.
+    with warnings.catch_warnings(), threadpool_limits(1, user_api="blas"):
         warnings.simplefilter("ignore", ConvergenceWarning)
         training = imputer.fit_transform(parts[0])
         others = imputer.transform(others) if len(others) else others

@@ -1,7 +1,11 @@
 """What takes the place of missing values, against closed forms; and own data that lack some."""
 
+import json
 import logging
 import math
+import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -122,6 +126,28 @@ def data(imputation, dataset="breast-cancer", **options):
     options = {"missing": "0.3", "seed": 100} | options
     settings = DataSettings(dataset=dataset, imputation=imputation, heterogeneity="none", **options)
     return Federation(settings, 4)
+
+
+def test_the_first_imputation_of_a_process_is_on_one_thread_too():
+    """Which loads scikit-learn's own linear algebra when all there was has been limited already."""
+    code = """
+import numpy as np
+from threadpoolctl import threadpool_info, threadpool_limits
+from pfl_flower.data.imputation import IMPUTATIONS
+with threadpool_limits(1, user_api="blas"):
+    from sklearn.experimental import enable_iterative_imputer
+    import sklearn.impute
+    fit = sklearn.impute.IterativeImputer.fit_transform
+    def spied(self, values):
+        print([pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas"])
+        return fit(self, values)
+    sklearn.impute.IterativeImputer.fit_transform = spied
+    IMPUTATIONS["conditional"].fill((np.array([[1.0, np.nan], [2.0, 1.0], [0.0, 3.0]]),), 0)
+"""
+    environment = os.environ | {"OPENBLAS_NUM_THREADS": "2"}
+    command = [sys.executable, "-c", code]
+    told = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    assert set(json.loads(told.stdout)) == {1}
 
 
 def test_a_mask_says_what_was_missing():
