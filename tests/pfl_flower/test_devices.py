@@ -1,6 +1,7 @@
 """Devices: errors, clipping, stuck sensors, missing values, liars; and what is told of them."""
 
 import math
+from itertools import combinations
 
 import numpy as np
 import pytest
@@ -154,6 +155,20 @@ def test_the_same_seed_gives_the_same_bits_and_clients_differ():
     assert (np.isnan(read(device)) != np.isnan(read(device, client=1))).any()
     parts = take_readings(device, (TRUE[:99], TRUE[:99], TRUE[:99]), 100, 0)
     assert (np.isnan(parts[1]) != np.isnan(parts[2])).any()
+
+
+@pytest.mark.parametrize("device", [Device(noise=1.0), Device(missing=0.3), Device(lies=True)])
+def test_every_client_and_every_part_has_draws_of_its_own(device):
+    """Of the same values, nothing is read in the same way twice."""
+    same = (TRUE[:99],) * 3
+    found = [part for client in (0, 1) for part in take_readings(device, same, 100, client)]
+    lost = [np.isnan(part) if device.missing else part for part in found]
+    assert not any(np.array_equal(*pair) for pair in combinations(lost, 2))
+
+
+def test_which_sensors_are_stuck_differs_between_clients():
+    stuck = [read(Device(stuck=0.5), TRUE[:99], client).std(axis=0) == 0 for client in range(8)]
+    assert len({tuple(places) for places in stuck}) > 1
 
 
 # ---------------------------------------------------------------------- tiers
