@@ -348,6 +348,28 @@ def test_infinite_values_are_refused_whatever_takes_the_place_of_missing_ones(mo
         Federation(DataSettings(dataset=name, imputation="mean"), 2).card(0)
 
 
+@pytest.mark.parametrize("imputation", ["mean", "conditional", "mask"])
+def test_nothing_is_learnt_from_test_examples(monkeypatch, imputation):
+    """Other test examples leave training examples, and what is told of them, as they were."""
+    tests = iter([_gaps(5), 100.0 + 50.0 * _gaps(6)])
+    name = own(
+        monkeypatch,
+        lambda client: {
+            **{"x_train": _gaps(client), "x_test": next(tests), "y_test": np.arange(40) % 2},
+            "reliability": [0.5, 1.0, 0.8],
+        },
+    )
+    options = {"imputation": imputation, "calibrate_inputs": True, "noise": "0.5"}
+    settings = DataSettings(dataset=name, seed=100, **options)
+    one, other = (Federation(settings, 1).client(0) for _ in range(2))
+    assert not torch.equal(one.test[0], other.test[0])
+    assert torch.equal(one.train[0], other.train[0])
+    assert torch.equal(one.validation[0], other.validation[0])
+    assert one.quality is not None
+    assert other.quality is not None
+    np.testing.assert_array_equal(one.quality.reliability, other.quality.reliability)
+
+
 def test_a_table_may_lack_values_and_is_standardised_by_those_it_has(tmp_path):
     lines = ["client,label,a,b"]
     draw = generator(100, "table")
