@@ -340,6 +340,20 @@ def test_missing_values_of_ones_own_are_refused_unless_something_takes_their_pla
     assert bool(torch.isfinite(found.train[0]).all())
 
 
+@pytest.mark.parametrize(("imputation", "reliability"), [("mean", 1.0), ("none", 0.0)])
+def test_a_feature_that_is_constant_everywhere_is_no_stuck_sensor(
+    monkeypatch, imputation, reliability
+):
+    """Where it is known that it is: clients tell their moments if something is filled in."""
+    inputs = np.nan_to_num(_gaps(0))
+    inputs[:, 2] = 7.0
+    name = own(monkeypatch, lambda _: {"x_train": inputs})
+    settings = DataSettings(dataset=name, imputation=imputation, seed=100)
+    found = Federation(settings, 2).client(0).quality
+    assert found is not None
+    assert found.reliability.tolist() == [1.0, 1.0, reliability]
+
+
 def test_infinite_values_are_refused_whatever_takes_the_place_of_missing_ones(monkeypatch):
     inputs = _gaps(0)
     inputs[3, 1] = math.inf
