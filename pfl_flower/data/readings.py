@@ -6,6 +6,7 @@ The quality is that of the readings as the device gives them, before anything is
 import math
 from dataclasses import replace
 from logging import WARNING
+from typing import Any
 
 import numpy as np
 import torch
@@ -110,7 +111,8 @@ def through_device(
     calibrates = settings.calibrate_inputs and bool(stated is not None or device.noise)
     changes = not device.perfect or lacks or calibrates
     if not changes and not imputation.masks and imputation.draws == 1:
-        return replace(data, quality=_quality(_flat(data.train[0]), device, stated, facts))
+        rows = data.train[0].flatten(1).numpy()  # as they are: images may be large
+        return replace(data, quality=_quality(rows, device, stated, facts))
     # One thread: how many there are would decide on the last bits of sums.
     with threadpool_limits(1, user_api="blas"):
         parts = take_readings(device, [_flat(part[0]) for part in splits], settings.seed, client)
@@ -173,7 +175,7 @@ def _shaped(rows: Floats, facts: DataFacts) -> Tensor:
 
 
 def _quality(
-    training: Floats, device: Device, stated: Floats | None, facts: DataFacts
+    training: NDArray[Any], device: Device, stated: Floats | None, facts: DataFacts
 ) -> DataQuality:
     """Return what a client tells of its training readings, ``(N, d)``.
 
@@ -190,6 +192,7 @@ def _quality(
     missing = float(lost.mean()) if lost.size else 0.0
     if len(facts.shape) != 1 and not noise.any():
         return DataQuality(count, missing, noise, np.ones(size))
+    training = training.astype(np.float64, copy=False)
     known = KnownValues.of(training)
     # Of one reading or none no variance is known: a true one of 1 is that of standardised features.
     reliability = reliability_of(noise, np.where(known.number > 1, known.variances, 1.0 + noise))
