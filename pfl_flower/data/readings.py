@@ -117,7 +117,7 @@ def through_device(
     with threadpool_limits(1, user_api="blas"):
         parts = take_readings(device, [_flat(part[0]) for part in splits], settings.seed, client)
         quality = _quality(parts[0], device, stated, facts)
-        _tell_of_empty(parts[0], client)
+        _tell_of_empty(parts[0], facts, client)
         filled, told = _filled(parts, quality, facts, settings, client)
     train, validation, test = (
         (_shaped(part, facts), targets) for part, (_, targets) in zip(filled, splits, strict=True)
@@ -206,12 +206,13 @@ def _quality(
     return DataQuality(count, missing, noise, reliability)
 
 
-def _tell_of_empty(training: Floats, client: int) -> None:
+def _tell_of_empty(training: Floats, facts: DataFacts, client: int) -> None:
     if len(empty := empty_columns(training)):
         some = ", ".join(map(str, empty[:10].tolist())) + (", ..." if len(empty) > 10 else "")
         log(
             WARNING,
-            "client %d has no training value of feature %s; the fleet's mean takes its place",
+            "client %d has no training value of feature %s; %s takes its place",
             client,
             some,
+            "the fleet's mean" if len(facts.shape) == 1 else "0",
         )
