@@ -166,6 +166,20 @@ def test_every_client_and_every_part_has_draws_of_its_own(device):
     assert not any(np.array_equal(*pair) for pair in combinations(lost, 2))
 
 
+@pytest.mark.parametrize("missingness", MISSINGNESS)
+def test_readings_to_train_on_do_not_depend_on_those_to_be_tested_on(missingness):
+    device = Device(missing=0.3, missingness=missingness, noise=1.0, stuck=0.25)
+    one, other = (take_readings(device, (TRUE, NOTHING, tests), 100, 0) for tests in (TRUE, -TRUE))
+    np.testing.assert_array_equal(one[0], other[0])
+
+
+def test_a_liars_noise_is_like_its_training_values_everywhere():
+    parts = (TRUE, NOTHING, 9.0 + 5.0 * TRUE)
+    found = take_readings(Device(lies=True), parts, 100, 0)[2]
+    assert found.mean(axis=0) == pytest.approx(TRUE.mean(axis=0), abs=0.04)
+    assert found.std(axis=0) == pytest.approx(TRUE.std(axis=0), rel=0.03)
+
+
 def test_which_sensors_are_stuck_differs_between_clients():
     stuck = [read(Device(stuck=0.5), TRUE[:99], client).std(axis=0) == 0 for client in range(8)]
     assert len({tuple(places) for places in stuck}) > 1

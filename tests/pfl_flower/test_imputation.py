@@ -362,6 +362,14 @@ def test_infinite_values_are_refused_whatever_takes_the_place_of_missing_ones(mo
         Federation(DataSettings(dataset=name, imputation="mean"), 2).card(0)
 
 
+def test_every_client_draws_what_is_missing_by_itself(monkeypatch):
+    same = {f"x_{split}": _gaps(0) for split in ("train", "val", "test")}
+    same |= {f"y_{split}": np.arange(40) % 2 for split in ("val", "test")}
+    name = own(monkeypatch, lambda _: same)
+    found = Federation(DataSettings(dataset=name, imputation="multiple", seed=100), 2)
+    assert not torch.equal(found.client(0).test[0], found.client(1).test[0])
+
+
 @pytest.mark.parametrize("imputation", ["mean", "conditional", "mask"])
 def test_nothing_is_learnt_from_test_examples(monkeypatch, imputation):
     """Other test examples leave training examples, and what is told of them, as they were."""
