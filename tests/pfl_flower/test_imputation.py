@@ -13,8 +13,10 @@ import torch
 
 from pfl_flower.client_app import build_client
 from pfl_flower.config import RunConfig
-from pfl_flower.data import DataError, DataSettings, Federation
+from pfl_flower.data import ClientData, DataError, DataFacts, DataSettings, Federation
+from pfl_flower.data.devices import Device
 from pfl_flower.data.imputation import DRAWS, IMPUTATIONS
+from pfl_flower.data.readings import through_device
 from pfl_flower.engines import simulate
 from strategies.randomness import generator
 
@@ -362,12 +364,15 @@ def test_infinite_values_are_refused_whatever_takes_the_place_of_missing_ones(mo
         Federation(DataSettings(dataset=name, imputation="mean"), 2).card(0)
 
 
-def test_every_client_draws_what_is_missing_by_itself(monkeypatch):
-    same = {f"x_{split}": _gaps(0) for split in ("train", "val", "test")}
-    same |= {f"y_{split}": np.arange(40) % 2 for split in ("val", "test")}
-    name = own(monkeypatch, lambda _: same)
-    found = Federation(DataSettings(dataset=name, imputation="multiple", seed=100), 2)
-    assert not torch.equal(found.client(0).test[0], found.client(1).test[0])
+def test_every_client_draws_what_is_missing_by_itself():
+    split = (torch.from_numpy(_gaps(0)), torch.arange(40) % 2)
+    settings = DataSettings(imputation="multiple", seed=100)
+    facts = DataFacts((3,), "classification", (0, 1))
+    one, other = (
+        through_device(ClientData(split, split, split), Device(), None, facts, settings, client)
+        for client in (0, 1)
+    )
+    assert not torch.equal(one.test[0], other.test[0])
 
 
 @pytest.mark.parametrize("imputation", ["mean", "conditional", "mask"])
