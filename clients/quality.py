@@ -141,9 +141,10 @@ def calibration(readings: ArrayLike, noise: ArrayLike) -> tuple[Floats, Floats]:
 
     ``E[X | W] = mu + (S_WW - S_UU) S_WW^+ (W - mu)``, the best linear prediction of the true value
     (Carroll et al. 2006, Measurement Error in Nonlinear Models, section 4.4.2), with the mean and
-    the covariance of the readings at hand. Where errors are said to be larger than they can be,
-    negative eigenvalues of ``S_WW - S_UU`` are clipped at 0. Without noise readings stay what they
-    are, also where they are too few for a covariance.
+    the covariance (divided by ``N - 1``) of the readings at hand. What is read without error stays
+    what it is. Of few readings, or where errors are said to be larger than they can be, some
+    directions vary less than their errors alone would: there the mean is expected. So no
+    calibrated feature varies more than its readings did.
 
     Parameters
     ----------
@@ -171,8 +172,23 @@ def calibration(readings: ArrayLike, noise: ArrayLike) -> tuple[Floats, Floats]:
     if not errors.any():
         return np.eye(len(errors)), mean
     away = values - mean
-    total = away.T @ away / len(values)
-    roots, directions = np.linalg.eigh(total - np.diag(errors))
-    true = (directions * np.clip(roots, 0.0, None)) @ directions.T
-    matrix: Floats = true @ np.linalg.pinv(total, hermitian=True)
-    return matrix, mean
+    matrix = _share_of_truth(away.T @ away / max(len(values) - 1, 1), errors)
+    return np.where(errors[:, None] > 0, matrix, np.eye(len(errors))), mean
+
+
+def _share_of_truth(total: Floats, errors: Floats) -> Floats:
+    """Return ``(S_WW - S_UU) S_WW^+``, its eigenvalues clipped to 0 to 1.
+
+    They are those of ``I - S_WW^(-1/2) S_UU S_WW^(-1/2)``. To clip those of ``S_WW - S_UU`` would
+    depend on the units of the features, and leave more true variance than there is variance.
+    """
+    units = np.sqrt(np.diag(total))
+    units = np.where(units > 0, units, 1.0)
+    roots, directions = np.linalg.eigh(total / np.outer(units, units))
+    varies = roots > len(roots) * np.finfo(np.float64).eps * roots.max()
+    deviations = np.sqrt(roots[varies])
+    root = units[:, None] * directions[:, varies] * deviations
+    inverse = (directions[:, varies] / deviations).T / units
+    shares, axes = np.linalg.eigh(np.eye(len(deviations)) - (inverse * errors) @ inverse.T)
+    found: Floats = root @ (axes * np.clip(shares, 0.0, 1.0)) @ axes.T @ inverse
+    return found
