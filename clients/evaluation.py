@@ -102,7 +102,7 @@ def predictions(
     for batch in loader or ():
         outputs, wanted = model(batch[0].to(device)), batch[-1].to(device)
         loss += float(task.criterion(outputs, wanted)) * len(wanted)
-        chances.append(task.outcomes(outputs.double())[1].T.cpu())
+        chances.append(task.outcomes(outputs.cpu().double())[1].T)  # not every device has float64
         targets.append(wanted.cpu())
     every = torch.cat(targets).numpy()
     mean = loss / len(every) if len(every) else math.nan

@@ -69,6 +69,19 @@ def in_memory_loader(
     return DataLoader(TensorDataset(inputs, targets), batch_size=None, sampler=indices)
 
 
+def labels_of(loader: Loader) -> Tensor:
+    """Return the targets of all examples of a loader, flat, in no particular order.
+
+    Those that ``drop_last`` leaves out of an epoch of :func:`in_memory_loader` are there, too; any
+    other loader is iterated once.
+    """
+    if isinstance(loader, DataLoader) and isinstance(loader.sampler, _BatchIndices):
+        parts = [loader.dataset.tensors[-1]]  # type: ignore[attr-defined]
+    else:
+        parts = [batch[-1] for batch in loader]
+    return torch.cat([torch.zeros(0, dtype=torch.int64), *(part.flatten().cpu() for part in parts)])
+
+
 def count_examples(loader: Loader) -> int:
     """Return the number of examples that an epoch of a loader trains on.
 

@@ -4,7 +4,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
-import numpy as np
 import torch
 from flwr.client import NumPyClient
 from numpy.typing import NDArray
@@ -20,7 +19,7 @@ from clients.evaluation import (
     predictions,
 )
 from clients.joining import join
-from clients.loaders import Loader, count_examples
+from clients.loaders import Loader, count_examples, labels_of
 from clients.quality import DataQuality
 from clients.scopes import Scope, names_of
 from clients.seeded import Seeded
@@ -253,10 +252,13 @@ class PersonalClient(NumPyClient):
             }
 
     def training_labels(self) -> NDArray[Any]:
-        """Return the targets of the training examples, in no particular order."""
+        """Return the targets of all that the training loader holds, in no particular order.
+
+        Those of an example that is there several times, filled in by different draws, are, too.
+        """
         with self._random(0, "query"):
-            parts = [batch[-1].flatten().cpu().numpy() for batch in self.train_loader]
-        return np.concatenate([np.zeros(0, np.int64), *parts])
+            found: NDArray[Any] = labels_of(self.train_loader).numpy()
+        return found
 
     def keep(self, server_round: int, part: str, tensors: Mapping[str, Tensor]) -> None:
         """Keep something beside the personal parameters, under a word of its own.

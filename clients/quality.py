@@ -144,9 +144,11 @@ def calibration(readings: ArrayLike, noise: ArrayLike) -> tuple[Floats, Floats]:
 
     ``E[X | W] = mu + (S_WW - S_UU) S_WW^+ (W - mu)``, the best linear prediction of the true value
     (Carroll et al. 2006, Measurement Error in Nonlinear Models, section 4.4.2), with the mean and
-    the covariance of the readings at hand. Where errors are said to be larger than they can be,
-    negative reliabilities (:func:`strategies.error_moments.reliable_axes`) are clipped at 0.
-    Without noise readings stay what they are, also where they are too few for a covariance.
+    the covariance (divided by ``N - 1``) of the readings at hand. What is read without error stays
+    what it is. Of few readings, or where errors are said to be larger than they can be, some
+    directions vary less than their errors alone would (their reliability, as in
+    :func:`strategies.error_moments.reliable_axes`, is negative): there the mean is expected. So no
+    calibrated feature varies more than its readings did.
 
     Parameters
     ----------
@@ -174,7 +176,7 @@ def calibration(readings: ArrayLike, noise: ArrayLike) -> tuple[Floats, Floats]:
     if not errors.any():
         return np.eye(len(errors)), mean
     away = values - mean
-    total = away.T @ away / len(values)
+    total = away.T @ away / max(len(values) - 1, 1)
     axes, reliabilities = reliable_axes(total, errors)
-    matrix: Floats = total @ (axes * np.clip(reliabilities, 0.0, None)) @ axes.T
-    return matrix, mean
+    matrix = total @ (axes * np.clip(reliabilities, 0.0, None)) @ axes.T
+    return np.where(errors[:, None] > 0, matrix, np.eye(len(errors))), mean

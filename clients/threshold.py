@@ -21,6 +21,7 @@ from strategies.protocol import (
 )
 from strategies.threshold import (
     BINS,
+    MOST_TOGETHER,
     Objective,
     check_histogram,
     check_scores,
@@ -34,6 +35,9 @@ THRESHOLD_PART = "threshold"
 
 SCORES = ("f1", "balanced-accuracy", "precision", "recall", "accuracy")
 """What every rule is scored by, on test examples: metrics ``<score>-<rule>``."""
+
+TOLD = tuple(f"{score}-{rule}" for score in SCORES for rule in RULES)
+"""The metrics in the answer to ``choose``: shares, NaN where not known."""
 
 Floats = NDArray[np.float64]
 
@@ -124,15 +128,14 @@ class ThresholdClient(NumPyClient):
         classes = one_against_rest(validation)
         if len(fleets) != len(classes):
             raise ValueError(f"told of {len(fleets)} classes; the model has {len(classes)} to tell")
-        labels = np.concatenate([self.client.training_labels(), validation.targets])
-        positives = _against_rest(labels, self.num_classes)
+        positives, examples = self._tally(validation.targets)
         chosen = [
             thresholds_of(
                 Evidence(
                     scores=scores,
                     labels=wanted,
-                    positives=int(positives[place].sum()),
-                    examples=len(labels),
+                    positives=positives[place],
+                    examples=examples,
                     fleet=fleets[place],
                     objective=self.objective,
                     seed=self.client.seed,
@@ -150,6 +153,21 @@ class ThresholdClient(NumPyClient):
             metrics |= {f"{name}-{rule}": value for name, value in found.items()}
         return test.loss, len(test.targets), metrics
 
+    def _tally(self, validation: NDArray[np.int64]) -> tuple[list[float], float]:
+        """Return how many examples to learn from are of each class, and how many there are.
+
+        A training example counts once, however often it is there with other fillings.
+        """
+        training = self.client.training_labels()
+        once = self.client.num_examples / max(1, len(training))
+        pairs = zip(
+            _against_rest(training, self.num_classes),
+            _against_rest(validation, self.num_classes),
+            strict=True,
+        )
+        positives = [once * float(own.sum()) + float(held.sum()) for own, held in pairs]
+        return positives, once * len(training) + len(validation)
+
 
 def kept_thresholds(client: PersonalClient) -> tuple[float, ...] | None:
     """Return the thresholds that a client keeps; None if it has none."""
@@ -161,7 +179,7 @@ def _fleets(config: Mapping[str, Any]) -> list[Fleet]:
     """Return what is told of all clients together, of each class."""
     counts = np.asarray(config[THRESHOLD_HISTOGRAM])
     spreads, weights = config[THRESHOLD_SPREADS], config[THRESHOLD_WEIGHTS]
-    told = [check_histogram(each) for each in counts.reshape(-1, 2 * BINS)]
+    told = [check_histogram(each, MOST_TOGETHER) for each in counts.reshape(-1, 2 * BINS)]
     return [Fleet(*each) for each in zip(told, spreads, weights, strict=True)]
 
 

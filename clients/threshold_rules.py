@@ -51,8 +51,8 @@ class Evidence:
 
     scores: Floats
     labels: NDArray[np.bool_]
-    positives: int
-    examples: int
+    positives: float
+    examples: float
     fleet: Fleet
     objective: Objective
     seed: int = 0

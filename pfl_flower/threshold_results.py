@@ -58,10 +58,13 @@ def describe_thresholds(run: MethodRun) -> list[str]:
     if not summary or rule is None:
         return [f"{run.method}: no client found a threshold"] if rule and run.thresholds else []
     own = summary[rule]
+    labels = run.config.required_facts.labels
+    about = str(run.config.threshold_metric)
+    about += f", positive: {labels[1]}" if len(labels) == 2 else ""
     others = {"half": "with 0.5 for all", "global": "with one threshold for all"}
     words = ", ".join(f"{100 * summary[r]['f1']:.1f} {text}" for r, text in others.items())
     return [
-        f"With the threshold {rule!r} ({run.config.threshold_metric}): F1 of {100 * own['f1']:.1f} "
+        f"With the threshold {rule!r} ({about}): F1 of {100 * own['f1']:.1f} "
         f"on average ({words}), precision {own['precision']:.1%}, recall {own['recall']:.1%}, "
         f"balanced accuracy {own['balanced-accuracy']:.1%}."
     ]

@@ -1,6 +1,8 @@
 """The server's side of decision thresholds: every client finds its own, after training."""
 
+import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from logging import WARNING
 from typing import Any
 
@@ -9,6 +11,7 @@ from flwr.app import ArrayRecord, ConfigRecord
 from flwr.common.logger import log
 from flwr.serverapp import Grid
 
+from clients.threshold import TOLD
 from pfl_flower.config import RunConfig
 from strategies import ClientReport, PartialAveraging
 from strategies.protocol import (
@@ -60,13 +63,13 @@ def let_threshold(
         fleet_of(counts[:, place], config.objective, config.seed, config.method, place)
         for place in range(classes)
     ]
-    _warn(fleets)
+    _warn(fleets, labels[-classes:])
     told = {
         THRESHOLD_HISTOGRAM: np.concatenate([fleet.pooled.ravel() for fleet in fleets]).tolist(),
         THRESHOLD_SPREADS: [fleet.spread for fleet in fleets],
         THRESHOLD_WEIGHTS: [fleet.weight for fleet in fleets],
     }
-    return ask({THRESHOLD: "choose", **told})
+    return [_checked(report) for report in ask({THRESHOLD: "choose", **told})]
 
 
 def histograms_of(reports: Sequence[ClientReport], classes: int) -> Counts:
@@ -85,6 +88,17 @@ def histograms_of(reports: Sequence[ClientReport], classes: int) -> Counts:
     return np.array(found, dtype=np.int64).reshape(-1, classes, 2, BINS)
 
 
+def _checked(report: ClientReport) -> ClientReport:
+    """Return a report of scores; dropped, with a logged reason, if these are none."""
+    values = {name: report.metrics.get(name) for name in TOLD}
+    odd = [n for n, v in values.items() if v is None or not (math.isnan(v) or 0 <= v <= 1)]
+    if report.dropped or not odd:
+        return report
+    reason = f"{odd[0]} is {values[odd[0]]}; it must be there, in [0, 1] or NaN"
+    log(WARNING, "The thresholds of client %d do not count: %s", report.client, reason)
+    return replace(report, dropped=reason)
+
+
 def _of_classes(report: ClientReport, classes: int) -> list[Counts]:
     values = np.asarray(report.lists.get(THRESHOLD_HISTOGRAM, ()))
     if values.size != classes * 2 * BINS:
@@ -96,13 +110,14 @@ def _of_classes(report: ClientReport, classes: int) -> list[Counts]:
     return counts
 
 
-def _warn(fleets: Sequence[Fleet]) -> None:
-    for place, fleet in enumerate(fleets):
+def _warn(fleets: Sequence[Fleet], labels: Sequence[int | str]) -> None:
+    """Say of which classes, by their labels, there is nothing to learn a threshold from."""
+    for label, fleet in zip(labels, fleets, strict=True):
         if fleet.is_one_sided:
             positives, negatives = fleet.pooled.sum(axis=1)
             log(
                 WARNING,
-                "All thresholds are 0.5 (number %d): among the validation examples of all clients "
-                "are %d positives and %d negatives, and both are needed",
-                *(place, positives, negatives),
+                "All thresholds of class %s are 0.5: among the validation examples of all clients "
+                "are %d of it and %d of others, and both are needed",
+                *(label, positives, negatives),
             )

@@ -26,7 +26,10 @@ HALF = 0.5
 """The threshold that needs no choice."""
 
 _MOST = 2**31
-"""Examples in a bin; more would be a lie, and could overflow the sum over clients."""
+"""Examples of a client in a bin; more would be a lie, and could overflow the sum over clients."""
+
+MOST_TOGETHER = 2**53
+"""Examples of all clients in a bin; beyond, float64 would not tell every count from the next."""
 
 _TIE = 1e-12
 """Values of a metric that differ by less are equal: sums in another order differ so much."""
@@ -158,12 +161,13 @@ def histogram(scores: ArrayLike, labels: ArrayLike) -> Counts:
     return np.stack(rows).astype(np.int64)
 
 
-def check_histogram(counts: ArrayLike) -> Counts:
-    """Return what a client told as a histogram.
+def check_histogram(counts: ArrayLike, most: int = _MOST) -> Counts:
+    """Return what was told as a histogram.
 
     Parameters
     ----------
     counts : ``2 BINS`` integers, those of positives first
+    most : how many there can be in a bin; :data:`MOST_TOGETHER` for those of all clients
 
     Returns
     -------
@@ -179,7 +183,7 @@ def check_histogram(counts: ArrayLike) -> Counts:
         raise ValueError(
             f"a histogram is {2 * BINS} integers; these are {found.size} of type {found.dtype}"
         )
-    if found.min() < 0 or found.max() > _MOST:
+    if found.min() < 0 or found.max() > most:
         odd = found.min() if found.min() < 0 else found.max()
         raise ValueError(f"a histogram counts examples; there cannot be {odd}")
     return found.reshape(2, BINS).astype(np.int64)

@@ -77,8 +77,8 @@ def spread_of(
 
     ``tau^2 = max(0, Var_i logit(t_i) - mean_i v_i)`` over clients with enough of both classes,
     where ``t_i`` is the best threshold on client i's histogram and ``v_i`` its
-    :func:`bootstrap_variance` (moments; DerSimonian and Laird 1986 with equal weights). 0 with
-    fewer than two such clients.
+    :func:`bootstrap_variance` (moments with equal weights: Hedges 1983, Psychological Bulletin 93).
+    0 with fewer than two such clients.
 
     Parameters
     ----------

@@ -12,6 +12,7 @@ from torch import nn
 
 from clients import PersonalState
 from clients.evaluation import Predictions
+from clients.loaders import count_examples, in_memory_loader
 from clients.threshold import (
     SCORES,
     ThresholdClient,
@@ -125,6 +126,12 @@ def test_platt_finds_the_threshold_of_a_logistic_truth(fleet):
     inside = (scores > 0.01) & (scores < 0.99)  # scores nearer the ends are cut
     expected = best_threshold(scores[inside], truth[inside], F1, 0.5)
     assert thresholds_of(own)["platt"] == pytest.approx(expected, abs=0.01)
+
+
+def test_platt_is_the_global_threshold_where_high_scores_are_the_healthy(fleet):
+    own = evidence(fleet)
+    found = thresholds_of(evidence(fleet, scores=1 - own.scores, labels=own.labels))
+    assert found["platt"] == found["global"] != found["personal"]
 
 
 @pytest.mark.parametrize("ill", [0, FEWEST - 1])
@@ -287,6 +294,49 @@ def test_choosing_tells_scores_of_every_rule_and_keeps_one():
         assert metrics[f"{name}-shared-curve"] == value
     for threshold in kept:
         assert threshold not in metrics.values()
+
+
+def prevalence_told(client, monkeypatch):
+    """What a client takes for positives and examples to learn from, of each class."""
+    found = []
+    whole = Evidence.__init__
+
+    def spy(self, **values):
+        found.append((values["positives"], values["examples"]))
+        whole(self, **values)
+
+    monkeypatch.setattr(Evidence, "__init__", spy)
+    asked(client, "choose", **told_of(client))
+    return found
+
+
+def counted(client):
+    """The classes among a client's training and validation examples, and how many there are."""
+    parts = (client.train_loader, client.validation_loader)
+    targets = torch.cat([loader.dataset.tensors[1] for loader in parts])
+    return [(int((targets == place).sum()), len(targets)) for place in range(3)]
+
+
+def test_every_example_to_learn_from_counts_once_in_the_prevalence(monkeypatch):
+    plain = tiny_client(count=21)
+    assert prevalence_told(thresholding(plain), monkeypatch) == counted(plain)
+
+
+def test_examples_that_no_epoch_takes_count_in_the_prevalence(monkeypatch):
+    plain = tiny_client(count=21)
+    inputs, targets = plain.train_loader.dataset.tensors
+    short = tiny_client(count=21, num_examples=21)
+    short.train_loader = in_memory_loader(inputs, targets, 8, shuffle=True, drop_last=True)
+    assert count_examples(short.train_loader) == 16
+    assert prevalence_told(thresholding(short), monkeypatch) == counted(plain)
+
+
+def test_examples_with_several_fillings_count_once_in_the_prevalence(monkeypatch):
+    plain = tiny_client(count=21)
+    inputs, targets = plain.train_loader.dataset.tensors
+    filled = tiny_client(count=21, num_examples=21)
+    filled.train_loader = in_memory_loader(inputs.repeat(4, 1), targets.repeat(4), 8)
+    assert prevalence_told(thresholding(filled), monkeypatch) == counted(plain)
 
 
 def test_the_evaluated_model_is_the_one_that_is_evaluated():

@@ -1,6 +1,7 @@
 """Devices: errors, clipping, stuck sensors, missing values, liars; and what is told of them."""
 
 import math
+from itertools import combinations
 
 import numpy as np
 import pytest
@@ -154,6 +155,34 @@ def test_the_same_seed_gives_the_same_bits_and_clients_differ():
     assert (np.isnan(read(device)) != np.isnan(read(device, client=1))).any()
     parts = take_readings(device, (TRUE[:99], TRUE[:99], TRUE[:99]), 100, 0)
     assert (np.isnan(parts[1]) != np.isnan(parts[2])).any()
+
+
+@pytest.mark.parametrize("device", [Device(noise=1.0), Device(missing=0.3), Device(lies=True)])
+def test_every_client_and_every_part_has_draws_of_its_own(device):
+    """Of the same values, nothing is read in the same way twice."""
+    same = (TRUE[:99],) * 3
+    found = [part for client in (0, 1) for part in take_readings(device, same, 100, client)]
+    lost = [np.isnan(part) if device.missing else part for part in found]
+    assert not any(np.array_equal(*pair) for pair in combinations(lost, 2))
+
+
+@pytest.mark.parametrize("missingness", MISSINGNESS)
+def test_readings_to_train_on_do_not_depend_on_those_to_be_tested_on(missingness):
+    device = Device(missing=0.3, missingness=missingness, noise=1.0, stuck=0.25)
+    one, other = (take_readings(device, (TRUE, NOTHING, tests), 100, 0) for tests in (TRUE, -TRUE))
+    np.testing.assert_array_equal(one[0], other[0])
+
+
+def test_a_liars_noise_is_like_its_training_values_everywhere():
+    parts = (TRUE, NOTHING, 9.0 + 5.0 * TRUE)
+    found = take_readings(Device(lies=True), parts, 100, 0)[2]
+    assert found.mean(axis=0) == pytest.approx(TRUE.mean(axis=0), abs=0.04)
+    assert found.std(axis=0) == pytest.approx(TRUE.std(axis=0), rel=0.03)
+
+
+def test_which_sensors_are_stuck_differs_between_clients():
+    stuck = [read(Device(stuck=0.5), TRUE[:99], client).std(axis=0) == 0 for client in range(8)]
+    assert len({tuple(places) for places in stuck}) > 1
 
 
 # ---------------------------------------------------------------------- tiers

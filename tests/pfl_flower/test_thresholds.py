@@ -2,13 +2,14 @@
 
 import csv
 import json
+import math
 from functools import partial
 
 import numpy as np
 import pytest
 import torch
 
-from clients.threshold import SCORES
+from clients.threshold import SCORES, ThresholdClient
 from clients.threshold_rules import RULES
 from pfl_flower.client_app import make_app
 from pfl_flower.config import ConfigError, RunConfig
@@ -18,6 +19,7 @@ from pfl_flower.engines import simulate
 from pfl_flower.federation import play
 from pfl_flower.grid import InProcessGrid
 from pfl_flower.results import describe, write
+from pfl_flower.threshold_results import threshold_summary
 from pfl_flower.thresholds import histograms_of
 from strategies import ClientReport
 from strategies.arrays import view
@@ -139,7 +141,12 @@ def test_every_method_of_a_run_has_thresholds_and_what_is_written(tmp_path):
     own = [float(r["f1"]) for r in rows if (r["method"], r["rule"]) == ("local", "personal")]
     assert summary["local"]["thresholds"]["personal"]["f1"] == pytest.approx(np.mean(own))
     assert (tmp_path / "thresholds.png").stat().st_size > 1000
-    assert "With the threshold 'shared-curve' (f1): F1 of" in "\n".join(describe(runs))
+    assert "With the threshold 'shared-curve' (f1, positive: 1): F1 of" in "\n".join(describe(runs))
+
+
+def test_what_is_called_positive_is_said_where_there_are_two_classes():
+    (run,) = simulate(CONFIG | DIGITS, 4)
+    assert "With the threshold 'shared-curve' (f1): F1 of" in "\n".join(describe([run]))
 
 
 def test_a_run_that_is_resumed_finds_the_same_thresholds(tmp_path):
@@ -215,7 +222,7 @@ def test_a_fleet_without_validation_examples_uses_half(monkeypatch, caplog):
     (run,) = simulate(CONFIG, 4)
     for report in run.thresholds:
         assert len({report.metrics[f"f1-{rule}"] for rule in RULES}) == 1
-    assert "All thresholds are 0.5" in caplog.text
+    assert "All thresholds of class 1 are 0.5" in caplog.text
 
 
 @pytest.mark.parametrize("label", [0, 1])
@@ -228,11 +235,29 @@ def test_a_hospital_with_one_class_only(monkeypatch, label):
     assert all(np.isfinite(own.metrics[name]) for name in TOLD)
 
 
+def test_a_hospital_that_tests_on_nobody_ill_is_left_out_of_the_means(monkeypatch):
+    def healthy(number, data):
+        if number != 2:
+            return data
+        inputs, targets = data.test
+        return type(data)(
+            data.train, data.validation, (inputs[targets == 0], targets[targets == 0])
+        )
+
+    spoilt(monkeypatch, healthy)
+    (run,) = simulate(CONFIG, 4)
+    told = [report.metrics["f1-personal"] for report in run.thresholds]
+    assert np.isnan(told).tolist() == [False, False, True, False]
+    found = threshold_summary(run)["thresholds"]["personal"]
+    assert found["f1"] == pytest.approx(np.nanmean(told))
+    assert 0 < found["accuracy"] < 1
+
+
 def test_a_fleet_with_one_class_only_uses_half_and_says_so(monkeypatch, caplog):
     spoilt(monkeypatch, partial(of_one_class, range(4), 0))
     (run,) = simulate(CONFIG, 4)
     assert len({run.thresholds[0].metrics[f"f1-{rule}"] for rule in RULES}) == 1
-    assert "0 positives" in caplog.text
+    assert "are 0 of it" in caplog.text
 
 
 def test_a_client_whose_scores_are_nan_ends_nothing(monkeypatch, caplog):
@@ -247,6 +272,49 @@ def test_a_client_whose_scores_are_nan_ends_nothing(monkeypatch, caplog):
     assert [bool(report.dropped) for report in run.thresholds] == [False] * 3 + [True]
     assert "such as nan" in run.thresholds[3].dropped
     assert "such as nan" in caplog.text
+
+
+def lying(monkeypatch, who, change):
+    """Let what one client answers be changed, by ``change(step, examples, metrics)``."""
+    honest = ThresholdClient.evaluate
+
+    def evaluate(self, parameters, config):
+        loss, examples, metrics = honest(self, parameters, config)
+        if self.client.partition_id == who:
+            examples, metrics = change(config[THRESHOLD], examples, metrics)
+        return loss, examples, metrics
+
+    monkeypatch.setattr(ThresholdClient, "evaluate", evaluate)
+
+
+def test_a_client_that_tells_of_as_many_examples_as_it_may_leaves_the_others_their_thresholds(
+    monkeypatch,
+):
+    def change(step, examples, metrics):
+        if step == "choose":
+            return examples, metrics
+        told = [2**31] * (2 * BINS)  # the most that is not refused
+        return sum(told), metrics | {THRESHOLD_HISTOGRAM: told}
+
+    lying(monkeypatch, 1, change)
+    (run,) = simulate(CONFIG, 4)
+    assert [report.dropped for report in run.thresholds] == [""] * 4
+
+
+@pytest.mark.parametrize("odd", [None, 1.5, -0.1, math.inf])
+def test_a_client_that_tells_no_scores_is_left_out_of_them(monkeypatch, caplog, tmp_path, odd):
+    def change(step, examples, metrics):
+        name = "recall-platt"
+        metrics = {n: v for n, v in metrics.items() if n != name}
+        return examples, metrics | ({} if odd is None or step == "count" else {name: odd})
+
+    lying(monkeypatch, 1, change)
+    (run,) = simulate(CONFIG, 4)
+    assert [bool(report.dropped) for report in run.thresholds] == [False, True, False, False]
+    assert f"client 1 do not count: recall-platt is {odd}" in caplog.text
+    write(tmp_path, [run])
+    with (tmp_path / "thresholds.csv").open() as stream:
+        assert {row["client"] for row in csv.DictReader(stream)} == {"0", "2", "3"}
 
 
 def report(client, told, examples=10, dropped=""):

@@ -95,7 +95,7 @@ def test_a_small_run_writes_tables_and_pictures(tmp_path, capsys):
     summary = json.loads((tmp_path / "summary.json").read_text())
     tables = list(summary["tables"].values())
     assert [row["rule"] for row in tables[0]] == [*RULES, ORACLE]
-    assert len(tables[1]) == 10
+    assert [row["ill"] for row in tables[1]] == [f"{p:.0%}" for p in np.linspace(0.05, 0.6, 10)]
     assert sum(row["hospitals"] for row in tables[2]) == 10
     assert len(summary["claims"]) == 6
 
