@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from threadpoolctl import threadpool_limits
 from torch import Tensor, nn
 from torch.nn.functional import one_hot
 
@@ -78,8 +79,7 @@ class ErrorsInVariablesClient(LinearClient):
                     f"noise is stated of {len(self.quality.noise)} features, the model has "
                     f"{len(self._noise)}"
                 )
-            # A value that is missing, and filled in with a mean, has no error of a reading.
-            self._noise = (1.0 - self.quality.missing_rate) * self.quality.noise
+            self._noise = self.quality.noise
         self.shared_names = list(NAMES)
         self._outgoing = model_arrays(self._coefficients())
         self._calibrates_on = ALL
@@ -128,7 +128,9 @@ class ErrorsInVariablesClient(LinearClient):
         found = self._first_examples(self._calibrates_on) if self._noise.any() else None
         if found is None or len(found[0]) < FEWEST_READINGS * self.layer.in_features:
             return self.model
-        matrix, mean = calibration(numbers(found[0].flatten(1)), self._noise)
+        # One thread: how many there are would decide on the last bits of eigenvectors.
+        with threadpool_limits(1, user_api="blas"):
+            matrix, mean = calibration(numbers(found[0].flatten(1)), self._noise)
         return Calibrated(self.model, matrix, mean)
 
     def _whole(self) -> Mapping[str, Tensor]:

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from strategies.error_moments import reliable_axes
+
 Floats = NDArray[np.float64]
 
 
@@ -21,8 +23,9 @@ class DataQuality:
     ----------
     examples : number of training examples
     missing_rate : share of the features' values that are missing, 0 to 1
-    noise : ``(d,)`` float64, variance of the error of a reading of each feature, in the unit that
-        the model sees; 0 for exact readings
+    noise : ``(d,)`` float64, variance of the error of each feature of an example, in the unit that
+        the model sees; 0 for exact readings. A value that was filled in has none: of a feature that
+        is known of a share ``p`` of the examples it is ``p`` times that of a reading
     reliability : ``(d,)`` float64, share of the variance of each feature's readings that is the
         true values', 0 to 1
 
@@ -141,9 +144,11 @@ def calibration(readings: ArrayLike, noise: ArrayLike) -> tuple[Floats, Floats]:
 
     ``E[X | W] = mu + (S_WW - S_UU) S_WW^+ (W - mu)``, the best linear prediction of the true value
     (Carroll et al. 2006, Measurement Error in Nonlinear Models, section 4.4.2), with the mean and
-    the covariance of the readings at hand. Where errors are said to be larger than they can be,
-    negative eigenvalues of ``S_WW - S_UU`` are clipped at 0. Without noise readings stay what they
-    are, also where they are too few for a covariance.
+    the covariance (divided by ``N - 1``) of the readings at hand. What is read without error stays
+    what it is. Of few readings, or where errors are said to be larger than they can be, some
+    directions vary less than their errors alone would (their reliability, as in
+    :func:`strategies.error_moments.reliable_axes`, is negative): there the mean is expected. So no
+    calibrated feature varies more than its readings did.
 
     Parameters
     ----------
@@ -171,8 +176,7 @@ def calibration(readings: ArrayLike, noise: ArrayLike) -> tuple[Floats, Floats]:
     if not errors.any():
         return np.eye(len(errors)), mean
     away = values - mean
-    total = away.T @ away / len(values)
-    roots, directions = np.linalg.eigh(total - np.diag(errors))
-    true = (directions * np.clip(roots, 0.0, None)) @ directions.T
-    matrix: Floats = true @ np.linalg.pinv(total, hermitian=True)
-    return matrix, mean
+    total = away.T @ away / max(len(values) - 1, 1)
+    axes, reliabilities = reliable_axes(total, errors)
+    matrix = total @ (axes * np.clip(reliabilities, 0.0, None)) @ axes.T
+    return np.where(errors[:, None] > 0, matrix, np.eye(len(errors))), mean

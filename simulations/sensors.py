@@ -208,6 +208,8 @@ CLASSES_STUDY = Study(
     },
     arms=[
         *(Arm(name, config) for name, config in _METHODS.items()),
+        Arm(f"{WEIGHTED}, no update shortened", {"method": WEIGHTED, "update-clip": 0.0}),
+        Arm(f"{WEIGHTED}, equal shares", {"method": WEIGHTED, "largest-share": 0.1}),
         *(
             Arm(f"{name}, calibrated", {**_METHODS[name], "calibrate-inputs": True})
             for name in (PLAIN, WEIGHTED)

@@ -3,8 +3,9 @@
 A client reads ``W = X + U``: true values and errors of mean zero, uncorrelated with everything
 else, of a variance that it states. Least squares on ``W`` is biased towards zero; what is not is
 
-    beta = (sum_i n_i (S_WW,i - S_UU,i))^-1 sum_i n_i S_Wy,i
+    beta = (sum_i n_i (S_WW,i - S_UU,i))^-1 sum_i n_i S_Wy,i,
 
+with moments about the means of everybody's examples, so that there is one intercept for all
 (Fuller 1987, Measurement Error Models, section 2.2; Carroll et al. 2006, Measurement Error in
 Nonlinear Models, section 3.4). For classes the same correction makes Gaussian discriminant
 analysis of it, whose coefficients are those of the logistic model where features are Gaussian
@@ -80,26 +81,22 @@ def pooled_errors(parts: Sequence[ErrorMoments]) -> ErrorMoments:
     )
 
 
-def corrected_inverse(
-    covariance: Floats, errors: Floats, least: float = LEAST_RELIABILITY
-) -> tuple[Floats, float]:
-    """Return ``(S_WW - S_UU)^+`` with reliabilities clipped, and the lowest one before that.
+def reliable_axes(covariance: Floats, errors: Floats) -> tuple[Floats, Floats]:
+    """Return coordinates in which ``S_WW`` is the identity and ``S_WW - S_UU`` is diagonal.
 
-    In the coordinates in which ``S_WW`` is the identity the eigenvalues of ``S_WW - S_UU`` are
-    the reliabilities of the directions. Those below ``least`` are replaced by it, which makes of
-    a matrix that is not positive definite one that is, whatever the units of the features.
-    Without errors it is the (pseudo-)inverse of ``S_WW``.
+    They are the same whatever the units of the features.
 
     Parameters
     ----------
     covariance : ``S_WW``, ``(d, d)``, positive semidefinite; directions without variance are left
         out
     errors : ``S_UU``, ``(d,)``, the diagonal
-    least : above zero
 
     Returns
     -------
-    ``(d, d)``; the lowest reliability, negative where more error is stated than there is variance
+    ``(d, r)`` axes in the columns of ``A``, where ``A^T S_WW A`` is the identity and ``A A^T`` the
+    (pseudo-)inverse of ``S_WW``; ``(r,)`` the reliability of each, the diagonal of
+    ``A^T (S_WW - S_UU) A``: at most 1, negative where more error is stated than there is variance
     """
     deviations = np.sqrt(np.diag(covariance))
     scale = np.where(deviations > 0, deviations, 1.0)  # so that units do not decide what is zero
@@ -108,8 +105,29 @@ def corrected_inverse(
     whiten = vectors[:, there] / np.sqrt(values[there]) / scale[:, None]
     reliability = np.eye(int(there.sum())) - whiten.T @ (errors[:, None] * whiten)
     reliabilities, directions = np.linalg.eigh((reliability + reliability.T) / 2)
-    onto = whiten @ directions
-    inverse: Floats = (onto / np.maximum(reliabilities, least)) @ onto.T
+    return whiten @ directions, reliabilities
+
+
+def corrected_inverse(
+    covariance: Floats, errors: Floats, least: float = LEAST_RELIABILITY
+) -> tuple[Floats, float]:
+    """Return ``(S_WW - S_UU)^+`` with reliabilities clipped, and the lowest one before that.
+
+    Reliabilities of :func:`reliable_axes` below ``least`` are replaced by it, which makes of a
+    matrix that is not positive definite one that is. Without errors it is the (pseudo-)inverse of
+    ``S_WW``.
+
+    Parameters
+    ----------
+    covariance, errors : as in :func:`reliable_axes`
+    least : above zero
+
+    Returns
+    -------
+    ``(d, d)``; the lowest reliability
+    """
+    axes, reliabilities = reliable_axes(covariance, errors)
+    inverse: Floats = (axes / np.maximum(reliabilities, least)) @ axes.T
     return inverse, float(reliabilities.min(initial=1.0))
 
 

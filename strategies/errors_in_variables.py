@@ -1,6 +1,6 @@
 """The server of linear models whose inputs are read with errors: it solves corrected equations."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from logging import INFO, WARNING
 from typing import Any
 
@@ -19,7 +19,7 @@ from strategies.error_moments import (
     pooled_errors,
 )
 from strategies.gaussian import Floats
-from strategies.replies import Reply
+from strategies.replies import Reply, drop_beyond_belief
 
 COEFFICIENTS, GRAM, ERRORS = NAMES = ("coefficients", "gram", "errors")
 """Names of the arrays that travel, the same and of the same shapes both ways: ``(K, d + 1)``,
@@ -55,7 +55,9 @@ class ErrorsInVariables(PartialAveraging):
     definite its eigenvalues are clipped (:func:`corrected_inverse`), with a logged warning.
 
     What leaves a device is not harmless: moments hold the sums of products of the client's
-    features and targets, and with one example that example.
+    features and targets, and with one example that example. Of what clients state only what cannot
+    be is refused, and what is far beyond that of most (:func:`drop_beyond_belief`): a client that
+    lies within that is believed.
 
     Parameters
     ----------
@@ -114,11 +116,17 @@ class ErrorsInVariables(PartialAveraging):
                 check_moments(moments_of(reply.views), reply.weight)
             except (ValueError, np.linalg.LinAlgError) as error:
                 reply.dropped = str(error)
-        told = {r.client: moments_of(r.views) for r in replies if not r.dropped}
+        possible = [reply for reply in replies if not reply.dropped]
+        drop_beyond_belief(possible, _sizes(possible))
+        told = {r.client: moments_of(r.views) for r in possible if not r.dropped}
         if not told:
             return sent
         known = self.moments | told
-        found, lowest = coefficients(pooled_errors([known[client] for client in sorted(known)]))
+        try:
+            with np.errstate(over="ignore", invalid="ignore"):  # told below
+                found, lowest = coefficients(pooled_errors([known[c] for c in sorted(known)]))
+        except np.linalg.LinAlgError:
+            found, lowest = np.array(np.nan), 0.0
         if not is_finite(found):
             for reply in replies:
                 reply.dropped = reply.dropped or "no finite model can be made of what is told"
@@ -133,3 +141,14 @@ class ErrorsInVariables(PartialAveraging):
                 *(self._round, lowest, LEAST_RELIABILITY),
             )
         return to_record(model_arrays(found))
+
+
+def _sizes(replies: Sequence[Reply]) -> dict[str, list[float]]:
+    """Return how large the moments for an example are that clients tell."""
+    told = [moments_of(reply.views) for reply in replies]
+    with np.errstate(over="ignore"):
+        return {
+            COEFFICIENTS: [float(np.linalg.norm(own.cross)) / own.examples for own in told],
+            GRAM: [float(np.trace(own.gram)) / own.examples for own in told],
+            ERRORS: [float(np.trace(own.gram) + own.errors.sum()) / own.examples for own in told],
+        }

@@ -28,7 +28,7 @@ from strategies.gaussian_fit import (
     spread,
 )
 from strategies.protocol import PROTOCOL
-from strategies.replies import Reply
+from strategies.replies import Reply, drop_beyond_belief
 
 MEAN, COVARIANCE, UNCERTAINTY, NOISE = NAMES = ("mean", "covariance", "uncertainty", "noise")
 """Names of the arrays that travel, the same and of the same shapes both ways: ``(d,)``, ``(d, d)``,
@@ -209,7 +209,8 @@ class HierarchicalLinear(PartialAveraging):
                 check_told(reply.views, reply.weight, self.protocol)
             except ValueError as error:
                 reply.dropped = str(error)
-        _drop_beyond_belief([reply for reply in replies if not reply.dropped])
+        possible = [reply for reply in replies if not reply.dropped]
+        drop_beyond_belief(possible, _sizes(possible))
         good = [reply for reply in replies if not reply.dropped]
         sent = self._sent or ArrayRecord()
         if not good:
@@ -281,37 +282,21 @@ def check_told(arrays: Arrays, examples: float, protocol: str = "iterative") -> 
             raise ValueError(f"{name!r} is not symmetric and positive semidefinite")
 
 
-def _drop_beyond_belief(replies: Sequence[Reply]) -> None:
-    """Mark replies dropped whose arrays are far beyond those of most.
-
-    What is compared are squares for an example: the norm of ``mean``, the traces of the matrices,
-    and the sum of squares. With at least three clients none may have more than
-    :data:`MOST_TIMES` the median. A client that lies within that is believed.
-    """
-    if len(replies) < 3:
-        return
+def _sizes(replies: Sequence[Reply]) -> dict[str, NDArray[Any]]:
+    """Return the squares for an example that clients tell: norms, traces, and sums of squares."""
     sizes = {
-        name: np.array([_size(reply.views[name]) / max(reply.weight, 1.0) for reply in replies])
+        name: [_size(reply.views[name]) for reply in replies]
         for name in (MEAN, COVARIANCE, UNCERTAINTY)
     }
-    sizes[NOISE] = np.array([float(r.views[NOISE][0]) / max(r.weight, 1.0) for r in replies])
-    for name, values in sizes.items():
-        largest = MOST_TIMES * np.median(values)
-        for reply, size in zip(replies, values.tolist(), strict=True):
-            if largest > 0 and size > largest:
-                times = size / largest * MOST_TIMES
-                reply.dropped = f"{name!r} is beyond belief: {times:.0e} times what most tell"
+    sizes[NOISE] = [float(reply.views[NOISE][0]) for reply in replies]
+    weights = np.array([max(reply.weight, 1.0) for reply in replies])
+    return {name: np.array(values) / weights for name, values in sizes.items()}
 
 
 def _size(values: NDArray[Any]) -> float:
     """Return the squared norm of a vector, or the trace of a matrix."""
     with np.errstate(over="ignore"):
         return float(values @ values if values.ndim == 1 else np.trace(values))
-
-
-MOST_TIMES = 1e8
-"""See :func:`_drop_beyond_belief`; clients may well differ by a factor of some thousand in the
-unit of a feature, which is squared here."""
 
 
 def _joint(own: Moments) -> Floats:

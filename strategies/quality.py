@@ -1,5 +1,6 @@
 """Averaging that knows how well each client sees: weights from examples and quality, bounded."""
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from logging import INFO, WARNING
 from typing import Any
@@ -50,8 +51,9 @@ def told_quality(metrics: Mapping[str, Any], examples: float) -> tuple[float, fl
 
 def _told(metrics: Mapping[str, Any], name: str, otherwise: float, most: float) -> float:
     value = metrics.get(name, otherwise)
-    if isinstance(value, int | float) and 0.0 <= value <= most * (1.0 + _ROUNDING):
-        return float(value)
+    above = most * (1.0 + _ROUNDING)
+    if isinstance(value, int | float) and math.isfinite(value) and 0.0 <= value <= above:
+        return min(float(value), most)
     raise ValueError(f"{name} is {value!r}; it must be a number from 0 to {most:g}")
 
 
@@ -82,17 +84,25 @@ def bounded(weights: ArrayLike, largest: float) -> Floats:
         raise ValueError(f"weights must be finite and not negative, one above zero: {values}")
     if not largest > 0:
         raise ValueError(f"the largest share must be above zero, got {largest}")
-    values = values / values.max()  # so that not even absurd weights overflow
     bound = max(largest, 1.0 / np.count_nonzero(values))
-    shares: Floats = values / values.sum()
+    shares = _proportions(values)
     full = np.zeros(len(values), dtype=bool)
     while (above := (shares > bound * (1.0 + _ROUNDING)) & ~full).any():
         full |= above
-        rest = values[~full].sum()
         left = max(0.0, 1.0 - bound * np.count_nonzero(full))
-        shares = np.where(full, bound, values * (left / rest if rest else 0.0))
+        shares[full] = bound
+        shares[~full] = left * _proportions(values[~full])
     shares /= shares.sum()
     return shares
+
+
+def _proportions(values: Floats) -> Floats:
+    """Return values of sum 1 in the same proportions; nothing where all are zero."""
+    if not values.any():
+        return np.zeros_like(values)
+    scaled = values / values.max()  # first, so that not even absurd weights overflow
+    found: Floats = scaled / scaled.sum()
+    return found
 
 
 def update_length(views: Mapping[str, NDArray[Any]], sent: Mapping[str, NDArray[Any]]) -> float:
@@ -148,7 +158,8 @@ class QualityWeighted(PartialAveraging):
     Quality is what clients say themselves, so nobody is trusted beyond a bound: no share is above
     ``largest_share``, and no update is longer than ``update_clip`` times the median one. A client
     of share ``s`` that sends anything moves the mean by at most ``s * update_clip`` times the
-    median length.
+    median length. That takes an honest majority: of two clients the median length is their mean,
+    which bounds neither, and three times an equal share is a bound only from four clients on.
 
     A reply is dropped whose report is impossible, such as a reliability above 1 or more effective
     examples than examples. A client that tells nothing counts by its examples.
@@ -191,7 +202,8 @@ class QualityWeighted(PartialAveraging):
     def summary(self) -> None:
         """Log what bounds there are."""
         super().summary()
-        bound = "3 / N" if self.largest_share is None else f"{self.largest_share:g}"
+        share = self.largest_share
+        bound = f"{TIMES_EQUAL:g} / N" if share is None else f"{share:g}"
         words = "examples x quality, shares up to %s, updates up to %g medians, quality from %g"
         log(INFO, f"\t└──> Weights: {words}", bound, self.update_clip, self.least_quality)
 
@@ -239,6 +251,13 @@ class QualityWeighted(PartialAveraging):
         if not sent:
             return
         lengths = [update_length(reply.views, sent) for reply in replies]
+        if any(lengths) and not np.median(lengths):
+            log(
+                WARNING,
+                "Round %d: most updates have length 0, so none may be longer and the model stays "
+                "as it is; update-clip=0 would lift that bound",
+                self._round,
+            )
         factors = clip_factors(lengths, self.update_clip)
         for reply, factor in zip(replies, factors.tolist(), strict=True):
             if factor < 1.0:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+import numpy as np
 from flwr.app import ArrayRecord, Message, MetricRecord, RecordDict
 from numpy.typing import NDArray
 
@@ -160,6 +161,34 @@ def drop_non_finite(replies: Sequence[Reply]) -> bool:
         if bad:
             reply.dropped = f"values that are not finite in {bad}"
     return any(reply.dropped for reply in replies)
+
+
+MOST_TIMES = 1e8
+"""See :func:`drop_beyond_belief`; clients may well differ by a factor of some thousand in the unit
+of a feature, which is squared there."""
+
+
+def drop_beyond_belief(
+    replies: Sequence[Reply], sizes: Mapping[str, Sequence[float] | NDArray[Any]]
+) -> None:
+    """Mark replies dropped that tell something far beyond what most tell.
+
+    With at least three clients none may have more than :data:`MOST_TIMES` the median. A client
+    that lies within that is believed.
+
+    Parameters
+    ----------
+    replies : that are good otherwise
+    sizes : what is told -> how large it is, of every reply; of sums of squares, for an example
+    """
+    if len(replies) < 3:
+        return
+    for name, values in sizes.items():
+        largest = MOST_TIMES * np.median(values)
+        for reply, size in zip(replies, values, strict=True):
+            if largest > 0 and size > largest:
+                times = size / largest * MOST_TIMES
+                reply.dropped = f"{name!r} is beyond belief: {times:.0e} times what most tell"
 
 
 def _reference(specs: Sequence[Spec], record: ArrayRecord | None) -> Spec:

@@ -6,6 +6,7 @@ from functools import cached_property, lru_cache
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from pfl_flower.data.devices import check_devices, plant_devices
 from pfl_flower.data.examples import Description, Examples, Source, SourceRequest
@@ -23,6 +24,7 @@ from pfl_flower.data.facts import (
     ordered,
 )
 from pfl_flower.data.heterogeneity import HETEROGENEITIES, parse_heterogeneity, plant_tribes
+from pfl_flower.data.imputation import IMPUTATIONS
 from pfl_flower.data.moments import FEWEST_ROWS, moments
 from pfl_flower.data.own_clients import OwnClients, is_own, number_of_clients, stamp
 from pfl_flower.data.partition import PARTITIONS
@@ -72,16 +74,18 @@ class Federation:
             source = SOURCES.get(self.settings.dataset)
             labels.update(range(source.num_classes) if source else ())
         tells = len(targets) >= FEWEST_ROWS
-        scaled = tells and self._standardizes(inputs)
+        scales = self._standardizes(inputs)
+        tells_features = tells and (scales or self._fills_in(inputs))
         amounts = tells and task == "regression"
         return DataCard(
             shape=tuple(inputs.shape[1:] if raw.graph is None else raw.graph.features.shape[1:]),
             task=task,
             labels=ordered(labels),
-            features=moments(torch.from_numpy(inputs)) if scaled else None,
+            features=moments(_as_numbers(inputs)) if tells_features else None,
             target=moments(torch.from_numpy(targets.astype(float))) if amounts else None,
             graph=raw.graph is not None,
             edges=self._edges_of(client),
+            standardize=scales,
         )
 
     def name(self, client: int) -> str:
@@ -174,12 +178,12 @@ class Federation:
         if raw.graph is not None or streams:
             return data
         device = self.devices[client]
-        return through_device(data, device, raw.noise, facts, self.settings, client)
+        stated = None if raw.stated is None else raw.stated.noise(raw.train[0])
+        return through_device(data, device, stated, facts, self.settings, client)
 
     def _fit(self, client: int, part: RawSplit | None, facts: DataFacts, nodes: bool) -> Split:
         assert part is not None  # both kinds of clients give all three
-        inputs = torch.from_numpy(part[0])
-        inputs = inputs.float() / 255.0 if inputs.dtype == torch.uint8 else inputs
+        inputs = _as_numbers(part[0])
         inputs = inputs if nodes else fit_inputs(inputs, facts)
         targets = fit_targets(part[1], facts)
         for name in parse_heterogeneity(self.settings.heterogeneity):
@@ -199,6 +203,16 @@ class Federation:
             return source.standardize
         kind = self.settings.dataset.partition(":")[0]
         return kind in ("table", "huggingface") and inputs.ndim == 2
+
+    def _fills_in(self, inputs: np.ndarray) -> bool:
+        """Whether the fleet's mean may have to take the place of a feature."""
+        return inputs.ndim == 2 and IMPUTATIONS[self.settings.imputation].allows_missing
+
+
+def _as_numbers(inputs: np.ndarray) -> Tensor:
+    """Return inputs as they are; pixels (uint8) as float32 in 0 to 1."""
+    found = torch.from_numpy(inputs)
+    return found.float() / 255.0 if found.dtype == torch.uint8 else found
 
 
 def _task(raw: RawClient) -> TaskName:

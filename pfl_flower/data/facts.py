@@ -1,9 +1,9 @@
 """What a server must know of data it never sees: cards of the clients, put together.
 
 Before the first round every client tells the shape of an example, its labels and, where features
-are to be standardised, their mean and variance. From the cards come the size of the network, one
-numbering of the classes for everybody, and the federated mean and deviation of every feature. No
-example leaves its client.
+are to be standardised or filled in, their mean and variance. From the cards come the size of the
+network, one numbering of the classes for everybody, and the federated mean and deviation of every
+feature. No example leaves its client.
 """
 
 import json
@@ -43,13 +43,15 @@ class DataCard:
     graph : whether its examples are nodes of a graph, or pairs of them; ``shape`` is then that of
         the features of a node
     labels : its classes, ascending; empty for regression
-    features : moments of the features over its training examples; None if they stay as they are,
-        or the client has fewer than :data:`pfl_flower.data.moments.FEWEST_ROWS`
+    features : moments of the features over its training examples; None if nobody needs them, or
+        the client has fewer than :data:`pfl_flower.data.moments.FEWEST_ROWS`
         examples
     target : moments of the targets over its training examples, for regression; None likewise
     edges : how many connections of a graph that was cut are kept by the cut, and dropped by it. One
         that is dropped is counted by one of its two clients only, so that sums are right. None
         where no graph was cut
+    standardize : whether features are brought to mean 0 and deviation 1, where their moments are
+        known
     """
 
     shape: tuple[int, ...]
@@ -59,6 +61,7 @@ class DataCard:
     target: Moments | None = None
     graph: bool = False
     edges: tuple[int, int] | None = None
+    standardize: bool = True
 
     def to_json(self) -> str:
         """Return the card as text."""
@@ -76,6 +79,7 @@ class DataCard:
             _moments_of(values["target"]),
             values["graph"],
             None if values["edges"] is None else tuple(values["edges"]),
+            values["standardize"],
         )
 
 
@@ -125,6 +129,7 @@ def merge_cards(cards: Mapping[int, DataCard]) -> tuple[DataFacts, dict[int, str
         merge_moments(targets) if targets else None,
         graph,
         (sum(kept for kept, _ in cuts), sum(dropped for _, dropped in cuts)) if cuts else None,
+        all(card.standardize for card in fitting),
     )
     return facts, deviants
 
@@ -149,6 +154,13 @@ def target_scale(facts: DataFacts) -> tuple[float, float]:
     if facts.target is None:
         return 0.0, 1.0
     return facts.target.means[0], math.sqrt(facts.target.variances[0]) or 1.0
+
+
+def fleet_means(facts: DataFacts) -> NDArray[np.float64]:
+    """Return the fleet's mean of every feature, flat, in the unit of the model; 0 where unknown."""
+    if facts.features is None or facts.standardize:
+        return np.zeros(math.prod(facts.shape))
+    return np.array(facts.features.means)
 
 
 class FactsError(DataError):
@@ -185,7 +197,7 @@ def fit_inputs(inputs: Tensor, facts: DataFacts) -> Tensor:
         raise FactsError(
             f"examples have shape {tuple(inputs.shape[1:])}; the federation's have {facts.shape}"
         )
-    if facts.features is None:
+    if facts.features is None or not facts.standardize:
         return inputs
     deviations = feature_deviations(facts.features)
     scale = _tensor(np.where(deviations > 0, deviations, 1.0)).reshape(facts.shape)

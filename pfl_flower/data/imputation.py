@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from threadpoolctl import threadpool_limits
 
 from pfl_flower.data.moments import KnownValues
 from strategies.randomness import named_seed
@@ -28,7 +29,8 @@ class Imputation:
     Attributes
     ----------
     fill : (parts, seed) -> the parts, filled in. Parts are ``(N, d)`` with NaN where a value is
-        missing; the first are the training examples, the only ones that are learnt from
+        missing, and 0 is the fleet's mean; the first are the training examples, the only ones that
+        are learnt from
     vectors : whether an example must be a vector
     allows_missing : whether values may be missing
     masks : whether as many further inputs say which values were missing
@@ -61,7 +63,7 @@ def _mean(parts: Sequence[Floats], seed: int) -> tuple[Floats, ...]:
 
 
 def _zero(parts: Sequence[Floats], seed: int) -> tuple[Floats, ...]:
-    """Put the fleet's mean, which is 0 of standardised features."""
+    """Put the fleet's mean."""
     return tuple(np.nan_to_num(part, nan=0.0) for part in parts)
 
 
@@ -96,7 +98,8 @@ def _chained(parts: Sequence[Floats], seed: int, sample: bool) -> tuple[Floats, 
         keep_empty_features=True,
     )
     others = np.concatenate((parts[0][:0], *parts[1:]))
-    with warnings.catch_warnings():
+    # One thread, again: scikit-learn may just have loaded a library of its own, not limited yet.
+    with warnings.catch_warnings(), threadpool_limits(1, user_api="blas"):
         warnings.simplefilter("ignore", ConvergenceWarning)
         training = imputer.fit_transform(parts[0])
         others = imputer.transform(others) if len(others) else others

@@ -10,7 +10,7 @@ from clients.graph import Graph
 from pfl_flower.data.array_checks import KINDS, checked_inputs, checked_targets
 from pfl_flower.data.facts import DataError
 from pfl_flower.data.imputation import FILLING
-from pfl_flower.data.stated import noise_of
+from pfl_flower.data.stated import StatedErrors, stated_errors
 
 RawSplit = tuple[np.ndarray, np.ndarray]
 """(inputs, targets) of some examples, see :class:`RawClient`."""
@@ -39,8 +39,7 @@ class RawClient:
     graph : what the examples are nodes of, or pairs of nodes; inputs are then their int64 numbers,
         ``(N,)`` or ``(N, 2)``. Targets of pairs are 1.0 (connected) or 0.0, float32
     community : number of the community that the client belongs to; None where it is unknown
-    noise : ``(d,)`` float64, variance of the error of a reading of each feature, as it is stated;
-        None where nothing is
+    stated : what is stated of the errors of readings; None where nothing is
     """
 
     train: RawSplit
@@ -49,7 +48,7 @@ class RawClient:
     phases: "tuple[RawClient, ...]" = ()
     graph: Graph | None = None
     community: int | None = None
-    noise: np.ndarray | None = None
+    stated: StatedErrors | None = None
 
 
 @dataclass(frozen=True)
@@ -171,8 +170,8 @@ def checked(
                 raise DataError(f"{where} has no {name} example; it needs at least one")
             splits[name] = (inputs, targets)
     _check_alike(splits, where)
-    noise = noise_of(arrays, splits["train"][0], where)
-    return RawClient(splits["train"], splits.get("val"), splits.get("test"), noise=noise)
+    stated = stated_errors(arrays, splits["train"][0], where)
+    return RawClient(splits["train"], splits.get("val"), splits.get("test"), stated=stated)
 
 
 def _check_names(arrays: Mapping[str, Any], where: str, required: Sequence[str]) -> None:

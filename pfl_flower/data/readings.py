@@ -6,6 +6,7 @@ The quality is that of the readings as the device gives them, before anything is
 import math
 from dataclasses import replace
 from logging import WARNING
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,7 +17,7 @@ from torch import Tensor
 
 from clients.quality import DataQuality, calibration, reliability_of
 from pfl_flower.data.devices import PER_TIER, Device, check_share, take_readings, tier_values
-from pfl_flower.data.facts import DataError, DataFacts
+from pfl_flower.data.facts import DataError, DataFacts, fleet_means
 from pfl_flower.data.imputation import FILLING, IMPUTATIONS, empty_columns
 from pfl_flower.data.moments import KnownValues, feature_deviations
 from pfl_flower.data.raw import RawClient
@@ -110,13 +111,14 @@ def through_device(
     calibrates = settings.calibrate_inputs and bool(stated is not None or device.noise)
     changes = not device.perfect or lacks or calibrates
     if not changes and not imputation.masks and imputation.draws == 1:
-        return replace(data, quality=_quality(_flat(data.train[0]), device, stated, facts))
+        rows = data.train[0].flatten(1).numpy()  # as they are: images may be large
+        return replace(data, quality=_quality(rows, device, stated, facts))
     # One thread: how many there are would decide on the last bits of sums.
     with threadpool_limits(1, user_api="blas"):
         parts = take_readings(device, [_flat(part[0]) for part in splits], settings.seed, client)
         quality = _quality(parts[0], device, stated, facts)
-        _tell_of_empty(parts[0], client)
-        filled, told = _filled(parts, quality, settings, client)
+        _tell_of_empty(parts[0], facts, client)
+        filled, told = _filled(parts, quality, facts, settings, client)
     train, validation, test = (
         (_shaped(part, facts), targets) for part, (_, targets) in zip(filled, splits, strict=True)
     )
@@ -131,15 +133,26 @@ def through_device(
 
 
 def _filled(
-    parts: tuple[Floats, ...], quality: DataQuality, settings: DataSettings, client: int
+    parts: tuple[Floats, ...],
+    quality: DataQuality,
+    facts: DataFacts,
+    settings: DataSettings,
+    client: int,
 ) -> tuple[tuple[Floats, ...], DataQuality]:
     """Return readings filled in and, if wanted, calibrated, and the quality that is left.
 
-    Of calibrated readings there is no error left for anybody to correct; how reliable they are has
-    not changed.
+    A value that is filled in has no error of a reading, so that a feature's noise counts as often
+    as the feature was read. Of calibrated readings there is no error left for anybody to correct.
+    How reliable readings are does not change.
     """
     imputation = IMPUTATIONS[settings.imputation]
-    filled = imputation.fill(parts, named_seed(settings.seed, "imputation", client))
+    if imputation.draws == 1:  # what is drawn, as readings are, has their error
+        lost = np.isnan(parts[0]).sum(axis=0) / max(len(parts[0]), 1)
+        quality = replace(quality, noise=(1.0 - lost) * quality.noise)
+    centre = fleet_means(facts)
+    apart = tuple(part - centre for part in parts)  # 0 is the fleet's mean
+    filled = imputation.fill(apart, named_seed(settings.seed, "imputation", client))
+    filled = tuple(part + centre for part in filled)
     if settings.calibrate_inputs:
         matrix, mean = calibration(filled[0], quality.noise)
         filled = tuple(mean + (part - mean) @ matrix.T for part in filled)
@@ -163,11 +176,11 @@ def _shaped(rows: Floats, facts: DataFacts) -> Tensor:
 
 
 def _quality(
-    training: Floats, device: Device, stated: Floats | None, facts: DataFacts
+    training: NDArray[Any], device: Device, stated: Floats | None, facts: DataFacts
 ) -> DataQuality:
     """Return what a client tells of its training readings, ``(N, d)``.
 
-    The noise told is what is stated of the device. A feature that never varies over
+    The noise is what is stated of the device. A feature that never varies over
     :data:`ENOUGH_TO_VARY` readings has reliability 0: its sensor is stuck, whatever is stated. That
     is for vectors only (a corner of all images may be dark), and for features that vary elsewhere,
     where that is known. A liar tells that all is perfect.
@@ -180,6 +193,7 @@ def _quality(
     missing = float(lost.mean()) if lost.size else 0.0
     if len(facts.shape) != 1 and not noise.any():
         return DataQuality(count, missing, noise, np.ones(size))
+    training = training.astype(np.float64, copy=False)
     known = KnownValues.of(training)
     # Of one reading or none no variance is known: a true one of 1 is that of standardised features.
     reliability = reliability_of(noise, np.where(known.number > 1, known.variances, 1.0 + noise))
@@ -189,16 +203,18 @@ def _quality(
         stuck = (known.number >= ENOUGH_TO_VARY) & (lowest == highest)
         if facts.features is not None:
             stuck &= feature_deviations(facts.features) > 0
-        reliability = np.where(stuck, 0.0, reliability)
+        # What never varies has no error that would have to be corrected for either.
+        noise, reliability = np.where(stuck, 0.0, noise), np.where(stuck, 0.0, reliability)
     return DataQuality(count, missing, noise, reliability)
 
 
-def _tell_of_empty(training: Floats, client: int) -> None:
+def _tell_of_empty(training: Floats, facts: DataFacts, client: int) -> None:
     if len(empty := empty_columns(training)):
         some = ", ".join(map(str, empty[:10].tolist())) + (", ..." if len(empty) > 10 else "")
         log(
             WARNING,
-            "client %d has no training value of feature %s; the fleet's mean takes its place",
+            "client %d has no training value of feature %s; %s takes its place",
             client,
             some,
+            "the fleet's mean" if len(facts.shape) == 1 else "0",
         )

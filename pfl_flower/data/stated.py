@@ -1,6 +1,7 @@
 """What a user states of the errors of his own readings: their variance, replicates, reliability."""
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -14,18 +15,50 @@ from pfl_flower.data.moments import KnownValues
 Floats = NDArray[np.float64]
 
 
-def noise_of(arrays: Mapping[str, Any], training: np.ndarray, where: str) -> Floats | None:
-    """Return the variance of the errors of readings, ``(d,)`` float64; None where none is stated.
+@dataclass(frozen=True, eq=False)
+class StatedErrors:
+    """What a user states of the errors of his readings.
 
-    Pixels (uint8) are stated in 0..255, as they are given; what is returned is of pixels in 0 to 1,
-    as a model sees them.
+    Attributes
+    ----------
+    kind : one of :data:`STATED`: ``noise``, variances; ``replicates``, several readings of the same
+        things; or ``reliability``, the share of the variance of readings that is the true values',
+        above 0 and at most 1
+    values : ``(d,)`` float64; of replicates ``(R, N, d)``, R readings of each of N things
+    """
+
+    kind: str
+    values: Floats
+
+    def noise(self, training: np.ndarray) -> Floats:
+        """Return the variance of the errors of readings, ``(d,)`` float64.
+
+        Pixels (uint8) are stated in 0..255, as they are given; what is returned is of pixels in 0
+        to 1, as a model sees them.
+
+        Parameters
+        ----------
+        training : ``(N, ...)``, the inputs to train on, of d numbers each, and no others: of a
+            reliability their variance decides; NaN where one is missing
+
+        Raises
+        ------
+        ValueError
+            If values cannot be.
+        """
+        found = _VARIANCE[self.kind](self.values, training)
+        return found / 255.0**2 if training.dtype == np.uint8 else found
+
+
+def stated_errors(
+    arrays: Mapping[str, Any], training: np.ndarray, where: str
+) -> StatedErrors | None:
+    """Return what is stated of the errors of readings, after every check; None if nothing is.
 
     Parameters
     ----------
-    arrays : maybe with one of :data:`STATED`: ``noise``, ``(d,)`` variances; ``replicates``, ``(R,
-        N, d)``, R readings of each of N things; or ``reliability``, ``(d,)``, the share of the
-        variance of readings that is the true values', above 0 and at most 1
-    training : ``(N, ...)``, the inputs to train on, of d numbers each; NaN where one is missing
+    arrays : maybe with one of :data:`STATED`
+    training : ``(N, ...)``, inputs of d numbers each
     where : for error messages
 
     Raises
@@ -45,8 +78,9 @@ def noise_of(arrays: Mapping[str, Any], training: np.ndarray, where: str) -> Flo
         if values.shape[-1:] != (size,) or values.ndim != (3 if name == "replicates" else 1):
             wanted = f"(2 or more, things, {size})" if name == "replicates" else f"({size},)"
             raise ValueError(f"it has shape {values.shape}; it has to be {wanted}")
-        found = _VARIANCE[name](values, training)
-        return found / 255.0**2 if training.dtype == np.uint8 else found
+        found = StatedErrors(name, values)
+        found.noise(training)
+        return found
     except (ValueError, TypeError) as error:
         raise DataError(f"{where}: {name}: {error}") from error
 

@@ -80,11 +80,6 @@ def test_it_tells_its_moments_and_the_error_it_states():
     assert metrics["reliability"] == pytest.approx(1 / 1.8)
 
 
-def test_what_was_filled_in_has_no_error_of_a_reading():
-    told, *_ = fitted(client(readings(50), told=quality(50, missing=0.25)))
-    np.testing.assert_allclose(told["errors"], 50 * 0.75 * NOISE)
-
-
 def test_readings_of_unknown_quality_count_as_exact():
     told, _, metrics = fitted(client(readings(50)))
     assert not told["errors"].any()

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
@@ -110,7 +110,7 @@ def test_calibrated_inputs_give_the_true_slopes():
 
 def test_calibration_is_the_closed_form():
     _, readings, _ = planted(500)
-    total = np.cov(readings.T, ddof=0)
+    total = np.cov(readings.T)
     matrix, mean = calibration(readings, NOISE)
     np.testing.assert_allclose(mean, readings.mean(axis=0))
     np.testing.assert_allclose(matrix, np.eye(2) - np.diag(NOISE) @ np.linalg.inv(total))
@@ -120,7 +120,7 @@ def test_one_feature_is_shrunk_by_its_reliability():
     _, readings, _ = planted(500)
     one = readings[:, :1]
     matrix, _ = calibration(one, NOISE[:1])
-    np.testing.assert_allclose(matrix[0], reliability_of(NOISE[:1], one.var(axis=0)))
+    np.testing.assert_allclose(matrix[0], reliability_of(NOISE[:1], one.var(axis=0, ddof=1)))
 
 
 def test_without_noise_readings_stay_what_they_are():
@@ -135,11 +135,50 @@ def test_more_noise_than_there_is_variance_leaves_the_mean():
     np.testing.assert_allclose(found, np.broadcast_to(readings.mean(axis=0), found.shape))
 
 
-def test_calibration_never_makes_a_variance_negative():
+@settings(deadline=None, max_examples=40)
+@given(st.integers(0, 2**16), st.integers(1, 20), st.integers(1, 12))
+def test_no_calibrated_feature_varies_more_than_its_readings(seed, count, size):
+    draw = generator(seed, "few readings")
+    readings = draw.normal(size=(count, size)) + draw.normal(size=(count, 1))
+    readings[:, draw.integers(size)] = 3.0  # a sensor that is stuck
+    matrix, _ = calibration(readings, draw.choice([0.0, 0.01, 2.0], size=size))
+    found = (readings - readings.mean(axis=0)) @ matrix.T
+    assert (found.var(axis=0) <= readings.var(axis=0) + 1e-9).all()
+
+
+@pytest.mark.parametrize("count", [10, 25, 30, 31, 35, 60])
+def test_few_readings_are_not_made_worse(count):
+    draw = generator(100, "as few readings as features", count)
+    loading = draw.normal(size=(3, 30))
+    noise = np.where(draw.random(30) < 0.5, 0.01, draw.uniform(0.1, 3.0, 30))
+
+    def take(number):
+        true = draw.normal(size=(number, 3)) @ loading + 0.3 * draw.normal(size=(number, 30))
+        return true, true + np.sqrt(noise) * draw.normal(size=true.shape)
+
+    matrix, mean = calibration(take(count)[1], noise)
+    true, readings = take(500)
+    found = mean + (readings - mean) @ matrix.T
+    noisy = noise > 0.05
+    assert ((found - true)[:, noisy] ** 2).mean() < ((readings - true)[:, noisy] ** 2).mean()
+
+
+@pytest.mark.parametrize("noise", [(0.5625, 0.2), (3.0, 0.5)])
+def test_calibration_does_not_depend_on_units(noise):
     _, readings, _ = planted(500)
-    total = np.cov(readings.T, ddof=0)
-    matrix, _ = calibration(readings, np.array([3.0, 0.0]))
-    assert np.linalg.eigvalsh(matrix @ total).min() >= -1e-12
+    units = np.array([1000.0, 0.01])
+    matrix, _ = calibration(readings, np.array(noise))
+    other, _ = calibration(readings * units, np.array(noise) * units**2)
+    np.testing.assert_allclose(other, units[:, None] * matrix / units, rtol=1e-6, atol=1e-9)
+
+
+def test_what_is_read_without_error_stays_what_it_is():
+    readings = generator(100, "exact").normal(size=(3, 5))
+    noise = np.array([0.0, 5.0, 0.0, 0.1, 0.0])
+    exact = noise == 0
+    new = generator(100, "new").normal(size=(4, 5))
+    matrix, mean = calibration(readings, noise)
+    np.testing.assert_allclose((mean + (new - mean) @ matrix.T)[:, exact], new[:, exact])
 
 
 @pytest.mark.parametrize(

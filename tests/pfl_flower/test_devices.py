@@ -1,6 +1,7 @@
 """Devices: errors, clipping, stuck sensors, missing values, liars; and what is told of them."""
 
 import math
+from itertools import combinations
 
 import numpy as np
 import pytest
@@ -156,6 +157,34 @@ def test_the_same_seed_gives_the_same_bits_and_clients_differ():
     assert (np.isnan(parts[1]) != np.isnan(parts[2])).any()
 
 
+@pytest.mark.parametrize("device", [Device(noise=1.0), Device(missing=0.3), Device(lies=True)])
+def test_every_client_and_every_part_has_draws_of_its_own(device):
+    """Of the same values, nothing is read in the same way twice."""
+    same = (TRUE[:99],) * 3
+    found = [part for client in (0, 1) for part in take_readings(device, same, 100, client)]
+    lost = [np.isnan(part) if device.missing else part for part in found]
+    assert not any(np.array_equal(*pair) for pair in combinations(lost, 2))
+
+
+@pytest.mark.parametrize("missingness", MISSINGNESS)
+def test_readings_to_train_on_do_not_depend_on_those_to_be_tested_on(missingness):
+    device = Device(missing=0.3, missingness=missingness, noise=1.0, stuck=0.25)
+    one, other = (take_readings(device, (TRUE, NOTHING, tests), 100, 0) for tests in (TRUE, -TRUE))
+    np.testing.assert_array_equal(one[0], other[0])
+
+
+def test_a_liars_noise_is_like_its_training_values_everywhere():
+    parts = (TRUE, NOTHING, 9.0 + 5.0 * TRUE)
+    found = take_readings(Device(lies=True), parts, 100, 0)[2]
+    assert found.mean(axis=0) == pytest.approx(TRUE.mean(axis=0), abs=0.04)
+    assert found.std(axis=0) == pytest.approx(TRUE.std(axis=0), rel=0.03)
+
+
+def test_which_sensors_are_stuck_differs_between_clients():
+    stuck = [read(Device(stuck=0.5), TRUE[:99], client).std(axis=0) == 0 for client in range(8)]
+    assert len({tuple(places) for places in stuck}) > 1
+
+
 # ---------------------------------------------------------------------- tiers
 
 
@@ -219,7 +248,8 @@ def test_a_tier_tells_its_quality():
     for client in range(6):
         tier, told = found.tier(client), found.client(client).quality
         assert told is not None
-        assert told.noise.tolist() == [(1.5 * tier) ** 2] * 30
+        assert (told.noise.mean() == 0) == (tier == 0)
+        assert told.noise.mean() == pytest.approx((1.5 * tier) ** 2 * (1 - told.missing_rate))
         assert told.missing_rate == pytest.approx(0.4 * tier, abs=0.05)
         assert (told.mean_reliability == 1.0) == (tier == 0)
 
@@ -240,6 +270,46 @@ def test_a_stuck_feature_has_no_reliability_though_nobody_states_it():
     stuck = found.train[0].std(dim=0).numpy() == 0
     assert stuck.sum() == 6
     np.testing.assert_array_equal(found.quality.reliability, 1.0 - stuck)
+
+
+def test_what_is_stuck_has_no_error_to_be_corrected_for():
+    found = data(stuck="0.2", noise="1.5").client(0)
+    assert found.quality is not None
+    stuck = found.train[0].std(dim=0).numpy() == 0
+    assert stuck.sum() == 6
+    np.testing.assert_array_equal(found.quality.noise, np.where(stuck, 0.0, 1.5**2))
+
+
+def test_what_was_filled_in_has_no_error_of_a_reading_feature_by_feature():
+    """The first feature is never missing here; the mask says which values of the others are."""
+    found = data(noise="1.5", missing="0.4", missingness="observed", imputation="mask").client(0)
+    assert found.quality is not None
+    known = 1 - found.train[0][:, 30:].double().mean(dim=0).numpy()
+    assert known[0] == 1
+    assert 0.3 < known[1:].min() < known[1:].max() < 0.9
+    np.testing.assert_allclose(found.quality.noise, 1.5**2 * known)
+
+
+def least_squares(source, **options):
+    """The slopes of pooled examples of 40 clients, and the intercept."""
+    settings = DataSettings(dataset=source, partition="natural", seed=100, **options)
+    federation = Federation(settings, 40)
+    trained = [federation.client(client).train for client in range(40)]
+    inputs = np.concatenate([part[0].double().numpy() for part in trained])
+    targets = np.concatenate([part[1].double().numpy() for part in trained])
+    return np.linalg.lstsq(np.column_stack([inputs, np.ones(len(inputs))]), targets, rcond=None)[0]
+
+
+@pytest.mark.parametrize("missing", ["0", "0.3"])
+def test_calibrated_inputs_give_the_slopes_of_exact_ones_with_the_same_gaps(missing):
+    """8,000 examples; where gaps are filled with means these slopes are not the true ones."""
+    gaps = {"missing": missing, "imputation": "mean"}
+    exact = least_squares("wearables", **gaps)
+    naive = least_squares("wearables", noise="1", **gaps)
+    found = least_squares("wearables", noise="1", calibrate_inputs=True, **gaps)
+    assert naive[:5].sum() < 0.8 * exact[:5].sum()
+    np.testing.assert_allclose(found[:5], exact[:5], rtol=0.15)
+    assert found[:5].sum() == pytest.approx(exact[:5].sum(), rel=0.05)
 
 
 def test_a_few_readings_that_are_equal_are_not_called_stuck():

@@ -49,6 +49,7 @@ def test_a_card_is_the_same_after_its_way_as_text():
     whole = card(
         labels=(3, "b"),
         features=Moments(4, (0.1, 1e-9), (1.0, 3.3)),
+        standardize=False,
         target=Moments(4, (0.5,), (2.0,)),
     )
     for one in (whole, card()):

@@ -1,7 +1,11 @@
 """What takes the place of missing values, against closed forms; and own data that lack some."""
 
+import json
 import logging
 import math
+import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -9,8 +13,10 @@ import torch
 
 from pfl_flower.client_app import build_client
 from pfl_flower.config import RunConfig
-from pfl_flower.data import DataError, DataSettings, Federation
+from pfl_flower.data import ClientData, DataError, DataFacts, DataSettings, Federation
+from pfl_flower.data.devices import Device
 from pfl_flower.data.imputation import DRAWS, IMPUTATIONS
+from pfl_flower.data.readings import through_device
 from pfl_flower.engines import simulate
 from strategies.randomness import generator
 
@@ -124,6 +130,28 @@ def data(imputation, dataset="breast-cancer", **options):
     return Federation(settings, 4)
 
 
+def test_the_first_imputation_of_a_process_is_on_one_thread_too():
+    """Which loads scikit-learn's own linear algebra when all there was has been limited already."""
+    code = """
+import numpy as np
+from threadpoolctl import threadpool_info, threadpool_limits
+from pfl_flower.data.imputation import IMPUTATIONS
+with threadpool_limits(1, user_api="blas"):
+    from sklearn.experimental import enable_iterative_imputer
+    import sklearn.impute
+    fit = sklearn.impute.IterativeImputer.fit_transform
+    def spied(self, values):
+        print([pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas"])
+        return fit(self, values)
+    sklearn.impute.IterativeImputer.fit_transform = spied
+    IMPUTATIONS["conditional"].fill((np.array([[1.0, np.nan], [2.0, 1.0], [0.0, 3.0]]),), 0)
+"""
+    environment = os.environ | {"OPENBLAS_NUM_THREADS": "2"}
+    command = [sys.executable, "-c", code]
+    told = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    assert set(json.loads(told.stdout)) == {1}
+
+
 def test_a_mask_says_what_was_missing():
     found = data("mask").client(0)
     for inputs, _ in (found.train, found.validation, found.test):
@@ -212,7 +240,9 @@ def test_a_column_missing_everywhere_on_one_client(monkeypatch, caplog):
     name = own(monkeypatch, lambda client: {"x_train": _gaps(client, everywhere=client == 1)})
     found = Federation(DataSettings(dataset=name, imputation="mean", seed=100), 3)
     inputs = found.client(1).train[0]
-    assert (inputs[:, 1] == 0).all()
+    known = np.concatenate([found.clients.load(client).train[0][:, 1] for client in (0, 2)])
+    np.testing.assert_allclose(inputs[:, 1], np.nanmean(known), rtol=1e-6)
+    assert abs(np.nanmean(known) - 5) < 1
     assert found.client(0).train[0][:, 1].std() > 0
     quality = found.client(1).quality
     assert quality is not None
@@ -230,6 +260,32 @@ def test_a_column_missing_everywhere_on_one_client(monkeypatch, caplog):
         num_clients=3,
     )[0]
     assert len(run.values("accuracy", 1)) == 3
+
+
+@pytest.mark.parametrize("imputation", ["mean", "conditional", "multiple", "mask"])
+def test_calibration_knows_that_what_was_filled_in_has_no_error(monkeypatch, imputation):
+    """Of reliability 1/2, each reading that is there goes half the way to its mean.
+
+    The expected true value of a missing reading is its mean; all features are independent.
+    """
+    import tests.helpers as module
+
+    draw = generator(100, "half of it")
+    true = draw.normal(size=(4000, 3))
+    readings = true + draw.normal(size=true.shape)
+    lost = draw.random(true.shape) < (0.5, 0.2, 0.0)
+    arrays = {
+        **{"x_train": np.where(lost, np.nan, readings), "y_train": np.arange(4000) % 2},
+        **{"x_test": readings[:50], "y_test": np.arange(50) % 2, "noise": [1.0, 1.0, 1.0]},
+    }
+    monkeypatch.setattr(module, "own_readings", lambda *_: arrays, raising=False)
+    settings = DataSettings(
+        dataset="tests.helpers:own_readings",
+        **{"imputation": imputation, "calibrate_inputs": True, "seed": 100},
+    )
+    inputs = Federation(settings, 1).client(0).test[0].numpy()
+    found = inputs.mean(axis=1)[:, :3] if inputs.ndim == 3 else inputs[:, :3]
+    np.testing.assert_allclose(found, readings[:50] / 2, atol=0.15)
 
 
 # ---------------------------------------------------------------------- own data
@@ -255,6 +311,29 @@ def own(monkeypatch, arrays):
     return "tests.helpers:own_readings"
 
 
+def test_a_mask_takes_the_fleets_mean_of_features_that_are_not_standardised(monkeypatch):
+    arrays = [{"x_train": _gaps(client), "x_test": _gaps(client)} for client in range(3)]
+    test = {"y_test": np.arange(40) % 2}
+    name = own(monkeypatch, lambda client: arrays[client] | test)
+    found = Federation(DataSettings(dataset=name, imputation="mask", seed=100), 3)
+    known = np.concatenate([found.clients.load(client).train[0][:, 1] for client in range(3)])
+    raw, inputs = arrays[0]["x_test"], found.client(0).test[0].numpy()
+    lost = np.isnan(raw)
+    np.testing.assert_allclose(inputs[lost[:, 1], 1], np.nanmean(known), rtol=1e-6)
+    np.testing.assert_array_equal(inputs[:, :3][~lost], raw.astype(np.float32)[~lost])
+    np.testing.assert_array_equal(inputs[:, 3:], lost)
+
+
+def test_pixels_are_filled_in_where_the_model_sees_them(monkeypatch):
+    pixels = generator(100, "pixels").integers(0, 256, size=(40, 3)).astype(np.uint8)
+    name = own(monkeypatch, lambda _: {"x_train": pixels})
+    settings = DataSettings(dataset=name, imputation="mask", missing="0.5", seed=100)
+    inputs = Federation(settings, 2).client(0).train[0].numpy()
+    filled = inputs[:, :3][inputs[:, 3:] == 1]
+    assert (np.abs(filled - 0.5) < 0.2).all()
+    assert len(np.unique(filled)) == 3
+
+
 def test_missing_values_of_ones_own_are_refused_unless_something_takes_their_place(monkeypatch):
     name = own(monkeypatch, lambda client: {"x_train": _gaps(client)})
     with pytest.raises(DataError, match=r"missing \(NaN\).*or set imputation \(mean, conditional"):
@@ -263,12 +342,59 @@ def test_missing_values_of_ones_own_are_refused_unless_something_takes_their_pla
     assert bool(torch.isfinite(found.train[0]).all())
 
 
+@pytest.mark.parametrize(("imputation", "reliability"), [("mean", 1.0), ("none", 0.0)])
+def test_a_feature_that_is_constant_everywhere_is_no_stuck_sensor(
+    monkeypatch, imputation, reliability
+):
+    """Where it is known that it is: clients tell their moments if something is filled in."""
+    inputs = np.nan_to_num(_gaps(0))
+    inputs[:, 2] = 7.0
+    name = own(monkeypatch, lambda _: {"x_train": inputs})
+    settings = DataSettings(dataset=name, imputation=imputation, seed=100)
+    found = Federation(settings, 2).client(0).quality
+    assert found is not None
+    assert found.reliability.tolist() == [1.0, 1.0, reliability]
+
+
 def test_infinite_values_are_refused_whatever_takes_the_place_of_missing_ones(monkeypatch):
     inputs = _gaps(0)
     inputs[3, 1] = math.inf
     name = own(monkeypatch, lambda _: {"x_train": inputs})
     with pytest.raises(DataError, match="1 of 40 examples"):
         Federation(DataSettings(dataset=name, imputation="mean"), 2).card(0)
+
+
+def test_every_client_draws_what_is_missing_by_itself():
+    split = (torch.from_numpy(_gaps(0)), torch.arange(40) % 2)
+    settings = DataSettings(imputation="multiple", seed=100)
+    facts = DataFacts((3,), "classification", (0, 1))
+    one, other = (
+        through_device(ClientData(split, split, split), Device(), None, facts, settings, client)
+        for client in (0, 1)
+    )
+    assert not torch.equal(one.test[0], other.test[0])
+
+
+@pytest.mark.parametrize("imputation", ["mean", "conditional", "mask"])
+def test_nothing_is_learnt_from_test_examples(monkeypatch, imputation):
+    """Other test examples leave training examples, and what is told of them, as they were."""
+    tests = iter([_gaps(5), 100.0 + 50.0 * _gaps(6)])
+    name = own(
+        monkeypatch,
+        lambda client: {
+            **{"x_train": _gaps(client), "x_test": next(tests), "y_test": np.arange(40) % 2},
+            "reliability": [0.5, 1.0, 0.8],
+        },
+    )
+    options = {"imputation": imputation, "calibrate_inputs": True, "noise": "0.5"}
+    settings = DataSettings(dataset=name, seed=100, **options)
+    one, other = (Federation(settings, 1).client(0) for _ in range(2))
+    assert not torch.equal(one.test[0], other.test[0])
+    assert torch.equal(one.train[0], other.train[0])
+    assert torch.equal(one.validation[0], other.validation[0])
+    assert one.quality is not None
+    assert other.quality is not None
+    np.testing.assert_array_equal(one.quality.reliability, other.quality.reliability)
 
 
 def test_a_table_may_lack_values_and_is_standardised_by_those_it_has(tmp_path):
@@ -302,9 +428,12 @@ def test_a_folder_may_lack_values_and_state_its_noise(tmp_path):
             noise=np.array([0.25, 0.0, 1.0]),
         )
     settings = DataSettings(dataset=f"folder:{tmp_path}", imputation="mean", seed=100)
-    told = Federation(settings, 2).client(0).quality
+    found = Federation(settings, 2)
+    told = found.client(0).quality
     assert told is not None
-    assert told.noise.tolist() == [0.25, 0.0, 1.0]
+    known = 1 - np.isnan(found.clients.load(0).train[0]).mean(axis=0)
+    assert 0 < known[0] < 1
+    np.testing.assert_allclose(told.noise, known * [0.25, 0.0, 1.0])
     assert told.reliability[1] == 1.0
     assert 0 < told.reliability[2] < told.reliability[0] < 1
 
@@ -320,12 +449,13 @@ STATED = {
 def test_stated_noise_is_told(monkeypatch, name):
     inputs = np.nan_to_num(_gaps(0))
     dataset = own(monkeypatch, lambda _: {"x_train": inputs, name: STATED[name](inputs)})
-    # the stated reliability is of the inputs as they are given, before any are held out
-    told = Federation(DataSettings(dataset=dataset, seed=100), 2).client(0).quality
+    found = Federation(DataSettings(dataset=dataset, seed=100), 2).client(0)
+    told, training = found.quality, found.train[0].double().numpy()
     assert told is not None
+    assert len(training) < len(inputs)  # some are held out, which nothing may be learnt from
     wanted = {
         "noise": [0.5, 0.0, 0.2],
-        "reliability": (1 - np.array([0.5, 1.0, 0.8])) * inputs.astype(np.float32).var(0, ddof=1),
+        "reliability": (1 - np.array([0.5, 1.0, 0.8])) * training.var(axis=0, ddof=1),
         "replicates": [0.5, 0.0, 2.0],
     }[name]
     np.testing.assert_allclose(told.noise, wanted, rtol=1e-5)
@@ -337,10 +467,13 @@ def test_noise_of_pixels_is_told_in_the_unit_of_the_model(monkeypatch, name):
     variance = pixels.astype(float).var(axis=0, ddof=1)
     stated = [0.9] * 3 if name == "reliability" else 0.1 * variance
     dataset = own(monkeypatch, lambda _: {"x_train": pixels, name: stated})
-    told = Federation(DataSettings(dataset=dataset, seed=100), 2).client(0).quality
+    found = Federation(DataSettings(dataset=dataset, seed=100), 2).client(0)
+    told = found.quality
     assert told is not None
-    np.testing.assert_allclose(told.noise, 0.1 * variance / 255**2)
-    assert told.reliability == pytest.approx([0.9] * 3, abs=0.03)
+    if name == "reliability":
+        variance = 255**2 * found.train[0].double().numpy().var(axis=0, ddof=1)
+        assert told.reliability == pytest.approx([0.9] * 3)
+    np.testing.assert_allclose(told.noise, 0.1 * variance / 255**2, rtol=1e-6)
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@ import json
 import numpy as np
 import pytest
 
+from pfl_flower.engines import simulate
 from simulations.__main__ import main
 from simulations.sensors import (
     CLASSES_STUDY,
@@ -13,6 +14,7 @@ from simulations.sensors import (
     TRUTH,
     WEIGHTED,
     mean_bias,
+    measure_slopes,
     slope_table,
     tier_accuracy,
 )
@@ -37,6 +39,14 @@ def test_bias_is_that_of_the_mean_over_seeds_and_not_its_spread():
     rows = slope_table(outcome)["slopes against the truth"]
     assert rows[1]["mean absolute error"] == pytest.approx(0.1)
     assert rows[0]["bias of the first slope"] == pytest.approx(-0.2)
+
+
+@pytest.mark.parametrize("config", [{"method": CORRECTED}, {"method": "fedavg"}])
+def test_slopes_are_measured_in_the_unit_of_the_truth(config):
+    rounds = 1 if config["method"] == CORRECTED else 60
+    exact = {"noise": "", "tiers": "", "baselines": "", "seed": 100, "num-server-rounds": rounds}
+    (run,) = simulate({**STUDY.config, **exact, **config}, 6)
+    np.testing.assert_allclose(measure_slopes(run)["slopes"], TRUTH, atol=0.1)
 
 
 def test_a_correction_that_leaves_more_than_a_tenth_fails():

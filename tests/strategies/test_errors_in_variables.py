@@ -148,6 +148,17 @@ def test_features_that_never_vary_or_are_twice_there_are_no_harm():
     np.testing.assert_allclose(fitted, wanted, atol=1e-8)
 
 
+@pytest.mark.parametrize("value", [0.1, 4.0, 1234.567])
+def test_a_feature_that_never_varies_but_for_rounding_is_left_out(value):
+    inputs, targets = numbers(50, noise=0.3)
+    constant = np.column_stack([inputs, np.full(50, value)])
+    wanted, lowest = coefficients(error_moments(inputs, targets, np.full(3, 0.3)))
+    found, same = coefficients(error_moments(constant, targets, np.full(4, 0.3)))
+    np.testing.assert_allclose(found[0, [0, 1, 2, 4]], wanted[0], rtol=1e-8)
+    assert found[0, 3] == 0
+    assert same == pytest.approx(lowest)
+
+
 def test_the_discriminant_is_scikit_learns_without_errors():
     from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 
@@ -219,6 +230,13 @@ def test_the_order_of_replies_changes_no_bit():
     assert forward.tobytes() == backward.tobytes()
 
 
+def test_in_which_round_a_client_told_changes_no_bit():
+    strategy, other = ErrorsInVariables(), ErrorsInVariables()
+    for client in (2, 0, 1):
+        late = solved(strategy, [told(client)])
+    assert late.tobytes() == solved(other, [told(c) for c in range(3)]).tobytes()
+
+
 def test_a_checkpoint_carries_what_clients_told():
     strategy, other = ErrorsInVariables(), ErrorsInVariables()
     solved(strategy, [told(0), told(1)])
@@ -270,6 +288,41 @@ def test_errors_beyond_what_there_is_are_clipped_with_a_warning(caplog):
         found = solved(strategy, [told(0, errors=too_much), told(1)])
     assert np.isfinite(found).all()
     assert "it is held to be 0.05" in caplog.text
+
+
+def scaled(own, times):
+    """Sums of products of readings so many times as large, of as many examples."""
+    units = np.append(np.full(3, times), 1.0)
+    return {"coefficients": own.cross * units, "gram": own.gram * np.outer(units, units)}
+
+
+FAR = {
+    "readings": scaled(DATA[0], 1e10),
+    "readings whose squares are too large to add up": scaled(DATA[0], 1e152),
+    "targets": {"coefficients": 1e12 * DATA[0].cross},
+    "errors": {"errors": np.full(3, 1.7e308)},
+}
+
+
+@pytest.mark.parametrize("what", FAR)
+def test_what_is_far_beyond_what_most_tell_is_dropped(what):
+    strategy = ErrorsInVariables()
+    found = solved(strategy, [told(0, **FAR[what]), told(1), told(2)])
+    np.testing.assert_array_equal(found, coefficients(pooled_errors(DATA[1:]))[0])
+    (bad,) = [report for report in strategy.reports if report.dropped]
+    assert bad.client == 0
+    assert "beyond belief" in bad.dropped
+
+
+def test_sums_beyond_all_numbers_never_end_a_run():
+    """Of two clients nobody can say who lies, so that neither counts; the run goes on."""
+    strategy = ErrorsInVariables()
+    replies = [told(c, errors=np.full(3, 1.7e308)) for c in range(2)]
+    assert solved(strategy, replies) is None
+    assert all("no finite model" in report.dropped for report in strategy.reports)
+    assert not strategy.moments
+    wanted, _ = coefficients(DATA[2])
+    np.testing.assert_array_equal(solved(strategy, [told(2)]), wanted)
 
 
 def test_nobody_who_can_be_believed_leaves_what_was_sent():

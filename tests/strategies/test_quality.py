@@ -1,5 +1,6 @@
 import logging
 import math
+import sys
 
 import numpy as np
 import pytest
@@ -111,6 +112,12 @@ def test_what_is_above_the_bound_is_poured_over_the_others():
     np.testing.assert_allclose(bounded([9, 1, 0], 0.1), [0.5, 0.5, 0.0])
 
 
+def test_absurd_weights_take_no_more_than_their_bound_and_leave_the_others_their_proportions():
+    shares = bounded([1.7e308, 0.001, 0.003, 0.0], 0.4)
+    np.testing.assert_allclose(shares, [0.4, 0.2, 0.4, 0.0])
+    np.testing.assert_allclose(bounded([1.7e308, 1e-17, 3e-17], 0.6), [0.6, 0.1, 0.3])
+
+
 @pytest.mark.parametrize("weights", [[0.0, 0.0], [1.0, -1.0], [1.0, math.nan], [1.0, math.inf]])
 def test_what_are_no_weights(weights):
     with pytest.raises(ValueError, match="weights must be finite and not negative"):
@@ -124,6 +131,8 @@ def test_effective_examples_are_told_or_follow_from_rates():
     quality, effective = told_quality({"missing-rate": 0.5, "reliability": 0.6}, 50)
     assert (quality, effective) == (pytest.approx(0.3), pytest.approx(15))
     assert told_quality({"effective-examples": 7.0}, 50) == (1.0, 7.0)
+    with pytest.raises(ValueError, match="effective-examples is inf"):
+        told_quality({"effective-examples": math.inf}, sys.float_info.max)
 
 
 def test_uniform_quality_changes_nothing():
@@ -165,10 +174,10 @@ def test_the_weights_of_smallest_variance_are_effective_examples():
 
 
 def test_bad_clients_can_be_left_out_altogether(caplog):
-    replies = [told(c, reliability=(0.9, 0.2, 0.8, 0.1)[c]) for c in range(4)]
+    replies = [told(c, reliability=(0.9, 0.2, 0.5, 0.1)[c]) for c in range(4)]
     strategy = QualityWeighted(least_quality=0.5, largest_share=1.0, update_clip=0.0)
     found = averaged(strategy, replies)
-    weights = [10 * 0.9, 0, 30 * 0.8, 0]
+    weights = [10 * 0.9, 0, 30 * 0.5, 0]  # at the bound a client still counts
     np.testing.assert_allclose(found["head"], weighted(weights), rtol=1e-12)
     assert found["count"] == 3 + 2  # of those that count
     assert not dropped(strategy)
@@ -277,13 +286,34 @@ def test_a_liar_moves_the_mean_by_no_more_than_its_share_of_clipped_medians(
     assert moved <= mine * bound * (1 + 1e-4) + 1e-6
 
 
-def test_noise_that_is_not_finite_is_dropped_and_no_one_else_is_clipped_for_it():
+def test_where_most_clients_stay_where_they_are_so_does_the_model_and_that_is_said(caplog):
+    replies = [reply(100 + c, SENT, {"num-examples": 10}) for c in range(3)]
+    replies.append(told(3, scale=1e6))
+    with caplog.at_level(logging.WARNING):
+        found = averaged(QualityWeighted(), replies)
+    np.testing.assert_array_equal(found["head"], SENT["head"])
+    assert "most updates have length 0" in caplog.text
+    assert "Round 1" in caplog.text
+
+
+@pytest.mark.parametrize("clip", [0.0, 0.5, 1.0])
+def test_noise_that_is_not_finite_is_dropped_and_no_one_else_is_clipped_for_it(clip):
     bad = {**arrays(3), "head": np.array([math.inf, 0.0])}
-    replies = [*(told(c) for c in range(3)), reply(103, bad, {"num-examples": 40})]
-    strategy = QualityWeighted(largest_share=1.0, update_clip=0.0)
-    found = averaged(strategy, replies)
-    np.testing.assert_allclose(found["head"], weighted(EXAMPLES[:3], range(3)), rtol=1e-12)
+    good = [told(c, scale=c + 1.0) for c in range(3)]
+    strategy = QualityWeighted(update_clip=clip)
+    found = averaged(strategy, [*good, reply(103, bad, {"num-examples": 40})])
+    wanted = averaged(QualityWeighted(update_clip=clip), good)
+    assert all(found[name].tobytes() == wanted[name].tobytes() for name in SENT)
     assert "not finite" in dropped(strategy)[3]
+
+
+def test_updates_of_clients_that_do_not_count_bound_nobody():
+    bad = [told(3, scale=1e6, reliability=0.1), told(4, scale=1e6, reliability=0.1)]
+    good = [told(c, scale=c + 1.0) for c in range(3)]
+    options = {"least_quality": 0.5, "largest_share": 1.0, "update_clip": 1.0}
+    found = averaged(QualityWeighted(**options), good + bad)
+    wanted = averaged(QualityWeighted(**options), good)
+    np.testing.assert_array_equal(found["head"], wanted["head"])
 
 
 def test_the_order_of_replies_changes_no_bit():
