@@ -17,11 +17,14 @@ from tests.pfl_flower.test_graph_runs import SMALL, metrics_of
 REFUSED = {
     "fedbn": (ScopeError, "'norm' matches nothing in GNN; it has the components"),
     "personal-se": (ScopeError, "'se' matches nothing in GNN; it has the components"),
-    "hierarchical-linear": (
-        ConfigError,
-        "'hierarchical-linear' is for model='linear' only, which cannot look at the graph that "
-        "'social' is",
-    ),
+    **{
+        method: (
+            ConfigError,
+            f"{method!r} is for model='linear' only, which cannot look at the graph that 'social' "
+            f"is",
+        )
+        for method in ("hierarchical-linear", "errors-in-variables")
+    },
 }
 """Method -> why it is for no graph; known before any client is asked to train."""
 

@@ -64,7 +64,7 @@ def test_a_cut_keeps_what_is_inside_and_counts_what_is_between(drawn, random):
 
 def test_examples_are_the_numbers_of_a_clients_nodes():
     federation = Federation(SOCIAL, 4)
-    about = {"graph": True, "edges": federation.edges}
+    about = {"graph": True, "edges": federation.edges, "standardize": False}
     assert federation.facts == DataCard((32,), "classification", tuple(range(6)), **about)
     assert DataCard.from_json(federation.facts.to_json()) == federation.facts
     pool = federation.clients.examples

@@ -128,8 +128,8 @@ def test_a_client_with_too_few_connections_is_an_error(pairs, message):
 
 def test_links_of_a_pool():
     federation = Federation(LINKS, 4)
-    edges = federation.edges
-    assert federation.facts == DataCard((32,), "link-prediction", (), graph=True, edges=edges)
+    about = {"graph": True, "edges": federation.edges, "standardize": False}
+    assert federation.facts == DataCard((32,), "link-prediction", (), **about)
     whole = Federation(DataSettings(dataset="social", partition="natural", seed=100), 4)
     for client in range(4):
         data, edges = federation.client(client), whole.client(client).graph.edges
