@@ -163,7 +163,7 @@ def queries(grid):
 
 def test_everybody_is_asked_once_and_told_metadata_are_those_of_the_node_config():
     def node_config(client):
-        return {"age": 20 + client, "name": f"ward {client}", "metadata": "age"}
+        return {"age": 20 + client, "name": f"ward-{client}", "metadata": "age"}
 
     (run,), grid = played(grid=Recording, node_config=node_config)
     assert run.metadata == {client: {"age": 20.0 + client} for client in range(CLIENTS)}
