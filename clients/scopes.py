@@ -18,6 +18,7 @@ Names are never searched for substrings: in torchvision's ResNet the batch norm 
 ``layer2.0.downsample.1`` is found by its type, and a linear layer called ``subnet`` is not.
 """
 
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from enum import StrEnum
 from fnmatch import fnmatchcase
@@ -59,14 +60,12 @@ def components(model: nn.Module, parts: Parts | None = None) -> dict[str, frozen
     ScopeError
         If a declared part names a module the model does not have.
     """
-    from torchvision.ops import SqueezeExcitation  # a second to import, so only where needed
-
     entries = tuple(_tensors(model))
     found: dict[str, set[str]] = {"all": set(entries), "none": set()}
     for path, module in model.named_modules(remove_duplicate=False):
         names = [getattr(module, "component", None)]
         names += ["norm"] if isinstance(module, NORM) else []
-        names += ["se"] if isinstance(module, SqueezeExcitation) else []
+        names += ["se"] if isinstance(module, _squeeze_excitations()) else []
         for name in filter(None, names):
             found.setdefault(name, set()).update(_below(path, entries))
     declared = getattr(model, "parts", {}) if parts is None else parts
@@ -82,6 +81,15 @@ def components(model: nn.Module, parts: Parts | None = None) -> dict[str, frozen
     if "head" in found:
         found["body"] = found["all"] - found["head"]
     return {name: frozenset(members) for name, members in found.items()}
+
+
+def _squeeze_excitations() -> tuple[type, ...]:
+    """Return torchvision's class, unless nobody has imported it: then no model has one.
+
+    The import takes two seconds, and a real device would pay them for every message.
+    """
+    layers = sys.modules.get("torchvision.ops.misc")
+    return () if layers is None else (layers.SqueezeExcitation,)
 
 
 def select(model: nn.Module, rule: str, parts: Parts | None = None) -> frozenset[str]:

@@ -1,3 +1,6 @@
+import subprocess
+import sys
+
 import pytest
 import torch
 from hypothesis import given
@@ -151,3 +154,19 @@ def test_adapters_at_zero_are_the_core_bitwise():
         plain = build_model(Architecture(core, (1, 8, 8), 10, "batch"), seed=3).eval()
         with_adapters = build_model(Architecture(adapted, (1, 8, 8), 10, "batch"), seed=3).eval()
         assert torch.equal(plain(images), with_adapters(images))
+
+
+def test_torchvision_is_not_imported_to_find_that_a_model_has_none_of_it():
+    """A device pays for every import, for every message."""
+    script = (
+        "import sys\n"
+        "from torch import nn\n"
+        "from clients import components\n"
+        "assert 'se' not in components(nn.Linear(2, 2))\n"
+        "assert 'torchvision' not in sys.modules\n"
+        "assert 'torch._dynamo' not in sys.modules\n"
+        "from torchvision.ops import SqueezeExcitation\n"
+        "assert len(components(SqueezeExcitation(4, 2))['se']) == 4\n"
+    )
+    found = subprocess.run([sys.executable, "-c", script], capture_output=True, check=False)
+    assert found.returncode == 0, found.stderr.decode()[-2000:]
