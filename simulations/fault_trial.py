@@ -26,7 +26,7 @@ SETTINGS: Mapping[str, Any] = {
     "method": "fedper",
     "baselines": "",
     "num-server-rounds": ROUNDS,
-    "max-examples": 40,
+    "heterogeneity": "none",
     "batch-size": 4,
     "min-nodes": NODES,
     "timeout": TIMEOUT,
@@ -84,7 +84,8 @@ class Trial:
     def begin(self, **settings: Any) -> None:
         """Begin the run; ``settings`` with ``_`` for ``-``."""
         own = {name.replace("_", "-"): value for name, value in settings.items()}
-        self.settings = {**SETTINGS, "results-dir": str(self.base), **own}
+        places = {"dataset": f"folder:{self.federation.data}", "results-dir": str(self.base)}
+        self.settings = {**SETTINGS, **places, **own}
         self.federation.link.begin(self.settings)
 
     def resume(self) -> None:
