@@ -17,6 +17,7 @@ from pfl_flower.data.facts import (
     Label,
     Split,
     TaskName,
+    check_columns,
     check_graph,
     fit_inputs,
     fit_targets,
@@ -86,6 +87,7 @@ class Federation:
             graph=raw.graph is not None,
             edges=self._edges_of(client),
             standardize=scales,
+            columns=raw.columns,
         )
 
     def name(self, client: int) -> str:
@@ -170,6 +172,7 @@ class Federation:
     def _splits(self, client: int, raw: RawClient, facts: DataFacts, streams: bool) -> ClientData:
         if raw.graph is not None:
             check_graph(raw.graph, facts)
+        check_columns(raw.columns, facts)
         parts = (raw.train, raw.validation, raw.test)
         train, validation, test = (
             self._fit(client, part, facts, raw.graph is not None) for part in parts

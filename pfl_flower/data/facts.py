@@ -52,6 +52,7 @@ class DataCard:
         where no graph was cut
     standardize : whether features are brought to mean 0 and deviation 1, where their moments are
         known
+    columns : names of the features of a table, in their order; empty where they have none
     """
 
     shape: tuple[int, ...]
@@ -62,6 +63,7 @@ class DataCard:
     graph: bool = False
     edges: tuple[int, int] | None = None
     standardize: bool = True
+    columns: tuple[str, ...] = ()
 
     def to_json(self) -> str:
         """Return the card as text."""
@@ -80,6 +82,7 @@ class DataCard:
             values["graph"],
             None if values["edges"] is None else tuple(values["edges"]),
             values["standardize"],
+            tuple(values["columns"]),
         )
 
 
@@ -110,13 +113,14 @@ def merge_cards(cards: Mapping[int, DataCard]) -> tuple[DataFacts, dict[int, str
     kinds = Counter(_kind(card) for _, card in sorted(cards.items()))
     kind, common = kinds.most_common(1)[0]
     graph, shape, task = kind
-    fitting = [card for _, card in sorted(cards.items()) if _kind(card) == kind]
     deviants = {
         client: f"its {_noun(card.graph)} have shape {card.shape} and are for {card.task}; the "
         f"{_noun(graph)} of {common} clients have shape {shape} and are for {task}"
         for client, card in sorted(cards.items())
         if _kind(card) != kind
     }
+    columns, misnamed = _common_columns({c: card for c, card in cards.items() if c not in deviants})
+    fitting = [card for client, card in sorted(cards.items()) if client not in deviants | misnamed]
     labels = {label for card in fitting for label in card.labels}
     features = [card.features for card in fitting if card.features and card.features.finite]
     targets = [card.target for card in fitting if card.target and card.target.finite]
@@ -130,8 +134,35 @@ def merge_cards(cards: Mapping[int, DataCard]) -> tuple[DataFacts, dict[int, str
         graph,
         (sum(kept for kept, _ in cuts), sum(dropped for _, dropped in cuts)) if cuts else None,
         all(card.standardize for card in fitting),
+        columns,
     )
-    return facts, deviants
+    return facts, deviants | misnamed
+
+
+def _common_columns(cards: Mapping[int, DataCard]) -> tuple[tuple[str, ...], dict[int, str]]:
+    """Return the names that most tables have for their features, and who has others, with reason.
+
+    Who has no names, because his data are no table, is taken at the word of his shape.
+    """
+    named = {client: card.columns for client, card in sorted(cards.items()) if card.columns}
+    if not named:
+        return (), {}
+    common, count = Counter(named.values()).most_common(1)[0]
+    reasons = {
+        client: f"{_only_in(own, common)} of {count} clients"
+        for client, own in named.items()
+        if own != common
+    }
+    return common, reasons
+
+
+def _only_in(own: tuple[str, ...], common: tuple[str, ...]) -> str:
+    """Return in words what a table has that the others have not, and the other way around."""
+    mine, theirs = (
+        ", ".join(repr(name) for name in names if name not in others)
+        for names, others in ((own, common), (common, own))
+    )
+    return f"its table has the features {mine} in place of {theirs} in the tables"
 
 
 def _kind(card: DataCard) -> tuple[bool, tuple[int, ...], TaskName]:
@@ -181,6 +212,18 @@ def check_graph(graph: Graph, facts: DataFacts) -> None:
         raise FactsError(
             f"nodes have {graph.features.shape[1]} features; the federation's have {facts.shape[0]}"
         )
+
+
+def check_columns(columns: tuple[str, ...], facts: DataFacts) -> None:
+    """Check that the features of a client's table are those of everybody's tables.
+
+    Raises
+    ------
+    FactsError
+        If they are not; who has no table has no names, and is taken at the word of his shape.
+    """
+    if columns and facts.columns and columns != facts.columns:
+        raise FactsError(f"{_only_in(columns, facts.columns)} of the federation")
 
 
 def fit_inputs(inputs: Tensor, facts: DataFacts) -> Tensor:

@@ -40,6 +40,7 @@ class RawClient:
         ``(N,)`` or ``(N, 2)``. Targets of pairs are 1.0 (connected) or 0.0, float32
     community : number of the community that the client belongs to; None where it is unknown
     stated : what is stated of the errors of readings; None where nothing is
+    columns : names of the features, where examples are rows of a table; empty elsewhere
     """
 
     train: RawSplit
@@ -49,6 +50,7 @@ class RawClient:
     graph: Graph | None = None
     community: int | None = None
     stated: StatedErrors | None = None
+    columns: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -16,16 +16,23 @@ SUFFIXES = (".csv", ".csv.gz", ".parquet", ".pq")
 
 @dataclass(frozen=True)
 class _Rows:
-    """A table: its clients in order, ``(N,)`` the index of each row's, inputs and targets."""
+    """A table: its clients in order, ``(N,)`` the index of each row's, inputs and targets.
+
+    ``columns`` are the names of the features.
+    """
 
     clients: Sequence[Any]
     owner: np.ndarray
     inputs: np.ndarray
     targets: np.ndarray
+    columns: tuple[str, ...]
 
 
 class TableData:
     """A CSV or Parquet file: a client column, a label column, and all others numeric features.
+
+    Features are in the order of their names, so that two devices whose tables have the same columns
+    in another order mean the same by the same place.
 
     Client number i is the i-th of the sorted values of the client column, but the only client of a
     file is the client whatever its number. Features are float32, also where the file has uint8.
@@ -53,7 +60,7 @@ class TableData:
         rows = self._rows()
         index = client_index(partition_id, rows.clients, f"table {self.file}")
         mine = rows.owner == index
-        return RawClient((rows.inputs[mine], rows.targets[mine]))
+        return RawClient((rows.inputs[mine], rows.targets[mine]), columns=rows.columns)
 
     def _rows(self) -> _Rows:
         try:
@@ -81,13 +88,15 @@ def _read(
     frame = _frame(file)
     _check_columns(frame, file, client_column, label_column)
     clients, owner = np.unique(_values(frame[client_column], file), return_inverse=True)
-    features = [column for column in frame.columns if column not in (client_column, label_column)]
+    features = sorted(
+        (column for column in frame.columns if column not in (client_column, label_column)), key=str
+    )
     arrays = {
         "x_train": frame[features].to_numpy(dtype=np.float32, na_value=np.nan),
         "y_train": _values(frame[label_column], file),
     }
     train = checked(arrays, str(file), columns=features, may_lack=may_lack).train
-    return _Rows(clients.tolist(), owner, *train)
+    return _Rows(clients.tolist(), owner, *train, tuple(map(str, features)))
 
 
 def _frame(file: Path) -> Any:

@@ -10,6 +10,7 @@ from hypothesis.extra.numpy import arrays
 from pfl_flower.data.facts import (
     DataCard,
     FactsError,
+    check_columns,
     fit_inputs,
     fit_targets,
     merge_cards,
@@ -51,6 +52,7 @@ def test_a_card_is_the_same_after_its_way_as_text():
         features=Moments(4, (0.1, 1e-9), (1.0, 3.3)),
         standardize=False,
         target=Moments(4, (0.5,), (2.0,)),
+        columns=("age", "weight"),
     )
     for one in (whole, card()):
         assert DataCard.from_json(one.to_json()) == one
@@ -77,6 +79,21 @@ def test_clients_whose_examples_have_another_shape_cannot_take_part():
     assert "shape (5,)" in misfits[0]
     assert "the examples of 2 clients have shape (4,)" in misfits[0]
     assert merge_cards({1: card((4,)), 0: card((5,))})[0].shape == (5,)  # a tie: the lowest client
+
+
+def test_clients_whose_tables_have_other_columns_cannot_take_part():
+    """Columns of the same number, but not the same, would be averaged by their places."""
+    ours = DataCard((2,), "classification", (0,), columns=("age", "weight"))
+    other = DataCard((2,), "classification", (1,), columns=("age", "height"))
+    nameless = DataCard((2,), "classification", (2,))
+    facts, deviants = merge_cards({0: other, 1: ours, 2: nameless, 3: ours})
+    assert facts == DataCard((2,), "classification", (0, 2), columns=("age", "weight"))
+    words = "its table has the features 'height' in place of 'weight' in the tables of 2 clients"
+    assert deviants == {0: words}
+    with pytest.raises(FactsError, match="'height' in place of 'weight'"):
+        check_columns(other.columns, facts)
+    check_columns(nameless.columns, facts)
+    check_columns(ours.columns, facts)
 
 
 def test_one_clients_overflow_is_not_everybodys():

@@ -46,6 +46,14 @@ def test_rows_of_a_table_go_to_their_clients_in_order(tmp_path, name):
         data.load(3, 4)
 
 
+def test_the_order_of_columns_in_the_file_means_nothing(tmp_path):
+    turned = frame()[["smokes", "ill", "height", "who", "age"]]
+    data = reader(write(turned, tmp_path / "turned.csv"), **COLUMNS).load(1, 3)
+    straight = reader(write(frame(), tmp_path / "t.csv"), **COLUMNS).load(1, 3)
+    assert np.array_equal(data.train[0], straight.train[0])
+    assert data.columns == straight.columns == ("age", "height", "smokes")
+
+
 def test_numbers_of_a_client_column_are_sorted_as_numbers(tmp_path):
     table = frame().assign(who=[10, 9, 10, 100, 10])
     data = reader(write(table, tmp_path / "t.csv"), **COLUMNS)
