@@ -28,6 +28,7 @@ from strategies.replies import (
     drop_duplicates,
     drop_non_finite,
     mean_metrics,
+    of_clients,
     take_apart,
 )
 from strategies.roster import Roster
@@ -130,6 +131,7 @@ evaluate_metrics_aggr_fn
         self._bytes_down = 0
         self._round = 0
         self._asked: list[int] = []
+        self._why_absent = ""
 
     @property
     def clients(self) -> dict[int, int]:
@@ -320,7 +322,8 @@ evaluate_metrics_aggr_fn
 
     def _take_apart(self, messages: Iterable[Message], with_arrays: bool) -> list[Reply]:
         """Check each reply by itself; order them by their clients' numbers."""
-        replies = [take_apart(m, self.weighted_by_key, with_arrays) for m in messages]
+        answers, self._why_absent = of_clients(messages)
+        replies = [take_apart(m, self.weighted_by_key, with_arrays) for m in answers]
         for reply in replies:
             if reply.client != reply.node_id:
                 self.clients[reply.node_id] = reply.client
@@ -364,7 +367,9 @@ evaluate_metrics_aggr_fn
             if node in present:
                 continue
             client = self.clients.get(node, node)
-            log(WARNING, "Round %d: no %s reply of node %d", server_round, phase, node)
+            reason = f"no reply: {self._why_absent}" if self._why_absent else "no reply in time"
+            words = (server_round, phase, node, client, reason)
+            log(WARNING, "Round %d, %s, node %d (client %d): %s", *words)
             report = ClientReport(
                 round=server_round,
                 phase=phase,
@@ -373,7 +378,7 @@ evaluate_metrics_aggr_fn
                 metrics={},
                 bytes_down=self._bytes_down,
                 bytes_up=0,
-                dropped="no reply in time",
+                dropped=reason,
             )
             self.reports.append(report)
         self._asked = []

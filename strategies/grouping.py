@@ -25,7 +25,7 @@ from strategies.protocol import (
     PARTITION_ID,
     SERVER_ROUND,
 )
-from strategies.replies import ClientReport, Reply, drop_duplicates, take_apart
+from strategies.replies import ClientReport, Reply, drop_duplicates, of_clients, take_apart
 
 Means = dict[str, NDArray[Any]]
 """Name of an array -> its mean."""
@@ -387,10 +387,8 @@ class GroupAveraging(PartialAveraging):
         what : is asked for, in words
         with_arrays : whether the answer must hold arrays
         """
-        replies = [
-            take_apart(m, self.weighted_by_key, with_arrays)
-            for m in self._answers(grid, content, nodes, message_type)
-        ]
+        answers, _ = of_clients(self._answers(grid, content, nodes, message_type))
+        replies = [take_apart(m, self.weighted_by_key, with_arrays) for m in answers]
         for reply in replies:
             if reply.client != reply.node_id:
                 self.clients[reply.node_id] = reply.client

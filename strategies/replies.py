@@ -2,12 +2,13 @@
 
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
 from flwr.app import ArrayRecord, Message, MetricRecord, RecordDict
+from flwr.common.constant import SUPERLINK_NODE_ID
 from numpy.typing import NDArray
 
 from strategies.arrays import Spec, difference, is_finite, spec_of, view
@@ -91,6 +92,22 @@ def mean_metrics(records: list[RecordDict], weighted_by_key: str) -> MetricRecor
                 totals[name] = totals.get(name, 0.0) + weight * value
                 weights[name] = weights.get(name, 0.0) + weight
     return MetricRecord({name: totals[name] / weights[name] for name in totals if weights[name]})
+
+
+def of_clients(messages: Iterable[Message]) -> tuple[list[Message], str]:
+    """Return the replies of clients, and in words why others are missing, where that is known.
+
+    For a node that went away the SuperLink answers in its own name; whose place that takes it does
+    not say.
+    """
+    replies: list[Message] = []
+    reasons: set[str] = set()
+    for message in messages:
+        if message.has_error() and message.metadata.src_node_id == SUPERLINK_NODE_ID:
+            reasons.add(message.error.reason or "")
+        else:
+            replies.append(message)
+    return replies, "; ".join(sorted(reasons - {""}))
 
 
 def take_apart(message: Message, weighted_by_key: str, with_arrays: bool) -> Reply:

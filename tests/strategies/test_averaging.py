@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from flwr.app import ArrayRecord, ConfigRecord, Message, RecordDict
 from flwr.clientapp import ClientApp
+from flwr.common.constant import SUPERLINK_NODE_ID
 from flwr.serverapp.strategy import FedAvg
 
 from pfl_flower.grid import InProcessGrid
@@ -152,6 +153,19 @@ def test_a_node_that_never_answers_is_reported(caplog):
     assert [(r.node_id, r.dropped) for r in strategy.reports if r.dropped] == [
         (101, "no reply in time")
     ]
+
+
+def test_what_the_superlink_says_of_a_node_that_went_away_is_said_of_that_node(caplog):
+    """It answers in its own name (node 1), which is not to count as one more client."""
+    strategy = PartialAveraging()
+    grid = InProcessGrid(ClientApp(), 2)
+    list(strategy.configure_train(1, to_record({"w": W}), ConfigRecord(), grid))
+    notice = error_reply(SUPERLINK_NODE_ID)
+    arrays, _ = aggregate(strategy, [notice, reply(100, {"w": W})])
+    np.testing.assert_array_equal(arrays["w"], W)
+    found = [(r.node_id, r.client, r.dropped) for r in strategy.reports]
+    assert found == [(100, 0, ""), (101, 101, "no reply: out of memory")]
+    assert "node 101 (client 101): no reply: out of memory" in caplog.text
 
 
 def test_of_two_nodes_with_one_number_the_second_is_dropped():
