@@ -20,7 +20,7 @@ from clients.evaluation import (
 )
 from clients.joining import join
 from clients.loaders import Loader, count_examples, labels_of
-from clients.model_file import THRESHOLDS, PersonalizedModel
+from clients.model_file import PersonalizedModel
 from clients.quality import DataQuality
 from clients.scopes import Scope, names_of
 from clients.seeded import Seeded
@@ -277,12 +277,18 @@ class PersonalClient(NumPyClient):
         arrays = {f"{part}/{name}": tensor for name, tensor in tensors.items()}
         self._keep(server_round, before, arrays)
 
-    def keep_model(self, server_round: int) -> None:
-        """Keep the model that was evaluated, as a whole, to be taken off the device."""
+    def keep_model(self, server_round: int, thresholds: Mapping[str, Tensor] = {}) -> None:
+        """Keep the model that was evaluated, as a whole, to be taken off the device.
+
+        Parameters
+        ----------
+        server_round : the round at hand
+        thresholds : by which it was evaluated, if it was by any; those of an earlier run are not
+            this model's
+        """
         if self.state.directory is None:
             return
         whole = {name: tensor.detach().cpu().clone() for name, tensor in self._whole().items()}
-        thresholds = self.kept(THRESHOLDS)
         self.state.save_model(PersonalizedModel(whole, server_round, self.about, thresholds))
 
     def kept(self, part: str) -> dict[str, Tensor]:

@@ -40,6 +40,7 @@ __all__ = [
     "PersonalState",
     "PersonalStateError",
     "Snapshot",
+    "check_name",
     "tensor_spec",
 ]
 
@@ -52,6 +53,29 @@ def tensor_spec(tensors: Mapping[str, Tensor]) -> Spec:
     }
 
 
+MOST_LETTERS = 100
+"""Of a client's name: its files have longer ones, and a file system takes 255 bytes."""
+
+
+def check_name(name: str) -> None:
+    """Refuse a client's name that is no part of a file's, or would be that of another's file.
+
+    Raises
+    ------
+    ValueError
+        The message says what a name is.
+    """
+    if not re.fullmatch(r"[A-Za-z0-9._-]*[A-Za-z0-9_-]", name) or len(name) > MOST_LETTERS:
+        raise ValueError(
+            f"{name!r} is no file name: use letters, digits, '.', '_', '-', at most {MOST_LETTERS}"
+        )
+    # Of "a.model" the personal state would be where "a" keeps its whole model.
+    if f"{name}.safetensors".endswith(SUFFIX):
+        raise ValueError(
+            f"a client cannot be called {name!r}: files of whole models end in {SUFFIX}"
+        )
+
+
 @dataclass
 class PersonalState:
     """The personal state of one client under one method.
@@ -61,7 +85,7 @@ class PersonalState:
     records : ``context.state`` of the node, or any ``RecordDict`` that outlives the round
     method : name of the method; states of different methods never mix
     client : the client's name, of its file: letters, digits, ``.``, ``_`` and ``-``; required
-        with a directory, and never the same for two clients
+        with a directory, and never the same for two clients; see :func:`check_name`
     directory : the node's personal directory; None keeps the state in ``records`` only
     purpose : what the state was made on, in words (data set, split, seed, ...); a file made on
         something else is foreign, because its parameters have seen other examples
@@ -78,8 +102,7 @@ class PersonalState:
     def __post_init__(self) -> None:
         if self.directory is None and not self.client:
             return
-        if not re.fullmatch(r"[A-Za-z0-9._-]*[A-Za-z0-9_-]", self.client):
-            raise ValueError(f"{self.client!r} is no file name: use letters, digits, '.', '_', '-'")
+        check_name(self.client)
 
     @property
     def path(self) -> Path | None:
