@@ -497,6 +497,7 @@ class PersonalClient(NumPyClient):
         """Keep arrays in the personal state, beside what was there ``before``."""
         if arrays:
             others = {} if before is None else before.arrays
+            self.state.unguarded = self._unguarded_parts()
             self.state.save(Snapshot(server_round, {**others, **arrays}), self._spec)
 
     def _tethers(self) -> list[Tether]:
@@ -522,6 +523,10 @@ class PersonalClient(NumPyClient):
     def _way_in(self) -> tuple[frozenset[Scope], list[Tether]]:
         """Return what a client fits that joins the others after training, and under what pulls."""
         return self.fine_tuning.trains if self.fine_tuning else self.joins, self._tethers()
+
+    def _unguarded_parts(self) -> Sequence[str]:
+        """Return the parts of the personal state that honest messages may equal; best none."""
+        return ()
 
     @property
     def _keeps_state(self) -> bool:

@@ -7,7 +7,7 @@ round is resumed from the round before, when some clients have already trained f
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from logging import WARNING
 from pathlib import Path
@@ -53,6 +53,9 @@ def tensor_spec(tensors: Mapping[str, Tensor]) -> Spec:
     }
 
 
+UNGUARDED = "unguarded"
+"""Beside what a client keeps: the parts of it that honest messages may equal."""
+
 MOST_LETTERS = 100
 """Of a client's name: its files have longer ones, and a file system takes 255 bytes."""
 
@@ -90,6 +93,7 @@ class PersonalState:
     purpose : what the state was made on, in words (data set, split, seed, ...); a file made on
         something else is foreign, because its parameters have seen other examples
     run : name of the run at hand, the same when it is resumed
+    unguarded : parts of the state that honest messages may equal, such as an own model that is sent
     """
 
     records: RecordDict = field(default_factory=RecordDict)
@@ -98,6 +102,7 @@ class PersonalState:
     directory: Path | None = None
     purpose: str = ""
     run: str = ""
+    unguarded: Sequence[str] = ()
 
     def __post_init__(self) -> None:
         if self.directory is None and not self.client:
@@ -176,7 +181,8 @@ class PersonalState:
             write_file(path, snapshot, identity)
         numpys = {name: tensor.numpy() for name, tensor in snapshot.arrays.items()}
         self.records[self._key] = to_record(numpys)
-        self.records[self._key + ".about"] = ConfigRecord({"round": snapshot.round})
+        about = ConfigRecord({"round": snapshot.round, UNGUARDED: list(self.unguarded)})
+        self.records[self._key + ".about"] = about
 
     def save_model(self, model: PersonalizedModel) -> None:
         """Keep the client's whole model beside its personal parameters, where there is a directory.
