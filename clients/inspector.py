@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 from logging import DEBUG, INFO
 
 import numpy as np
-from flwr.app import Array, ArrayRecord, Context, Message, RecordDict
+from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, RecordDict
 from flwr.clientapp.typing import ClientAppCallable
 from flwr.common.logger import log
 
@@ -86,7 +86,7 @@ def kept_by(state: RecordDict) -> list[dict[str, Array]]:
     """
     found = []
     for key, record in state.array_records.items():
-        about = state.config_records.get(f"{key}.about", {})
+        about = state.config_records.get(f"{key}.about", ConfigRecord())
         told = about.get(UNGUARDED, [])
         found.append({n: a for n, a in record.items() if n.partition("/")[0] not in told})  # type: ignore[operator]
     return found

@@ -26,7 +26,11 @@ def leaving(content: RecordDict) -> Iterator[tuple[str, Values]]:
     for arrays in content.array_records.values():
         for name, array in arrays.items():
             yield f"array {name!r}", view(array)
-    for record in (*content.metric_records.values(), *content.config_records.values()):
+    records: list[Mapping[str, Any]] = [
+        *content.metric_records.values(),
+        *content.config_records.values(),
+    ]
+    for record in records:
         single = [value for value in record.values() if isinstance(value, float)]
         yield "the numbers", np.array(single, dtype=np.float64)
         for name, value in record.items():
@@ -91,9 +95,10 @@ class LeakSearch:
                 return name
         runs = _ordered(_runs(row))
         found = runs[_among(runs, self._runs)]
-        if len(found) and len(found) >= min(ENOUGH, len(runs)):
-            return list(self._own)[self._whose[np.searchsorted(self._runs, found[0])]]
-        return None
+        if not len(found) or len(found) < min(ENOUGH, len(runs)):
+            return None
+        whose = int(self._whose[np.searchsorted(self._runs, found[0])])
+        return list(self._own)[whose]
 
     def _row(self, values: Values) -> Values:
         with np.errstate(over="ignore"):  # what half precision cannot hold tells nothing
@@ -119,7 +124,8 @@ def _runs(row: Values) -> Runs:
 def _ordered(runs: Runs) -> Runs:
     """Return runs in order, each once; ``np.unique`` takes minutes for millions of such numbers."""
     ordered = np.sort(runs)
-    return ordered[np.append(True, ordered[1:] != ordered[:-1])[: len(ordered)]]
+    once: Runs = ordered[np.append(True, ordered[1:] != ordered[:-1])[: len(ordered)]]
+    return once
 
 
 def _among(values: Runs, ordered: Runs) -> NDArray[np.bool_]:

@@ -8,7 +8,6 @@ method or model wrote, is neither read nor overwritten.
 import contextlib
 import json
 import os
-import shutil
 import tempfile
 import time
 from collections.abc import Mapping
@@ -27,6 +26,7 @@ from strategies.arrays import Spec, difference
 
 FORMAT = "1"
 _STALE = 3600.0  # seconds after which a temporary file of a killed process is removed
+_CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL
 _UNFINISHED = ".unfinished"  # so that nobody else's hidden file is taken for one
 
 
@@ -83,7 +83,10 @@ def keep_previous(path: Path) -> None:
         try:
             os.link(path, temporary)
         except OSError:  # a file system without hard links
-            shutil.copy2(path, temporary)
+            with os.fdopen(os.open(temporary, _CREATE, 0o600), "wb") as copy:
+                copy.write(path.read_bytes())
+                copy.flush()
+                os.fsync(copy.fileno())
         os.replace(temporary, previous_of(path))
     except OSError as error:
         raise PersonalStateError(f"{path} could not be kept as the previous state: {error}") from (
