@@ -112,6 +112,9 @@ def test_honest_messages_are_let_through():
     check_leaks(content(body=moved), arrays(body=BODY), arrays(personal__head=BODY[:, :3] * 1))
     check_leaks(content(body=np.zeros((0, 3))), {}, arrays(personal__head=HEAD))
     check_leaks(content(body=np.full(4, np.nan)), {}, arrays(personal__head=np.full(4, np.inf)))
+    close = BODY.copy()
+    close[7, 2:6] = HEAD[3, 4:8]  # three neighbours that are those of the head's
+    check_leaks(content(body=close), {}, arrays(personal__head=HEAD))
     numbers = MetricRecord({"num-examples": 3, "losses": [0.5, 0.25], "loss": 0.3})
     check_leaks(RecordDict({"told": numbers}), {}, arrays(personal__head=HEAD))
 
@@ -149,7 +152,9 @@ def play_with(monkeypatch, method, more=(), **node_config):
     return run, said
 
 
-@pytest.mark.parametrize("method", ["fedper", "fedavg-ft", "mr-mtl", "ditto", "apfl", "fedbn"])
+@pytest.mark.parametrize(
+    "method", ["fedper", "fedavg-ft", "mr-mtl", "ditto", "apfl", "hierarchical-bayes", "lifelong"]
+)
 def test_an_inspected_run_is_the_same_run(monkeypatch, method):
     plain, quiet = play_with(monkeypatch, method)
     looked, loud = play_with(monkeypatch, method, **{INSPECT: True})

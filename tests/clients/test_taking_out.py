@@ -134,6 +134,7 @@ def test_code_is_believed_from_who_runs_it_only(tmp_path, capsys):
     assert capsys.readouterr().out.startswith("prediction,probability-well,probability-ill\n")
     network = network_of(model, "tests.clients.test_taking_out:build_own")
     assert torch.equal(network.layer.weight, model.entries["layer.weight"])
+    assert not network.training
     with pytest.raises(TakingOutError, match="names no function"):
         network_of(model, "tests.clients.test_taking_out:missing")
 
