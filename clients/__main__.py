@@ -1,13 +1,12 @@
 """``python -m clients``: take a personalized model off a device, and predict with it."""
 
 import argparse
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from clients.model_file import PersonalizedModel, read_model
-from clients.personal_file import PersonalStateError
+from clients.personal_file import PersonalStateError, write_bytes
 from clients.taking_out import (
     READINGS,
     SHAPE,
@@ -18,6 +17,7 @@ from clients.taking_out import (
     size_of,
     table,
     take_out,
+    told,
 )
 
 
@@ -62,11 +62,11 @@ def _predict(options: argparse.Namespace) -> None:
             f"stay with it; its model alone would be wrong about readings as they are"
         )
     network = network_of(model, options.network)
-    rows = predict(network, model, read_inputs(options.inputs, json.loads(model.about[SHAPE])))
+    rows = predict(network, model, read_inputs(options.inputs, told(model, SHAPE)))
     if options.out is None:
         print(table(rows), end="")
     else:
-        options.out.write_text(table(rows))
+        write_bytes(options.out, table(rows).encode())
         print(f"{options.out}: {len(rows)} predictions of {_words(model)}")
 
 

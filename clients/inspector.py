@@ -4,12 +4,14 @@ from collections.abc import Iterable, Mapping
 from logging import DEBUG, INFO
 
 import numpy as np
-from flwr.app import Array, ArrayRecord, Context, Message, RecordDict
+from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, RecordDict
 from flwr.clientapp.typing import ClientAppCallable
 from flwr.common.logger import log
 
-from clients.personal import FINE_TUNED_PART, PERSONAL_PART
-from strategies.arrays import view
+from clients.leaks import LeakSearch, leaving
+from clients.personal import PERSONAL_PART
+from clients.state import UNGUARDED
+from strategies.arrays import num_bytes, view
 from strategies.protocol import CONFIG, SERVER_ROUND
 
 INSPECT = "inspect"
@@ -28,23 +30,27 @@ def inspector(message: Message, context: Context, call_next: ClientAppCallable) 
 
     A Flower mod, the outermost of :func:`clients.client_app`. On a device that has a personal
     directory the line is logged for everybody to see (``INFO``), elsewhere for developers
-    (``DEBUG``). With ``inspect=true`` in the node config every array that leaves is compared with
-    what the client keeps as its personal parameters and, fine-tuned, as its own model. (Methods
-    whose idea it is to send a model of one's own, such as ``mr-mtl``, may go on doing so.)
+    (``DEBUG``). With ``inspect=true`` in the node config everything that leaves is compared with
+    what the client keeps, and kept before: see :func:`check_leaks`. That takes seconds a message
+    where tens of millions of values are shared and personal.
 
     Raises
     ------
     PersonalLeakError
-        If an array that leaves has the name of a personal one, or the same values (of several
-        that are not all equal). The server gets this error instead of the message.
+        If something personal would leave. The server gets this error instead of the message.
     """
-    reply = call_next(message, context)
     inspects = bool(context.node_config.get(INSPECT, False))
-    device = inspects or PERSONAL_DIR in context.node_config
-    personal, tuned = (_kept(context.state, part) for part in (PERSONAL_PART, FINE_TUNED_PART))
+    received = message.content if message.has_content() else RecordDict()
+    sent = _arrays(received.array_records.values())
+    before = kept_by(context.state) if inspects else []
+    reply = call_next(message, context)
     if inspects and reply.has_content():
-        check_leaks(reply.content, personal, tuned)
-    log(INFO if device else DEBUG, "%s", words_on(message, reply, personal | tuned))
+        now = kept_by(context.state)
+        for secrets in before + [one for one in now if one not in before]:
+            check_leaks(reply.content, sent, secrets)
+    shown = inspects or PERSONAL_DIR in context.node_config
+    kept = _arrays(context.state.array_records.values())
+    log(INFO if shown else DEBUG, "%s", words_on(message, reply, kept))
     return reply
 
 
@@ -64,7 +70,7 @@ def words_on(message: Message, reply: Message, kept: Mapping[str, Array]) -> str
 
 
 def _words(arrays: Mapping[str, Array]) -> str:
-    size = sum(len(array.data) for array in arrays.values())
+    size = num_bytes(arrays)
     return f"{len(arrays)} arrays of {size} bytes ({', '.join(arrays)})" if arrays else "no arrays"
 
 
@@ -72,39 +78,51 @@ def _arrays(records: Iterable[ArrayRecord]) -> dict[str, Array]:
     return {name: array for record in records for name, array in record.items()}
 
 
-def _kept(state: RecordDict, part: str) -> dict[str, Array]:
-    """Return a part of what the client keeps: name -> array."""
-    start = part + "/"
-    kept = _arrays(state.array_records.values())
-    return {name.removeprefix(start): a for name, a in kept.items() if name.startswith(start)}
+def kept_by(state: RecordDict) -> list[dict[str, Array]]:
+    """Return what a client keeps to itself under each method: ``<part>/<name>`` -> array.
+
+    Whole models of its own are not among it: ``mr-mtl`` sends them, and those of ``ditto`` begin as
+    the shared one, with which they stay alike in many values.
+    """
+    found = []
+    for key, record in state.array_records.items():
+        about = state.config_records.get(f"{key}.about", ConfigRecord())
+        told = about.get(UNGUARDED, [])
+        found.append({n: a for n, a in record.items() if n.partition("/")[0] not in told})  # type: ignore[operator]
+    return found
 
 
 def check_leaks(
-    content: RecordDict, personal: Mapping[str, Array], tuned: Mapping[str, Array]
+    content: RecordDict, received: Mapping[str, Array], kept: Mapping[str, Array]
 ) -> None:
-    """Raise if an array of a message is one of a client's own.
+    """Raise if a message holds something that a client keeps to itself.
 
     Parameters
     ----------
     content : what would leave
-    personal : name -> personal array; neither their names nor their values may leave
-    tuned : name -> array of a model that was fine-tuned; their values may not leave
+    received : name -> array that the server has sent, which may be sent back
+    kept : ``<part>/<name>`` -> array. Values of none may leave, whole or in part, in whatever shape
+        and type, as arrays or among metrics (:class:`clients.leaks.LeakSearch`); nor may the name
+        of a personal parameter, which the server does not have
 
     Raises
     ------
     PersonalLeakError
         With the name of the first such array.
     """
-    secrets = [(name, view(array)) for own in (personal, tuned) for name, array in own.items()]
-    for name, array in _arrays(content.array_records.values()).items():
-        if name in personal:
+    for name in _arrays(content.array_records.values()):
+        if name not in received and f"{PERSONAL_PART}/{name}" in kept:
             raise PersonalLeakError(f"array {name!r} is personal; the message was not sent")
-        values = view(array)
-        for secret, own in secrets:
-            # Arrays of one value, such as zeros, are equal by chance.
-            telling = own.size and (own != own.flat[0]).any()
-            if telling and own.shape == values.shape and np.array_equal(own, values):
-                raise PersonalLeakError(
-                    f"array {name!r} has the values of the client's own {secret!r}; the message "
-                    f"was not sent"
-                )
+    if not kept:
+        return
+    own = {name: view(array) for name, array in kept.items()}
+    known = [view(array) for array in received.values()]
+    searches: dict[bool, LeakSearch] = {}
+    for name, values in leaving(content):
+        half = values.dtype == np.float16
+        if half not in searches:
+            searches[half] = LeakSearch(own, known, half)
+        if secret := searches[half].secret_in(values):
+            raise PersonalLeakError(
+                f"{name} has values of the client's own {secret!r}; the message was not sent"
+            )

@@ -172,6 +172,9 @@ class LifelongClient(OwnModelClient):
         """A newcomer takes the received model as its own, and trains it near the group."""
         return EVERYTHING, self._tethers()
 
+    def _unguarded_parts(self) -> tuple[str, ...]:
+        return *super()._unguarded_parts(), "anchor"  # which was sent in a round before
+
     def _expected(self) -> Spec:
         specs = tensor_spec(dict(self.model.named_parameters()))
         parts = ("anchor", "fisher", "recent")

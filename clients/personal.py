@@ -20,7 +20,7 @@ from clients.evaluation import (
 )
 from clients.joining import join
 from clients.loaders import Loader, count_examples, labels_of
-from clients.model_file import THRESHOLDS, PersonalizedModel
+from clients.model_file import PersonalizedModel
 from clients.quality import DataQuality
 from clients.scopes import Scope, names_of
 from clients.seeded import Seeded
@@ -277,12 +277,18 @@ class PersonalClient(NumPyClient):
         arrays = {f"{part}/{name}": tensor for name, tensor in tensors.items()}
         self._keep(server_round, before, arrays)
 
-    def keep_model(self, server_round: int) -> None:
-        """Keep the model that was evaluated, as a whole, to be taken off the device."""
+    def keep_model(self, server_round: int, thresholds: Mapping[str, Tensor] = {}) -> None:
+        """Keep the model that was evaluated, as a whole, to be taken off the device.
+
+        Parameters
+        ----------
+        server_round : the round at hand
+        thresholds : by which it was evaluated, if it was by any; those of an earlier run are not
+            this model's
+        """
         if self.state.directory is None:
             return
         whole = {name: tensor.detach().cpu().clone() for name, tensor in self._whole().items()}
-        thresholds = self.kept(THRESHOLDS)
         self.state.save_model(PersonalizedModel(whole, server_round, self.about, thresholds))
 
     def kept(self, part: str) -> dict[str, Tensor]:
@@ -491,6 +497,7 @@ class PersonalClient(NumPyClient):
         """Keep arrays in the personal state, beside what was there ``before``."""
         if arrays:
             others = {} if before is None else before.arrays
+            self.state.unguarded = self._unguarded_parts()
             self.state.save(Snapshot(server_round, {**others, **arrays}), self._spec)
 
     def _tethers(self) -> list[Tether]:
@@ -516,6 +523,10 @@ class PersonalClient(NumPyClient):
     def _way_in(self) -> tuple[frozenset[Scope], list[Tether]]:
         """Return what a client fits that joins the others after training, and under what pulls."""
         return self.fine_tuning.trains if self.fine_tuning else self.joins, self._tethers()
+
+    def _unguarded_parts(self) -> Sequence[str]:
+        """Return the parts of the personal state that honest messages may equal; best none."""
+        return ()
 
     @property
     def _keeps_state(self) -> bool:

@@ -8,11 +8,11 @@ method or model wrote, is neither read nor overwritten.
 import contextlib
 import json
 import os
-import shutil
 import tempfile
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from glob import escape
 from hashlib import sha256
 from pathlib import Path
 
@@ -26,6 +26,8 @@ from strategies.arrays import Spec, difference
 
 FORMAT = "1"
 _STALE = 3600.0  # seconds after which a temporary file of a killed process is removed
+_CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL
+_UNFINISHED = ".unfinished"  # so that nobody else's hidden file is taken for one
 
 
 class PersonalStateError(RuntimeError):
@@ -81,7 +83,10 @@ def keep_previous(path: Path) -> None:
         try:
             os.link(path, temporary)
         except OSError:  # a file system without hard links
-            shutil.copy2(path, temporary)
+            with os.fdopen(os.open(temporary, _CREATE, 0o600), "wb") as copy:
+                copy.write(path.read_bytes())
+                copy.flush()
+                os.fsync(copy.fileno())
         os.replace(temporary, previous_of(path))
     except OSError as error:
         raise PersonalStateError(f"{path} could not be kept as the previous state: {error}") from (
@@ -100,13 +105,24 @@ def write_file(path: Path, snapshot: Snapshot, identity: Mapping[str, str]) -> N
     metadata = {**identity, "round": str(snapshot.round), "run": snapshot.run}
     arrays = {n: np.asarray(t.numpy(), order="C") for n, t in snapshot.arrays.items()}
     metadata["checksum"] = _checksum(metadata, arrays)
+    write_bytes(path, serialize(arrays, metadata=metadata))
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write a file atomically and durably, with mode 0600.
+
+    Raises
+    ------
+    PersonalStateError
+        If the disk refuses; a file that was there before is intact.
+    """
     temporary = ""
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         _remove_stale(path)
-        descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+        descriptor, temporary = tempfile.mkstemp(_UNFINISHED, f".{path.name}.", path.parent)
         with os.fdopen(descriptor, "wb") as stream:  # mkstemp's mode is 0600
-            stream.write(serialize(arrays, metadata=metadata))
+            stream.write(content)
             stream.flush()
             os.fsync(stream.fileno())
         os.replace(temporary, path)
@@ -116,8 +132,7 @@ def write_file(path: Path, snapshot: Snapshot, identity: Mapping[str, str]) -> N
             with contextlib.suppress(OSError):
                 os.unlink(temporary)
         raise PersonalStateError(
-            f"the personal state could not be written to {path}: {error}; the state before is "
-            "intact"
+            f"{path} could not be written: {error}; what was there before is intact"
         ) from error
 
 
@@ -214,7 +229,7 @@ def _checksum(metadata: Mapping[str, str], arrays: Mapping[str, np.ndarray]) -> 
 
 def _remove_stale(path: Path) -> None:
     """Remove temporary files that a killed process left behind."""
-    for leftover in path.parent.glob(f".{path.name}.*"):
+    for leftover in path.parent.glob(f".{escape(path.name)}.*{_UNFINISHED}"):
         with contextlib.suppress(OSError):
             if time.time() - leftover.stat().st_mtime > _STALE:
                 leftover.unlink()

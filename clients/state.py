@@ -7,7 +7,7 @@ round is resumed from the round before, when some clients have already trained f
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from logging import WARNING
 from pathlib import Path
@@ -40,6 +40,7 @@ __all__ = [
     "PersonalState",
     "PersonalStateError",
     "Snapshot",
+    "check_name",
     "tensor_spec",
 ]
 
@@ -52,6 +53,32 @@ def tensor_spec(tensors: Mapping[str, Tensor]) -> Spec:
     }
 
 
+UNGUARDED = "unguarded"
+"""Beside what a client keeps: the parts of it that honest messages may equal."""
+
+MOST_LETTERS = 100
+"""Of a client's name: its files have longer ones, and a file system takes 255 bytes."""
+
+
+def check_name(name: str) -> None:
+    """Refuse a client's name that is no part of a file's, or would be that of another's file.
+
+    Raises
+    ------
+    ValueError
+        The message says what a name is.
+    """
+    if not re.fullmatch(r"[A-Za-z0-9._-]*[A-Za-z0-9_-]", name) or len(name) > MOST_LETTERS:
+        raise ValueError(
+            f"{name!r} is no file name: use letters, digits, '.', '_', '-', at most {MOST_LETTERS}"
+        )
+    # Of "a.model" the personal state would be where "a" keeps its whole model.
+    if f"{name}.safetensors".endswith(SUFFIX):
+        raise ValueError(
+            f"a client cannot be called {name!r}: files of whole models end in {SUFFIX}"
+        )
+
+
 @dataclass
 class PersonalState:
     """The personal state of one client under one method.
@@ -61,11 +88,12 @@ class PersonalState:
     records : ``context.state`` of the node, or any ``RecordDict`` that outlives the round
     method : name of the method; states of different methods never mix
     client : the client's name, of its file: letters, digits, ``.``, ``_`` and ``-``; required
-        with a directory, and never the same for two clients
+        with a directory, and never the same for two clients; see :func:`check_name`
     directory : the node's personal directory; None keeps the state in ``records`` only
     purpose : what the state was made on, in words (data set, split, seed, ...); a file made on
         something else is foreign, because its parameters have seen other examples
     run : name of the run at hand, the same when it is resumed
+    unguarded : parts of the state that honest messages may equal, such as an own model that is sent
     """
 
     records: RecordDict = field(default_factory=RecordDict)
@@ -74,12 +102,12 @@ class PersonalState:
     directory: Path | None = None
     purpose: str = ""
     run: str = ""
+    unguarded: Sequence[str] = ()
 
     def __post_init__(self) -> None:
         if self.directory is None and not self.client:
             return
-        if not re.fullmatch(r"[A-Za-z0-9._-]*[A-Za-z0-9_-]", self.client):
-            raise ValueError(f"{self.client!r} is no file name: use letters, digits, '.', '_', '-'")
+        check_name(self.client)
 
     @property
     def path(self) -> Path | None:
@@ -153,7 +181,8 @@ class PersonalState:
             write_file(path, snapshot, identity)
         numpys = {name: tensor.numpy() for name, tensor in snapshot.arrays.items()}
         self.records[self._key] = to_record(numpys)
-        self.records[self._key + ".about"] = ConfigRecord({"round": snapshot.round})
+        about = ConfigRecord({"round": snapshot.round, UNGUARDED: list(self.unguarded)})
+        self.records[self._key + ".about"] = about
 
     def save_model(self, model: PersonalizedModel) -> None:
         """Keep the client's whole model beside its personal parameters, where there is a directory.

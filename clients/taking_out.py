@@ -5,9 +5,11 @@ import importlib
 import io
 import json
 import math
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 import torch
@@ -31,8 +33,9 @@ READINGS = "readings"
 """About a model: what a client does to its readings before the model sees them, in words; empty
 for nothing."""
 
-TRUSTED = "pfl_flower."
-"""Only a function of this package is called because a file says so."""
+TRUSTED = "pfl_flower.takeaway:rebuild"
+"""The only function that is called because a file says so; it builds networks of this app, and
+nothing else."""
 
 Build = Callable[..., nn.Module]
 
@@ -80,24 +83,27 @@ def network_of(model: PersonalizedModel, stated: str = "") -> nn.Module:
     ----------
     model : from a file
     stated : ``module:function`` of one's own, called with the shape of an example and the number
-        of outputs; empty for what the file says, which must be a function of this package
+        of outputs; empty for what the file says, which must be :data:`TRUSTED`
 
     Raises
     ------
     TakingOutError
-        If there is no such function, or its network has other parameters.
+        If there is no such function, the file does not say what it is to be given, or its network
+        has other parameters.
     """
-    about = model.about
-    name = stated or about.get(NETWORK, "")
-    if not stated and not name.startswith(TRUSTED):
+    name = stated or model.about.get(NETWORK, "")
+    if not stated and name != TRUSTED:
         raise TakingOutError(
             f"the file says that {name!r} builds its network; a file is not believed about code: "
             f"say it yourself with --network {name or 'module:function'}"
         )
     if stated:
-        network = _function(name)(tuple(json.loads(about[SHAPE])), int(about[OUTPUTS]))
+        network = _function(name)(tuple(told(model, SHAPE)), told(model, OUTPUTS))
     else:
-        network = _function(name)(**json.loads(about[ARGUMENTS]))
+        try:
+            network = _function(name)(**told(model, ARGUMENTS))
+        except (TypeError, ValueError, KeyError) as error:
+            raise TakingOutError(f"what the file says of its network fits none: {error}") from error
     if not isinstance(network, nn.Module):
         raise TakingOutError(f"{name} returned a {type(network).__name__}, no torch.nn.Module")
     try:
@@ -105,6 +111,22 @@ def network_of(model: PersonalizedModel, stated: str = "") -> nn.Module:
     except RuntimeError as error:
         raise TakingOutError(f"the network of {name} does not fit the model: {error}") from error
     return network.eval()
+
+
+def told(model: PersonalizedModel, key: str) -> Any:
+    """Return what a file says about its model, from JSON.
+
+    Raises
+    ------
+    TakingOutError
+        If it does not say it: the client was not told ``about`` its model.
+    """
+    try:
+        return json.loads(model.about[key])
+    except (KeyError, ValueError) as error:
+        raise TakingOutError(
+            f"the file does not say the {key} of its model; give the client an 'about' that does"
+        ) from error
 
 
 def _function(name: str) -> Build:
@@ -135,22 +157,49 @@ def read_inputs(path: Path, shape: Sequence[int]) -> NDArray[np.float32]:
         If it cannot be read, has another shape, or a value is missing or not finite.
     """
     try:
-        if path.suffix == ".csv":
-            values = np.loadtxt(path, delimiter=",", skiprows=1, ndmin=2)
-        else:
-            found = np.load(path, allow_pickle=False)
-            values = found["x"] if path.suffix == ".npz" else found
-    except (OSError, ValueError, KeyError) as error:
+        values = _table(path) if path.suffix.lower() == ".csv" else _array(path)
+    except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
         raise TakingOutError(f"{path} cannot be read: {error}") from error
+    if values.dtype.kind not in "biuf":
+        raise TakingOutError(f"{path} holds {values.dtype}; examples are made of numbers")
     if tuple(values.shape[1:]) != tuple(shape):
         raise TakingOutError(
             f"examples in {path} have shape {tuple(values.shape[1:])}; the model takes "
             f"{tuple(shape)}"
         )
-    numbers = values.astype(np.float32) / (255.0 if values.dtype == np.uint8 else 1.0)
+    with np.errstate(over="ignore"):  # what becomes infinite is refused below
+        numbers = values.astype(np.float32) / np.float32(255 if values.dtype == np.uint8 else 1)
     if not np.isfinite(numbers).all():
         raise TakingOutError(f"{path} lacks values; fill them in, a model cannot")
     return numbers
+
+
+def _array(path: Path) -> NDArray[Any]:
+    found = np.load(path, allow_pickle=False)  # a pickle is a program
+    if isinstance(found, np.ndarray):
+        return found
+    with found:
+        values: NDArray[Any] = found["x"]
+    return values
+
+
+def _table(path: Path) -> NDArray[Any]:
+    with path.open(newline="", encoding="utf-8-sig") as stream:
+        names = next(csv.reader(stream), [])
+        if any(map(_is_number, names)):
+            raise ValueError("its first line must name the columns, and holds numbers")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # no examples give no predictions
+            values = np.loadtxt(stream, delimiter=",", ndmin=2)
+    return values if len(values) else np.empty((0, len(names)))
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
 
 
 @torch.no_grad()
@@ -166,8 +215,13 @@ def predict(
     network : from :func:`network_of`
     model : the file it came from
     inputs : ``(N, *shape)`` as the client's own examples are, before they are standardised
+
+    Raises
+    ------
+    TakingOutError
+        If the file does not say what outputs mean, or names more or fewer classes than there are.
     """
-    scales = json.loads(model.about.get(SCALES, "{}"))
+    scales = told(model, SCALES) if SCALES in model.about else {}
     values = torch.from_numpy(inputs)
     if "inputs" in scales:
         mean, deviation = (torch.tensor(row, dtype=torch.float64) for row in scales["inputs"])
@@ -178,7 +232,11 @@ def predict(
         mean, deviation = scales.get("target", (0.0, 1.0))
         return [{"prediction": mean + deviation * float(each)} for each in outputs.reshape(-1)]
     chances = outputs.softmax(dim=1).double()
-    labels = json.loads(model.about[LABELS])
+    labels = told(model, LABELS)
+    if len(labels) != chances.shape[1]:
+        raise TakingOutError(
+            f"the file names {len(labels)} classes; its network has {chances.shape[1]} outputs"
+        )
     chosen = _chosen(chances, model.thresholds)
     return [
         {"prediction": labels[place]}

@@ -143,10 +143,10 @@ class ThresholdClient(NumPyClient):
             for place, (scores, wanted) in enumerate(classes)
         ]
         by_rule = {rule: [each[rule] for each in chosen] for rule in RULES}
-        kept = torch.tensor(by_rule[self.rule], dtype=torch.float64)
+        kept = {"values": torch.tensor(by_rule[self.rule], dtype=torch.float64)}
         server_round = int(config.get(SERVER_ROUND, 0))
-        self.client.keep(server_round, THRESHOLDS, {"values": kept})
-        self.client.keep_model(server_round)
+        self.client.keep(server_round, THRESHOLDS, kept)
+        self.client.keep_model(server_round, kept)
         metrics: Scalars = {}
         for rule, thresholds in by_rule.items():
             found = scores_at(test, thresholds)

@@ -7,11 +7,13 @@ others trust has signed anything. ``python -m pfl_flower.certificates certificat
 import argparse
 import ipaddress
 import os
+import re
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
@@ -23,6 +25,8 @@ CURVE = ec.SECP384R1
 
 AUTHORITY, AUTHORITY_KEY = "ca.crt", "ca.key"
 SERVER, SERVER_KEY = "server.pem", "server.key"
+
+MOST_DAYS = 36500
 
 SECRET, PUBLIC = 0o600, 0o644
 """Permissions: of private keys only the owner's, of what is given away everybody's to read."""
@@ -75,17 +79,15 @@ def make_server(folder: Path, hosts: Sequence[str], days: int = 365) -> tuple[Pa
     Raises
     ------
     CertificateError
-        If there is no host or no authority, or a server's certificate is there.
+        If there is no host, or one is no name or address; there is no authority, or a server's
+        certificate is there.
     """
-    if not hosts:
-        raise CertificateError("a server needs at least one host that it is reached by")
+    names = _hosts(hosts)
     authority, authority_key = _read_authority(folder)
     key = ec.generate_private_key(CURVE())
-    builder = _builder(_name(hosts[0]), authority.subject, key.public_key(), days)
+    builder = _builder(_name("pfl-flower server"), authority.subject, key.public_key(), days)
     builder = (
-        builder.add_extension(
-            x509.SubjectAlternativeName([_host(host) for host in hosts]), critical=False
-        )
+        builder.add_extension(x509.SubjectAlternativeName(names), critical=False)
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
         .add_extension(_usage(digital_signature=True, key_agreement=True), critical=True)
         .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
@@ -108,8 +110,10 @@ def make_node_key(folder: Path, name: str) -> tuple[Path, Path]:
     Raises
     ------
     CertificateError
-        If a key of that name is there.
+        If a key of that name is there, or the name is no file's.
     """
+    if not re.fullmatch(r"[\w-][\w.-]*", name, re.ASCII):
+        raise CertificateError(f"{name!r} is no file name: use letters, digits, '.', '_', '-'")
     key = ec.generate_private_key(CURVE())
     private, public = folder / name, folder / f"{name}.pub"
     _refuse_present(private, public)
@@ -146,16 +150,29 @@ def _name(common: str) -> x509.Name:
     return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common)])
 
 
+def _hosts(hosts: Sequence[str]) -> list[x509.GeneralName]:
+    if not hosts:
+        raise CertificateError("a server needs at least one host that it is reached by")
+    return [_host(host) for host in hosts]
+
+
 def _host(host: str) -> x509.GeneralName:
     try:
         return x509.IPAddress(ipaddress.ip_address(host))
     except ValueError:
+        if not re.fullmatch(r"(\*\.)?([A-Za-z0-9_-]+\.)*[A-Za-z0-9_-]+", host):
+            raise CertificateError(
+                f"{host!r} is neither a host's name nor an address; write it without a port, such "
+                f"as 'fleet.example' or '10.0.0.7'"
+            ) from None
         return x509.DNSName(host)
 
 
 def _builder(
     subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePublicKey, days: int
 ) -> x509.CertificateBuilder:
+    if not 1 <= days <= MOST_DAYS:
+        raise CertificateError(f"certificates are valid for 1 to {MOST_DAYS} days, not {days}")
     now = datetime.now(UTC)
     return (
         x509.CertificateBuilder()
@@ -187,10 +204,16 @@ def _usage(**allowed: bool) -> x509.KeyUsage:
 def _read_authority(folder: Path) -> tuple[x509.Certificate, ec.EllipticCurvePrivateKey]:
     certificate, key = folder / AUTHORITY, folder / AUTHORITY_KEY
     check_secret(key)
-    read = serialization.load_pem_private_key(key.read_bytes(), password=None)
+    try:
+        read = serialization.load_pem_private_key(key.read_bytes(), password=None)
+        authority = x509.load_pem_x509_certificate(certificate.read_bytes())
+    except (OSError, ValueError, TypeError, UnsupportedAlgorithm) as error:
+        raise CertificateError(f"the authority in {folder} cannot be read: {error}") from error
     if not isinstance(read, ec.EllipticCurvePrivateKey):
         raise CertificateError(f"{key} holds no elliptic curve key")
-    return x509.load_pem_x509_certificate(certificate.read_bytes()), read
+    if authority.public_key() != read.public_key():
+        raise CertificateError(f"{key} is not the key of {certificate}")
+    return authority, read
 
 
 def _write_pair(
@@ -230,9 +253,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--nodes", type=int, default=0, help="number of SuperNodes to make keys of")
     parser.add_argument("--days", type=int, default=365, help="how long certificates are valid")
     options = parser.parse_args(arguments)
+    hosts = options.host or ["localhost", "127.0.0.1"]
+    _hosts(hosts)  # before an authority is made, which a second try would find there
     made = [
         *make_authority(options.folder, options.days),
-        *make_server(options.folder, options.host or ["localhost", "127.0.0.1"], options.days),
+        *make_server(options.folder, hosts, options.days),
     ]
     for number in range(options.nodes):
         made += make_node_key(options.folder, f"node-{number}")

@@ -6,11 +6,15 @@ from hashlib import blake2b
 
 from flwr.app import Context
 
+from clients.inspector import INSPECT, PERSONAL_DIR
+from clients.state import check_name
 from pfl_flower.config import ConfigError
 from pfl_flower.data import DataSettings, is_own
 from strategies.protocol import NUM_PARTITIONS, PARTITION_ID
 
 NAME, DATA, DATA_PATH = "name", "data", "data-path"
+
+_KNOWN = (PARTITION_ID, NUM_PARTITIONS, NAME, DATA, DATA_PATH, PERSONAL_DIR, INSPECT)
 
 _WAYS = (
     "the node config needs partition-id and num-partitions: flower-supernode "
@@ -68,13 +72,19 @@ def node_of(context: Context) -> Node:
         If its node config does not say so.
     """
     config = context.node_config
+    _check_spelling(config)
     name, data, path = (_text(config, key) for key in (NAME, DATA, DATA_PATH))
+    if name:
+        try:
+            check_name(name)
+        except ValueError as error:
+            raise ConfigError(f"the node config's name: {error}") from error
     if data and path:
         raise ConfigError("the node config has data and data-path; one of them is enough")
     stated = [config.get(key) for key in (PARTITION_ID, NUM_PARTITIONS)]
     if stated == [None, None] and name and (data or path):
         return Node(number_of(name), name, 0, 1, data, path)
-    number, count = (value if isinstance(value, int) else None for value in stated)
+    number, count = (value if type(value) is int else None for value in stated)
     if number is None or count is None:
         raise ConfigError(_WAYS)
     if not 0 <= number < count:
@@ -85,6 +95,18 @@ def node_of(context: Context) -> Node:
 def number_of(name: str) -> int:
     """Return the number of a client that has only a name: 31 bits of a hash of it."""
     return int.from_bytes(blake2b(name.encode(), digest_size=4).digest()) >> 1
+
+
+def _check_spelling(config: Mapping[str, object]) -> None:
+    """Refuse a key that is a known one but for its hyphens.
+
+    Others may be anything; but ``personal_dir``, not read, would cost a device its state.
+    """
+    known = {key.replace("-", ""): key for key in _KNOWN}
+    for key in config:
+        meant = known.get(key.lower().replace("-", "").replace("_", ""), key)
+        if meant != key:
+            raise ConfigError(f"the node config's {key!r} is not read; write {meant!r}")
 
 
 def _text(config: Mapping[str, object], key: str) -> str:

@@ -15,6 +15,7 @@ from clients.taking_out import (
     SCALES,
     SHAPE,
     TASK,
+    TRUSTED,
 )
 from pfl_flower.config import RunConfig
 from pfl_flower.data.facts import target_scale
@@ -23,7 +24,15 @@ from pfl_flower.models import MODELS, Architecture, build_model
 
 
 def rebuild(**values: Any) -> nn.Module:
-    """Return the network of an :class:`Architecture`, whose fields are given, with any values."""
+    """Return the network of an :class:`Architecture`, whose fields are given, with any values.
+
+    Raises
+    ------
+    ValueError
+        If it is none of :data:`MODELS`: the fields come from a file, and others are code.
+    """
+    if values.get("model") not in MODELS:
+        raise ValueError(f"{values.get('model')!r} is no model of this app")
     return build_model(Architecture(**{**values, "shape": tuple(values["shape"])}), 0)
 
 
@@ -32,13 +41,13 @@ def about_model(config: RunConfig) -> dict[str, str]:
     facts, architecture = config.required_facts, config.architecture
     own = architecture.model not in MODELS
     scales: dict[str, Any] = {}
-    if facts.features is not None:
+    if facts.features is not None and facts.standardize:
         deviations = feature_deviations(facts.features)
         scales["inputs"] = [list(facts.features.means), [float(d) or 1.0 for d in deviations]]
     if facts.task == "regression":
         scales["target"] = target_scale(facts)
     return {
-        NETWORK: architecture.model if own else f"{__name__}:{rebuild.__name__}",
+        NETWORK: architecture.model if own else TRUSTED,
         ARGUMENTS: json.dumps(asdict(architecture)),
         SHAPE: json.dumps(facts.shape),
         OUTPUTS: str(architecture.num_classes),

@@ -4,53 +4,157 @@ import logging
 
 import numpy as np
 import pytest
-from flwr.app import ArrayRecord, RecordDict
+from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
 
-from clients.inspector import INSPECT, PersonalLeakError, check_leaks
+from clients.inspector import INSPECT, PersonalLeakError, check_leaks, inspector
 from clients.personal import PersonalClient
 from pfl_flower.client_app import make_app
 from pfl_flower.config import RunConfig
 from pfl_flower.federation import play
-from pfl_flower.grid import InProcessGrid
+from pfl_flower.grid import InProcessGrid, identify_process
 from strategies.arrays import to_record
 
 SMALL = {"num-server-rounds": 2, "local-epochs": 1, "baselines": "", "max-examples": 30}
 
 
 def arrays(**values):
-    return dict(to_record({name: np.asarray(value) for name, value in values.items()}).items())
+    named = {name.replace("__", "/"): np.asarray(value) for name, value in values.items()}
+    return dict(to_record(named).items())
 
 
 def content(**values):
     return RecordDict({"arrays": ArrayRecord(arrays(**values))})
 
 
-def test_the_name_or_the_values_of_something_personal_are_refused():
-    head, other = np.arange(6.0).reshape(2, 3), np.ones((2, 3))
-    check_leaks(content(body=other), arrays(head=head), {})
+def drawn(*shape, seed=0, kind=np.float32):
+    return np.random.default_rng(seed).normal(size=shape).astype(kind)
+
+
+HEAD, BODY = drawn(10, 16), drawn(40, 16, seed=1)
+
+
+def test_the_name_of_something_personal_is_refused_unless_the_server_sent_it():
+    kept = arrays(personal__head=HEAD)
+    check_leaks(content(body=BODY), {}, kept)
     with pytest.raises(PersonalLeakError, match="'head' is personal"):
-        check_leaks(content(head=other), arrays(head=head), {})
-    with pytest.raises(PersonalLeakError, match="'body' has the values of the client's own 'head'"):
-        check_leaks(content(body=head), arrays(head=head), {})
-    with pytest.raises(PersonalLeakError, match="'body'"):
-        check_leaks(content(body=head), {}, arrays(body=head))
-    check_leaks(content(body=other), {}, arrays(body=head))  # the name of a tuned one may leave
-    check_leaks(content(body=other), arrays(head=other), {})  # all ones say nothing
+        check_leaks(content(head=BODY[:10]), {}, kept)
+    # under another method of the same run the head is shared
+    check_leaks(content(head=drawn(10, 16, seed=2)), arrays(head=BODY[:10]), kept)
+    tuned = {"fine-tuned/head": kept["personal/head"]}
+    check_leaks(content(head=drawn(10, 16, seed=2)), {}, tuned)
 
 
-def play_with(monkeypatch, method, **node_config):
-    """Play two rounds on three nodes; return the run and what the clients said."""
+@pytest.mark.parametrize("part", ["personal", "fine-tuned", "precision"])
+@pytest.mark.parametrize(
+    "leak",
+    {
+        "itself": HEAD,
+        "reshaped": HEAD.reshape(2, 80),
+        "transposed": HEAD.T.copy(),
+        "flipped over": np.asfortranarray(HEAD),
+        "single row": HEAD[3],
+        "a few columns": HEAD[:, 4:7].copy(),
+        "double": HEAD.astype(np.float64),
+        "half": HEAD.astype(np.float16),
+        "half, within": np.concatenate([BODY, HEAD]).astype(np.float16),
+        "within rows": np.concatenate([BODY, HEAD]),
+        "within columns": np.concatenate([BODY[:10], HEAD], axis=1),
+        "within a vector": np.concatenate([BODY.ravel(), HEAD.ravel()]),
+        "one row within": np.concatenate([BODY, HEAD[5:6]]),
+    }.items(),
+    ids=lambda leak: leak[0],
+)
+def test_values_are_known_in_any_shape_and_type(part, leak):
+    kept = {f"{part}/head": arrays(head=HEAD)["head"]}
+    words = f"array 'body' has values of the client's own '{part}/head'"
+    with pytest.raises(PersonalLeakError, match=words):
+        check_leaks(content(body=leak[1]), arrays(body=np.zeros_like(leak[1])), kept)
+
+
+@pytest.mark.parametrize("kind", [np.float16, np.float32, np.float64])
+def test_small_and_whole_numbers_are_known_as_a_whole(kind):
+    bias = np.array([0.25, -1.75, 0.5, 2.125], kind)
+    kept = arrays(personal__bias=bias, personal__counts=np.array([3, 1, 2]))
+    for leak in (bias, np.concatenate([BODY.ravel().astype(kind), bias, bias]), bias[1:]):
+        if kind is np.float16 and len(leak) < 4:
+            continue  # too little to tell
+        with pytest.raises(PersonalLeakError, match="'personal/bias'"):
+            check_leaks(content(body=leak), {}, kept)
+    with pytest.raises(PersonalLeakError, match="'personal/counts'"):
+        check_leaks(content(body=np.array([[3.0, 1.0, 2.0]])), {}, kept)
+
+
+@pytest.mark.parametrize(
+    ("record", "words"),
+    [
+        (MetricRecord({"scores": HEAD.ravel().tolist()}), "the list 'scores' has values"),
+        (MetricRecord({f"w{i}": float(v) for i, v in enumerate(HEAD.flat)}), "the numbers has"),
+        (ConfigRecord({"told": HEAD.astype(float).ravel().tolist()}), "the list 'told' has"),
+        (ConfigRecord({"told": HEAD.tobytes()}), "the bytes of 'told' has values"),
+        (ConfigRecord({"told": HEAD.astype(float).tobytes() + b"."}), "the bytes of 'told'"),
+    ],
+)
+def test_metrics_and_configs_are_looked_through_too(record, words):
+    with pytest.raises(PersonalLeakError, match=words):
+        check_leaks(RecordDict({"told": record}), {}, arrays(personal__head=HEAD))
+
+
+def test_honest_messages_are_let_through():
+    fresh = np.zeros((10, 16), np.float32)
+    check_leaks(content(body=fresh), {}, arrays(personal__head=fresh))  # both as they began
+    check_leaks(content(body=fresh + 0.5), {}, arrays(personal__head=fresh + 0.5))
+    mask = drawn(300) > 0
+    check_leaks(content(body=mask), {}, arrays(personal__mask=mask[:4]))  # of whole numbers
+    check_leaks(content(count=np.array(7)), {}, arrays(personal__steps=np.array(7)))
+    check_leaks(content(body=HEAD), arrays(body=HEAD), arrays(personal__head=HEAD))  # sent back
+    moved = BODY.copy()
+    moved[:, 3:] += 0.01  # a part that no example has moved is the server's still
+    check_leaks(content(body=moved), arrays(body=BODY), arrays(personal__head=BODY[:, :3] * 1))
+    check_leaks(content(body=np.zeros((0, 3))), {}, arrays(personal__head=HEAD))
+    check_leaks(content(body=np.full(4, np.nan)), {}, arrays(personal__head=np.full(4, np.inf)))
+    close = BODY.copy()
+    close[7, 2:6] = HEAD[3, 4:8]  # three neighbours that are those of the head's
+    check_leaks(content(body=close), {}, arrays(personal__head=HEAD))
+    numbers = MetricRecord({"num-examples": 3, "losses": [0.5, 0.25], "loss": 0.3})
+    check_leaks(RecordDict({"told": numbers}), {}, arrays(personal__head=HEAD))
+
+
+def test_chance_is_no_leak_in_half_precision():
+    own, other = (drawn(500_000, seed=seed, kind=np.float16) for seed in (3, 4))
+    check_leaks(content(body=other), {}, arrays(personal__head=own, personal__bias=own[:8]))
+
+
+def test_what_was_kept_before_a_message_may_not_leave_either():
+    def leaky(message, context):
+        old = dict(context.state["personal.x"].items())["personal/head"]
+        context.state["personal.x"] = ArrayRecord(arrays(personal__head=drawn(10, 16, seed=5)))
+        return Message(RecordDict({"a": ArrayRecord({"body": old})}), reply_to=message)
+
+    identify_process()
+    state = RecordDict({"personal.x": ArrayRecord(arrays(personal__head=HEAD))})
+    context = Context(1, 1, {INSPECT: True}, state, {})
+    message = Message(RecordDict(), 1, "train")
+    message.metadata.__dict__["_message_id"] = "1"
+    with pytest.raises(PersonalLeakError, match="'body' has values of the client's own"):
+        inspector(message, context, leaky)
+    assert inspector(message, Context(1, 1, {}, state, {}), leaky).has_content()  # it is off
+
+
+def play_with(monkeypatch, method, more=(), **node_config):
+    """Play two rounds on three nodes; return the first run and what the clients said."""
     said = []
     monkeypatch.setattr(
         "clients.inspector.log", lambda level, form, *words: said.append((level, form % words))
     )
-    config = RunConfig.parse(SMALL | {"method": method})
+    config = RunConfig.parse(SMALL | {"method": method} | dict(more))
     grid = InProcessGrid(make_app(config.dump()), 3, node_config=lambda number: node_config)
-    (run,) = play(grid, config)
+    run, *_ = play(grid, config)
     return run, said
 
 
-@pytest.mark.parametrize("method", ["fedper", "fedavg-ft", "mr-mtl", "fedavg"])
+@pytest.mark.parametrize(
+    "method", ["fedper", "fedavg-ft", "mr-mtl", "ditto", "apfl", "hierarchical-bayes", "lifelong"]
+)
 def test_an_inspected_run_is_the_same_run(monkeypatch, method):
     plain, quiet = play_with(monkeypatch, method)
     looked, loud = play_with(monkeypatch, method, **{INSPECT: True})
@@ -67,7 +171,7 @@ def test_a_line_says_what_came_stays_and_goes_in_names_and_bytes(monkeypatch, tm
     received, keeps, sends = trained[0].split("; ")
     assert sends.removeprefix("sends ") == received.removeprefix("Round 2, train: received ")
     assert "keeps 2 arrays of" in keeps
-    assert "head.weight, head.bias" in keeps or "head.bias, head.weight" in keeps
+    assert "personal/head.weight, personal/head.bias" in keeps
     assert "head" not in sends
 
 
@@ -84,4 +188,11 @@ def test_a_client_that_would_send_its_head_sends_an_error(monkeypatch):
     run, _ = play_with(monkeypatch, "fedper", **{INSPECT: True})
     dropped = {r.client: r.dropped for r in run.reports if r.phase == "train" and r.dropped}
     assert list(dropped) == [1]
-    assert "has the values of the client's own 'head.weight'" in dropped[1]
+    assert "has values of the client's own 'personal/head.weight'" in dropped[1]
+
+
+def test_baselines_that_share_a_head_and_a_safeguard_are_let_through(monkeypatch):
+    more = {"baselines": "fedavg,local", "safeguard": True}
+    run, _ = play_with(monkeypatch, "fedper", more, **{INSPECT: True})
+    assert len(run.by_client()) == 3
+    assert not any(report.dropped for report in run.reports)

@@ -2,6 +2,7 @@ import os
 import signal
 import stat
 import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ from clients import (
     PersonalStateError,
     Snapshot,
 )
+from clients.personal_file import keep_previous, previous_of
 from clients.state import tensor_spec
 
 HEAD = {"head.weight": torch.arange(6.0).reshape(2, 3), "head.count": torch.tensor(3)}
@@ -268,3 +270,27 @@ def test_without_hard_links_the_previous_state_is_copied(tmp_path, monkeypatch):
     of_run(tmp_path, "a").save(snapshot(1), SPEC)
     of_run(tmp_path, "a").save(snapshot(2), SPEC)
     same(of_run(tmp_path, "a").load(SPEC, before=2), snapshot(1))
+
+
+def test_without_hard_links_the_state_before_is_copied_and_its_owners_alone(tmp_path, monkeypatch):
+    def none(*_):
+        raise OSError("no hard links here")
+
+    monkeypatch.setattr("clients.personal_file.os.link", none)
+    path = tmp_path / "ward.safetensors"
+    path.write_bytes(b"state")
+    modes = []
+    replace = os.replace
+
+    def watched(source, target):
+        modes.append(Path(source).stat().st_mode & 0o777)
+        replace(source, target)
+
+    monkeypatch.setattr("clients.personal_file.os.replace", watched)
+    before = os.umask(0)
+    try:
+        keep_previous(path)
+    finally:
+        os.umask(before)
+    assert previous_of(path).read_bytes() == path.read_bytes() == b"state"
+    assert modes == [0o600]

@@ -1,7 +1,9 @@
 """A client's whole model, taken off its device, says what the client's own model says."""
 
 import csv
+import io
 import json
+import os
 import re
 
 import numpy as np
@@ -11,9 +13,18 @@ from torch import nn
 
 from clients.__main__ import main
 from clients.model_file import PersonalizedModel, model_files, read_model, write_model
-from clients.taking_out import NETWORK, TakingOutError, network_of, take_out
+from clients.taking_out import (
+    NETWORK,
+    TRUSTED,
+    TakingOutError,
+    network_of,
+    read_inputs,
+    table,
+    take_out,
+)
 from pfl_flower.data import federation
 from pfl_flower.engines import simulate
+from pfl_flower.takeaway import rebuild
 
 SMALL = {"num-server-rounds": 2, "local-epochs": 1, "baselines": "", "heterogeneity": "none"}
 
@@ -123,26 +134,163 @@ def test_code_is_believed_from_who_runs_it_only(tmp_path, capsys):
     assert capsys.readouterr().out.startswith("prediction,probability-well,probability-ill\n")
     network = network_of(model, "tests.clients.test_taking_out:build_own")
     assert torch.equal(network.layer.weight, model.entries["layer.weight"])
+    assert not network.training
     with pytest.raises(TakingOutError, match="names no function"):
         network_of(model, "tests.clients.test_taking_out:missing")
+
+
+def called(**_):
+    raise AssertionError("a file has had code run")
+
+
+@pytest.mark.parametrize(
+    ("network", "arguments"),
+    [
+        ("pfl_flower.models:build_model", {}),
+        ("pfl_flower.takeaway:build_model", {}),
+        ("tests.clients.test_taking_out:called", {}),
+        (TRUSTED, {"model": "tests.clients.test_taking_out:called"}),
+    ],
+)
+def test_a_file_has_no_code_run(tmp_path, capsys, network, arguments):
+    values = json.dumps({"shape": [3], "num_classes": 2} | arguments)
+    path, _ = stored(tmp_path, **{NETWORK: network, "network-arguments": values})
+    np.save(tmp_path / "x.npy", np.ones((2, 3), np.float32))
+    assert main(["predict", "--model", str(path), "--inputs", str(tmp_path / "x.npy")]) == 2
+    words = capsys.readouterr().err
+    assert "not believed about code" in words or "is no model of this app" in words
+
+
+def test_the_function_that_is_believed_is_there():
+    assert f"{rebuild.__module__}:{rebuild.__name__}" == TRUSTED
+
+
+def npy(values):
+    stream = io.BytesIO()
+    np.save(stream, values)
+    return stream.getvalue()
+
+
+def npz(**values):
+    stream = io.BytesIO()
+    np.savez(stream, **values)
+    return stream.getvalue()
 
 
 @pytest.mark.parametrize(
     ("name", "content", "words"),
     [
-        ("x.npy", np.ones((2, 4)), r"have shape \(4,\); the model takes \(3,\)"),
-        ("x.npy", np.full((2, 3), np.nan), "lacks values"),
+        ("x.npy", npy(np.ones((2, 4))), r"have shape \(4,\); the model takes \(3,\)"),
+        ("x.npy", npy(np.full((2, 3), np.nan)), "lacks values"),
+        ("x.npy", npy(np.full((2, 3), 1e300)), "lacks values"),
+        ("x.npy", npy(np.array([["a", "b", "c"]])), "holds <U1; examples are made of numbers"),
+        ("x.npy", npy(np.array([[{}] * 3])), "cannot be read"),
+        ("x.npy", b"", "cannot be read"),
+        ("x.npz", b"PK\3\4 no archive", "cannot be read"),
+        ("x.npy", npz(y=np.ones((2, 3))), "cannot be read: .*x is not a file"),
         ("x.npz", None, "cannot be read"),
+        ("x.csv", b"1,2,3\n4,5,6\n", "its first line must name the columns"),
+        ("x.csv", b"a,b,c\n1,,3\n", "cannot be read"),
+        ("x.csv", b"a,b,c\n1,nan,3\n", "lacks values"),
+        ("x.csv", b"a,b,c\n1,well,3\n", "cannot be read"),
+        ("x.csv", b"a,b\n1,2\n", r"have shape \(2,\)"),
+        ("x.csv", b"a,b,c\n1,2,3\n1,2\n", "cannot be read"),
+        ("x.csv", b"\xff\xfe\n", "cannot be read"),
     ],
 )
 def test_inputs_that_do_not_fit(tmp_path, capsys, name, content, words):
     path, _ = stored(tmp_path, **{NETWORK: "x:y"})
     if content is not None:
-        np.save(tmp_path / name, content)
+        (tmp_path / name).write_bytes(content)
     network = ["--network", "tests.clients.test_taking_out:build_own"]
     inputs = ["--inputs", str(tmp_path / name)]
     assert main(["predict", "--model", str(path), *inputs, *network]) == 2
     assert re.search(words, capsys.readouterr().err)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("x.csv", b"a,b,c\n1,2,3\n"),
+        ("x.CSV", b"\xef\xbb\xbfa,b,c\r\n1,2,3\r\n"),
+        ("x.npy", npy(np.array([[1, 2, 3]]))),
+        ("x.npy", npz(x=np.array([[1.0, 2.0, 3.0]]))),
+    ],
+)
+def test_inputs_come_in_several_forms(tmp_path, name, content):
+    (tmp_path / name).write_bytes(content)
+    found = read_inputs(tmp_path / name, (3,))
+    assert found.dtype == np.float32
+    np.testing.assert_array_equal(found, [[1.0, 2.0, 3.0]])
+
+
+def test_pixels_become_0_to_1_and_no_examples_give_no_predictions(tmp_path):
+    np.save(tmp_path / "x.npy", np.array([[0, 51, 255]], np.uint8))
+    np.testing.assert_allclose(read_inputs(tmp_path / "x.npy", (3,)), [[0.0, 0.2, 1.0]])
+    (tmp_path / "x.csv").write_text("a,b,c\n")
+    assert read_inputs(tmp_path / "x.csv", (3,)).shape == (0, 3)
+    assert table([]) == "prediction\n"
+
+
+OWN = ["--network", "tests.clients.test_taking_out:build_own"]
+
+
+@pytest.mark.parametrize(
+    ("about", "words"),
+    [
+        ({"shape": "?"}, "does not say the shape of its model"),
+        ({"outputs": "?"}, "does not say the outputs of its model"),
+        ({"labels": "?"}, "does not say the labels of its model"),
+        ({"labels": '["well"]'}, "names 1 classes; its network has 2 outputs"),
+        ({"scales": "?"}, "does not say the scales of its model"),
+    ],
+)
+def test_a_file_that_says_too_little_is_told_what(tmp_path, capsys, about, words):
+    path, _ = stored(tmp_path, **about)
+    np.save(tmp_path / "x.npy", np.ones((2, 3), np.float32))
+    use = ["predict", "--model", str(path), "--inputs", str(tmp_path / "x.npy"), *OWN]
+    assert main(use) == 2
+    assert words in capsys.readouterr().err
+
+
+def test_predictions_replace_older_ones_at_once_and_are_the_owners_alone(tmp_path, capsys):
+    path, _ = stored(tmp_path)
+    np.save(tmp_path / "x.npy", np.ones((2, 3), np.float32))
+    out = tmp_path / "out.csv"
+    out.write_text("older")
+    use = ["predict", "--model", str(path), "--inputs", str(tmp_path / "x.npy"), *OWN, "--out"]
+    assert main([*use, str(out)]) == 0
+    assert out.read_text().count("\n") == 3
+    assert out.stat().st_mode & 0o777 == 0o600
+    assert main([*use, str(path / "out.csv")]) == 2  # no directory
+    assert "could not be written" in capsys.readouterr().err
+
+
+def test_hidden_files_of_others_are_left_alone(tmp_path):
+    _, model = stored(tmp_path)
+    for name in (".env.local", ".env.override"):
+        (tmp_path / name).write_text("mine")
+        os.utime(tmp_path / name, (0, 0))
+    write_model(tmp_path / "env", model)
+    assert (tmp_path / ".env.local").exists()
+    assert (tmp_path / ".env.override").exists()
+
+
+def test_thresholds_of_an_earlier_run_are_not_this_models(tmp_path):
+    run(tmp_path, method="fedper", dataset="breast-cancer", threshold="personal")
+    path = model_files(tmp_path / "device")["client-1"]
+    assert read_model(path).thresholds
+    run(tmp_path, method="fedper", dataset="breast-cancer")
+    assert not read_model(path).thresholds
+
+
+def test_a_method_that_keeps_nothing_is_not_stopped_by_what_another_kept(tmp_path):
+    run(tmp_path, method="fedper", dataset="breast-cancer")
+    own = tmp_path / "device" / "client-1.safetensors"
+    kept = own.read_bytes()
+    found = run(tmp_path, method="fedavg", dataset="breast-cancer")
+    assert len(found.by_client()) == 3
+    assert own.read_bytes() == kept
 
 
 def test_whose_it_is_must_be_clear_and_nothing_is_overwritten(tmp_path):

@@ -1,6 +1,9 @@
 """Certificates of one's own: for the hosts that were named, signed, and kept secret."""
 
-from datetime import UTC, datetime
+import os
+import shutil
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pytest
 from cryptography import x509
@@ -9,6 +12,7 @@ from cryptography.hazmat.primitives.serialization import (
     load_ssh_private_key,
     load_ssh_public_key,
 )
+from cryptography.x509.oid import ExtendedKeyUsageOID
 from cryptography.x509.verification import PolicyBuilder, Store, VerificationError
 
 from pfl_flower.certificates import (
@@ -80,3 +84,94 @@ def test_nothing_is_overwritten_and_nothing_signed_by_nobody(tmp_path):
     make_node_key(tmp_path, "node")
     with pytest.raises(CertificateError, match="node.pub"):
         make_node_key(tmp_path, "node")
+
+
+@pytest.mark.parametrize(
+    "host", ["", "fleet.example:8000", "b\u00fccher.example", "a b", "https://a"]
+)
+def test_a_host_that_is_none_leaves_nothing_behind(tmp_path, host):
+    with pytest.raises(CertificateError, match="neither a host's name nor an address"):
+        main([str(tmp_path / "made"), "--host", "fleet.example", "--host", host])
+    assert not (tmp_path / "made").exists()
+
+
+def test_names_of_hosts_may_be_long_and_addresses_of_either_kind(tmp_path):
+    long = ".".join(["ward"] * 20)
+    make_authority(tmp_path)
+    make_server(tmp_path, [long, "*.fleet.example", "::1"])
+    assert verify(tmp_path, long, tmp_path / "ca.crt")
+    assert verify(tmp_path, "node.fleet.example", tmp_path / "ca.crt")
+    certificate = x509.load_pem_x509_certificate((tmp_path / "server.pem").read_bytes())
+    names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    assert [str(ip) for ip in names.get_values_for_type(x509.IPAddress)] == ["::1"]
+
+
+@pytest.mark.parametrize("days", [-1, 0, 36501, 10**7])
+def test_days_that_make_no_certificate(tmp_path, days):
+    with pytest.raises(CertificateError, match="valid for 1 to 36500 days"):
+        make_authority(tmp_path / "made", days)
+    assert not (tmp_path / "made").exists()
+
+
+def test_certificates_are_valid_from_now_for_so_many_days(tmp_path):
+    for path, _ in (make_authority(tmp_path, 7), make_server(tmp_path, ["localhost"], 7)):
+        certificate = x509.load_pem_x509_certificate(path.read_bytes())
+        now = datetime.now(UTC)
+        assert certificate.not_valid_before_utc < now - timedelta(minutes=4)  # clocks differ
+        assert 6.99 < (certificate.not_valid_after_utc - now).total_seconds() / 86400 <= 7
+
+
+def test_only_the_authority_signs_and_the_server_only_serves(tmp_path):
+    make_authority(tmp_path)
+    make_server(tmp_path, ["localhost"])
+    signs, serves = (
+        x509.load_pem_x509_certificate((tmp_path / name).read_bytes()).extensions
+        for name in ("ca.crt", "server.pem")
+    )
+    authority = signs.get_extension_for_class(x509.KeyUsage).value
+    assert (authority.key_cert_sign, authority.digital_signature) == (True, False)
+    server = serves.get_extension_for_class(x509.KeyUsage).value
+    assert (server.key_cert_sign, server.digital_signature) == (False, True)
+    purposes = serves.get_extension_for_class(x509.ExtendedKeyUsage).value
+    assert list(purposes) == [ExtendedKeyUsageOID.SERVER_AUTH]
+    limits = [e.get_extension_for_class(x509.BasicConstraints).value for e in (signs, serves)]
+    assert [(limit.ca, limit.path_length) for limit in limits] == [(True, 0), (False, None)]
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", "../node", "a/b", "n\u00f6de", "-\n"])
+def test_a_key_has_a_name_of_a_file(tmp_path, name):
+    with pytest.raises(CertificateError, match="is no file name"):
+        make_node_key(tmp_path / "keys", name)
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_authority_that_cannot_be_used_is_said_to_be(tmp_path):
+    make_authority(tmp_path / "other")
+    make_authority(tmp_path)
+    shutil.copy(tmp_path / "other" / "ca.crt", tmp_path / "ca.crt")
+    with pytest.raises(CertificateError, match=r"ca.key is not the key of .*ca.crt"):
+        make_server(tmp_path, ["localhost"])
+    (tmp_path / "ca.crt").write_text("torn")
+    with pytest.raises(CertificateError, match="cannot be read"):
+        make_server(tmp_path, ["localhost"])
+    (tmp_path / "ca.crt").unlink()
+    with pytest.raises(CertificateError, match="cannot be read"):
+        make_server(tmp_path, ["localhost"])
+    assert not (tmp_path / "server.key").exists()
+
+
+def test_a_key_is_secret_before_it_has_its_name(tmp_path, monkeypatch):
+    modes = {}
+    replace = os.replace
+
+    def watched(source, target):
+        modes[Path(target).name] = Path(source).stat().st_mode & 0o777
+        replace(source, target)
+
+    monkeypatch.setattr("pfl_flower.files.os.replace", watched)
+    before = os.umask(0)
+    try:
+        make_node_key(tmp_path, "node")
+    finally:
+        os.umask(before)
+    assert modes == {"node": 0o600, "node.pub": 0o644}

@@ -46,6 +46,16 @@ def test_a_device_with_a_name_and_data_needs_no_partition():
         ({"partition_id": 3, "num_partitions": 3}, r"partition-id 3 is not in 0\.\.2"),
         ({"name": 7, "data": "a:b"}, "name is 7; it must be a text"),
         ({"name": "w", "data": "a:b", "data_path": "/srv"}, "one of them is enough"),
+        ({"name": "../w", "data": "a:b"}, r"the node config's name: '\.\./w' is no file name"),
+        ({"name": "a/b", "partition_id": 0, "num_partitions": 1}, "'a/b' is no file name"),
+        ({"name": "w" * 101, "data": "a:b"}, "at most 100"),
+        ({"name": "w.model", "data": "a:b"}, "files of whole models end in .model.safetensors"),
+        ({"partition_id": True, "num_partitions": 2}, "needs partition-id"),
+        ({"partition_id": 0}, "needs partition-id"),
+        (
+            {"name": "w", "data": "a:b", "PersonalDir": "/srv"},
+            "'PersonalDir' is not read; write 'p",
+        ),
     ],
 )
 def test_who_does_not_say_who_it_is_is_told_how(config, words):
@@ -92,3 +102,11 @@ def test_devices_with_data_of_their_own_learn_together_and_are_known_again(tmp_p
         assert (tmp_path / f"device-{number}/personal/ward-{number}.safetensors").exists()
     (again,) = play(grid_of(tmp_path, config), config)  # what was kept is found, and fits
     assert not any(report.dropped for report in again.reports)
+
+
+def test_a_key_with_an_underscore_is_not_passed_over():
+    context = context_of(partition_id=0, num_partitions=1, age=70)
+    node_of(context)
+    context.node_config["personal_dir"] = "/var/lib/pfl"  # unread, nothing would be kept
+    with pytest.raises(ConfigError, match="'personal_dir' is not read; write 'personal-dir'"):
+        node_of(context)
