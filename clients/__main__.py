@@ -4,16 +4,18 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
+from clients.example_files import ExampleFileError, read_examples
 from clients.model_file import PersonalizedModel, read_model
 from clients.personal_file import PersonalStateError, write_bytes
 from clients.taking_out import (
+    COLUMNS,
     READINGS,
     SHAPE,
     TakingOutError,
     network_of,
     predict,
-    read_inputs,
     size_of,
     table,
     take_out,
@@ -26,7 +28,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
         options.command(options)
-    except (TakingOutError, PersonalStateError) as error:
+    except (TakingOutError, ExampleFileError, PersonalStateError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     return 0
@@ -62,7 +64,11 @@ def _predict(options: argparse.Namespace) -> None:
             f"stay with it; its model alone would be wrong about readings as they are"
         )
     network = network_of(model, options.network)
-    rows = predict(network, model, read_inputs(options.inputs, told(model, SHAPE)))
+    columns = told(model, COLUMNS) if COLUMNS in model.about else []
+    examples = read_examples(options.inputs, told(model, SHAPE), columns)
+    rows: list[dict[str, Any]] = predict(network, model, examples.inputs)
+    if examples.others:  # whose row it is
+        rows = [{**more, **row} for more, row in zip(examples.others, rows, strict=True)]
     if options.out is None:
         print(table(rows), end="")
     else:

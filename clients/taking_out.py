@@ -5,11 +5,9 @@ import importlib
 import io
 import json
 import math
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile
 
 import numpy as np
 import torch
@@ -24,6 +22,9 @@ NETWORK, ARGUMENTS = "network", "network-arguments"
 
 SHAPE, OUTPUTS, TASK, LABELS = "shape", "outputs", "task", "labels"
 """About a model: shape of an example, number of outputs, task, and names of classes (JSON)."""
+
+COLUMNS = "columns"
+"""About a model: names of the features of a table, in its own order (JSON); ``[]`` elsewhere."""
 
 SCALES = "scales"
 """About a model: ``{"inputs": [means, deviations], "target": [mean, deviation]}`` (JSON); examples
@@ -137,69 +138,6 @@ def _function(name: str) -> Build:
         return getattr(importlib.import_module(module), function)  # type: ignore[no-any-return]
     except (ImportError, AttributeError) as error:
         raise TakingOutError(f"{name!r} names no function that can be imported: {error}") from error
-
-
-def read_inputs(path: Path, shape: Sequence[int]) -> NDArray[np.float32]:
-    """Read examples: ``.npy``, the array ``x`` of an ``.npz``, or a ``.csv`` with a line of names.
-
-    Parameters
-    ----------
-    path : the file; uint8 pixels become 0 to 1
-    shape : of one example
-
-    Returns
-    -------
-    ``(N, *shape)`` float32
-
-    Raises
-    ------
-    TakingOutError
-        If it cannot be read, has another shape, or a value is missing or not finite.
-    """
-    try:
-        values = _table(path) if path.suffix.lower() == ".csv" else _array(path)
-    except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
-        raise TakingOutError(f"{path} cannot be read: {error}") from error
-    if values.dtype.kind not in "biuf":
-        raise TakingOutError(f"{path} holds {values.dtype}; examples are made of numbers")
-    if tuple(values.shape[1:]) != tuple(shape):
-        raise TakingOutError(
-            f"examples in {path} have shape {tuple(values.shape[1:])}; the model takes "
-            f"{tuple(shape)}"
-        )
-    with np.errstate(over="ignore"):  # what becomes infinite is refused below
-        numbers = values.astype(np.float32) / np.float32(255 if values.dtype == np.uint8 else 1)
-    if not np.isfinite(numbers).all():
-        raise TakingOutError(f"{path} lacks values; fill them in, a model cannot")
-    return numbers
-
-
-def _array(path: Path) -> NDArray[Any]:
-    found = np.load(path, allow_pickle=False)  # a pickle is a program
-    if isinstance(found, np.ndarray):
-        return found
-    with found:
-        values: NDArray[Any] = found["x"]
-    return values
-
-
-def _table(path: Path) -> NDArray[Any]:
-    with path.open(newline="", encoding="utf-8-sig") as stream:
-        names = next(csv.reader(stream), [])
-        if any(map(_is_number, names)):
-            raise ValueError("its first line must name the columns, and holds numbers")
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # no examples give no predictions
-            values = np.loadtxt(stream, delimiter=",", ndmin=2)
-    return values if len(values) else np.empty((0, len(names)))
-
-
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
 
 
 @torch.no_grad()

@@ -8,6 +8,7 @@ from torch import nn
 
 from clients.taking_out import (
     ARGUMENTS,
+    COLUMNS,
     LABELS,
     NETWORK,
     OUTPUTS,
@@ -53,6 +54,7 @@ def about_model(config: RunConfig) -> dict[str, str]:
         OUTPUTS: str(architecture.num_classes),
         TASK: facts.task,
         LABELS: json.dumps(facts.labels),
+        COLUMNS: json.dumps(facts.columns),
         SCALES: json.dumps(scales),
         READINGS: _readings(config),
     }

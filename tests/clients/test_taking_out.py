@@ -12,13 +12,13 @@ import torch
 from torch import nn
 
 from clients.__main__ import main
+from clients.example_files import ExampleFileError, read_examples
 from clients.model_file import PersonalizedModel, model_files, read_model, write_model
 from clients.taking_out import (
     NETWORK,
     TRUSTED,
     TakingOutError,
     network_of,
-    read_inputs,
     table,
     take_out,
 )
@@ -48,6 +48,27 @@ def predicted(tmp_path, model, inputs):
     assert main(["predict", *paths]) == 0
     with out.open() as stream:
         return list(csv.DictReader(stream))
+
+
+def test_a_model_of_a_table_finds_its_columns_by_name(tmp_path):
+    rows = np.random.default_rng(0).normal(size=(90, 2)) * (10, 1) + (40, 5)
+    lines = [f"{w:.3f},{i % 3},{int(w > 5)},{a:.3f}" for i, (a, w) in enumerate(rows)]
+    (tmp_path / "wards.csv").write_text("\n".join(["weight,client,label,age", *lines]) + "\n")
+    run(tmp_path, method="fedper", dataset=f"table:{tmp_path / 'wards.csv'}")
+    model = exported(tmp_path)
+    new = [{"age": a, "patient": f"p{i}", "weight": w} for i, (a, w) in enumerate(rows[:9])]
+    answers = []
+    for order in (["age", "patient", "weight"], ["weight", "age", "patient"]):
+        with (tmp_path / "x.csv").open("w") as stream:
+            writer = csv.DictWriter(stream, order)
+            writer.writeheader()
+            writer.writerows(new)
+        out = tmp_path / "answers.csv"
+        use = ["--model", str(model), "--inputs", str(tmp_path / "x.csv"), "--out", str(out)]
+        assert main(["predict", *use]) == 0
+        answers.append(out.read_text())
+    assert answers[0] == answers[1]
+    assert answers[0].startswith("patient,prediction,probability-0,probability-1\np0,")
 
 
 def own_test(run, client=1):
@@ -190,7 +211,7 @@ def npz(**values):
         ("x.npy", npz(y=np.ones((2, 3))), "cannot be read: .*x is not a file"),
         ("x.npz", None, "cannot be read"),
         ("x.csv", b"1,2,3\n4,5,6\n", "its first line must name the columns"),
-        ("x.csv", b"a,b,c\n1,,3\n", "cannot be read"),
+        ("x.csv", b"a,b,c\n1,,3\n", "lacks values"),
         ("x.csv", b"a,b,c\n1,nan,3\n", "lacks values"),
         ("x.csv", b"a,b,c\n1,well,3\n", "cannot be read"),
         ("x.csv", b"a,b\n1,2\n", r"have shape \(2,\)"),
@@ -219,17 +240,45 @@ def test_inputs_that_do_not_fit(tmp_path, capsys, name, content, words):
 )
 def test_inputs_come_in_several_forms(tmp_path, name, content):
     (tmp_path / name).write_bytes(content)
-    found = read_inputs(tmp_path / name, (3,))
+    found = read_examples(tmp_path / name, (3,)).inputs
     assert found.dtype == np.float32
     np.testing.assert_array_equal(found, [[1.0, 2.0, 3.0]])
 
 
 def test_pixels_become_0_to_1_and_no_examples_give_no_predictions(tmp_path):
     np.save(tmp_path / "x.npy", np.array([[0, 51, 255]], np.uint8))
-    np.testing.assert_allclose(read_inputs(tmp_path / "x.npy", (3,)), [[0.0, 0.2, 1.0]])
+    np.testing.assert_allclose(read_examples(tmp_path / "x.npy", (3,)).inputs, [[0.0, 0.2, 1.0]])
     (tmp_path / "x.csv").write_text("a,b,c\n")
-    assert read_inputs(tmp_path / "x.csv", (3,)).shape == (0, 3)
+    assert read_examples(tmp_path / "x.csv", (3,)).inputs.shape == (0, 3)
     assert table([]) == "prediction\n"
+
+
+def test_columns_are_known_by_their_names(tmp_path):
+    path = tmp_path / "x.csv"
+    path.write_text("patient,weight,age\nAda,61.5,36\nAlan,70,41\n")
+    found = read_examples(path, (2,), ("age", "weight"))
+    np.testing.assert_array_equal(found.inputs, [[36, 61.5], [41, 70]])
+    assert found.others == [{"patient": "Ada"}, {"patient": "Alan"}]
+    np.save(tmp_path / "x.npy", np.array([[36, 61]], np.uint8))  # ages, no pixels
+    same = read_examples(tmp_path / "x.npy", (2,), ("age", "weight"))
+    np.testing.assert_array_equal(same.inputs, [[36, 61]])
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("age,height\n1,2\n", "lacks the columns ['weight']; the model takes ['age', 'weight']"),
+        ("36,61\n41,70\n", "first line must name the columns"),
+        ("age,weight\n1,heavy\n", "row 1 has 'heavy' in column 'weight', which is no number"),
+        ("age,weight\n1,2\n3\n", "row 2 has 1 values for 2 columns"),
+        ("age,weight\n1,\n", "lacks values"),
+    ],
+)
+def test_tables_that_a_model_cannot_take(tmp_path, content, words):
+    path = tmp_path / "x.csv"
+    path.write_text(content)
+    with pytest.raises(ExampleFileError, match=re.escape(words)):
+        read_examples(path, (2,), ("age", "weight"))
 
 
 OWN = ["--network", "tests.clients.test_taking_out:build_own"]
