@@ -12,13 +12,15 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
 from pathlib import Path
+from threading import Lock, Thread
 
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeElapsedColumn
 from rich.table import Table
 
 from pfl_flower.files import write_json
@@ -58,6 +60,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--n", type=_positive, default=50, help="faults to inject; 50")
     made.add_argument("--seed", type=int, default=0, help="of the draw of faults; 0")
     made.add_argument("--kinds", type=_kinds, default=[*FAULTS], help="a,b,c; all of them")
+    made.add_argument("--workers", type=_positive, default=2, help="federations side by side; 2")
     made.add_argument("--out", type=Path, help="folder of faults.json; ./results/faults")
     made.add_argument("--work", type=Path, help="folder of the federation, kept; a temporary one")
     return made
@@ -96,37 +99,95 @@ def break_once(here: Federation, number: int, verdict: Verdict) -> None:
     verdict.seconds = seconds_since(start)
 
 
-def break_often(
-    here: Federation, options: argparse.Namespace, folder: Path, console: Console
-) -> Tally:
+@dataclass
+class Series:
+    """Runs, one after another in each federation, until enough faults have hit.
+
+    Most of a run is waiting, so federations side by side do not slow one another down much. What
+    breaks in a run depends on its number alone, not on where it is played.
+
+    Parameters
+    ----------
+    options : of the command
+    folder : of faults.json
+    tell : is called with a line on every run, and with whether its fault has hit
+    """
+
+    options: argparse.Namespace
+    folder: Path
+    tell: Callable[[str, bool], None]
+    verdicts: dict[int, Verdict] = field(default_factory=dict)
+    errors: list[Exception] = field(default_factory=list)
+    _up: ExitStack = field(default_factory=ExitStack)
+    _begun: int = 0
+    _lock: Lock = field(default_factory=Lock)
+
+    @property
+    def tally(self) -> Tally:
+        """What came of the runs so far, by their numbers."""
+        return Tally([verdict for _, verdict in sorted(self.verdicts.items())])
+
+    def play(self, folders: Sequence[Path]) -> None:
+        """Set a federation up in every folder and break them until the series is at its end.
+
+        Raises
+        ------
+        FaultError, LoopbackError
+            If one could not be set up, or mended after a run.
+        """
+        with self._up:  # takes all of them down, also when somebody stops the command
+            threads = [Thread(target=self._play, args=(each,), daemon=True) for each in folders]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+        if self.errors:
+            raise self.errors[0]
+
+    def _play(self, folder: Path) -> None:
+        found: list[Verdict] = []
+        try:
+            here = self._up.enter_context(federation(folder))
+            while (number := self._next()) is not None:
+                verdict = draw(self.options.seed, number, self.options.kinds)
+                break_once(here, number, verdict)
+                found.append(verdict)
+                new_losses(found)
+                self._take(number, verdict)
+        except (FaultError, LoopbackError) as error:
+            self.errors.append(error)
+
+    def _next(self) -> int | None:
+        """Return the number of the next run; None after enough hits, or twice as many runs."""
+        with self._lock:
+            under_way = self._begun - len(self.verdicts)
+            enough = len(self.tally.injected) + under_way >= self.options.n
+            if self.errors or enough or self._begun == 2 * self.options.n:
+                return None
+            self._begun += 1
+            return self._begun - 1
+
+    def _take(self, number: int, verdict: Verdict) -> None:
+        with self._lock:
+            self.verdicts[number] = verdict
+            content = {"seed": self.options.seed, **self.tally.to_json()}
+            write_json(self.folder / "faults.json", content)
+            self.tell(line_on(number, verdict), bool(verdict.hit))
+
+
+def break_often(options: argparse.Namespace, folder: Path, work: Path, console: Console) -> Tally:
     """Break until as many faults have hit as were asked for, at most twice as many runs."""
-    verdicts: list[Verdict] = []
-    with _bar(console, options.n) as advance:
-        for number in range(2 * options.n):
-            verdict = draw(options.seed, number, options.kinds)
-            advance(f"{verdict.kind}, node {verdict.victim}", 0)
-            break_once(here, number, verdict)
-            verdicts.append(verdict)
-            new_losses(verdicts)
-            tally = Tally(verdicts)
-            write_json(folder / "faults.json", {"seed": options.seed, **tally.to_json()})
-            console.print(line_on(number, verdict), highlight=False, soft_wrap=True)
-            advance("", bool(verdict.hit))
-            if len(tally.injected) == options.n:
-                break
-    return Tally(verdicts)
+    columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=console) as progress:
+        task = progress.add_task("", total=options.n)
 
+        def tell(line: str, hit: bool) -> None:
+            console.print(line, highlight=False, soft_wrap=True)
+            progress.advance(task, int(hit))
 
-@contextmanager
-def _bar(console: Console, total: int) -> Iterator[Callable[[str, int], None]]:
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-    with Progress(*columns, TimeElapsedColumn(), console=console) as progress:
-        task = progress.add_task("starting", total=total)
-
-        def advance(what: str, by: int) -> None:
-            progress.update(task, description=what, advance=by)
-
-        yield advance
+        series = Series(options, folder, tell)
+        series.play([work / str(number) for number in range(options.workers)])
+    return series.tally
 
 
 def line_on(number: int, verdict: Verdict) -> str:
@@ -168,12 +229,8 @@ def run(arguments: Sequence[str], console: Console) -> int:
     folder.mkdir(parents=True, exist_ok=True)
     temporary = tempfile.TemporaryDirectory(prefix="faults-", ignore_cleanup_errors=True)
     try:
-        with temporary as place, federation((options.work or Path(place)).resolve()) as here:
-            disks = (
-                "disks of their own (tmpfs)" if here.mounted else "one disk; a full one is made up"
-            )
-            console.print(f"A SuperLink and {NODES} SuperNodes with {disks}.", highlight=False)
-            tally = break_often(here, options, folder, console)
+        with temporary as place:
+            tally = break_often(options, folder, (options.work or Path(place)).resolve(), console)
     except (FaultError, LoopbackError) as error:  # what runs before this one is in the folder
         console.print(f"[red]{escape(str(error))}[/red]", highlight=False, soft_wrap=True)
         return 1
