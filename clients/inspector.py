@@ -10,12 +10,15 @@ from flwr.common.logger import log
 
 from clients.leaks import LeakSearch, leaving
 from clients.personal import PERSONAL_PART
-from clients.state import UNGUARDED
+from clients.state import RECORD, UNGUARDED
 from strategies.arrays import num_bytes, view
-from strategies.protocol import CONFIG, SERVER_ROUND
+from strategies.protocol import CONFIG, PARTITION_ID, SERVER_ROUND
 
 INSPECT = "inspect"
 """Node config: look through everything that leaves the device."""
+
+NAME = "name"
+"""Node config: what the device is called."""
 
 PERSONAL_DIR = "personal-dir"
 """Node config: where the device keeps what is personal."""
@@ -49,24 +52,43 @@ def inspector(message: Message, context: Context, call_next: ClientAppCallable) 
         for secrets in before + [one for one in now if one not in before]:
             check_leaks(reply.content, sent, secrets)
     shown = inspects or PERSONAL_DIR in context.node_config
-    kept = _arrays(context.state.array_records.values())
-    log(INFO if shown else DEBUG, "%s", words_on(message, reply, kept))
+    log(INFO if shown else DEBUG, "%s", words_on(message, reply, context))
     return reply
 
 
-def words_on(message: Message, reply: Message, kept: Mapping[str, Array]) -> str:
-    """Return a line on a message and its reply: names and bytes of what came, stays and goes."""
-    content = message.content if message.has_content() else RecordDict()
-    config = content.config_records.get(CONFIG)
-    number = "-" if config is None else str(config.get(SERVER_ROUND, "-"))
-    answer = reply.content if reply.has_content() else RecordDict()
-    parts = (
-        ("received", _arrays(content.array_records.values())),
-        ("keeps", kept),
-        ("sends", _arrays(answer.array_records.values())),
+def words_on(message: Message, reply: Message, context: Context) -> str:
+    """Return a line on a message and its reply: whose, and what came, stays and goes.
+
+    Arrays are told by names and bytes, by methods those that are kept; metrics and answers to
+    questions by their names.
+    """
+    content, answer = (m.content if m.has_content() else RecordDict() for m in (message, reply))
+    config = content.config_records.get(CONFIG, ConfigRecord())
+    records: list[Mapping[str, object]] = [
+        *answer.metric_records.values(),
+        *answer.config_records.values(),
+    ]
+    told = list(dict.fromkeys(name for record in records for name in record))
+    kept = [
+        f"{_words(record)} for {key.removeprefix(RECORD)}"
+        for key, record in context.state.array_records.items()
+        if record
+    ]
+    return (
+        f"{_who(context, records)}, round {config.get(SERVER_ROUND, '-')!s}, "
+        f"{message.metadata.message_type}: "
+        f"received {_words(_arrays(content.array_records.values()))}; "
+        f"keeps {' and '.join(kept) or 'no arrays'}; "
+        f"sends {_words(_arrays(answer.array_records.values()))}; "
+        f"tells {', '.join(told) or 'nothing'}"
     )
-    found = "; ".join(f"{verb} {_words(arrays)}" for verb, arrays in parts)
-    return f"Round {number}, {message.metadata.message_type}: {found}"
+
+
+def _who(context: Context, told: Iterable[Mapping[str, object]]) -> str:
+    """Return a client's name, where it has one, and its number, by which the server knows it."""
+    name, own = context.node_config.get(NAME), context.node_config.get(PARTITION_ID)
+    number = next((record[PARTITION_ID] for record in told if PARTITION_ID in record), own)
+    return f"client {number}" if name is None else f"{name} (client {number})"
 
 
 def _words(arrays: Mapping[str, Array]) -> str:

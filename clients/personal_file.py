@@ -152,9 +152,10 @@ def read_file(path: Path, identity: Mapping[str, str], expected: Spec) -> Snapsh
     ForeignStateError
         If somebody else wrote it.
     """
+    there = " and ".join(str(each) for each in (path, previous_of(path)) if each.exists())
     way_out = (
         f"It was left as it is. Move it away to start afresh, or set another personal directory "
-        f"(node config 'personal-dir' or $PFL_PERSONAL_DIR) to keep it: {path}"
+        f"(node config 'personal-dir' or $PFL_PERSONAL_DIR) to keep it: {there or path}"
     )
     metadata, arrays = read_checked(path, "personal file", way_out)
     for key, value in identity.items():

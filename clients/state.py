@@ -9,7 +9,7 @@ round is resumed from the round before, when some clients have already trained f
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from logging import WARNING
+from logging import INFO, WARNING
 from pathlib import Path
 from typing import cast
 
@@ -53,8 +53,13 @@ def tensor_spec(tensors: Mapping[str, Tensor]) -> Spec:
     }
 
 
+RECORD = "personal."
+"""What the name of a record of ``context.state`` begins with; a method's name follows."""
+
 UNGUARDED = "unguarded"
 """Beside what a client keeps: the parts of it that honest messages may equal."""
+
+_OF_ANOTHER_RUN = "; they fit shared arrays of that time, so start the server from those too"
 
 MOST_LETTERS = 100
 """Of a client's name: its files have longer ones, and a file system takes 255 bytes."""
@@ -139,25 +144,20 @@ class PersonalState:
             }
             about = self.records.config_records[self._key + ".about"]
             return Snapshot(cast(int, about["round"]), arrays, self.run)
-        snapshot = self._load_file(expected, before)
-        if snapshot is not None and (snapshot.run != self.run or not self.run):
-            log(
-                WARNING,
-                "%s goes on with its personal parameters of round %d from %s; they fit shared "
-                "arrays of that time, so start the server from those too",
-                *(self.client, snapshot.round, self.path),
-            )
-        return snapshot
-
-    def _load_file(self, expected: Spec, before: int) -> Snapshot | None:
         path = self.path
         for candidate in () if path is None else (path, previous_of(path)):
             if not candidate.exists():
                 continue
             snapshot = read_file(candidate, self._identity(expected), expected)
             own = bool(self.run) and snapshot.run == self.run
-            if not (own and 0 < before <= snapshot.round):
-                return snapshot
+            if own and 0 < before <= snapshot.round:
+                continue
+            log(
+                INFO if own else WARNING,
+                "%s goes on with its personal parameters of round %d from %s%s",
+                *(self.client, snapshot.round, candidate, "" if own else _OF_ANOTHER_RUN),
+            )
+            return snapshot
         return None
 
     def save(self, snapshot: Snapshot, expected: Spec) -> None:
@@ -200,7 +200,7 @@ class PersonalState:
 
     @property
     def _key(self) -> str:
-        return f"personal.{self.method}"
+        return f"{RECORD}{self.method}"
 
     def _identity(self, expected: Spec) -> dict[str, str]:
         return {

@@ -8,8 +8,9 @@ import argparse
 import ipaddress
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 
 from cryptography import x509
@@ -238,31 +239,46 @@ def _write_pair(
 
 def _refuse_present(*paths: Path) -> None:
     if there := [str(path) for path in paths if path.exists()]:
-        raise CertificateError(f"{', '.join(there)} is there already; name another folder")
+        raise CertificateError(
+            f"{', '.join(there)} is there already; move it away, or name another folder"
+        )
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Make an authority, a server's certificate and the keys of SuperNodes in a folder."""
+    """Make an authority, a server's certificate and the keys of SuperNodes in a folder.
+
+    What is there already is left as it is, so that a second call adds devices, or makes a new
+    server's certificate once the old one was moved away.
+    """
     parser = argparse.ArgumentParser(prog="python -m pfl_flower.certificates", description=__doc__)
-    parser.add_argument("folder", type=Path, help="where to put them")
+    parser.add_argument("folder", type=Path, help="where to put them, beside what is there already")
     parser.add_argument(
         "--host",
         action="append",
-        help="a name or address of the server, once for each (default: localhost and 127.0.0.1)",
+        default=[],
+        help="a name or address of the server, once for each, beside localhost and 127.0.0.1",
     )
-    parser.add_argument("--nodes", type=int, default=0, help="number of SuperNodes to make keys of")
+    parser.add_argument("--nodes", type=int, default=0, help="number of SuperNodes to have keys of")
     parser.add_argument("--days", type=int, default=365, help="how long certificates are valid")
     options = parser.parse_args(arguments)
-    hosts = options.host or ["localhost", "127.0.0.1"]
-    _hosts(hosts)  # before an authority is made, which a second try would find there
-    made = [
-        *make_authority(options.folder, options.days),
-        *make_server(options.folder, hosts, options.days),
-    ]
-    for number in range(options.nodes):
-        made += make_node_key(options.folder, f"node-{number}")
-    for path in made:
-        print(f"{path.stat().st_mode & 0o777:o}  {path}")
+    folder, days = options.folder, options.days
+    # A SuperLink starts programs that connect to it from the same machine.
+    hosts = list(dict.fromkeys([*options.host, "localhost", "127.0.0.1"]))
+    _hosts(hosts)  # before an authority is made
+    makers: dict[tuple[str, str], Callable[[], object]] = {
+        (AUTHORITY, AUTHORITY_KEY): partial(make_authority, folder, days),
+        (SERVER, SERVER_KEY): partial(make_server, folder, hosts, days),
+    }
+    for name in (f"node-{number}" for number in range(options.nodes)):
+        makers[name, f"{name}.pub"] = partial(make_node_key, folder, name)
+    for names, make in makers.items():
+        paths = [folder / name for name in names]
+        there = all(path.exists() for path in paths)
+        if not there:
+            make()
+        for path in paths:
+            was = "  (was there)" if there else ""
+            print(f"{path.stat().st_mode & 0o777:o}  {path}{was}")
 
 
 if __name__ == "__main__":

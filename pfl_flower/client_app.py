@@ -245,7 +245,7 @@ def _labels(config: RunConfig) -> str:
 def _personal_directory(config: RunConfig, context: Context) -> Path | None:
     stated = context.node_config.get("personal-dir") or os.environ.get("PFL_PERSONAL_DIR")
     if stated:
-        return Path(str(stated)).expanduser()
+        return under_home(str(stated))
     return under_home(config.personal_dir) if config.personal_dir else None
 
 

@@ -237,6 +237,6 @@ def drop_duplicates(replies: Sequence[Reply]) -> None:
         first = owner.setdefault(reply.client, reply.node_id)
         if first != reply.node_id:
             reply.dropped = (
-                f"node {first} is client {reply.client} too; every node needs a partition-id of "
-                "its own"
+                f"node {first} is client {reply.client} too; every node needs a partition-id, "
+                "or a name, of its own"
             )

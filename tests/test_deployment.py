@@ -43,7 +43,7 @@ def test_with_tls_and_keys_the_numbers_are_those_of_one_process(tmp_path):
     for number in range(3):
         own = f"client-{number}.safetensors"
         same_arrays(folder / "personal" / own, tmp_path / "personal" / own)
-    assert "Round 5, train: received" in plain(link.log("node-1"))
+    assert "client 1, round 5, train: received" in plain(link.log("node-1"))
 
 
 def test_a_killed_node_goes_on_from_its_last_completed_round(tmp_path):

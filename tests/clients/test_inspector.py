@@ -166,13 +166,23 @@ def test_an_inspected_run_is_the_same_run(monkeypatch, method):
 def test_a_line_says_what_came_stays_and_goes_in_names_and_bytes(monkeypatch, tmp_path):
     _, said = play_with(monkeypatch, "fedper", **{"personal-dir": str(tmp_path)})
     assert {level for level, _ in said} == {logging.INFO}
-    trained = [words for _, words in said if words.startswith("Round 2, train: received ")]
+    trained = [words for _, words in said if ", round 2, train: received " in words]
     assert len(trained) == 3
-    received, keeps, sends = trained[0].split("; ")
-    assert sends.removeprefix("sends ") == received.removeprefix("Round 2, train: received ")
-    assert "keeps 2 arrays of" in keeps
-    assert "personal/head.weight, personal/head.bias" in keeps
+    received, keeps, sends, tells = trained[0].split("; ")
+    who, _, arrays = received.partition(", round 2, train: received ")
+    assert who == "client 0"
+    assert sends.removeprefix("sends ") == arrays
+    assert keeps.startswith("keeps 2 arrays of")
+    assert keeps.endswith("(personal/head.weight, personal/head.bias) for fedper")
     assert "head" not in sends
+    assert {"train-loss", "num-examples"} <= set(tells.removeprefix("tells ").split(", "))
+
+
+def test_a_device_with_a_name_is_told_its_number_before_it_trains(monkeypatch):
+    _, said = play_with(monkeypatch, "fedper", name="ward", **{INSPECT: True})
+    asked = next(words for _, words in said if "query: " in words)
+    assert asked.startswith("ward (client 0), round -, query: received no arrays; keeps no arrays;")
+    assert asked.endswith("tells partition-id, num-partitions, data-card")
 
 
 def test_a_client_that_would_send_its_head_sends_an_error(monkeypatch):

@@ -118,6 +118,29 @@ def test_the_file_made_on_other_data(tmp_path):
     refused(tmp_path, ForeignStateError, "purpose 'digits seed=0', not 'digits seed=7'", other)
 
 
+def test_a_refusal_names_every_file_that_is_to_be_moved_away(tmp_path):
+    """Without the first one the second would be found, and not be what was asked for either."""
+    for number in (1, 2):
+        stored(tmp_path, run="a").save(snapshot(number), SPEC)
+    with pytest.raises(ForeignStateError) as refusal:
+        PersonalState(RecordDict(), "fedbn", "client-3", tmp_path).load(SPEC)
+    files = [tmp_path / "client-3.safetensors", tmp_path / "client-3.safetensors.previous"]
+    assert str(refusal.value).endswith(f": {files[0]} and {files[1]}")
+
+
+@pytest.mark.parametrize(("run", "level"), [("a", "INFO"), ("b", "WARNING")])
+def test_who_goes_on_from_a_file_says_from_which(tmp_path, caplog, run, level):
+    for number in (1, 2):
+        stored(tmp_path, run="a").save(snapshot(number), SPEC)
+    (tmp_path / "client-3.safetensors").unlink()
+    with caplog.at_level("INFO", "flwr"):
+        same(stored(tmp_path, run=run).load(SPEC), snapshot(1))
+    (record,) = caplog.records
+    assert record.levelname == level
+    said = f"client-3 goes on with its personal parameters of round 1 from {tmp_path}"
+    assert record.getMessage().startswith(f"{said}/client-3.safetensors.previous")
+
+
 def test_the_file_of_another_method(tmp_path):
     stored(tmp_path).save(snapshot(), SPEC)
     other = PersonalState(RecordDict(), "fedbn", "client-3", tmp_path)

@@ -95,6 +95,29 @@ def test_a_host_that_is_none_leaves_nothing_behind(tmp_path, host):
     assert not (tmp_path / "made").exists()
 
 
+def test_a_second_call_adds_devices_and_renews_what_was_moved_away(tmp_path, capsys):
+    folder = tmp_path / "made"
+    main([str(folder), "--nodes", "1"])
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    for name in ("server.pem", "server.key"):
+        (folder / name).rename(tmp_path / name)
+    capsys.readouterr()
+    main([str(folder), "--host", "fleet.example", "--nodes", "2"])
+    said = capsys.readouterr().out
+    after = {path.name: path.read_bytes() for path in folder.iterdir()}
+    assert after.keys() == before.keys() | {"node-1", "node-1.pub"}
+    changed = {name for name in before if after[name] != before[name]}
+    assert changed == {"server.pem", "server.key"}
+    for name in after:
+        fresh = name in changed or name.startswith("node-1")
+        assert (f"{folder / name}  (was there)" in said) != fresh
+    for host in ("fleet.example", "localhost"):
+        assert verify(folder, host, folder / "ca.crt")
+    (folder / "node-0").unlink()  # half of a pair is no device's any more
+    with pytest.raises(CertificateError, match=r"node-0.pub is there already; move it away"):
+        main([str(folder), "--nodes", "1"])
+
+
 def test_names_of_hosts_may_be_long_and_addresses_of_either_kind(tmp_path):
     long = ".".join(["ward"] * 20)
     make_authority(tmp_path)
