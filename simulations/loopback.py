@@ -129,6 +129,7 @@ class Loopback:
         key: Path | None = None,
         authority: Path | None = None,
         link_port: int | None = None,
+        keyless: bool = False,
     ) -> None:
         """Start SuperNode ``number``.
 
@@ -138,6 +139,7 @@ class Loopback:
         settings : its node config, beside ``partition-id``, ``num-partitions``, ``personal-dir``
         key, authority : instead of its own key, and of the authority it is to trust
         link_port : where it finds the SuperLink, such as a proxy; the SuperLink itself by default
+        keyless : it has no key at all
         """
         port = free_port()
         config = {
@@ -157,7 +159,7 @@ class Loopback:
         if self.secure:
             own = self.certificates / f"node-{number}"
             command += ["--root-certificates", str(authority or self.certificates / AUTHORITY)]
-            command += ["--auth-supernode-private-key", str(key or own)]
+            command += [] if keyless else ["--auth-supernode-private-key", str(key or own)]
         else:
             command += ["--insecure"]
         self._start(f"node-{number}", command)

@@ -91,6 +91,9 @@ def test_who_is_not_known_is_refused(tmp_path):
         link.stop("node-0")
         link.start_node(0, key=key)
         wait_for(link, "node-0", "failed to activate")
+        link.stop("node-0")
+        link.start_node(0, keyless=True)
+        wait_for(link, "node-0", "must be registered")
 
 
 def wait_for(link, name, words, seconds=60):

@@ -4,6 +4,7 @@ import argparse
 import asyncio
 import json
 import os
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 
 import numpy as np
@@ -21,6 +22,7 @@ from simulations.fault_journal import Entry, Kept, append, digest_of, losses, re
 from simulations.fault_kinds import FAULTS
 from simulations.fault_moments import MOMENTS
 from simulations.fault_verdict import Tally, Verdict, absences, new_losses
+from simulations.loopback import LoopbackError
 from simulations.slow_network import SlowNetwork
 
 # ------------------------------------------------------------------ journals
@@ -279,6 +281,50 @@ def test_a_tally_is_printed_with_its_sums():
     assert "killed" not in said
     assert "Faults injected: 2 (and 0 that did not hit); runs completed: 2" in said
     assert "lost: 0; torn: 1" in said
+
+
+class Here:
+    """In place of a federation; what breaks in it is made up."""
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_every_run_is_played_once_until_enough_have_hit(tmp_path, monkeypatch, workers):
+    taken_down = []
+
+    @contextmanager
+    def made_up(folder):
+        yield Here()
+        taken_down.append(folder)
+
+    def misses_every_third(here, number, verdict):
+        verdict.hit, verdict.completed = "" if number % 3 == 0 else "yes", True
+
+    monkeypatch.setattr(faults, "federation", made_up)
+    monkeypatch.setattr(faults, "break_once", misses_every_third)
+    options = faults.parser().parse_args(["--n", "6", "--seed", "3"])
+    told = []
+    series = faults.Series(options, tmp_path, lambda line, hit: told.append(hit))
+    series.play([tmp_path / str(worker) for worker in range(workers)])
+    numbers = sorted(series.verdicts)
+    assert numbers == list(range(len(numbers)))
+    assert len(series.tally.injected) == told.count(True) == 6
+    assert [series.verdicts[n].kind for n in numbers] == [
+        faults.draw(3, n, options.kinds).kind for n in numbers
+    ]
+    assert len(taken_down) == workers
+    assert json.loads((tmp_path / "faults.json").read_text())["injected"] == 6
+
+
+def test_a_federation_that_cannot_be_mended_ends_the_series(tmp_path, monkeypatch):
+    def breaks(here, number, verdict):
+        raise LoopbackError("it does not come up")
+
+    monkeypatch.setattr(faults, "federation", lambda folder: nullcontext(Here()))
+    monkeypatch.setattr(faults, "break_once", breaks)
+    options = faults.parser().parse_args([])
+    series = faults.Series(options, tmp_path, lambda line, hit: None)
+    with pytest.raises(LoopbackError, match="does not come up"):
+        series.play([tmp_path])
 
 
 # ------------------------------------------------------------------ the slow network
