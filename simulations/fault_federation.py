@@ -128,7 +128,9 @@ class Federation:
 
     def has_ended(self, node: int) -> bool:
         """Whether a SuperNode was killed: its process is there no more."""
-        process = self.link.processes[f"node-{node}"]
+        process = self.link.processes.get(f"node-{node}")
+        if process is None:
+            raise FaultError(f"node {node} was stopped")
         return process.poll() is not None
 
     # ------------------------------------------------------------------ what is on the disks
@@ -178,9 +180,7 @@ def federation(folder: Path) -> Iterator[Federation]:
                 here.start(node, begins)
             yield here
         finally:
-            for node in range(NODES):  # before the disks go
-                if f"node-{node}" in link.processes:
-                    link.stop(f"node-{node}")
+            link.close()  # before the disks go
 
 
 def _write_data(folder: Path) -> None:

@@ -18,6 +18,7 @@ class Verdict:
 
     Attributes
     ----------
+    number : of the run, from 0
     kind : name of the kind of fault
     victim, round : the node that it hit, and when
     hit : in words, what shows that it did; empty of one that did not
@@ -29,6 +30,7 @@ class Verdict:
     seconds : it took
     """
 
+    number: int
     kind: str
     victim: int
     round: int

@@ -8,6 +8,7 @@ and no file may be torn.
 """
 
 import argparse
+import json
 import signal
 import sys
 import tempfile
@@ -17,6 +18,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Lock, Thread
+from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
@@ -30,6 +32,9 @@ from simulations.fault_trial import Trial, seconds_since
 from simulations.fault_verdict import Tally, Verdict, judge, new_losses
 from simulations.loopback import LoopbackError
 from strategies.randomness import generator
+
+NAME = "faults.json"
+"""File of results: what a command that was stopped goes on from."""
 
 
 def _kinds(text: str) -> list[str]:
@@ -77,14 +82,14 @@ def draw(seed: int, number: int, kinds: Sequence[str]) -> Verdict:
     """
     random = generator(seed, "fault", number)
     kind = kinds[int(random.integers(len(kinds)))]
-    return Verdict(kind, int(random.integers(NODES)), int(random.integers(1, 3)))
+    return Verdict(number, kind, int(random.integers(NODES)), int(random.integers(1, 3)))
 
 
-def break_once(here: Federation, number: int, verdict: Verdict) -> None:
+def break_once(here: Federation, verdict: Verdict) -> None:
     """Play one run in which one thing breaks, and fill in what came of it."""
     start = time.monotonic()
     kind = FAULTS[verdict.kind]
-    trial = Trial(here, verdict.victim, verdict.round, number)
+    trial = Trial(here, verdict.victim, verdict.round, verdict.number)
     try:
         try:
             verdict.hit = kind.inject(trial)
@@ -116,11 +121,14 @@ class Series:
     options: argparse.Namespace
     folder: Path
     tell: Callable[[str, bool], None]
-    verdicts: dict[int, Verdict] = field(default_factory=dict)
+    verdicts: dict[int, Verdict] = field(init=False)
     errors: list[Exception] = field(default_factory=list)
     _up: ExitStack = field(default_factory=ExitStack)
-    _begun: int = 0
     _lock: Lock = field(default_factory=Lock)
+
+    def __post_init__(self) -> None:
+        self.verdicts = finished(self.folder, self.options)
+        self._begun = set(self.verdicts)
 
     @property
     def tally(self) -> Tally:
@@ -150,29 +158,47 @@ class Series:
             here = self._up.enter_context(federation(folder))
             while (number := self._next()) is not None:
                 verdict = draw(self.options.seed, number, self.options.kinds)
-                break_once(here, number, verdict)
+                break_once(here, verdict)
                 found.append(verdict)
                 new_losses(found)
-                self._take(number, verdict)
+                self._take(verdict)
         except (FaultError, LoopbackError) as error:
             self.errors.append(error)
 
     def _next(self) -> int | None:
         """Return the number of the next run; None after enough hits, or twice as many runs."""
         with self._lock:
-            under_way = self._begun - len(self.verdicts)
+            under_way = len(self._begun - set(self.verdicts))
             enough = len(self.tally.injected) + under_way >= self.options.n
-            if self.errors or enough or self._begun == 2 * self.options.n:
+            if self.errors or enough or len(self._begun) >= 2 * self.options.n:
                 return None
-            self._begun += 1
-            return self._begun - 1
+            number = min(set(range(len(self._begun) + 1)) - self._begun)
+            self._begun.add(number)
+            return number
 
-    def _take(self, number: int, verdict: Verdict) -> None:
+    def _take(self, verdict: Verdict) -> None:
         with self._lock:
-            self.verdicts[number] = verdict
-            content = {"seed": self.options.seed, **self.tally.to_json()}
-            write_json(self.folder / "faults.json", content)
-            self.tell(line_on(number, verdict), bool(verdict.hit))
+            self.verdicts[verdict.number] = verdict
+            write_json(self.folder / NAME, drawn_from(self.options) | self.tally.to_json())
+            self.tell(line_on(verdict), bool(verdict.hit))
+
+
+def drawn_from(options: argparse.Namespace) -> dict[str, Any]:
+    """Return what decides what breaks in a run, beside its number."""
+    return {"seed": options.seed, "kinds": list(options.kinds)}
+
+
+def finished(folder: Path, options: argparse.Namespace) -> dict[int, Verdict]:
+    """Return what an earlier command of the same draw has finished: number of a run -> verdict."""
+    path = folder / NAME
+    content = json.loads(path.read_text()) if path.exists() else {"runs": []}
+    if any(content.get(key) != value for key, value in drawn_from(options).items()):
+        return {}
+    verdicts = {}
+    for found in content["runs"]:
+        trained = {int(node): rounds for node, rounds in found["trained"].items()}
+        verdicts[found["number"]] = Verdict(**{**found, "trained": trained})
+    return verdicts
 
 
 def break_often(options: argparse.Namespace, folder: Path, work: Path, console: Console) -> Tally:
@@ -186,16 +212,19 @@ def break_often(options: argparse.Namespace, folder: Path, work: Path, console: 
             progress.advance(task, int(hit))
 
         series = Series(options, folder, tell)
+        if done := len(series.verdicts):
+            console.print(f"{done} runs are finished; it goes on after them.", highlight=False)
+            progress.advance(task, len(series.tally.injected))
         series.play([work / str(number) for number in range(options.workers)])
     return series.tally
 
 
-def line_on(number: int, verdict: Verdict) -> str:
+def line_on(verdict: Verdict) -> str:
     """Return a line on a run."""
     how = "as it should" if verdict.good else "NOT AS IT SHOULD"
     words = [verdict.hit or f"no hit: {verdict.missed}", *verdict.lost, *verdict.torn, *verdict.odd]
     return (
-        f"run {number}: {verdict.kind}, node {verdict.victim}, round {verdict.round}, "
+        f"run {verdict.number}: {verdict.kind}, node {verdict.victim}, round {verdict.round}, "
         f"{verdict.seconds:.0f} s, {how}: {'; '.join(filter(None, words))}"
     )
 
@@ -235,5 +264,5 @@ def run(arguments: Sequence[str], console: Console) -> int:
         console.print(f"[red]{escape(str(error))}[/red]", highlight=False, soft_wrap=True)
         return 1
     print_tally(tally, console)
-    console.print(f"Results: {(folder / 'faults.json').resolve()}", highlight=False, soft_wrap=True)
-    return 0 if tally.good and len(tally.injected) == options.n else 1
+    console.print(f"Results: {(folder / NAME).resolve()}", highlight=False, soft_wrap=True)
+    return 0 if tally.good and len(tally.injected) >= options.n else 1

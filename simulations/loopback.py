@@ -60,6 +60,8 @@ class Loopback:
     secure: bool = True
     app: Path | None = None
     processes: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
+    closed: bool = False
+    """Whether nothing is to be started any more."""
 
     def __post_init__(self) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -90,6 +92,11 @@ class Loopback:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End every process, and let none be started any more, such as by another thread."""
+        self.closed = True
         for name in list(self.processes):
             self.stop(name)
 
@@ -183,7 +190,9 @@ class Loopback:
 
     def stop(self, name: str) -> None:
         """End a process with all that it has started; it is forced to where it does not."""
-        process = self.processes.pop(name)
+        process = self.processes.pop(name, None)
+        if process is None:
+            return  # another thread was faster
         for sent, wait in ((signal.SIGTERM, 10), (signal.SIGKILL, 10)):
             try:
                 os.killpg(process.pid, sent)
@@ -248,6 +257,8 @@ class Loopback:
         (self.home / "config.toml").write_text("\n".join(lines) + "\n")
 
     def _start(self, name: str, command: Sequence[str]) -> None:
+        if self.closed:
+            raise LoopbackError("the federation was taken down")
         if name in self.processes:
             raise LoopbackError(f"{name} is running already")
         with (self.folder / f"{name}.log").open("ab") as stream:

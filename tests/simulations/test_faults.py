@@ -246,7 +246,7 @@ def test_training_counts_where_its_reply_was_used():
 
 
 def verdict(**changes):
-    return replace(Verdict("hanging", 0, 1, hit="seen", completed=True), **changes)
+    return replace(Verdict(0, "hanging", 0, 1, hit="seen", completed=True), **changes)
 
 
 @pytest.mark.parametrize(
@@ -296,8 +296,12 @@ def test_every_run_is_played_once_until_enough_have_hit(tmp_path, monkeypatch, w
         yield Here()
         taken_down.append(folder)
 
-    def misses_every_third(here, number, verdict):
-        verdict.hit, verdict.completed = "" if number % 3 == 0 else "yes", True
+    def misses_every_third(here, verdict):
+        played.append(verdict.number)
+        verdict.hit, verdict.completed = "" if verdict.number % 3 == 0 else "yes", True
+        verdict.trained = {0: [1, 2]}
+
+    played = []
 
     monkeypatch.setattr(faults, "federation", made_up)
     monkeypatch.setattr(faults, "break_once", misses_every_third)
@@ -313,10 +317,19 @@ def test_every_run_is_played_once_until_enough_have_hit(tmp_path, monkeypatch, w
     ]
     assert len(taken_down) == workers
     assert json.loads((tmp_path / "faults.json").read_text())["injected"] == 6
+    # A command that was stopped goes on; one that draws something else begins.
+    options.n = 8
+    more = faults.Series(options, tmp_path, lambda line, hit: None)
+    assert more.verdicts == series.verdicts
+    more.play([tmp_path])
+    assert len(more.tally.injected) == 8
+    assert sorted(played) == sorted(more.verdicts)
+    options.seed = 4
+    assert faults.Series(options, tmp_path, lambda line, hit: None).verdicts == {}
 
 
 def test_a_federation_that_cannot_be_mended_ends_the_series(tmp_path, monkeypatch):
-    def breaks(here, number, verdict):
+    def breaks(here, verdict):
         raise LoopbackError("it does not come up")
 
     monkeypatch.setattr(faults, "federation", lambda folder: nullcontext(Here()))
