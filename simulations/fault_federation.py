@@ -170,7 +170,7 @@ def federation(folder: Path) -> Iterator[Federation]:
         _let_break(Path(link.app or ""))
         here = Federation(link, mounted)
         here.orders.mkdir(exist_ok=True)
-        _write_data(here.data)
+        write_data(here.data)
         link.start_link()
         for node in range(NODES):
             link.register(node)
@@ -183,7 +183,7 @@ def federation(folder: Path) -> Iterator[Federation]:
             link.close()  # before the disks go
 
 
-def _write_data(folder: Path) -> None:
+def write_data(folder: Path) -> None:
     """Write a small file of every device: three classes, which half of the features tell apart.
 
     A data set of files needs fewer imports than one that is drawn and dealt out, and a device pays

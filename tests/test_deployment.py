@@ -10,12 +10,12 @@ from safetensors.numpy import load, load_file
 from pfl_flower.certificates import AUTHORITY, make_authority, make_node_key
 from pfl_flower.engines import simulate
 from pfl_flower.results import write
-from simulations.fault_federation import federation
+from simulations.fault_federation import federation, write_data
 from simulations.loopback import Loopback, plain
 
 pytestmark = pytest.mark.deployment
 
-SETTINGS = {"method": "fedper", "baselines": "", "num-server-rounds": 5, "max-examples": 60}
+SETTINGS = {"method": "fedper", "baselines": "", "num-server-rounds": 5, "heterogeneity": "none"}
 
 
 def secured(folder, num_nodes):
@@ -29,15 +29,16 @@ def secured(folder, num_nodes):
 
 def test_with_tls_and_keys_the_numbers_are_those_of_one_process(tmp_path):
     folder = tmp_path / "real"
+    write_data(tmp_path / "data")
+    settings = SETTINGS | {"dataset": f"folder:{tmp_path / 'data'}"}
     with secured(folder, 3) as link:
         for number in range(3):
             link.start_node(number)
-        said = plain(link.run(SETTINGS | {"results-dir": "results"}))
+        said = plain(link.run(settings | {"results-dir": "results"}))
     assert "every one of 3 clients has a model of its own" in said, said
     (real,) = (folder / "results").iterdir()
     simulated = tmp_path / "simulated"
-    settings = SETTINGS | {"personal-dir": str(tmp_path / "personal")}
-    write(simulated, simulate(settings, 3))
+    write(simulated, simulate(settings | {"personal-dir": str(tmp_path / "personal")}, 3))
     assert rows(real) == rows(simulated)
     same_arrays(real / "shared.safetensors", simulated / "shared.safetensors")
     for number in range(3):
@@ -48,8 +49,8 @@ def test_with_tls_and_keys_the_numbers_are_those_of_one_process(tmp_path):
 
 def test_a_killed_node_goes_on_from_its_last_completed_round(tmp_path):
     """As two runs in one process do, the second of which starts from the first one's states."""
-    settings = SETTINGS | {"num-server-rounds": 2}
     with federation(tmp_path / "real") as here:
+        settings = SETTINGS | {"num-server-rounds": 2, "dataset": f"folder:{here.data}"}
         here.link.run(settings | {"results-dir": "results"})
         own = here.disk(1) / "client-1.safetensors"
         completed = own.read_bytes()
