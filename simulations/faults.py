@@ -154,14 +154,17 @@ class Series:
 
     def _play(self, folder: Path) -> None:
         found: list[Verdict] = []
+        if (number := self._next()) is None:
+            return
         try:
             here = self._up.enter_context(federation(folder))
-            while (number := self._next()) is not None:
+            while number is not None:
                 verdict = draw(self.options.seed, number, self.options.kinds)
                 break_once(here, verdict)
                 found.append(verdict)
                 new_losses(found)
                 self._take(verdict)
+                number = self._next()
         except (FaultError, LoopbackError) as error:
             self.errors.append(error)
 

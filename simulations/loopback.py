@@ -243,7 +243,7 @@ class Loopback:
         except subprocess.TimeoutExpired as error:
             said = self.log(name)[-2000:]
             raise LoopbackError(f"{name} is not at its end after {seconds:g} s: {said}") from error
-        del self.processes[name]
+        self.processes.pop(name, None)  # another thread may have stopped it
         return status
 
     # ------------------------------------------------------------------ the inside
