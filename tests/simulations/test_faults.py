@@ -315,7 +315,7 @@ def test_every_run_is_played_once_until_enough_have_hit(tmp_path, monkeypatch, w
     assert [series.verdicts[n].kind for n in numbers] == [
         faults.draw(3, n, options.kinds).kind for n in numbers
     ]
-    assert len(taken_down) == workers
+    assert 1 <= len(taken_down) <= workers  # who finds nothing to do sets nothing up
     assert json.loads((tmp_path / "faults.json").read_text())["injected"] == 6
     # A command that was stopped goes on; one that draws something else begins.
     options.n = 8
