@@ -6,7 +6,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -163,24 +163,28 @@ class Federation:
         return found
 
 
-@contextmanager
-def federation(folder: Path) -> Iterator[Federation]:
-    """Yield a federation that is up, and take it down at the end."""
-    with Loopback(folder, NODES) as link, _disks(folder) as mounted:
-        _let_break(Path(link.app or ""))
-        here = Federation(link, mounted)
-        here.orders.mkdir(exist_ok=True)
-        write_data(here.data)
-        link.start_link()
-        for node in range(NODES):
-            link.register(node)
-        begun = {node: here.launch(node) for node in range(NODES)}
-        try:
-            for node, begins in begun.items():
-                here.start(node, begins)
-            yield here
-        finally:
-            link.close()  # before the disks go
+def federation(folder: Path, up: ExitStack) -> Federation:
+    """Return a federation that is up.
+
+    Parameters
+    ----------
+    folder : of everything
+    up : takes it down at its end, also what is up of it when its end comes before this returns
+    """
+    link = up.enter_context(Loopback(folder, NODES))
+    mounted = up.enter_context(_disks(folder))
+    up.callback(link.close)  # before the disks go
+    _let_break(Path(link.app or ""))
+    here = Federation(link, mounted)
+    here.orders.mkdir(exist_ok=True)
+    write_data(here.data)
+    link.start_link()
+    for node in range(NODES):
+        link.register(node)
+    begun = {node: here.launch(node) for node in range(NODES)}
+    for node, begins in begun.items():
+        here.start(node, begins)
+    return here
 
 
 def write_data(folder: Path) -> None:

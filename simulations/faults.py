@@ -157,7 +157,7 @@ class Series:
         if (number := self._next()) is None:
             return
         try:
-            here = self._up.enter_context(federation(folder))
+            here = federation(folder, self._up)
             while number is not None:
                 verdict = draw(self.options.seed, number, self.options.kinds)
                 break_once(here, verdict)

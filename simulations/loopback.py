@@ -274,7 +274,8 @@ class Loopback:
     def _wait_for(self, port: int, name: str, seconds: float = 60) -> None:
         end = time.monotonic() + seconds
         while time.monotonic() < end:
-            if self.processes[name].poll() is not None:
+            process = self.processes.get(name)  # none where another thread has stopped it
+            if process is None or process.poll() is not None:
                 raise LoopbackError(f"{name} ended: {self.log(name)[-2000:]}")
             with socket.socket() as probe:
                 if probe.connect_ex(("127.0.0.1", port)) == 0:

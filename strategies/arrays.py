@@ -195,6 +195,16 @@ def part_of(arrays: Mapping[str, NDArray[Any]], part: str) -> dict[str, NDArray[
     return {n.removeprefix(prefix): a for n, a in arrays.items() if n.startswith(prefix)}
 
 
+def as_numbered_parts(
+    part: str, arrays: Mapping[int, Mapping[str, NDArray[Any]]]
+) -> dict[str, NDArray[Any]]:
+    """Return arrays by number under the names ``<part>-<number>/<name>``."""
+    found: dict[str, NDArray[Any]] = {}
+    for number, own in arrays.items():
+        found |= as_part(f"{part}-{number}", own)
+    return found
+
+
 def numbered_parts(
     arrays: Mapping[str, NDArray[Any]], part: str
 ) -> dict[int, dict[str, NDArray[Any]]]:

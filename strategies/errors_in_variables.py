@@ -9,7 +9,13 @@ from flwr.app import ArrayRecord
 from flwr.common.logger import log
 from numpy.typing import NDArray
 
-from strategies.arrays import as_part, is_finite, linear_coefficients, numbered_parts, to_record
+from strategies.arrays import (
+    as_numbered_parts,
+    is_finite,
+    linear_coefficients,
+    numbered_parts,
+    to_record,
+)
 from strategies.averaging import PartialAveraging
 from strategies.error_moments import (
     LEAST_RELIABILITY,
@@ -96,10 +102,8 @@ class ErrorsInVariables(PartialAveraging):
 
     def state_arrays(self) -> dict[str, NDArray[Any]]:
         """Return what the strategy carries from round to round, for a checkpoint."""
-        state = super().state_arrays()
-        for client, own in self.moments.items():
-            state |= as_part(f"moments-{client}", moments_arrays(own))
-        return state
+        moments = {client: moments_arrays(own) for client, own in self.moments.items()}
+        return super().state_arrays() | as_numbered_parts("moments", moments)
 
     def load_state_arrays(self, arrays: Mapping[str, NDArray[Any]]) -> None:
         """Take over what :meth:`state_arrays` returned."""

@@ -11,7 +11,17 @@ from flwr.common.logger import log
 from flwr.serverapp import Grid
 from numpy.typing import NDArray
 
-from strategies.arrays import as_part, encode, num_bytes, part_of, to_record, view, weighted_mean
+from strategies.arrays import (
+    as_numbered_parts,
+    as_part,
+    encode,
+    num_bytes,
+    numbered_parts,
+    part_of,
+    to_record,
+    view,
+    weighted_mean,
+)
 from strategies.averaging import PartialAveraging
 from strategies.placements import NO_GROUP, Grouping, Placement
 from strategies.properties import ask_properties
@@ -118,8 +128,8 @@ class GroupAveraging(PartialAveraging):
         state = super().state_arrays()
         groups = {"clients": _numbers(self.groups), "groups": _signed(self.groups.values())}
         state |= as_part("groups", groups)
-        for group, record in self.models.items():
-            state |= as_part(f"model-{group}", {name: view(a) for name, a in record.items()})
+        models = {g: {name: view(a) for name, a in own.items()} for g, own in self.models.items()}
+        state |= as_numbered_parts("model", models)
         reasons = "\n".join(p.reason for p in self.placements).encode()
         placements = {
             "rounds": _signed(p.round for p in self.placements),
@@ -139,10 +149,8 @@ class GroupAveraging(PartialAveraging):
         groups = part_of(arrays, "groups")
         pairs = zip(groups["clients"].tolist(), groups["groups"].tolist(), strict=True)
         self.groups = dict(pairs)
-        numbers = {name.partition("/")[0] for name in arrays if name.startswith("model-")}
-        self.models = {
-            int(part.removeprefix("model-")): to_record(part_of(arrays, part)) for part in numbers
-        }
+        models = numbered_parts(arrays, "model")
+        self.models = {group: to_record(own) for group, own in models.items()}
         reasons = placements["reasons"].tobytes().decode().split("\n")
         columns = (placements[name].tolist() for name in ("rounds", "clients", "groups", "scores"))
         self.placements = [Placement(*row) for row in zip(*columns, reasons, strict=False)]

@@ -11,7 +11,7 @@ from flwr.serverapp import Grid
 from numpy.typing import NDArray
 
 from strategies.arrays import (
-    as_part,
+    as_numbered_parts,
     is_finite,
     linear_coefficients,
     numbered_parts,
@@ -178,10 +178,8 @@ class HierarchicalLinear(PartialAveraging):
 
     def state_arrays(self) -> dict[str, NDArray[Any]]:
         """Return what the strategy carries from round to round, for a checkpoint."""
-        state = super().state_arrays()
-        for client, own in self.moments.items():
-            state |= as_part(f"moments-{client}", moments_arrays(own))
-        return state
+        moments = {client: moments_arrays(own) for client, own in self.moments.items()}
+        return super().state_arrays() | as_numbered_parts("moments", moments)
 
     def load_state_arrays(self, arrays: Mapping[str, NDArray[Any]]) -> None:
         """Take over what :meth:`state_arrays` returned."""

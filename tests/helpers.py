@@ -1,5 +1,7 @@
 """Messages made by hand, and a tiny network."""
 
+import subprocess
+import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -36,6 +38,12 @@ def reply(
     values = {NUM_EXAMPLES: 1, PARTITION_ID: node_id - 100} | dict(metrics or {})
     content[METRICS] = MetricRecord({k: v for k, v in values.items() if v is not None})
     return Message(content, reply_to=request(node_id))
+
+
+def run_alone(script: str) -> None:
+    """Run a script in a process of its own, where nothing is imported yet; fail if it does."""
+    found = subprocess.run([sys.executable, "-c", script], capture_output=True, check=False)
+    assert found.returncode == 0, found.stderr.decode()[-2000:]
 
 
 def error_reply(node_id: int) -> Message:

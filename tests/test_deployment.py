@@ -2,6 +2,7 @@
 
 import csv
 import time
+from contextlib import ExitStack
 
 import numpy as np
 import pytest
@@ -49,7 +50,8 @@ def test_with_tls_and_keys_the_numbers_are_those_of_one_process(tmp_path):
 
 def test_a_killed_node_goes_on_from_its_last_completed_round(tmp_path):
     """As two runs in one process do, the second of which starts from the first one's states."""
-    with federation(tmp_path / "real") as here:
+    with ExitStack() as up:
+        here = federation(tmp_path / "real", up)
         settings = SETTINGS | {"num-server-rounds": 2, "dataset": f"folder:{here.data}"}
         here.link.run(settings | {"results-dir": "results"})
         own = here.disk(1) / "client-1.safetensors"

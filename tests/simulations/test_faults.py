@@ -4,7 +4,6 @@ import argparse
 import asyncio
 import json
 import os
-from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 
 import numpy as np
@@ -291,10 +290,9 @@ class Here:
 def test_every_run_is_played_once_until_enough_have_hit(tmp_path, monkeypatch, workers):
     taken_down = []
 
-    @contextmanager
-    def made_up(folder):
-        yield Here()
-        taken_down.append(folder)
+    def made_up(folder, up):
+        up.callback(taken_down.append, folder)
+        return Here()
 
     def misses_every_third(here, verdict):
         played.append(verdict.number)
@@ -332,7 +330,7 @@ def test_a_federation_that_cannot_be_mended_ends_the_series(tmp_path, monkeypatc
     def breaks(here, verdict):
         raise LoopbackError("it does not come up")
 
-    monkeypatch.setattr(faults, "federation", lambda folder: nullcontext(Here()))
+    monkeypatch.setattr(faults, "federation", lambda folder, up: Here())
     monkeypatch.setattr(faults, "break_once", breaks)
     options = faults.parser().parse_args([])
     series = faults.Series(options, tmp_path, lambda line, hit: None)

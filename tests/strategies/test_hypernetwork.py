@@ -1,8 +1,5 @@
 """The network that writes networks, and the gradient that trains it."""
 
-import subprocess
-import sys
-
 import numpy as np
 import pytest
 import torch
@@ -15,6 +12,7 @@ from torch import nn
 from strategies import hypernetwork, metadata
 from strategies.hypernetwork import Hypernetwork, bounded, pull_back
 from strategies.metadata import Columns
+from tests.helpers import run_alone
 
 EMBEDDING, HIDDEN, CLIENTS = 5, 7, 4
 TOLD = [
@@ -450,8 +448,7 @@ def test_torch_is_not_imported_before_it_is_needed():
         "assert PFedHN.__module__ == 'strategies.pfedhn'\n"
         "assert set(strategies.__all__) >= {'PFedHN', 'Hypernetwork'}\n"
     )
-    found = subprocess.run([sys.executable, "-c", script], capture_output=True, check=False)
-    assert found.returncode == 0, found.stderr.decode()[-2000:]
+    run_alone(script)
 
 
 def test_a_misspelt_name_is_refused():
