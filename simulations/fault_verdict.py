@@ -22,7 +22,7 @@ class Verdict:
     kind : name of the kind of fault
     victim, round : the node that it hit, and when
     hit : in words, what shows that it did; empty of one that did not
-    missed : in words, why it did not; such a run is judged by what is lost and torn alone
+    missed : in words, why it did not; who missed a round is not judged then
     completed : whether the run has come to its last round
     lost, torn : in words, every personal state that was lost, or is torn; best none
     odd : in words, what else should not be; best nothing

@@ -141,7 +141,8 @@ class Series:
         Raises
         ------
         FaultError, LoopbackError
-            If one could not be set up, or mended after a run.
+            If one could not be set up, or mended after a run. Runs that are under way are played to
+            their end.
         """
         with self._up:  # takes all of them down, also when somebody stops the command
             threads = [Thread(target=self._play, args=(each,), daemon=True) for each in folders]
@@ -165,7 +166,7 @@ class Series:
                 new_losses(found)
                 self._take(verdict)
                 number = self._next()
-        except (FaultError, LoopbackError) as error:
+        except Exception as error:  # whatever it is, :meth:`play` raises it in its own thread
             self.errors.append(error)
 
     def _next(self) -> int | None:
@@ -192,15 +193,29 @@ def drawn_from(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def finished(folder: Path, options: argparse.Namespace) -> dict[int, Verdict]:
-    """Return what an earlier command of the same draw has finished: number of a run -> verdict."""
+    """Return what an earlier command of the same draw has finished: number of a run -> verdict.
+
+    Raises
+    ------
+    FaultError
+        If there are results of another draw, which took hours, or what cannot be read.
+    """
     path = folder / NAME
-    content = json.loads(path.read_text()) if path.exists() else {"runs": []}
-    if any(content.get(key) != value for key, value in drawn_from(options).items()):
+    if not path.exists():
         return {}
-    verdicts = {}
-    for found in content["runs"]:
-        trained = {int(node): rounds for node, rounds in found["trained"].items()}
-        verdicts[found["number"]] = Verdict(**{**found, "trained": trained})
+    try:
+        content = json.loads(path.read_text())
+        there = {key: content[key] for key in drawn_from(options)}
+        verdicts = {}
+        for found in content["runs"]:
+            trained = {int(node): rounds for node, rounds in found["trained"].items()}
+            verdicts[found["number"]] = Verdict(**{**found, "trained": trained})
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise FaultError(
+            f"{path} holds no results of a fault run ({error!r}); remove it, or name another --out"
+        ) from error
+    if there != drawn_from(options):
+        raise FaultError(f"{path} has results of {there}; remove it, or name another --out")
     return verdicts
 
 

@@ -15,7 +15,7 @@ from rich.console import Console
 from clients import personal_file
 from clients.state import PersonalState, PersonalStateError, Snapshot, tensor_spec
 from simulations import fault_hooks, faults
-from simulations.fault_federation import trained
+from simulations.fault_federation import FaultError, trained
 from simulations.fault_hooks import Device
 from simulations.fault_journal import Entry, Kept, append, digest_of, losses, read
 from simulations.fault_kinds import FAULTS
@@ -315,7 +315,7 @@ def test_every_run_is_played_once_until_enough_have_hit(tmp_path, monkeypatch, w
     ]
     assert 1 <= len(taken_down) <= workers  # who finds nothing to do sets nothing up
     assert json.loads((tmp_path / "faults.json").read_text())["injected"] == 6
-    # A command that was stopped goes on; one that draws something else begins.
+    # A command that was stopped goes on; one that draws something else does not write over it.
     options.n = 8
     more = faults.Series(options, tmp_path, lambda line, hit: None)
     assert more.verdicts == series.verdicts
@@ -323,18 +323,31 @@ def test_every_run_is_played_once_until_enough_have_hit(tmp_path, monkeypatch, w
     assert len(more.tally.injected) == 8
     assert sorted(played) == sorted(more.verdicts)
     options.seed = 4
-    assert faults.Series(options, tmp_path, lambda line, hit: None).verdicts == {}
+    with pytest.raises(FaultError, match="'seed': 3.*another --out"):
+        faults.Series(options, tmp_path, lambda line, hit: None)
 
 
-def test_a_federation_that_cannot_be_mended_ends_the_series(tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    "content", ["{", "[]", "{}", '{"seed": 0, "kinds": [], "runs": [{"trained": {}}]}']
+)
+def test_what_holds_no_results_is_told_and_left(tmp_path, content):
+    (tmp_path / "faults.json").write_text(content)
+    console = Console(width=500, record=True)
+    assert faults.run(["--out", str(tmp_path)], console) == 1
+    assert "faults.json holds no results of a fault run" in console.export_text()
+    assert (tmp_path / "faults.json").read_text() == content
+
+
+@pytest.mark.parametrize("error", [LoopbackError("it does not come up"), OSError("no more disk")])
+def test_what_cannot_be_mended_ends_the_series(tmp_path, monkeypatch, error):
     def breaks(here, verdict):
-        raise LoopbackError("it does not come up")
+        raise error
 
     monkeypatch.setattr(faults, "federation", lambda folder, up: Here())
     monkeypatch.setattr(faults, "break_once", breaks)
     options = faults.parser().parse_args([])
     series = faults.Series(options, tmp_path, lambda line, hit: None)
-    with pytest.raises(LoopbackError, match="does not come up"):
+    with pytest.raises(type(error), match=str(error)):
         series.play([tmp_path])
 
 
