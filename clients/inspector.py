@@ -1,6 +1,6 @@
 """What comes to a device, what stays and what leaves: a line a message, and a look for leaks."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from logging import DEBUG, INFO
 
 import numpy as np
@@ -10,9 +10,9 @@ from flwr.common.logger import log
 
 from clients.leaks import LeakSearch, leaving
 from clients.personal import PERSONAL_PART
-from clients.state import RECORD, UNGUARDED
+from clients.state import RECORD, UNGUARDED, what_is_read
 from strategies.arrays import num_bytes, view
-from strategies.protocol import CONFIG, PARTITION_ID, SERVER_ROUND
+from strategies.protocol import CONFIG, METHOD, PARTITION_ID, SAFEGUARD, SERVER_ROUND
 
 INSPECT = "inspect"
 """Node config: look through everything that leaves the device."""
@@ -34,8 +34,8 @@ def inspector(message: Message, context: Context, call_next: ClientAppCallable) 
     A Flower mod, the outermost of :func:`clients.client_app`. On a device that has a personal
     directory the line is logged for everybody to see (``INFO``), elsewhere for developers
     (``DEBUG``). With ``inspect=true`` in the node config everything that leaves is compared with
-    what the client keeps, and kept before: see :func:`check_leaks`. That takes seconds a message
-    where tens of millions of values are shared and personal.
+    what the client keeps under the method at hand, and kept before: see :func:`check_leaks`. That
+    takes seconds a message where tens of millions of values are shared and personal.
 
     Raises
     ------
@@ -45,22 +45,35 @@ def inspector(message: Message, context: Context, call_next: ClientAppCallable) 
     inspects = bool(context.node_config.get(INSPECT, False))
     received = message.content if message.has_content() else RecordDict()
     sent = _arrays(received.array_records.values())
-    before = kept_by(context.state) if inspects else []
-    reply = call_next(message, context)
+    methods = _methods(received.config_records.get(CONFIG, ConfigRecord()))
+    before = kept_by(context.state, methods) if inspects else []
+    with what_is_read() as read:
+        reply = call_next(message, context)
     if inspects and reply.has_content():
-        now = kept_by(context.state)
+        now = kept_by(read, methods) + kept_by(context.state, methods)
         for secrets in before + [one for one in now if one not in before]:
             check_leaks(reply.content, sent, secrets)
     shown = inspects or PERSONAL_DIR in context.node_config
-    log(INFO if shown else DEBUG, "%s", words_on(message, reply, context))
+    log(INFO if shown else DEBUG, "%s", words_on(message, reply, context, read))
     return reply
 
 
-def words_on(message: Message, reply: Message, context: Context) -> str:
+def _methods(config: ConfigRecord) -> frozenset[str]:
+    """Return the methods that a message is of; none where it does not say."""
+    names = f"{config.get(METHOD, '')},{config.get(SAFEGUARD, '')}".split(",")
+    return frozenset(names) - {""}
+
+
+def words_on(message: Message, reply: Message, context: Context, read: RecordDict) -> str:
     """Return a line on a message and its reply: whose, and what came, stays and goes.
 
     Arrays are told by names and bytes, by methods those that are kept; metrics and answers to
     questions by their names.
+
+    Parameters
+    ----------
+    message, reply, context : as Flower has them
+    read : what the client has in its files alone (:func:`clients.state.what_is_read`)
     """
     content, answer = (m.content if m.has_content() else RecordDict() for m in (message, reply))
     config = content.config_records.get(CONFIG, ConfigRecord())
@@ -69,9 +82,10 @@ def words_on(message: Message, reply: Message, context: Context) -> str:
         *answer.config_records.values(),
     ]
     told = list(dict.fromkeys(name for record in records for name in record))
+    kept_records = {**read.array_records, **context.state.array_records}
     kept = [
         f"{_words(record)} for {key.removeprefix(RECORD)}"
-        for key, record in context.state.array_records.items()
+        for key, record in kept_records.items()
         if record
     ]
     return (
@@ -100,14 +114,22 @@ def _arrays(records: Iterable[ArrayRecord]) -> dict[str, Array]:
     return {name: array for record in records for name, array in record.items()}
 
 
-def kept_by(state: RecordDict) -> list[dict[str, Array]]:
+def kept_by(state: RecordDict, methods: Collection[str] = ()) -> list[dict[str, Array]]:
     """Return what a client keeps to itself under each method: ``<part>/<name>`` -> array.
 
     Whole models of its own are not among it: ``mr-mtl`` sends them, and those of ``ditto`` begin as
     the shared one, with which they stay alike in many values.
+
+    Parameters
+    ----------
+    state : ``context.state``
+    methods : the only ones to look for, none for all. What one method keeps another may share: the
+        head that ``fedavg`` sends after round 1 is the one that ``fedper`` keeps
     """
     found = []
     for key, record in state.array_records.items():
+        if methods and key.removeprefix(RECORD) not in methods:
+            continue
         about = state.config_records.get(f"{key}.about", ConfigRecord())
         told = about.get(UNGUARDED, [])
         found.append({n: a for n, a in record.items() if n.partition("/")[0] not in told})  # type: ignore[operator]
@@ -124,8 +146,10 @@ def check_leaks(
     content : what would leave
     received : name -> array that the server has sent, which may be sent back
     kept : ``<part>/<name>`` -> array. Values of none may leave, whole or in part, in whatever shape
-        and type, as arrays or among metrics (:class:`clients.leaks.LeakSearch`); nor may the name
-        of a personal parameter, which the server does not have
+        and type, as arrays, among metrics or as bytes (:class:`clients.leaks.LeakSearch`); nor may
+        the name of a personal parameter, which the server does not have. This finds mistakes, not
+        who hides what leaves: values that were changed (scaled, rounded, subtracted) or written
+        as text are not known again
 
     Raises
     ------

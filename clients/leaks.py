@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from strategies.arrays import view
 
 ENOUGH = 8
-"""Number of runs of neighbouring values in common that are no chance."""
+"""Number of runs of neighbouring values, or of whole numbers, in common that are no chance."""
 
 Values = NDArray[Any]
 Runs = NDArray[np.uint64]
@@ -20,26 +20,41 @@ Runs = NDArray[np.uint64]
 def leaving(content: RecordDict) -> Iterator[tuple[str, Values]]:
     """Yield (name, values) of all numbers in a message.
 
-    Those of arrays; those of lists and bytes among metrics and configs; and the single numbers of
-    such a record, which may be an array taken apart, together.
+    Those of arrays; those of lists and bytes among metrics and configs, whole numbers also as the
+    bytes that they are made of; and all single numbers together, which may be an array taken apart.
     """
+    single: list[float] = []
     for arrays in content.array_records.values():
         for name, array in arrays.items():
-            yield f"array {name!r}", view(array)
+            values = view(array)
+            yield f"array {name!r}", values
+            if values.dtype.kind in "biu":
+                yield from _of_bytes(f"the bytes of array {name!r}", values.tobytes())
+            elif values.size == 1:
+                single.append(float(values.reshape(())))
     records: list[Mapping[str, Any]] = [
         *content.metric_records.values(),
         *content.config_records.values(),
     ]
-    for record in records:
-        single = [value for value in record.values() if isinstance(value, float)]
-        yield "the numbers", np.array(single, dtype=np.float64)
-        for name, value in record.items():
-            if isinstance(value, bytes):
-                for kind in (np.float32, np.float64):
-                    size = len(value) // np.dtype(kind).itemsize * np.dtype(kind).itemsize
-                    yield f"the bytes of {name!r}", np.frombuffer(value[:size], kind)
-            elif isinstance(value, list) and value and isinstance(value[0], int | float):
-                yield f"the list {name!r}", np.array(value, dtype=np.float64)
+    for name, value in (item for record in records for item in record.items()):
+        every = value if isinstance(value, list) else [value]
+        numbers = [number for number in every if isinstance(number, int | float)]
+        if isinstance(value, list):
+            yield f"the list {name!r}", np.array(numbers, dtype=np.float64)
+        if len(every) == 1:
+            single += numbers
+        content_of = b"".join(part for part in every if isinstance(part, bytes))
+        yield from _of_bytes(f"the bytes of {name!r}", content_of)
+    yield "the numbers", np.array(single, dtype=np.float64)
+
+
+def _of_bytes(name: str, content: bytes) -> Iterator[tuple[str, Values]]:
+    """Yield (name, values) of what bytes may be, wherever in them it begins."""
+    for kind in (np.float16, np.float32, np.float64):
+        size = np.dtype(kind).itemsize
+        for begin in range(min(size, len(content) - size + 1)):
+            count = (len(content) - begin) // size
+            yield name, np.frombuffer(content, kind, count, begin)
 
 
 class LeakSearch:
@@ -50,11 +65,11 @@ class LeakSearch:
     - an own array of the same values, in any shape;
     - a short one that is in a longer one as a whole;
     - a part of one: at least :data:`ENOUGH` runs of neighbours (two values; four in half precision)
-      of the array or of its transpose, or all there are.
+      along any axis of the array, or all there are.
 
     What the server has just sent is no secret. Whole numbers (zeros, counters) and repetitions are
-    equal by chance, so arrays of nothing else count only if they are equal throughout. A single
-    value is never told from others.
+    equal by chance, so arrays of nothing else count only if they are equal throughout, and have
+    :data:`ENOUGH` values. A single value is never told from others.
 
     Parameters
     ----------
@@ -68,14 +83,14 @@ class LeakSearch:
     ) -> None:
         self._kind = np.float16 if half else np.float32
         self._known = [self._row(values) for values in known]
-        secrets = {n: v for n, v in own.items() if v.dtype.kind in "biuf" and _varies(v)}
+        secrets = {n: v for n, v in own.items() if v.dtype.kind in "biuf" and _tells(v)}
         self._own = {name: self._row(values) for name, values in secrets.items()}
         told = _ordered(np.concatenate([np.zeros(0, np.uint64), *map(_runs, self._known)]))
         runs = [np.zeros(0, np.uint64)]
         self._short: dict[str, Values] = {}
         for name, values in secrets.items():
-            both = [_runs(self._row(values)), _runs(self._row(values.T))]
-            fresh = _ordered(np.concatenate(both))
+            along = [np.moveaxis(values, axis, -1) for axis in range(values.ndim)]
+            fresh = _ordered(np.concatenate([_runs(self._row(each)) for each in along]))
             runs.append(fresh[~_among(fresh, told)])
             if len(runs[-1]) and len(self._own[name]) <= 2 * ENOUGH:
                 self._short[name] = self._own[name]
@@ -101,12 +116,14 @@ class LeakSearch:
         return list(self._own)[whose]
 
     def _row(self, values: Values) -> Values:
-        with np.errstate(over="ignore"):  # what half precision cannot hold tells nothing
+        with np.errstate(over="ignore", invalid="ignore"):  # what is lost so tells nothing
             return np.ascontiguousarray(values).reshape(-1).astype(self._kind, copy=False)
 
 
-def _varies(values: Values) -> bool:
-    return bool(values.size and (values != values.flat[0]).any())
+def _tells(values: Values) -> bool:
+    """Whether no other array is equal to this one by chance."""
+    varies = values.size and (values != values.flat[0]).any()
+    return bool(varies and (values.size >= ENOUGH or (values != np.round(values)).any()))
 
 
 def _runs(row: Values) -> Runs:
@@ -114,7 +131,8 @@ def _runs(row: Values) -> Runs:
     length = 8 // row.itemsize
     if len(row) < length:
         return np.zeros(0, np.uint64)
-    telling = np.isfinite(row) & (row != np.round(row))
+    with np.errstate(invalid="ignore"):  # bytes may be a NaN of a rare kind
+        telling = np.isfinite(row) & (row != np.round(row))
     telling = sliding_window_view(telling, length).all(axis=1)
     windows = sliding_window_view(row, length)
     telling &= (windows[:, 1:] != windows[:, :1]).any(axis=1)

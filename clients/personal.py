@@ -158,6 +158,7 @@ class PersonalClient(NumPyClient):
         self.shared_names = names_of(scopes, Scope.SHARED, Scope.GROUP)
         self.personal_names = names_of(scopes, Scope.PERSONAL)
         self._spec = self._expected()
+        self.state.unguarded = self._unguarded_parts()
 
     # ------------------------------------------------------------------ Flower's NumPyClient
 
@@ -497,7 +498,6 @@ class PersonalClient(NumPyClient):
         """Keep arrays in the personal state, beside what was there ``before``."""
         if arrays:
             others = {} if before is None else before.arrays
-            self.state.unguarded = self._unguarded_parts()
             self.state.save(Snapshot(server_round, {**others, **arrays}), self._spec)
 
     def _tethers(self) -> list[Tether]:

@@ -7,7 +7,9 @@ round is resumed from the round before, when some clients have already trained f
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
 from logging import INFO, WARNING
 from pathlib import Path
@@ -59,6 +61,8 @@ RECORD = "personal."
 UNGUARDED = "unguarded"
 """Beside what a client keeps: the parts of it that honest messages may equal."""
 
+_READ: ContextVar[RecordDict | None] = ContextVar("_READ", default=None)
+
 _OF_ANOTHER_RUN = "; they fit shared arrays of that time, so start the server from those too"
 
 MOST_LETTERS = 100
@@ -82,6 +86,20 @@ def check_name(name: str) -> None:
         raise ValueError(
             f"a client cannot be called {name!r}: files of whole models end in {SUFFIX}"
         )
+
+
+@contextmanager
+def what_is_read() -> Iterator[RecordDict]:
+    """Collect what clients read from their files meanwhile, as ``context.state`` has what is kept.
+
+    A device that was restarted has its personal parameters in its file alone until it trains.
+    """
+    records = RecordDict()
+    token = _READ.set(records)
+    try:
+        yield records
+    finally:
+        _READ.reset(token)
 
 
 @dataclass
@@ -157,6 +175,8 @@ class PersonalState:
                 "%s goes on with its personal parameters of round %d from %s%s",
                 *(self.client, snapshot.round, candidate, "" if own else _OF_ANOTHER_RUN),
             )
+            if (records := _READ.get()) is not None:
+                self._put(snapshot, records)
             return snapshot
         return None
 
@@ -179,10 +199,7 @@ class PersonalState:
                 if self.run and (old.run, old.round) != (self.run, snapshot.round):
                     keep_previous(path)
             write_file(path, snapshot, identity)
-        numpys = {name: tensor.numpy() for name, tensor in snapshot.arrays.items()}
-        self.records[self._key] = to_record(numpys)
-        about = ConfigRecord({"round": snapshot.round, UNGUARDED: list(self.unguarded)})
-        self.records[self._key + ".about"] = about
+        self._put(snapshot, self.records)
 
     def save_model(self, model: PersonalizedModel) -> None:
         """Keep the client's whole model beside its personal parameters, where there is a directory.
@@ -197,6 +214,12 @@ class PersonalState:
             write_model(self.directory / f"{self.client}{SUFFIX}", whole)
         except PersonalStateError as error:
             log(WARNING, "The whole model of %s was not kept: %s", self.client, error)
+
+    def _put(self, snapshot: Snapshot, records: RecordDict) -> None:
+        numpys = {name: tensor.numpy() for name, tensor in snapshot.arrays.items()}
+        records[self._key] = to_record(numpys)
+        about = ConfigRecord({"round": snapshot.round, UNGUARDED: list(self.unguarded)})
+        records[self._key + ".about"] = about
 
     @property
     def _key(self) -> str:

@@ -4,10 +4,12 @@ import logging
 
 import numpy as np
 import pytest
+import torch
 from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
 
-from clients.inspector import INSPECT, PersonalLeakError, check_leaks, inspector
+from clients.inspector import INSPECT, PersonalLeakError, check_leaks, inspector, kept_by
 from clients.personal import PersonalClient
+from clients.state import PersonalState, Snapshot
 from pfl_flower.client_app import make_app
 from pfl_flower.config import RunConfig
 from pfl_flower.federation import play
@@ -31,6 +33,7 @@ def drawn(*shape, seed=0, kind=np.float32):
 
 
 HEAD, BODY = drawn(10, 16), drawn(40, 16, seed=1)
+KERNEL = drawn(4, 3, 5, 2, seed=7)
 
 
 def test_the_name_of_something_personal_is_refused_unless_the_server_sent_it():
@@ -71,17 +74,23 @@ def test_values_are_known_in_any_shape_and_type(part, leak):
         check_leaks(content(body=leak[1]), arrays(body=np.zeros_like(leak[1])), kept)
 
 
+@pytest.mark.parametrize("order", [(0, 2, 3, 1), (3, 2, 1, 0), (1, 0, 3, 2), (2, 3, 1, 0)])
+def test_values_are_known_with_axes_in_another_order(order):
+    with pytest.raises(PersonalLeakError, match="'personal/kernel'"):
+        check_leaks(content(body=KERNEL.transpose(order)), {}, arrays(personal__kernel=KERNEL))
+
+
 @pytest.mark.parametrize("kind", [np.float16, np.float32, np.float64])
 def test_small_and_whole_numbers_are_known_as_a_whole(kind):
     bias = np.array([0.25, -1.75, 0.5, 2.125], kind)
-    kept = arrays(personal__bias=bias, personal__counts=np.array([3, 1, 2]))
+    kept = arrays(personal__bias=bias, personal__counts=np.arange(9) % 5)
     for leak in (bias, np.concatenate([BODY.ravel().astype(kind), bias, bias]), bias[1:]):
         if kind is np.float16 and len(leak) < 4:
             continue  # too little to tell
         with pytest.raises(PersonalLeakError, match="'personal/bias'"):
             check_leaks(content(body=leak), {}, kept)
     with pytest.raises(PersonalLeakError, match="'personal/counts'"):
-        check_leaks(content(body=np.array([[3.0, 1.0, 2.0]])), {}, kept)
+        check_leaks(content(body=(np.arange(9) % 5.0).reshape(3, 3)), {}, kept)
 
 
 @pytest.mark.parametrize(
@@ -92,6 +101,13 @@ def test_small_and_whole_numbers_are_known_as_a_whole(kind):
         (ConfigRecord({"told": HEAD.astype(float).ravel().tolist()}), "the list 'told' has"),
         (ConfigRecord({"told": HEAD.tobytes()}), "the bytes of 'told' has values"),
         (ConfigRecord({"told": HEAD.astype(float).tobytes() + b"."}), "the bytes of 'told'"),
+        (ConfigRecord({"told": b"abc" + HEAD.tobytes()}), "the bytes of 'told'"),
+        (ConfigRecord({"told": b"a" + HEAD.astype(np.float16).tobytes()}), "the bytes of 'told'"),
+        (ConfigRecord({"told": [row.tobytes() for row in HEAD]}), "the bytes of 'told'"),
+        (MetricRecord({f"w{i}": [float(v)] for i, v in enumerate(HEAD.flat)}), "the numbers has"),
+        (ArrayRecord(arrays(body=HEAD.view(np.uint8))), "the bytes of array 'body'"),
+        (ArrayRecord(arrays(body=HEAD.view(np.int32))), "the bytes of array 'body'"),
+        (ArrayRecord(arrays(**{f"w{i}": v for i, v in enumerate(HEAD.flat)})), "the numbers has"),
     ],
 )
 def test_metrics_and_configs_are_looked_through_too(record, words):
@@ -112,8 +128,11 @@ def test_honest_messages_are_let_through():
     check_leaks(content(body=moved), arrays(body=BODY), arrays(personal__head=BODY[:, :3] * 1))
     check_leaks(content(body=np.zeros((0, 3))), {}, arrays(personal__head=HEAD))
     check_leaks(content(body=np.full(4, np.nan)), {}, arrays(personal__head=np.full(4, np.inf)))
+    check_leaks(content(told=[3, 1, 2]), {}, arrays(personal__counts=np.array([3, 1, 2])))
+    same = np.repeat(HEAD[0], 8)  # in repetitions neighbours are equal by chance
+    check_leaks(content(body=same), {}, arrays(personal__head=same.reshape(2, 64)[:, ::-1]))
     close = BODY.copy()
-    close[7, 2:6] = HEAD[3, 4:8]  # three neighbours that are those of the head's
+    close[7, 2:10] = HEAD[3, 4:12]  # seven pairs of neighbours that are those of the head's
     check_leaks(content(body=close), {}, arrays(personal__head=HEAD))
     numbers = MetricRecord({"num-examples": 3, "losses": [0.5, 0.25], "loss": 0.3})
     check_leaks(RecordDict({"told": numbers}), {}, arrays(personal__head=HEAD))
@@ -138,6 +157,37 @@ def test_what_was_kept_before_a_message_may_not_leave_either():
     with pytest.raises(PersonalLeakError, match="'body' has values of the client's own"):
         inspector(message, context, leaky)
     assert inspector(message, Context(1, 1, {}, state, {}), leaky).has_content()  # it is off
+
+
+@pytest.mark.parametrize("kind", ["train", "evaluate"])
+def test_what_only_the_file_has_after_a_restart_may_not_leave_either(tmp_path, kind):
+    spec = {"personal/head": ((10, 16), "float32")}
+    saved = Snapshot(3, {"personal/head": torch.from_numpy(HEAD.copy())})
+    PersonalState(RecordDict(), "fedper", "c", tmp_path).save(saved, spec)
+
+    def leaky(message, context):
+        state = PersonalState(context.state, "fedper", "c", tmp_path)
+        snapshot = state.load(spec)
+        if kind == "train":
+            state.save(Snapshot(4, {"personal/head": torch.from_numpy(BODY[:10])}), spec)
+        values = snapshot.arrays["personal/head"].numpy()
+        return Message(content(body=values), reply_to=message)
+
+    identify_process()
+    context = Context(1, 1, {INSPECT: True}, RecordDict(), {})
+    message = Message(RecordDict(), 1, kind)
+    message.metadata.__dict__["_message_id"] = "1"
+    with pytest.raises(PersonalLeakError, match="'body' has values of the client's own"):
+        inspector(message, context, leaky)
+
+
+def test_a_method_may_send_what_another_one_keeps():
+    kept = {f"personal.{name}": ArrayRecord(arrays(personal__head=HEAD)) for name in "ab"}
+    kept["personal.c"] = ArrayRecord(arrays(personal__head=BODY))
+    state = RecordDict(kept)
+    assert len(kept_by(state)) == 3
+    assert len(kept_by(state, {"a"})) == 1
+    assert kept_by(state, {"d"}) == []
 
 
 def play_with(monkeypatch, method, more=(), **node_config):
@@ -201,8 +251,9 @@ def test_a_client_that_would_send_its_head_sends_an_error(monkeypatch):
     assert "has values of the client's own 'personal/head.weight'" in dropped[1]
 
 
-def test_baselines_that_share_a_head_and_a_safeguard_are_let_through(monkeypatch):
-    more = {"baselines": "fedavg,local", "safeguard": True}
+@pytest.mark.parametrize("rounds", [1, 2])
+def test_baselines_that_share_a_head_and_a_safeguard_are_let_through(monkeypatch, rounds):
+    more = {"baselines": "fedavg,local", "safeguard": True, "num-server-rounds": rounds}
     run, _ = play_with(monkeypatch, "fedper", more, **{INSPECT: True})
     assert len(run.by_client()) == 3
     assert not any(report.dropped for report in run.reports)
