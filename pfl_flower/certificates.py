@@ -8,13 +8,12 @@ import argparse
 import ipaddress
 import os
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
-from functools import partial
 from pathlib import Path
 
 from cryptography import x509
-from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
@@ -27,17 +26,23 @@ CURVE = ec.SECP384R1
 AUTHORITY, AUTHORITY_KEY = "ca.crt", "ca.key"
 SERVER, SERVER_KEY = "server.pem", "server.key"
 
-MOST_DAYS = 36500
+AUTHORITY_DAYS, SERVER_DAYS, MOST_DAYS = 3650, 365, 36500
+"""How long they are valid: devices keep the authority over many certificates of the server."""
 
 SECRET, PUBLIC = 0o600, 0o644
 """Permissions: of private keys only the owner's, of what is given away everybody's to read."""
+
+
+_LABEL = r"[A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?"
+_DNS_NAME = rf"(?=.{{1,253}}$)(?!.*(^|\.)[0-9]+$)(\*\.)?({_LABEL}\.)*{_LABEL}"
+"""Of numbers alone it would be an address, and is none."""
 
 
 class CertificateError(ValueError):
     """Certificates that cannot be made as asked."""
 
 
-def make_authority(folder: Path, days: int = 365) -> tuple[Path, Path]:
+def make_authority(folder: Path, days: int = AUTHORITY_DAYS) -> tuple[Path, Path]:
     """Make a certificate authority: ``ca.crt`` for everybody, ``ca.key`` for nobody else.
 
     Parameters
@@ -64,7 +69,7 @@ def make_authority(folder: Path, days: int = 365) -> tuple[Path, Path]:
     return _write_pair(folder, AUTHORITY, AUTHORITY_KEY, certificate, key)
 
 
-def make_server(folder: Path, hosts: Sequence[str], days: int = 365) -> tuple[Path, Path]:
+def make_server(folder: Path, hosts: Sequence[str], days: int = SERVER_DAYS) -> tuple[Path, Path]:
     """Make the certificate of a SuperLink, signed by the authority in the folder.
 
     Parameters
@@ -80,13 +85,19 @@ def make_server(folder: Path, hosts: Sequence[str], days: int = 365) -> tuple[Pa
     Raises
     ------
     CertificateError
-        If there is no host, or one is no name or address; there is no authority, or a server's
-        certificate is there.
+        If there is no host, or one is no name or address; there is no authority, or it ends
+        before; or a server's certificate is there.
     """
     names = _hosts(hosts)
     authority, authority_key = _read_authority(folder)
+    end = authority.not_valid_after_utc
+    if _end(days) - end > timedelta(days=1):
+        raise CertificateError(
+            f"the authority in {folder} is valid until {end:%Y-%m-%d}, so not {days} days more; "
+            f"ask for fewer, or make another authority"
+        )
     key = ec.generate_private_key(CURVE())
-    builder = _builder(_name("pfl-flower server"), authority.subject, key.public_key(), days)
+    builder = _builder(_name("pfl-flower server"), authority.subject, key.public_key(), days, end)
     builder = (
         builder.add_extension(x509.SubjectAlternativeName(names), critical=False)
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
@@ -161,7 +172,7 @@ def _host(host: str) -> x509.GeneralName:
     try:
         return x509.IPAddress(ipaddress.ip_address(host))
     except ValueError:
-        if not re.fullmatch(r"(\*\.)?([A-Za-z0-9_-]+\.)*[A-Za-z0-9_-]+", host):
+        if not re.fullmatch(_DNS_NAME, host):
             raise CertificateError(
                 f"{host!r} is neither a host's name nor an address; write it without a port, such "
                 f"as 'fleet.example' or '10.0.0.7'"
@@ -169,20 +180,28 @@ def _host(host: str) -> x509.GeneralName:
         return x509.DNSName(host)
 
 
-def _builder(
-    subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePublicKey, days: int
-) -> x509.CertificateBuilder:
+def _end(days: int) -> datetime:
     if not 1 <= days <= MOST_DAYS:
         raise CertificateError(f"certificates are valid for 1 to {MOST_DAYS} days, not {days}")
-    now = datetime.now(UTC)
+    return datetime.now(UTC) + timedelta(days=days)
+
+
+def _builder(
+    subject: x509.Name,
+    issuer: x509.Name,
+    key: ec.EllipticCurvePublicKey,
+    days: int,
+    latest: datetime | None = None,
+) -> x509.CertificateBuilder:
+    end = _end(days)
     return (
         x509.CertificateBuilder()
         .subject_name(subject)
         .issuer_name(issuer)
         .public_key(key)
         .serial_number(x509.random_serial_number())
-        .not_valid_before(now - timedelta(minutes=5))  # clocks differ a little
-        .not_valid_after(now + timedelta(days=days))
+        .not_valid_before(datetime.now(UTC) - timedelta(minutes=5))  # clocks differ a little
+        .not_valid_after(end if latest is None else min(end, latest))
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(key), critical=False)
     )
 
@@ -205,16 +224,23 @@ def _usage(**allowed: bool) -> x509.KeyUsage:
 def _read_authority(folder: Path) -> tuple[x509.Certificate, ec.EllipticCurvePrivateKey]:
     certificate, key = folder / AUTHORITY, folder / AUTHORITY_KEY
     check_secret(key)
+    authority = _read(certificate)
     try:
         read = serialization.load_pem_private_key(key.read_bytes(), password=None)
-        authority = x509.load_pem_x509_certificate(certificate.read_bytes())
     except (OSError, ValueError, TypeError, UnsupportedAlgorithm) as error:
-        raise CertificateError(f"the authority in {folder} cannot be read: {error}") from error
+        raise CertificateError(f"{key} cannot be read: {error}") from error
     if not isinstance(read, ec.EllipticCurvePrivateKey):
         raise CertificateError(f"{key} holds no elliptic curve key")
     if authority.public_key() != read.public_key():
         raise CertificateError(f"{key} is not the key of {certificate}")
     return authority, read
+
+
+def _read(path: Path) -> x509.Certificate:
+    try:
+        return x509.load_pem_x509_certificate(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise CertificateError(f"the certificate {path} cannot be read: {error}") from error
 
 
 def _write_pair(
@@ -248,7 +274,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Make an authority, a server's certificate and the keys of SuperNodes in a folder.
 
     What is there already is left as it is, so that a second call adds devices, or makes a new
-    server's certificate once the old one was moved away.
+    server's certificate once the old one was moved away. An authority is made for its server
+    only: beside a server's certificate of another authority it would be worth nothing.
+
+    Raises
+    ------
+    CertificateError
+        If something is there in part, or is not what is asked for.
     """
     parser = argparse.ArgumentParser(prog="python -m pfl_flower.certificates", description=__doc__)
     parser.add_argument("folder", type=Path, help="where to put them, beside what is there already")
@@ -259,30 +291,69 @@ def main(arguments: Sequence[str] | None = None) -> None:
         help="a name or address of the server, once for each, beside localhost and 127.0.0.1",
     )
     parser.add_argument("--nodes", type=int, default=0, help="number of SuperNodes to have keys of")
-    parser.add_argument("--days", type=int, default=365, help="how long certificates are valid")
+    parser.add_argument(
+        "--days",
+        type=int,
+        default=SERVER_DAYS,
+        help=f"how long the server's certificate is valid; {SERVER_DAYS}. The authority is for "
+        f"{AUTHORITY_DAYS}",
+    )
     options = parser.parse_args(arguments)
-    folder, days = options.folder, options.days
+    folder = options.folder
+    if folder.exists() and not folder.is_dir():
+        raise CertificateError(f"{folder} is a file; name a folder")
     # A SuperLink starts programs that connect to it from the same machine.
     hosts = list(dict.fromkeys([*options.host, "localhost", "127.0.0.1"]))
-    _hosts(hosts)  # before an authority is made
-    makers: dict[tuple[str, str], Callable[[], object]] = {
-        (AUTHORITY, AUTHORITY_KEY): partial(make_authority, folder, days),
-        (SERVER, SERVER_KEY): partial(make_server, folder, hosts, days),
-    }
+    names = _hosts(hosts)  # before an authority is made
+    if _all_there(folder, SERVER, SERVER_KEY):
+        _check_server(folder, names if options.host else [])
+        _tell(folder, AUTHORITY, SERVER, SERVER_KEY, was_there=True)
+    else:
+        _end(options.days)
+        if there := any((folder / name).exists() for name in (AUTHORITY, AUTHORITY_KEY)):
+            _read_authority(folder)
+        else:
+            make_authority(folder)
+        _tell(folder, AUTHORITY, AUTHORITY_KEY, was_there=there)
+        make_server(folder, hosts, options.days)
+        _tell(folder, SERVER, SERVER_KEY, was_there=False)
     for name in (f"node-{number}" for number in range(options.nodes)):
-        makers[name, f"{name}.pub"] = partial(make_node_key, folder, name)
-    for names, make in makers.items():
-        paths = [folder / name for name in names]
-        there = all(path.exists() for path in paths)
-        if not there:
-            make()
-        for path in paths:
-            was = "  (was there)" if there else ""
-            print(f"{path.stat().st_mode & 0o777:o}  {path}{was}")
+        if not (there := _all_there(folder, name, f"{name}.pub")):
+            make_node_key(folder, name)
+        _tell(folder, name, f"{name}.pub", was_there=there)
+
+
+def _all_there(folder: Path, *names: str) -> bool:
+    return all((folder / name).exists() for name in names)
+
+
+def _tell(folder: Path, *names: str, was_there: bool) -> None:
+    for path in (folder / name for name in names):
+        was = "  (was there)" if was_there else ""
+        print(f"{path.stat().st_mode & 0o777:o}  {path}{was}")
+
+
+def _check_server(folder: Path, names: Sequence[x509.GeneralName]) -> None:
+    """Raise unless the server's certificate is the authority's, and for all of these hosts."""
+    server, authority = _read(folder / SERVER), _read(folder / AUTHORITY)
+    try:
+        server.verify_directly_issued_by(authority)
+    except (ValueError, TypeError, InvalidSignature) as error:
+        raise CertificateError(
+            f"{folder / SERVER} was not signed by {folder / AUTHORITY}; move it and {SERVER_KEY} "
+            f"away to have a new one"
+        ) from error
+    found = server.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    if missing := [str(name.value) for name in names if name not in found]:
+        raise CertificateError(
+            f"{folder / SERVER} is not for {', '.join(missing)}, but for "
+            f"{', '.join(str(name.value) for name in found)}; move it and {SERVER_KEY} away to "
+            f"have a new one"
+        )
 
 
 if __name__ == "__main__":
     try:
         main()
-    except CertificateError as error:
+    except (CertificateError, OSError) as error:
         raise SystemExit(f"error: {error}") from error

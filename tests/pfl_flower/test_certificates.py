@@ -7,7 +7,11 @@ from pathlib import Path
 
 import pytest
 from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
     load_pem_private_key,
     load_ssh_private_key,
     load_ssh_public_key,
@@ -87,11 +91,25 @@ def test_nothing_is_overwritten_and_nothing_signed_by_nobody(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "host", ["", "fleet.example:8000", "b\u00fccher.example", "a b", "https://a"]
+    "host",
+    [
+        "",
+        "fleet.example:8000",
+        "b\u00fccher.example",
+        "a b",
+        "https://a",
+        "10.0.0.700",
+        "1.2.3",
+        "-x",
+        "x-",
+        "a..b",
+        "w" * 64,
+        ".".join(["ward"] * 60),
+    ],
 )
 def test_a_host_that_is_none_leaves_nothing_behind(tmp_path, host):
     with pytest.raises(CertificateError, match="neither a host's name nor an address"):
-        main([str(tmp_path / "made"), "--host", "fleet.example", "--host", host])
+        main([str(tmp_path / "made"), "--host", "fleet.example", f"--host={host}"])
     assert not (tmp_path / "made").exists()
 
 
@@ -116,6 +134,66 @@ def test_a_second_call_adds_devices_and_renews_what_was_moved_away(tmp_path, cap
     (folder / "node-0").unlink()  # half of a pair is no device's any more
     with pytest.raises(CertificateError, match=r"node-0.pub is there already; move it away"):
         main([str(folder), "--nodes", "1"])
+
+
+def certificate_in(folder, name):
+    return x509.load_pem_x509_certificate((folder / name).read_bytes())
+
+
+def test_the_authority_lasts_over_many_certificates_of_the_server(tmp_path):
+    main([str(tmp_path), "--days", "30", "--host", "localhost"])
+    ends = [certificate_in(tmp_path, name).not_valid_after_utc for name in ("ca.crt", "server.pem")]
+    days = [round((end - datetime.now(UTC)).total_seconds() / 86400) for end in ends]
+    assert days == [3650, 30]
+    names = certificate_in(tmp_path, "server.pem").extensions.get_extension_for_class(
+        x509.SubjectAlternativeName
+    )
+    assert [str(name.value) for name in names.value] == ["localhost", "127.0.0.1"]
+    for name in ("server.pem", "server.key"):
+        (tmp_path / name).unlink()
+    with pytest.raises(CertificateError, match="valid until .* so not 4000 days more"):
+        main([str(tmp_path), "--days", "4000"])
+    main([str(tmp_path), "--days", "3650"])
+    ends = [certificate_in(tmp_path, name).not_valid_after_utc for name in ("ca.crt", "server.pem")]
+    assert ends[1] <= ends[0]
+
+
+def test_devices_are_added_where_the_authoritys_key_is_away(tmp_path, capsys):
+    folder = tmp_path / "made"
+    main([str(folder)])
+    (folder / "ca.key").rename(tmp_path / "ca.key")
+    main([str(folder), "--nodes", "1"])
+    assert (folder / "node-0.pub").exists()
+    assert not (folder / "ca.key").exists()
+    (folder / "server.pem").unlink()
+    (folder / "server.key").unlink()
+    with pytest.raises(CertificateError, match=r"ca.key is missing"):
+        main([str(folder)])
+
+
+def test_no_authority_is_made_beside_the_server_of_another_one(tmp_path):
+    main([str(tmp_path)])
+    for name in ("ca.crt", "ca.key"):
+        (tmp_path / name).unlink()
+    with pytest.raises(CertificateError, match=r"ca.crt cannot be read"):
+        main([str(tmp_path), "--nodes", "1"])
+    make_authority(tmp_path)
+    with pytest.raises(CertificateError, match=r"server.pem was not signed by .*ca.crt; move it"):
+        main([str(tmp_path), "--nodes", "1"])
+    assert not (tmp_path / "node-0").exists()
+
+
+def test_a_host_that_the_server_has_not_is_said(tmp_path, capsys):
+    main([str(tmp_path), "--host", "fleet.example"])
+    main([str(tmp_path), "--host", "fleet.example"])
+    with pytest.raises(CertificateError, match=r"is not for new.example, but for fleet.example, l"):
+        main([str(tmp_path), "--host", "new.example"])
+
+
+def test_a_file_is_no_folder(tmp_path):
+    (tmp_path / "made").touch()
+    with pytest.raises(CertificateError, match="made is a file"):
+        main([str(tmp_path / "made")])
 
 
 def test_names_of_hosts_may_be_long_and_addresses_of_either_kind(tmp_path):
@@ -157,6 +235,11 @@ def test_only_the_authority_signs_and_the_server_only_serves(tmp_path):
     assert (server.key_cert_sign, server.digital_signature) == (False, True)
     purposes = serves.get_extension_for_class(x509.ExtendedKeyUsage).value
     assert list(purposes) == [ExtendedKeyUsageOID.SERVER_AUTH]
+    signer = serves.get_extension_for_class(x509.AuthorityKeyIdentifier).value
+    assert (
+        signer.key_identifier
+        == signs.get_extension_for_class(x509.SubjectKeyIdentifier).value.digest
+    )
     limits = [e.get_extension_for_class(x509.BasicConstraints).value for e in (signs, serves)]
     assert [(limit.ca, limit.path_length) for limit in limits] == [(True, 0), (False, None)]
 
@@ -173,6 +256,13 @@ def test_an_authority_that_cannot_be_used_is_said_to_be(tmp_path):
     make_authority(tmp_path)
     shutil.copy(tmp_path / "other" / "ca.crt", tmp_path / "ca.crt")
     with pytest.raises(CertificateError, match=r"ca.key is not the key of .*ca.crt"):
+        make_server(tmp_path, ["localhost"])
+    (tmp_path / "ca.key").write_bytes(
+        rsa.generate_private_key(65537, 2048).private_bytes(
+            Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()
+        )
+    )
+    with pytest.raises(CertificateError, match=r"ca.key holds no elliptic curve key"):
         make_server(tmp_path, ["localhost"])
     (tmp_path / "ca.crt").write_text("torn")
     with pytest.raises(CertificateError, match="cannot be read"):
