@@ -68,12 +68,34 @@ def _predict(options: argparse.Namespace) -> None:
     examples = read_examples(options.inputs, told(model, SHAPE), columns)
     rows: list[dict[str, Any]] = predict(network, model, examples.inputs)
     if examples.others:  # whose row it is
+        if both := [name for name in rows[0] if name in examples.others[0]]:
+            raise TakingOutError(
+                f"{options.inputs} has columns {both}, as the answers; rename them"
+            )
         rows = [{**more, **row} for more, row in zip(examples.others, rows, strict=True)]
     if options.out is None:
         print(table(rows), end="")
     else:
-        write_bytes(options.out, table(rows).encode())
+        _write(options.out, table(rows))
         print(f"{options.out}: {len(rows)} predictions of {_words(model)}")
+
+
+def _write(path: Path, text: str) -> None:
+    """Write a file at once, where a link leads; and to what is no file, such as a pipe, as it is.
+
+    Raises
+    ------
+    PersonalStateError
+        If it cannot be written.
+    """
+    path = path.resolve()
+    try:
+        if path.is_file() or (path.parent.is_dir() and not path.exists()):
+            write_bytes(path, text.encode())
+        else:
+            path.write_text(text)
+    except OSError as error:
+        raise PersonalStateError(f"{path} could not be written: {error}") from error
 
 
 def _words(model: PersonalizedModel) -> str:

@@ -82,22 +82,37 @@ def _array(path: Path) -> NDArray[Any]:
 def _table(path: Path, columns: Sequence[str]) -> tuple[NDArray[Any], list[dict[str, str]]]:
     """Return the numbers of a table, and of each row what else it has."""
     with path.open(newline="", encoding="utf-8-sig") as stream:
-        rows = [row for row in csv.reader(stream) if row]
-    names = [name.strip() for name in rows[0]] if rows else []
-    if any(map(_is_number, names)):
-        raise ValueError("its first line must name the columns, and holds numbers")
-    taken = list(columns or names)
-    if missing := [name for name in taken if name not in names]:
-        raise ValueError(f"it lacks the columns {missing}; the model takes {taken}")
-    places = [names.index(name) for name in taken]
+        names, *rows = [*csv.reader(stream)] or [[]]
+    while rows and not rows[-1]:
+        rows.pop()
+    # A blank line is nothing, except in a table of one column: there it has no value.
+    rows = [row or [""] for row in rows if row or len(names) == 1]
+    places = _places(names, columns)
     rest = [place for place in range(len(names)) if place not in places]
-    numbers = np.empty((len(rows) - 1 if rows else 0, len(taken)))
-    for line, row in enumerate(rows[1:]):
+    numbers = np.empty((len(rows), len(places)))
+    for line, row in enumerate(rows):
         if len(row) != len(names):
             raise ValueError(f"row {line + 1} has {len(row)} values for {len(names)} columns")
         numbers[line] = [_number(row[place], line, names[place]) for place in places]
-    others = [{names[place]: row[place] for place in rest} for row in rows[1:]] if rest else []
+    others = [{names[place]: row[place] for place in rest} for row in rows] if rest else []
     return numbers, others
+
+
+def _places(names: Sequence[str], columns: Sequence[str]) -> list[int]:
+    """Return where the columns are: named as written, or but for spaces around the name."""
+    if not columns:
+        if names and all(map(_is_number, names)):
+            raise ValueError("its first line must name the columns, and holds numbers")
+        return [*range(len(names))]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise ValueError(f"it has the columns {twice} more than once")
+    bare = [name.strip() for name in names]
+    missing = [name for name in columns if name not in names and bare.count(name.strip()) != 1]
+    if missing and any(map(_is_number, names)):
+        raise ValueError("its first line must name the columns, and holds numbers")
+    if missing:
+        raise ValueError(f"it lacks the columns {missing}; the model takes {[*columns]}")
+    return [names.index(n) if n in names else bare.index(n.strip()) for n in columns]
 
 
 def _number(text: str, line: int, column: str) -> float:

@@ -38,6 +38,15 @@ TRUSTED = "pfl_flower.takeaway:rebuild"
 """The only function that is called because a file says so; it builds networks of this app, and
 nothing else."""
 
+_KINDS: Mapping[str, type] = {
+    ARGUMENTS: dict,
+    SHAPE: list,
+    OUTPUTS: int,
+    LABELS: list,
+    COLUMNS: list,
+    SCALES: dict,
+}
+
 Build = Callable[..., nn.Module]
 
 
@@ -123,7 +132,10 @@ def told(model: PersonalizedModel, key: str) -> Any:
         If it does not say it: the client was not told ``about`` its model.
     """
     try:
-        return json.loads(model.about[key])
+        found = json.loads(model.about[key])
+        if not isinstance(found, _KINDS[key]):
+            raise ValueError(f"{found!r} is no {_KINDS[key].__name__}")
+        return found
     except (KeyError, ValueError) as error:
         raise TakingOutError(
             f"the file does not say the {key} of its model; give the client an 'about' that does"

@@ -233,6 +233,7 @@ def test_inputs_that_do_not_fit(tmp_path, capsys, name, content, words):
     ("name", "content"),
     [
         ("x.csv", b"a,b,c\n1,2,3\n"),
+        ("x.csv", b"a,b,c\n\n1,2,3\n\n"),
         ("x.CSV", b"\xef\xbb\xbfa,b,c\r\n1,2,3\r\n"),
         ("x.npy", npy(np.array([[1, 2, 3]]))),
         ("x.npy", npz(x=np.array([[1.0, 2.0, 3.0]]))),
@@ -272,6 +273,10 @@ def test_columns_are_known_by_their_names(tmp_path):
         ("age,weight\n1,heavy\n", "row 1 has 'heavy' in column 'weight', which is no number"),
         ("age,weight\n1,2\n3\n", "row 2 has 1 values for 2 columns"),
         ("age,weight\n1,\n", "lacks values"),
+        ("age,age,weight\n1,2,3\n", "it has the columns ['age'] more than once"),
+        (" age,age ,weight\n1,2,3\n", "lacks the columns ['age']"),
+        ("ward,weight,ward,age\n1,2,3,4\n", "it has the columns ['ward'] more than once"),
+        ('age,weight\n1,"' + "2" * 200_000 + '"\n', "field larger than field limit"),
     ],
 )
 def test_tables_that_a_model_cannot_take(tmp_path, content, words):
@@ -279,6 +284,40 @@ def test_tables_that_a_model_cannot_take(tmp_path, content, words):
     path.write_text(content)
     with pytest.raises(ExampleFileError, match=re.escape(words)):
         read_examples(path, (2,), ("age", "weight"))
+
+
+@pytest.mark.parametrize(
+    ("names", "columns"),
+    [
+        (" age, weight", ("age", "weight")),
+        ("age, weight", ("age", " weight")),
+        ("age,weight", (" age", "weight ")),
+        ("2020,nan", ("2020", "nan")),
+        ("age,2020,weight", ("age", "weight")),
+        ("age,age ", ("age", "age ")),
+    ],
+)
+def test_columns_may_be_called_what_a_table_may_call_them(tmp_path, names, columns):
+    path = tmp_path / "x.csv"
+    path.write_text(f"{names}\n36,41,61\n" if "20,w" in names else f"{names}\n36,61\n")
+    np.testing.assert_array_equal(read_examples(path, (2,), columns).inputs, [[36, 61]])
+
+
+@pytest.mark.parametrize("columns", [(), ("age",)])
+def test_a_blank_line_of_one_column_is_a_missing_value(tmp_path, columns):
+    path = tmp_path / "x.csv"
+    path.write_text("age\n1\n\n3\n")
+    with pytest.raises(ExampleFileError, match="lacks values"):
+        read_examples(path, (1,), columns)
+    path.write_text("age\n1\n3\n\n\n")
+    np.testing.assert_array_equal(read_examples(path, (1,), columns).inputs, [[1], [3]])
+
+
+def test_columns_without_names_that_matter_are_taken_by_their_places(tmp_path):
+    path = tmp_path / "x.csv"
+    for names in ("a,a,b", ",,", "a,2,3"):
+        path.write_text(f"{names}\n1,2,3\n")
+        np.testing.assert_array_equal(read_examples(path, (3,)).inputs, [[1, 2, 3]])
 
 
 OWN = ["--network", "tests.clients.test_taking_out:build_own"]
@@ -292,6 +331,9 @@ OWN = ["--network", "tests.clients.test_taking_out:build_own"]
         ({"labels": "?"}, "does not say the labels of its model"),
         ({"labels": '["well"]'}, "names 1 classes; its network has 2 outputs"),
         ({"scales": "?"}, "does not say the scales of its model"),
+        ({"shape": "5"}, "does not say the shape of its model"),
+        ({"columns": "5"}, "does not say the columns of its model"),
+        ({"labels": "2"}, "does not say the labels of its model"),
     ],
 )
 def test_a_file_that_says_too_little_is_told_what(tmp_path, capsys, about, words):
@@ -311,8 +353,37 @@ def test_predictions_replace_older_ones_at_once_and_are_the_owners_alone(tmp_pat
     assert main([*use, str(out)]) == 0
     assert out.read_text().count("\n") == 3
     assert out.stat().st_mode & 0o777 == 0o600
-    assert main([*use, str(path / "out.csv")]) == 2  # no directory
-    assert "could not be written" in capsys.readouterr().err
+    for odd in (path / "out.csv", tmp_path, tmp_path / "missing" / "out.csv"):
+        assert main([*use, str(odd)]) == 2
+        assert "could not be written" in capsys.readouterr().err
+    assert not (tmp_path / "missing").exists()
+
+
+def test_predictions_go_where_a_link_leads_and_into_a_pipe(tmp_path, capsys):
+    path, _ = stored(tmp_path)
+    np.save(tmp_path / "x.npy", np.ones((2, 3), np.float32))
+    use = ["predict", "--model", str(path), "--inputs", str(tmp_path / "x.npy"), *OWN, "--out"]
+    out, link, pipe = (tmp_path / name for name in ("out.csv", "link.csv", "pipe"))
+    out.write_text("older")
+    link.symlink_to(out)
+    assert main([*use, str(link)]) == 0
+    assert link.is_symlink()
+    assert out.read_text().count("\n") == 3
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    assert main([*use, str(pipe)]) == 0
+    assert os.read(reader, 10_000).decode() == out.read_text()
+    os.close(reader)
+
+
+def test_columns_of_answers_are_not_those_of_the_table(tmp_path, capsys):
+    path, _ = stored(tmp_path, columns='["a", "b", "c"]')
+    (tmp_path / "x.csv").write_text("a,b,c,prediction,probability-ill\n1,2,3,well,0.5\n")
+    use = ["predict", "--model", str(path), "--inputs", str(tmp_path / "x.csv"), *OWN]
+    assert main(use) == 2
+    assert (
+        "has columns ['prediction', 'probability-ill'], as the answers" in capsys.readouterr().err
+    )
 
 
 def test_hidden_files_of_others_are_left_alone(tmp_path):
