@@ -10,6 +10,7 @@ from flwr.app import (
     ConfigRecord,
     Message,
     MessageType,
+    Metadata,
     MetricRecord,
     RecordDict,
 )
@@ -130,8 +131,8 @@ evaluate_metrics_aggr_fn
         self._sent: ArrayRecord | None = None
         self._bytes_down = 0
         self._round = 0
-        self._asked: list[int] = []
-        self._why_absent = ""
+        self._asked: list[Metadata] = []  # a message has its id only once it is sent
+        self._why_absent: dict[str, str] = {}
 
     @property
     def clients(self) -> dict[int, int]:
@@ -228,10 +229,12 @@ evaluate_metrics_aggr_fn
         nodes: list[int],
         message_type: str,
     ) -> Iterable[Message]:
-        self._sent, self._bytes_down, self._asked = arrays, num_bytes(arrays), nodes
+        self._sent, self._bytes_down = arrays, num_bytes(arrays)
         config[SERVER_ROUND] = server_round
         record = RecordDict({self.arrayrecord_key: arrays, self.configrecord_key: config})
-        return self._construct_messages(record, nodes, message_type)
+        messages = list(self._construct_messages(record, nodes, message_type))
+        self._asked = [message.metadata for message in messages]
+        return messages
 
     # ------------------------------------------------------------------ the way up
 
@@ -363,11 +366,12 @@ evaluate_metrics_aggr_fn
         return {}
 
     def _report_absent(self, server_round: int, phase: Phase, present: set[int]) -> None:
-        for node in self._asked:
-            if node in present:
+        for asked in self._asked:
+            if (node := asked.dst_node_id) in present:
                 continue
             client = self.clients.get(node, node)
-            reason = f"no reply: {self._why_absent}" if self._why_absent else "no reply in time"
+            why = self._why_absent.get(asked.message_id)
+            reason = f"no reply: {why}" if why else "no reply in time"
             words = (server_round, phase, node, client, reason)
             log(WARNING, "Round %d, %s, node %d (client %d): %s", *words)
             report = ClientReport(

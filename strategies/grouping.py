@@ -361,7 +361,8 @@ class GroupAveraging(PartialAveraging):
         for group, members in sorted(by_group.items()):
             own = self.arrays_of(group, arrays)
             messages += super()._messages(server_round, own, config, members, message_type)
-        self._sent, self._asked, self._bytes_down = arrays, nodes, num_bytes(arrays)
+        self._sent, self._bytes_down = arrays, num_bytes(arrays)
+        self._asked = [message.metadata for message in messages]
         return messages
 
     def _answers(

@@ -321,7 +321,8 @@ class PFedHN(PartialAveraging):
             messages += super()._messages(server_round, record, config, [node], message_type)
             if training:
                 self._written[node] = client, row
-        self._sent, self._asked, self._bytes_down = arrays, nodes, num_bytes(arrays)
+        self._sent, self._bytes_down = arrays, num_bytes(arrays)
+        self._asked = [message.metadata for message in messages]
         return messages
 
     # ------------------------------------------------------------------ the way up

@@ -94,20 +94,23 @@ def mean_metrics(records: list[RecordDict], weighted_by_key: str) -> MetricRecor
     return MetricRecord({name: totals[name] / weights[name] for name in totals if weights[name]})
 
 
-def of_clients(messages: Iterable[Message]) -> tuple[list[Message], str]:
+def of_clients(messages: Iterable[Message]) -> tuple[list[Message], dict[str, str]]:
     """Return the replies of clients, and in words why others are missing, where that is known.
 
-    For a node that went away the SuperLink answers in its own name; whose place that takes it does
-    not say.
+    For a node that went away the SuperLink answers in its own name.
+
+    Returns
+    -------
+    replies, and for others the id of the message that was not replied to -> reason
     """
     replies: list[Message] = []
-    reasons: set[str] = set()
+    reasons: dict[str, str] = {}
     for message in messages:
         if message.has_error() and message.metadata.src_node_id == SUPERLINK_NODE_ID:
-            reasons.add(message.error.reason or "")
+            reasons[message.metadata.reply_to_message_id] = message.error.reason or ""
         else:
             replies.append(message)
-    return replies, "; ".join(sorted(reasons - {""}))
+    return replies, reasons
 
 
 def take_apart(message: Message, weighted_by_key: str, with_arrays: bool) -> Reply:

@@ -13,6 +13,7 @@ from flwr.serverapp.strategy import FedAvg
 from pfl_flower.grid import InProcessGrid
 from strategies import PartialAveraging
 from strategies.arrays import to_record
+from strategies.replies import of_clients
 from tests.helpers import as_array, decoded, error_reply, reply
 
 W = np.arange(6, dtype=np.float32).reshape(2, 3)
@@ -158,14 +159,25 @@ def test_a_node_that_never_answers_is_reported(caplog):
 def test_what_the_superlink_says_of_a_node_that_went_away_is_said_of_that_node(caplog):
     """It answers in its own name (node 1), which is not to count as one more client."""
     strategy = PartialAveraging()
-    grid = InProcessGrid(ClientApp(), 2)
-    list(strategy.configure_train(1, to_record({"w": W}), ConfigRecord(), grid))
+    grid = InProcessGrid(ClientApp(), 3)
+    sent = list(strategy.configure_train(1, to_record({"w": W}), ConfigRecord(), grid))
+    for number, message in enumerate(sent):  # as a grid does when it sends them
+        message.metadata.__dict__["_message_id"] = f"message {number}"
     notice = error_reply(SUPERLINK_NODE_ID)
+    notice.metadata.__dict__["_reply_to_message_id"] = "message 2"
     arrays, _ = aggregate(strategy, [notice, reply(100, {"w": W})])
     np.testing.assert_array_equal(arrays["w"], W)
     found = [(r.node_id, r.client, r.dropped) for r in strategy.reports]
-    assert found == [(100, 0, ""), (101, 101, "no reply: out of memory")]
-    assert "node 101 (client 101): no reply: out of memory" in caplog.text
+    gone, slow = "no reply: out of memory", "no reply in time"
+    assert found == [(100, 0, ""), (101, 101, slow), (102, 102, gone)]
+    assert "node 102 (client 102): no reply: out of memory" in caplog.text
+
+
+def test_an_error_of_a_client_is_its_reply(caplog):
+    aggregate(PartialAveraging(), [error_reply(101), reply(100, {"w": W})])
+    assert "node 101 (client 101): the client failed: out of memory" in caplog.text
+    (odd,) = of_clients([reply(SUPERLINK_NODE_ID, {"w": W})])[0]  # a client, whatever its node's id
+    assert odd.has_content()
 
 
 def test_of_two_nodes_with_one_number_the_second_is_dropped():
