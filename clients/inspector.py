@@ -60,8 +60,8 @@ def inspector(message: Message, context: Context, call_next: ClientAppCallable) 
 
 def _methods(config: ConfigRecord) -> frozenset[str]:
     """Return the methods that a message is of; none where it does not say."""
-    names = f"{config.get(METHOD, '')},{config.get(SAFEGUARD, '')}".split(",")
-    return frozenset(names) - {""}
+    names = (str(config.get(key, "")) for key in (METHOD, SAFEGUARD))
+    return frozenset(",".join(names).split(",")) - {""}
 
 
 def words_on(message: Message, reply: Message, context: Context, read: RecordDict) -> str:

@@ -6,10 +6,11 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from threading import RLock
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -19,6 +20,8 @@ from simulations.fault_hooks import BALLAST, FAULTS
 from simulations.fault_journal import Entry, Kept, digest_of, read
 from simulations.loopback import Loopback
 from strategies.randomness import generator
+
+T = TypeVar("T")
 
 NODES = 3
 ROUNDS = 4
@@ -39,6 +42,33 @@ _BREAKING = 'clientapp = "simulations.fault_hooks:app"'
 
 class FaultError(RuntimeError):
     """What should have happened has not."""
+
+
+class Teardown(ExitStack):
+    """Takes down what is up, once and for all, also while another thread is setting more up."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._lock = RLock()
+        self._over = False
+
+    def enter_context(self, cm: AbstractContextManager[T, Any]) -> T:
+        """Enter a context that is left in the end.
+
+        Raises
+        ------
+        FaultError
+            If the end is over.
+        """
+        with self._lock:
+            if self._over:
+                raise FaultError("the command was stopped")
+            return super().enter_context(cm)
+
+    def __exit__(self, *error: Any) -> Any:
+        with self._lock:
+            self._over = True
+            return super().__exit__(*error)
 
 
 @dataclass
@@ -163,13 +193,18 @@ class Federation:
         return found
 
 
-def federation(folder: Path, up: ExitStack) -> Federation:
+def federation(folder: Path, up: Teardown) -> Federation:
     """Return a federation that is up.
 
     Parameters
     ----------
     folder : of everything
     up : takes it down at its end, also what is up of it when its end comes before this returns
+
+    Raises
+    ------
+    FaultError, LoopbackError
+        If it does not come up, or its end has come.
     """
     link = up.enter_context(Loopback(folder, NODES))
     mounted = up.enter_context(_disks(folder))

@@ -14,7 +14,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Lock, Thread
@@ -26,7 +25,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeElapsedCo
 from rich.table import Table
 
 from pfl_flower.files import write_json
-from simulations.fault_federation import NODES, FaultError, Federation, federation
+from simulations.fault_federation import NODES, FaultError, Federation, Teardown, federation
 from simulations.fault_kinds import FAULTS, MissedError
 from simulations.fault_trial import Trial, seconds_since
 from simulations.fault_verdict import Tally, Verdict, judge, new_losses
@@ -123,7 +122,7 @@ class Series:
     tell: Callable[[str, bool], None]
     verdicts: dict[int, Verdict] = field(init=False)
     errors: list[Exception] = field(default_factory=list)
-    _up: ExitStack = field(default_factory=ExitStack)
+    _up: Teardown = field(default_factory=Teardown)
     _lock: Lock = field(default_factory=Lock)
 
     def __post_init__(self) -> None:

@@ -207,16 +207,25 @@ class Loopback:
     # ------------------------------------------------------------------ runs
 
     def flwr(self, *words: str, timeout: float = 600) -> str:
-        """Run a command of ``flwr`` and return what it says."""
-        done = subprocess.run(
-            ["flwr", *words],
-            check=False,
-            cwd=self.app,
-            env=self.environment,
-            capture_output=True,
-            text=True,
-            timeout=timeout,
-        )
+        """Run a command of ``flwr`` and return what it says.
+
+        Raises
+        ------
+        LoopbackError
+            If it takes longer than ``timeout`` seconds.
+        """
+        try:
+            done = subprocess.run(
+                ["flwr", *words],
+                check=False,
+                cwd=self.app,
+                env=self.environment,
+                capture_output=True,
+                text=True,
+                timeout=timeout,
+            )
+        except subprocess.TimeoutExpired as error:
+            raise LoopbackError(f"'flwr {words[0]}' did not end in {timeout:g} s") from error
         return done.stdout + done.stderr
 
     def run(self, run_config: Mapping[str, Any], timeout: float = 600) -> str:

@@ -4,7 +4,10 @@ import argparse
 import asyncio
 import json
 import os
+from contextlib import contextmanager
 from dataclasses import replace
+from threading import Event, Thread
+from time import sleep
 
 import numpy as np
 import pytest
@@ -349,6 +352,35 @@ def test_what_cannot_be_mended_ends_the_series(tmp_path, monkeypatch, error):
     series = faults.Series(options, tmp_path, lambda line, hit: None)
     with pytest.raises(type(error), match=str(error)):
         series.play([tmp_path])
+
+
+def test_what_is_set_up_when_all_is_taken_down_is_taken_down_too():
+    done = []
+
+    @contextmanager
+    def slow(name):
+        done.append(f"{name} up")
+        setting_up.set()
+        sleep(0.2)
+        yield
+        done.append(f"{name} down")
+
+    def set_up():
+        up.enter_context(slow("disks"))
+        taken_down.wait()
+        with pytest.raises(FaultError, match="was stopped"):
+            up.enter_context(slow("more"))
+        done.append("told")
+
+    up, setting_up, taken_down = faults.Teardown(), Event(), Event()
+    with up:
+        thread = Thread(target=set_up)
+        thread.start()
+        setting_up.wait()
+        # and now somebody stops the command
+    taken_down.set()
+    thread.join()
+    assert done == ["disks up", "disks down", "told"]
 
 
 # ------------------------------------------------------------------ the slow network
