@@ -5,7 +5,7 @@ import logging
 import numpy as np
 import pytest
 import torch
-from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
+from flwr.app import ArrayRecord, ConfigRecord, Context, Error, Message, MetricRecord, RecordDict
 
 from clients.inspector import INSPECT, PersonalLeakError, check_leaks, inspector, kept_by
 from clients.personal import PersonalClient
@@ -188,6 +188,15 @@ def test_a_method_may_send_what_another_one_keeps():
     assert len(kept_by(state)) == 3
     assert len(kept_by(state, {"a"})) == 1
     assert kept_by(state, {"d"}) == []
+
+
+def test_an_error_has_nothing_to_look_through():
+    identify_process()
+    message = Message(RecordDict(), 1, "train")
+    message.metadata.__dict__["_message_id"] = "1"
+    context = Context(1, 1, {INSPECT: True}, RecordDict(), {})
+    reply = inspector(message, context, lambda m, _: Message(Error(2, "full"), reply_to=m))
+    assert reply.error.reason == "full"
 
 
 def play_with(monkeypatch, method, more=(), **node_config):

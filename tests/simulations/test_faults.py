@@ -325,9 +325,42 @@ def test_every_run_is_played_once_until_enough_have_hit(tmp_path, monkeypatch, w
     more.play([tmp_path])
     assert len(more.tally.injected) == 8
     assert sorted(played) == sorted(more.verdicts)
-    options.seed = 4
-    with pytest.raises(FaultError, match="'seed': 3.*another --out"):
-        faults.Series(options, tmp_path, lambda line, hit: None)
+    for other in (["--seed", "4"], ["--seed", "3", "--kinds", "joining"]):
+        with pytest.raises(FaultError, match="'seed': 3.*another --out"):
+            faults.Series(faults.parser().parse_args(other), tmp_path, lambda line, hit: None)
+
+
+def test_faults_that_do_not_hit_come_to_an_end_and_a_loss_is_told_by_its_first_run(
+    tmp_path, monkeypatch
+):
+    def misses(here, verdict):
+        verdict.lost = ["a"]
+
+    monkeypatch.setattr(faults, "federation", lambda folder, up: Here())
+    monkeypatch.setattr(faults, "break_once", misses)
+    options = faults.parser().parse_args(["--n", "3"])
+    series = faults.Series(options, tmp_path, lambda line, hit: None)
+    series.play([tmp_path])
+    assert [len(verdict.lost) for verdict in series.tally.verdicts] == [1, 0, 0, 0, 0, 0]
+
+
+def test_a_worker_that_fails_ends_the_others_after_their_run(tmp_path, monkeypatch):
+    failed = Event()
+
+    def breaks(here, verdict):
+        if verdict.number == 0:
+            failed.set()
+            raise LoopbackError("it does not come up")
+        failed.wait()
+        sleep(0.1)
+
+    monkeypatch.setattr(faults, "federation", lambda folder, up: Here())
+    monkeypatch.setattr(faults, "break_once", breaks)
+    options = faults.parser().parse_args(["--n", "50"])
+    series = faults.Series(options, tmp_path, lambda line, hit: None)
+    with pytest.raises(LoopbackError, match="does not come up"):
+        series.play([tmp_path] * 2)
+    assert list(series.verdicts) in ([], [1])
 
 
 @pytest.mark.parametrize(
