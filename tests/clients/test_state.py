@@ -139,6 +139,7 @@ def test_who_goes_on_from_a_file_says_from_which(tmp_path, caplog, run, level):
     assert record.levelname == level
     said = f"client-3 goes on with its personal parameters of round 1 from {tmp_path}"
     assert record.getMessage().startswith(f"{said}/client-3.safetensors.previous")
+    assert ("start the server from those" in record.getMessage()) == (run == "b")
 
 
 def test_the_file_of_another_method(tmp_path):
