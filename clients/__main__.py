@@ -1,6 +1,7 @@
 """``python -m clients``: take a personalized model off a device, and predict with it."""
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -88,12 +89,13 @@ def _write(path: Path, text: str) -> None:
     PersonalStateError
         If it cannot be written.
     """
-    path = path.resolve()
     try:
-        if path.is_file() or (path.parent.is_dir() and not path.exists()):
-            write_bytes(path, text.encode())
+        if path.exists() and not path.is_file():
+            path.write_text(text, encoding="utf-8")
+        elif (target := Path(os.path.realpath(path))).parent.is_dir():
+            write_bytes(target, text.encode())
         else:
-            path.write_text(text)
+            raise FileNotFoundError(f"there is no folder {target.parent}")
     except OSError as error:
         raise PersonalStateError(f"{path} could not be written: {error}") from error
 

@@ -82,37 +82,53 @@ def _array(path: Path) -> NDArray[Any]:
 def _table(path: Path, columns: Sequence[str]) -> tuple[NDArray[Any], list[dict[str, str]]]:
     """Return the numbers of a table, and of each row what else it has."""
     with path.open(newline="", encoding="utf-8-sig") as stream:
-        names, *rows = [*csv.reader(stream)] or [[]]
-    while rows and not rows[-1]:
-        rows.pop()
+        lines = [*csv.reader(stream)]
+    while lines and not lines[0]:
+        lines.pop(0)
+    while lines and not lines[-1]:
+        lines.pop()
+    names, *rows = lines or [[]]
     # A blank line is nothing, except in a table of one column: there it has no value.
     rows = [row or [""] for row in rows if row or len(names) == 1]
     places = _places(names, columns)
-    rest = [place for place in range(len(names)) if place not in places]
     numbers = np.empty((len(rows), len(places)))
     for line, row in enumerate(rows):
         if len(row) != len(names):
             raise ValueError(f"row {line + 1} has {len(row)} values for {len(names)} columns")
         numbers[line] = [_number(row[place], line, names[place]) for place in places]
+    rest = [place for place in range(len(names)) if place not in places]
+    # Programs of tables write columns that have neither names nor values.
+    rest = [place for place in rest if names[place] or any(row[place] for row in rows)]
+    _refuse_twice([names[place] for place in rest])
     others = [{names[place]: row[place] for place in rest} for row in rows] if rest else []
     return numbers, others
 
 
 def _places(names: Sequence[str], columns: Sequence[str]) -> list[int]:
     """Return where the columns are: named as written, or but for spaces around the name."""
-    if not columns:
-        if names and all(map(_is_number, names)):
-            raise ValueError("its first line must name the columns, and holds numbers")
-        return [*range(len(names))]
-    if twice := sorted({name for name in names if names.count(name) > 1}):
-        raise ValueError(f"it has the columns {twice} more than once")
-    bare = [name.strip() for name in names]
-    missing = [name for name in columns if name not in names and bare.count(name.strip()) != 1]
-    if missing and any(map(_is_number, names)):
+    places = [_place(names, name) for name in columns]
+    missing = [name for name, place in zip(columns, places, strict=True) if place is None]
+    if (missing or not columns) and any(map(_is_number, names)):
         raise ValueError("its first line must name the columns, and holds numbers")
     if missing:
         raise ValueError(f"it lacks the columns {missing}; the model takes {[*columns]}")
-    return [names.index(n) if n in names else bare.index(n.strip()) for n in columns]
+    found = [place for place in places if place is not None]
+    if len(set(found)) < len(found):
+        raise ValueError(f"one of its columns would stand for two of {[*columns]}")
+    return found if columns else [*range(len(names))]
+
+
+def _place(names: Sequence[str], name: str) -> int | None:
+    if name in names:
+        _refuse_twice([each for each in names if each == name])
+        return names.index(name)
+    bare = [each.strip() for each in names]
+    return bare.index(name.strip()) if bare.count(name.strip()) == 1 else None
+
+
+def _refuse_twice(names: Sequence[str]) -> None:
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise ValueError(f"it has the columns {twice} more than once")
 
 
 def _number(text: str, line: int, column: str) -> float:

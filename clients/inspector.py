@@ -1,6 +1,6 @@
 """What comes to a device, what stays and what leaves: a line a message, and a look for leaks."""
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from logging import DEBUG, INFO
 
 import numpy as np
@@ -10,9 +10,9 @@ from flwr.common.logger import log
 
 from clients.leaks import LeakSearch, leaving
 from clients.personal import PERSONAL_PART
-from clients.state import RECORD, UNGUARDED, what_is_read
+from clients.state import RECORD, UNGUARDED, watched
 from strategies.arrays import num_bytes, view
-from strategies.protocol import CONFIG, METHOD, PARTITION_ID, SAFEGUARD, SERVER_ROUND
+from strategies.protocol import CONFIG, PARTITION_ID, SERVER_ROUND
 
 INSPECT = "inspect"
 """Node config: look through everything that leaves the device."""
@@ -45,23 +45,21 @@ def inspector(message: Message, context: Context, call_next: ClientAppCallable) 
     inspects = bool(context.node_config.get(INSPECT, False))
     received = message.content if message.has_content() else RecordDict()
     sent = _arrays(received.array_records.values())
-    methods = _methods(received.config_records.get(CONFIG, ConfigRecord()))
-    before = kept_by(context.state, methods) if inspects else []
-    with what_is_read() as read:
+    before = kept_by(context.state) if inspects else {}
+    with watched() as seen:
         reply = call_next(message, context)
     if inspects and reply.has_content():
-        now = kept_by(read, methods) + kept_by(context.state, methods)
-        for secrets in before + [one for one in now if one not in before]:
-            check_leaks(reply.content, sent, secrets)
+        own = [*before.items(), *kept_by(seen.read).items(), *kept_by(context.state).items()]
+        # What one method keeps another may share: the head that fedavg sends after round 1 is the
+        # one that fedper keeps. Where no method is seen at work, nothing of any may leave.
+        checked: list[Mapping[str, Array]] = []
+        for method, secrets in own:
+            if secrets not in checked and (method in seen.methods or not seen.methods):
+                check_leaks(reply.content, sent, secrets)
+                checked.append(secrets)
     shown = inspects or PERSONAL_DIR in context.node_config
-    log(INFO if shown else DEBUG, "%s", words_on(message, reply, context, read))
+    log(INFO if shown else DEBUG, "%s", words_on(message, reply, context, seen.read))
     return reply
-
-
-def _methods(config: ConfigRecord) -> frozenset[str]:
-    """Return the methods that a message is of; none where it does not say."""
-    names = (str(config.get(key, "")) for key in (METHOD, SAFEGUARD))
-    return frozenset(",".join(names).split(",")) - {""}
 
 
 def words_on(message: Message, reply: Message, context: Context, read: RecordDict) -> str:
@@ -73,7 +71,7 @@ def words_on(message: Message, reply: Message, context: Context, read: RecordDic
     Parameters
     ----------
     message, reply, context : as Flower has them
-    read : what the client has in its files alone (:func:`clients.state.what_is_read`)
+    read : what the client has in its files alone (:class:`clients.state.Seen`)
     """
     content, answer = (m.content if m.has_content() else RecordDict() for m in (message, reply))
     config = content.config_records.get(CONFIG, ConfigRecord())
@@ -114,25 +112,22 @@ def _arrays(records: Iterable[ArrayRecord]) -> dict[str, Array]:
     return {name: array for record in records for name, array in record.items()}
 
 
-def kept_by(state: RecordDict, methods: Collection[str] = ()) -> list[dict[str, Array]]:
-    """Return what a client keeps to itself under each method: ``<part>/<name>`` -> array.
+def kept_by(state: RecordDict) -> dict[str, dict[str, Array]]:
+    """Return what a client keeps to itself: method -> ``<part>/<name>`` -> array.
 
     Whole models of its own are not among it: ``mr-mtl`` sends them, and those of ``ditto`` begin as
     the shared one, with which they stay alike in many values.
 
     Parameters
     ----------
-    state : ``context.state``
-    methods : the only ones to look for, none for all. What one method keeps another may share: the
-        head that ``fedavg`` sends after round 1 is the one that ``fedper`` keeps
+    state : ``context.state``, or what is like it
     """
-    found = []
+    found = {}
     for key, record in state.array_records.items():
-        if methods and key.removeprefix(RECORD) not in methods:
-            continue
         about = state.config_records.get(f"{key}.about", ConfigRecord())
         told = about.get(UNGUARDED, [])
-        found.append({n: a for n, a in record.items() if n.partition("/")[0] not in told})  # type: ignore[operator]
+        own = {n: a for n, a in record.items() if n.partition("/")[0] not in told}  # type: ignore[operator]
+        found[key.removeprefix(RECORD)] = own
     return found
 
 

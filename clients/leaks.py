@@ -27,11 +27,13 @@ def leaving(content: RecordDict) -> Iterator[tuple[str, Values]]:
     for arrays in content.array_records.values():
         for name, array in arrays.items():
             values = view(array)
-            yield f"array {name!r}", values
+            parts = [values.real, values.imag] if values.dtype.kind == "c" else [values]
+            for part in parts:
+                yield f"array {name!r}", part
+                if part.dtype.kind == "f" and part.size == 1:
+                    single.append(float(part.reshape(())))
             if values.dtype.kind in "biu":
-                yield from _of_bytes(f"the bytes of array {name!r}", values.tobytes())
-            elif values.size == 1:
-                single.append(float(values.reshape(())))
+                yield from _of_bytes(f"the bytes of array {name!r}", values.tobytes(), 1)
     records: list[Mapping[str, Any]] = [
         *content.metric_records.values(),
         *content.config_records.values(),
@@ -42,17 +44,17 @@ def leaving(content: RecordDict) -> Iterator[tuple[str, Values]]:
         if isinstance(value, list):
             yield f"the list {name!r}", np.array(numbers, dtype=np.float64)
         if len(every) == 1:
-            single += numbers
+            single += [number for number in numbers if isinstance(number, float)]
         content_of = b"".join(part for part in every if isinstance(part, bytes))
         yield from _of_bytes(f"the bytes of {name!r}", content_of)
     yield "the numbers", np.array(single, dtype=np.float64)
 
 
-def _of_bytes(name: str, content: bytes) -> Iterator[tuple[str, Values]]:
-    """Yield (name, values) of what bytes may be, wherever in them it begins."""
+def _of_bytes(name: str, content: bytes, begins: int = 8) -> Iterator[tuple[str, Values]]:
+    """Yield (name, values) of what bytes may be, beginning at one of so many first places."""
     for kind in (np.float16, np.float32, np.float64):
         size = np.dtype(kind).itemsize
-        for begin in range(min(size, len(content) - size + 1)):
+        for begin in range(min(size, begins, len(content) - size + 1)):
             count = (len(content) - begin) // size
             yield name, np.frombuffer(content, kind, count, begin)
 
@@ -83,7 +85,8 @@ class LeakSearch:
     ) -> None:
         self._kind = np.float16 if half else np.float32
         self._known = [self._row(values) for values in known]
-        secrets = {n: v for n, v in own.items() if v.dtype.kind in "biuf" and _tells(v)}
+        numbers = {name: values for name, values in own.items() if values.dtype.kind in "biuf"}
+        secrets = {name: values for name, values in numbers.items() if _tells(self._row(values))}
         self._own = {name: self._row(values) for name, values in secrets.items()}
         told = _ordered(np.concatenate([np.zeros(0, np.uint64), *map(_runs, self._known)]))
         runs = [np.zeros(0, np.uint64)]
@@ -120,10 +123,11 @@ class LeakSearch:
             return np.ascontiguousarray(values).reshape(-1).astype(self._kind, copy=False)
 
 
-def _tells(values: Values) -> bool:
+def _tells(row: Values) -> bool:
     """Whether no other array is equal to this one by chance."""
-    varies = values.size and (values != values.flat[0]).any()
-    return bool(varies and (values.size >= ENOUGH or (values != np.round(values)).any()))
+    row = row[np.isfinite(row)]
+    varies = row.size and (row != row[0]).any()
+    return bool(varies and (row.size >= ENOUGH or (row != np.round(row)).any()))
 
 
 def _runs(row: Values) -> Runs:

@@ -61,7 +61,23 @@ RECORD = "personal."
 UNGUARDED = "unguarded"
 """Beside what a client keeps: the parts of it that honest messages may equal."""
 
-_READ: ContextVar[RecordDict | None] = ContextVar("_READ", default=None)
+
+@dataclass
+class Seen:
+    """What personal states have been used meanwhile.
+
+    Attributes
+    ----------
+    methods : whose they are
+    read : what was read from files, as ``context.state`` has what is kept. A device that was
+        restarted has its personal parameters in its file alone until it trains
+    """
+
+    methods: set[str] = field(default_factory=set)
+    read: RecordDict = field(default_factory=RecordDict)
+
+
+_SEEN: ContextVar[Seen | None] = ContextVar("_SEEN", default=None)
 
 _OF_ANOTHER_RUN = "; they fit shared arrays of that time, so start the server from those too"
 
@@ -89,17 +105,14 @@ def check_name(name: str) -> None:
 
 
 @contextmanager
-def what_is_read() -> Iterator[RecordDict]:
-    """Collect what clients read from their files meanwhile, as ``context.state`` has what is kept.
-
-    A device that was restarted has its personal parameters in its file alone until it trains.
-    """
-    records = RecordDict()
-    token = _READ.set(records)
+def watched() -> Iterator[Seen]:
+    """Watch which personal states are used."""
+    seen = Seen()
+    token = _SEEN.set(seen)
     try:
-        yield records
+        yield seen
     finally:
-        _READ.reset(token)
+        _SEEN.reset(token)
 
 
 @dataclass
@@ -128,6 +141,7 @@ class PersonalState:
     unguarded: Sequence[str] = ()
 
     def __post_init__(self) -> None:
+        self._seen()
         if self.directory is None and not self.client:
             return
         check_name(self.client)
@@ -154,6 +168,7 @@ class PersonalState:
         CorruptStateError, ForeignStateError
             If the file cannot be used; the message names it and the way out.
         """
+        seen = self._seen()
         if self._key in self.records.array_records:
             # Copies, because the training loop writes into what it is given.
             arrays = {
@@ -175,8 +190,8 @@ class PersonalState:
                 "%s goes on with its personal parameters of round %d from %s%s",
                 *(self.client, snapshot.round, candidate, "" if own else _OF_ANOTHER_RUN),
             )
-            if (records := _READ.get()) is not None:
-                self._put(snapshot, records)
+            if seen is not None:
+                self._put(snapshot, seen.read)
             return snapshot
         return None
 
@@ -190,6 +205,7 @@ class PersonalState:
         PersonalStateError
             If it cannot be written; the state before is intact.
         """
+        self._seen()
         path = self.path
         if path is not None:
             snapshot = replace(snapshot, run=self.run)
@@ -214,6 +230,12 @@ class PersonalState:
             write_model(self.directory / f"{self.client}{SUFFIX}", whole)
         except PersonalStateError as error:
             log(WARNING, "The whole model of %s was not kept: %s", self.client, error)
+
+    def _seen(self) -> Seen | None:
+        """Tell who watches, if anybody does, that this state is used."""
+        if (seen := _SEEN.get()) is not None:
+            seen.methods.add(self.method)
+        return seen
 
     def _put(self, snapshot: Snapshot, records: RecordDict) -> None:
         numpys = {name: tensor.numpy() for name, tensor in snapshot.arrays.items()}

@@ -170,7 +170,10 @@ def _hosts(hosts: Sequence[str]) -> list[x509.GeneralName]:
 
 def _host(host: str) -> x509.GeneralName:
     try:
-        return x509.IPAddress(ipaddress.ip_address(host))
+        address = ipaddress.ip_address(host)
+        if "%" in host:  # a zone is a matter of one machine
+            raise ValueError(host)
+        return x509.IPAddress(address)
     except ValueError:
         if not re.fullmatch(_DNS_NAME, host):
             raise CertificateError(
@@ -222,18 +225,21 @@ def _usage(**allowed: bool) -> x509.KeyUsage:
 
 
 def _read_authority(folder: Path) -> tuple[x509.Certificate, ec.EllipticCurvePrivateKey]:
-    certificate, key = folder / AUTHORITY, folder / AUTHORITY_KEY
+    return _read_pair(folder / AUTHORITY, folder / AUTHORITY_KEY)
+
+
+def _read_pair(certificate: Path, key: Path) -> tuple[x509.Certificate, ec.EllipticCurvePrivateKey]:
     check_secret(key)
-    authority = _read(certificate)
+    told = _read(certificate)
     try:
         read = serialization.load_pem_private_key(key.read_bytes(), password=None)
     except (OSError, ValueError, TypeError, UnsupportedAlgorithm) as error:
         raise CertificateError(f"{key} cannot be read: {error}") from error
     if not isinstance(read, ec.EllipticCurvePrivateKey):
         raise CertificateError(f"{key} holds no elliptic curve key")
-    if authority.public_key() != read.public_key():
+    if told.public_key() != read.public_key():
         raise CertificateError(f"{key} is not the key of {certificate}")
-    return authority, read
+    return told, read
 
 
 def _read(path: Path) -> x509.Certificate:
@@ -304,16 +310,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
         raise CertificateError(f"{folder} is a file; name a folder")
     # A SuperLink starts programs that connect to it from the same machine.
     hosts = list(dict.fromkeys([*options.host, "localhost", "127.0.0.1"]))
-    names = _hosts(hosts)  # before an authority is made
+    _hosts(hosts)  # before an authority is made
     if _all_there(folder, SERVER, SERVER_KEY):
-        _check_server(folder, names if options.host else [])
+        _check_server(folder, options.host)
         _tell(folder, AUTHORITY, SERVER, SERVER_KEY, was_there=True)
     else:
+        _refuse_present(folder / SERVER, folder / SERVER_KEY)
         _end(options.days)
         if there := any((folder / name).exists() for name in (AUTHORITY, AUTHORITY_KEY)):
             _read_authority(folder)
         else:
-            make_authority(folder)
+            make_authority(folder, max(AUTHORITY_DAYS, options.days))
         _tell(folder, AUTHORITY, AUTHORITY_KEY, was_there=there)
         make_server(folder, hosts, options.days)
         _tell(folder, SERVER, SERVER_KEY, was_there=False)
@@ -333,23 +340,35 @@ def _tell(folder: Path, *names: str, was_there: bool) -> None:
         print(f"{path.stat().st_mode & 0o777:o}  {path}{was}")
 
 
-def _check_server(folder: Path, names: Sequence[x509.GeneralName]) -> None:
+def _check_server(folder: Path, hosts: Sequence[str]) -> None:
     """Raise unless the server's certificate is the authority's, and for all of these hosts."""
-    server, authority = _read(folder / SERVER), _read(folder / AUTHORITY)
+    server, _ = _read_pair(folder / SERVER, folder / SERVER_KEY)
+    authority = _read(folder / AUTHORITY)
+    way_out = f"; move it and {SERVER_KEY} away to have a new one"
     try:
         server.verify_directly_issued_by(authority)
     except (ValueError, TypeError, InvalidSignature) as error:
         raise CertificateError(
-            f"{folder / SERVER} was not signed by {folder / AUTHORITY}; move it and {SERVER_KEY} "
-            f"away to have a new one"
+            f"{folder / SERVER} was not signed by {folder / AUTHORITY}{way_out}"
         ) from error
-    found = server.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-    if missing := [str(name.value) for name in names if name not in found]:
+    try:
+        found = server.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    except x509.ExtensionNotFound:
+        found = x509.SubjectAlternativeName([])
+    if missing := [host for host in hosts if not _is_for(found, host)]:
+        names = ", ".join(str(name.value) for name in found) or "no host at all"
         raise CertificateError(
-            f"{folder / SERVER} is not for {', '.join(missing)}, but for "
-            f"{', '.join(str(name.value) for name in found)}; move it and {SERVER_KEY} away to "
-            f"have a new one"
+            f"{folder / SERVER} is not for {missing[0]}, but for {names}{way_out}"
         )
+
+
+def _is_for(found: x509.SubjectAlternativeName, host: str) -> bool:
+    wanted = _host(host)
+    if not isinstance(wanted, x509.DNSName):
+        return wanted in found
+    names = {name.lower() for name in found.get_values_for_type(x509.DNSName)}
+    name = wanted.value.lower()
+    return name in names or f"*.{name.partition('.')[2]}" in names
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ import pytest
 import torch
 from flwr.app import ArrayRecord, ConfigRecord, Context, Error, Message, MetricRecord, RecordDict
 
-from clients.inspector import INSPECT, PersonalLeakError, check_leaks, inspector, kept_by
+from clients.inspector import INSPECT, PersonalLeakError, check_leaks, inspector
 from clients.personal import PersonalClient
 from clients.state import PersonalState, Snapshot
 from pfl_flower.client_app import make_app
@@ -33,6 +33,11 @@ def drawn(*shape, seed=0, kind=np.float32):
 
 
 HEAD, BODY = drawn(10, 16), drawn(40, 16, seed=1)
+AMONG_COUNTS = {
+    name: value
+    for i, weight in enumerate(HEAD.flat)
+    for name, value in ((f"n{i}", i), (f"w{i}", float(weight)))
+}
 KERNEL = drawn(4, 3, 5, 2, seed=7)
 
 
@@ -105,6 +110,18 @@ def test_small_and_whole_numbers_are_known_as_a_whole(kind):
         (ConfigRecord({"told": b"a" + HEAD.astype(np.float16).tobytes()}), "the bytes of 'told'"),
         (ConfigRecord({"told": [row.tobytes() for row in HEAD]}), "the bytes of 'told'"),
         (MetricRecord({f"w{i}": [float(v)] for i, v in enumerate(HEAD.flat)}), "the numbers has"),
+        (
+            MetricRecord(
+                {
+                    f"{k}{i}": v
+                    for i, w in enumerate(HEAD.flat)
+                    for k, v in (("n", i), ("w", float(w)))
+                }
+            ),
+            "the numbers has",
+        ),
+        (ArrayRecord(arrays(body=HEAD + 1j * BODY[:10])), "array 'body' has"),
+        (ArrayRecord(arrays(body=BODY[:10] + 1j * HEAD)), "array 'body' has"),
         (ArrayRecord(arrays(body=HEAD.view(np.uint8))), "the bytes of array 'body'"),
         (ArrayRecord(arrays(body=HEAD.view(np.int32))), "the bytes of array 'body'"),
         (ArrayRecord(arrays(**{f"w{i}": v for i, v in enumerate(HEAD.flat)})), "the numbers has"),
@@ -129,6 +146,12 @@ def test_honest_messages_are_let_through():
     check_leaks(content(body=np.zeros((0, 3))), {}, arrays(personal__head=HEAD))
     check_leaks(content(body=np.full(4, np.nan)), {}, arrays(personal__head=np.full(4, np.inf)))
     check_leaks(content(told=[3, 1, 2]), {}, arrays(personal__counts=np.array([3, 1, 2])))
+    tiny = np.array([1e-9, 2e-9, 0, 3e-9], np.float32)  # nothing, in half precision
+    check_leaks(content(count=np.array(0)), {}, arrays(personal__bias=tiny))
+    check_leaks(content(body=np.full(9, np.inf)), {}, arrays(personal__x=np.arange(1, 10) * 1e300))
+    for nothing in (np.nan, 1 + 2j, True, 0.5):
+        odd = arrays(personal__t=np.array(nothing))
+        check_leaks(content(body=BODY, u=np.array(nothing)), {}, odd)
     same = np.repeat(HEAD[0], 8)  # in repetitions neighbours are equal by chance
     check_leaks(content(body=same), {}, arrays(personal__head=same.reshape(2, 64)[:, ::-1]))
     close = BODY.copy()
@@ -181,13 +204,25 @@ def test_what_only_the_file_has_after_a_restart_may_not_leave_either(tmp_path, k
         inspector(message, context, leaky)
 
 
-def test_a_method_may_send_what_another_one_keeps():
-    kept = {f"personal.{name}": ArrayRecord(arrays(personal__head=HEAD)) for name in "ab"}
-    kept["personal.c"] = ArrayRecord(arrays(personal__head=BODY))
-    state = RecordDict(kept)
-    assert len(kept_by(state)) == 3
-    assert len(kept_by(state, {"a"})) == 1
-    assert kept_by(state, {"d"}) == []
+@pytest.mark.parametrize(("used", "leaves"), [("b", True), ("a", False), (None, False)])
+def test_a_method_may_send_what_another_one_keeps(used, leaves):
+    """Whatever the message says that it is of."""
+
+    def sends(message, context):
+        if used:
+            PersonalState(context.state, used)
+        return Message(content(body=HEAD), reply_to=message)
+
+    identify_process()
+    state = RecordDict({"personal.a": ArrayRecord(arrays(personal__head=HEAD))})
+    message = Message(RecordDict({"config": ConfigRecord({"method": "b"})}), 1, "train")
+    message.metadata.__dict__["_message_id"] = "1"
+    context = Context(1, 1, {INSPECT: True}, state, {})
+    if leaves:
+        assert inspector(message, context, sends).has_content()
+    else:
+        with pytest.raises(PersonalLeakError):
+            inspector(message, context, sends)
 
 
 def test_an_error_has_nothing_to_look_through():

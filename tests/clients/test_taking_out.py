@@ -275,6 +275,7 @@ def test_columns_are_known_by_their_names(tmp_path):
         ("age,weight\n1,\n", "lacks values"),
         ("age,age,weight\n1,2,3\n", "it has the columns ['age'] more than once"),
         (" age,age ,weight\n1,2,3\n", "lacks the columns ['age']"),
+        ("age,weight,,\n1,2,3,4\n", "it has the columns [''] more than once"),
         ("ward,weight,ward,age\n1,2,3,4\n", "it has the columns ['ward'] more than once"),
         ('age,weight\n1,"' + "2" * 200_000 + '"\n', "field larger than field limit"),
     ],
@@ -303,6 +304,13 @@ def test_columns_may_be_called_what_a_table_may_call_them(tmp_path, names, colum
     np.testing.assert_array_equal(read_examples(path, (2,), columns).inputs, [[36, 61]])
 
 
+def test_a_column_does_not_stand_for_two(tmp_path):
+    path = tmp_path / "x.csv"
+    path.write_text("age,weight\n1,2\n")
+    with pytest.raises(ExampleFileError, match="would stand for two of"):
+        read_examples(path, (2,), ("age", "age "))
+
+
 @pytest.mark.parametrize("columns", [(), ("age",)])
 def test_a_blank_line_of_one_column_is_a_missing_value(tmp_path, columns):
     path = tmp_path / "x.csv"
@@ -315,9 +323,23 @@ def test_a_blank_line_of_one_column_is_a_missing_value(tmp_path, columns):
 
 def test_columns_without_names_that_matter_are_taken_by_their_places(tmp_path):
     path = tmp_path / "x.csv"
-    for names in ("a,a,b", ",,", "a,2,3"):
+    for names in ("a,a,b", ",,"):
         path.write_text(f"{names}\n1,2,3\n")
         np.testing.assert_array_equal(read_examples(path, (3,)).inputs, [[1, 2, 3]])
+    for example in ("1,,3", "1,2,x", "nan,2,3", "a,2,3"):  # the first line may be an example
+        path.write_text(f"{example}\n1,2,3\n")
+        with pytest.raises(ExampleFileError, match="its first line must name the columns"):
+            read_examples(path, (3,))
+
+
+def test_columns_of_a_spreadsheet_that_are_empty_are_none(tmp_path):
+    path = tmp_path / "x.csv"
+    path.write_text("\nage,weight,,\n36,61,,\n")
+    found = read_examples(path, (2,), ("age", "weight"))
+    np.testing.assert_array_equal(found.inputs, [[36, 61]])
+    assert found.others == []
+    path.write_text(",age,weight\nAda,36,61\n")  # what pandas makes of an index
+    assert read_examples(path, (2,), ("age", "weight")).others == [{"": "Ada"}]
 
 
 OWN = ["--network", "tests.clients.test_taking_out:build_own"]
@@ -374,6 +396,14 @@ def test_predictions_go_where_a_link_leads_and_into_a_pipe(tmp_path, capsys):
     assert main([*use, str(pipe)]) == 0
     assert os.read(reader, 10_000).decode() == out.read_text()
     os.close(reader)
+    reader, writer = os.pipe()  # as of "| cat", which has no name in any folder
+    assert main([*use, f"/dev/fd/{writer}"]) == 0
+    assert os.read(reader, 10_000).decode() == out.read_text()
+    os.close(reader)
+    os.close(writer)
+    link.unlink()
+    link.symlink_to(link)
+    assert main([*use, str(link)]) == 0  # which leads nowhere
 
 
 def test_columns_of_answers_are_not_those_of_the_table(tmp_path, capsys):

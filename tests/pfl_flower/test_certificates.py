@@ -99,6 +99,7 @@ def test_nothing_is_overwritten_and_nothing_signed_by_nobody(tmp_path):
         "a b",
         "https://a",
         "10.0.0.700",
+        "fe80::1%eth0",
         "1.2.3",
         "-x",
         "x-",
@@ -184,10 +185,39 @@ def test_no_authority_is_made_beside_the_server_of_another_one(tmp_path):
 
 
 def test_a_host_that_the_server_has_not_is_said(tmp_path, capsys):
-    main([str(tmp_path), "--host", "fleet.example"])
-    main([str(tmp_path), "--host", "fleet.example"])
-    with pytest.raises(CertificateError, match=r"is not for new.example, but for fleet.example, l"):
+    hosts = ["--host", "Fleet.example", "--host", "*.ward.example", "--host", "::1"]
+    main([str(tmp_path), *hosts])
+    main([str(tmp_path), *hosts])
+    main([str(tmp_path), "--host", "fleet.EXAMPLE", "--host", "one.ward.example"])
+    with pytest.raises(CertificateError, match=r"is not for two.one.ward.example"):
+        main([str(tmp_path), "--host", "two.one.ward.example"])
+    with pytest.raises(
+        CertificateError, match=r"is not for new.example, but for Fleet.example, \*"
+    ):
         main([str(tmp_path), "--host", "new.example"])
+
+
+def test_a_server_is_there_with_a_key_of_its_own_or_not_at_all(tmp_path):
+    (tmp_path / "server.pem").touch()
+    with pytest.raises(CertificateError, match=r"server.pem is there already; move it away"):
+        main([str(tmp_path)])
+    assert [path.name for path in tmp_path.iterdir()] == ["server.pem"]
+    (tmp_path / "server.pem").unlink()
+    main([str(tmp_path)])
+    shutil.copy(tmp_path / "ca.key", tmp_path / "server.key")
+    with pytest.raises(CertificateError, match=r"server.key is not the key of .*server.pem"):
+        main([str(tmp_path)])
+    shutil.copy(tmp_path / "ca.crt", tmp_path / "server.pem")  # signed by itself, for no host
+    main([str(tmp_path)])
+    with pytest.raises(CertificateError, match=r"is not for a.b, but for no host at all"):
+        main([str(tmp_path), "--host", "a.b"])
+
+
+def test_an_authority_lasts_as_long_as_its_server_at_least(tmp_path):
+    main([str(tmp_path), "--days", "4000"])
+    (tmp_path / "server.key").chmod(0o644)
+    with pytest.raises(CertificateError, match=r"others may read .*server.key"):
+        main([str(tmp_path)])
 
 
 def test_a_file_is_no_folder(tmp_path):
