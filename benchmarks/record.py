@@ -16,6 +16,7 @@ record into today's names.
 """
 
 import argparse
+import contextlib
 import csv
 import json
 import os
@@ -330,10 +331,8 @@ def _resumed(simulate: Any, write: Any, base: Path) -> dict[str, Any]:
         if news.round == 2:
             raise KeyboardInterrupt
 
-    try:
+    with contextlib.suppress(KeyboardInterrupt):
         simulate(config, 4, progress=stop, folder=results)
-    except KeyboardInterrupt:
-        pass
     write(results, simulate({**config, "resume": str(results)}, 4, folder=results))
     return _read(results, kept)
 

@@ -4,24 +4,25 @@
 ``ClientApp`` of it. This package knows no data set and no study.
 """
 
-from clients.apfl import APFLClient
 from clients.app import client_app
-from clients.bayes import HierarchicalBayesClient
-from clients.constellation import ConstellationClient, DittoClient
-from clients.errors_in_variables import ErrorsInVariablesClient
+from clients.clustered.clustered_client import GroupedClient
+from clients.clustered.start_gradient import start_gradient
 from clients.evaluation import FineTuning, evaluate, fine_tune
-from clients.fisher import fisher_diagonal
-from clients.gradient import start_gradient
-from clients.graph import Graph, GraphNetwork, bind
-from clients.grouped import GroupedClient
-from clients.hierarchical_linear import HierarchicalLinearClient
-from clients.l2gd import L2GDClient
-from clients.lifelong import LifelongClient
+from clients.graphs.graph import Graph, GraphNetwork, bind
+from clients.hierarchical.hierarchical_bayes import HierarchicalBayesClient
+from clients.hierarchical.hierarchical_linear import HierarchicalLinearClient
+from clients.inference.fisher import fisher_diagonal
+from clients.lifelong.lifelong import LifelongClient
 from clients.loaders import in_memory_loader
+from clients.measurement_error.errors_in_variables import ErrorsInVariablesClient
 from clients.personal import PersonalClient
-from clients.pfedme import PFedMeClient
+from clients.personalized_models.apfl import APFLClient
+from clients.personalized_models.l2gd import L2GDClient
+from clients.personalized_models.mr_mtl import ConstellationClient, DittoClient
+from clients.personalized_models.pfedme import PFedMeClient
+from clients.proximal import Pull, Tether
 from clients.scopes import Scope, ScopeError, assign_scopes, components, select
-from clients.state import (
+from clients.state.personal_state import (
     CorruptStateError,
     ForeignStateError,
     PersonalState,
@@ -29,7 +30,6 @@ from clients.state import (
     Snapshot,
 )
 from clients.task import Classification, LinkPrediction, Regression, Task
-from clients.tether import Pull, Tether
 from clients.training import (
     Optimization,
     Phase,

@@ -7,10 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from clients.example_files import ExampleFileError, read_examples
-from clients.model_file import PersonalizedModel, read_model
-from clients.personal_file import PersonalStateError, write_bytes
-from clients.taking_out import (
+from clients.export.example_files import ExampleFileError, read_examples
+from clients.export.exported_model import (
     COLUMNS,
     READINGS,
     SHAPE,
@@ -22,6 +20,8 @@ from clients.taking_out import (
     take_out,
     told,
 )
+from clients.state.model_file import PersonalizedModel, read_model
+from clients.state.state_file import PersonalStateError, write_bytes
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

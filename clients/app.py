@@ -9,8 +9,8 @@ from flwr.clientapp import ClientApp
 from flwr.clientapp.typing import Mod
 from numpy.typing import NDArray
 
-from clients.grouped import GroupedClient
-from clients.inspector import inspector
+from clients.clustered.clustered_client import GroupedClient
+from clients.message_log import inspector
 from clients.personal import NDArrays, Scalars
 from strategies.arrays import to_record, view
 from strategies.protocol import (

@@ -9,6 +9,7 @@ from flwr.client import NumPyClient
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from clients.adaptation import join
 from clients.evaluation import (
     Evaluation,
     FineTuning,
@@ -18,15 +19,14 @@ from clients.evaluation import (
     fine_tune,
     predictions,
 )
-from clients.joining import join
 from clients.loaders import Loader, count_examples, labels_of
-from clients.model_file import PersonalizedModel
-from clients.quality import DataQuality
+from clients.measurement_error.data_quality import DataQuality
+from clients.proximal import Pull, Tether
+from clients.rng import Seeded
 from clients.scopes import Scope, names_of
-from clients.seeded import Seeded
-from clients.state import PersonalState, Snapshot, tensor_spec
+from clients.state.model_file import PersonalizedModel
+from clients.state.personal_state import PersonalState, Snapshot, tensor_spec
 from clients.task import Classification, Task
-from clients.tether import Pull, Tether
 from clients.training import Optimization, Schedule, joint, train
 from strategies.arrays import Spec
 from strategies.protocol import (

@@ -11,9 +11,9 @@ from torch.nn.functional import cross_entropy
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from clients.loaders import Batch, Loader, merge_lone_examples
+from clients.proximal import Tether, Tethers
 from clients.scopes import Scope
 from clients.task import Criterion
-from clients.tether import Tether, Tethers
 
 EVERYTHING = frozenset(Scope)
 

@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from pfl_flower.files import write_bytes
+from pfl_flower.utils.files import write_bytes
 
 CURVE = ec.SECP384R1
 """What Flower asks of the keys of SuperNodes; the certificates use it, too."""

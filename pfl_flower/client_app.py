@@ -25,20 +25,20 @@ from clients import (
     in_memory_loader,
 )
 from clients.app import NamedClient
-from clients.bayes import prior_parameters
 from clients.evaluation import Stream
-from clients.graph import Graph
-from clients.imputed import average_predictions
+from clients.graphs.graph import Graph
+from clients.hierarchical.hierarchical_bayes import prior_parameters
 from clients.loaders import Loader
+from clients.measurement_error.multiple_imputation import average_predictions
 from clients.safeguard import SafeguardedClient
-from clients.threshold import ThresholdClient
-from pfl_flower.checks import split_words
-from pfl_flower.config import ConfigError, RunConfig, under_home
+from clients.thresholds.threshold_client import ThresholdClient
+from pfl_flower.client.model_card import about_model
+from pfl_flower.client.node_config import node_of
+from pfl_flower.config.run_config import ConfigError, RunConfig, under_home
+from pfl_flower.config.validators import split_words
 from pfl_flower.data import ClientData, DataError, DataFacts, Federation, federation
-from pfl_flower.data.facts import Split
+from pfl_flower.data.schema import Split
 from pfl_flower.models import Architecture, build_model
-from pfl_flower.node import node_of
-from pfl_flower.takeaway import about_model
 from strategies import NO_GROUP
 from strategies.protocol import (
     DATA_CARD,

@@ -11,12 +11,12 @@ from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
 from pfl_flower.client_app import make_app
-from pfl_flower.config import RunConfig
+from pfl_flower.config.run_config import RunConfig
 from pfl_flower.data import federation, is_own
-from pfl_flower.federation import play
 from pfl_flower.grid import InProcessGrid
-from pfl_flower.method_run import MethodRun
-from pfl_flower.progress import Progress
+from pfl_flower.results.method_run import MethodRun
+from pfl_flower.server.callbacks import Progress
+from pfl_flower.server.run import play
 
 Engine = Literal["in-process", "ray"]
 ENGINES: tuple[Engine, ...] = ("in-process", "ray")

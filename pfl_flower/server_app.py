@@ -6,12 +6,12 @@ from flwr.app import Context
 from flwr.common.logger import log
 from flwr.serverapp import Grid, ServerApp
 
-from pfl_flower.census import FederationError
-from pfl_flower.config import RunConfig, under_home
-from pfl_flower.federation import play
-from pfl_flower.method_run import MethodRun
-from pfl_flower.progress import Progress, TensorBoard
-from pfl_flower.results import describe, results_folder, write
+from pfl_flower.config.run_config import RunConfig, under_home
+from pfl_flower.results.files import describe, results_folder, write
+from pfl_flower.results.method_run import MethodRun
+from pfl_flower.server.callbacks import Progress, TensorBoard
+from pfl_flower.server.discovery import FederationError
+from pfl_flower.server.run import play
 
 app = ServerApp()
 

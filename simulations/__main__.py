@@ -1,7 +1,6 @@
 """``python -m simulations`` lists the studies; ``python -m simulations <study>`` runs one.
 
 ``python -m simulations compare --help``: compare any methods on any data.
-``python -m simulations faults --help``: break a federation of real processes on this machine.
 """
 
 import argparse
@@ -15,18 +14,19 @@ from typing import NamedTuple
 from rich.console import Console
 from rich.markup import escape
 
-from pfl_flower.census import FederationError
-from pfl_flower.config import ConfigError
+from pfl_flower.config.run_config import ConfigError
 from pfl_flower.data import DataError
 from pfl_flower.engines import ENGINES
-from simulations import (
+from pfl_flower.server.discovery import FederationError
+from simulations.studies import (
     borrowing,
     borrowing_digits,
-    constellation,
+    clusters,
+    cold_start,
     gallery,
     hospitals,
     lighting,
-    newcomer,
+    proximal,
     safeguard,
     sensors,
     smartwatch,
@@ -34,20 +34,19 @@ from simulations import (
     social_large,
     social_real,
     taste,
-    tribes,
 )
 from simulations.study import print_summary, run_study, write_outcome
 
 _MODULES = (
-    *(taste, lighting, gallery, safeguard, constellation, smartwatch, tribes, newcomer),
+    *(taste, lighting, gallery, safeguard, proximal, smartwatch, clusters, cold_start),
     *(borrowing, social, hospitals, sensors),
 )
 _STUDIES = (
     *(module.STUDY for module in _MODULES),
     smartwatch.REAL_STUDY,
-    tribes.SIZES_STUDY,
-    newcomer.HARD_STUDY,
-    newcomer.REGRESSION_STUDY,
+    clusters.SIZES_STUDY,
+    cold_start.HARD_STUDY,
+    cold_start.REGRESSION_STUDY,
     borrowing.DIABETES_STUDY,
     borrowing_digits.STUDY,
     social.LABELS_STUDY,
@@ -79,7 +78,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _compare(words: list[str], console: Console) -> int:
-    from simulations.comparison.command import run  # seconds to import, so only where needed
+    from pfl_flower.comparison.command import run  # seconds to import, so only where needed
 
     try:
         return run(words, console)
@@ -91,12 +90,6 @@ def _compare(words: list[str], console: Console) -> int:
         return 130
 
 
-def _faults(words: list[str], console: Console) -> int:
-    from simulations.faults import run  # likewise
-
-    return run(words, console)
-
-
 class _Command(NamedTuple):
     """What is no study: its question, and what runs it."""
 
@@ -106,7 +99,6 @@ class _Command(NamedTuple):
 
 _COMMANDS = {
     "compare": _Command("Any methods on any data: does personalization pay?", _compare),
-    "faults": _Command("Real processes, broken on purpose: is anything personal lost?", _faults),
 }
 
 

@@ -10,13 +10,13 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from pfl_flower.config import RunConfig
+from pfl_flower.comparison.runner import Job, run_jobs
+from pfl_flower.config.run_config import RunConfig
 from pfl_flower.engines import Engine, simulate
-from pfl_flower.files import write_csv, write_json
-from pfl_flower.method_run import MethodRun
-from pfl_flower.progress import Progress
-from pfl_flower.results import spread, summarize
-from simulations.runner import Job, run_jobs
+from pfl_flower.results.files import spread, summarize
+from pfl_flower.results.method_run import MethodRun
+from pfl_flower.server.callbacks import Progress
+from pfl_flower.utils.files import write_csv, write_json
 
 
 @dataclass(frozen=True)
@@ -239,7 +239,7 @@ def summary_of(study: Study, outcome: Outcome) -> dict[str, Any]:
 
 def write_outcome(study: Study, outcome: Outcome, folder: Path) -> dict[str, Any]:
     """Write ``summary.json``, ``clients.csv`` and the pictures; return the summary."""
-    from pfl_flower.plots import plot_clients
+    from pfl_flower.plots.client_plots import plot_clients
 
     folder.mkdir(parents=True, exist_ok=True)
     summary = summary_of(study, outcome)

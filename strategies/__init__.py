@@ -8,24 +8,27 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from strategies.averaging import PartialAveraging
-from strategies.bayes import HierarchicalBayes
-from strategies.clustering import GradientClusters
-from strategies.community import UpdateClusters
-from strategies.errors_in_variables import ErrorsInVariables
-from strategies.grouping import GroupAveraging
-from strategies.hierarchical_linear import HierarchicalLinear
-from strategies.ifca import IFCA
-from strategies.placements import NO_GROUP, Grouping, Placement
-from strategies.quality import QualityWeighted
-from strategies.recursive import CFL
+from strategies.clustered.assignments import NO_GROUP, Grouping, Placement
+from strategies.clustered.cfl import CFL
+from strategies.clustered.gradient_clusters import GradientClusters
+from strategies.clustered.group_averaging import GroupAveraging
+from strategies.clustered.ifca import IFCA
+from strategies.clustered.similarity_clustering import TribeRules
+from strategies.clustered.update_clusters import UpdateClusters
+from strategies.hierarchical.hierarchical_bayes import HierarchicalBayes
+from strategies.hierarchical.hierarchical_linear import HierarchicalLinear
+from strategies.measurement_error.errors_in_variables import ErrorsInVariables
+from strategies.measurement_error.quality_weighted import QualityWeighted
 from strategies.replies import ClientReport, Reply, mean_metrics
-from strategies.tribes import TribeRules
 
 if TYPE_CHECKING:
-    from strategies.hypernetwork import Hypernetwork
-    from strategies.pfedhn import PFedHN
+    from strategies.hypernetwork.network import Hypernetwork
+    from strategies.hypernetwork.pfedhn import PFedHN
 
-_WITH_TORCH = {"Hypernetwork": "strategies.hypernetwork", "PFedHN": "strategies.pfedhn"}
+_WITH_TORCH = {
+    "Hypernetwork": "strategies.hypernetwork.network",
+    "PFedHN": "strategies.hypernetwork.pfedhn",
+}
 
 
 def __getattr__(name: str) -> Any:

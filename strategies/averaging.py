@@ -20,6 +20,7 @@ from flwr.serverapp.strategy import FedAvg
 from numpy.typing import NDArray
 
 from strategies.arrays import as_part, encode, is_finite, num_bytes, part_of, view, weighted_mean
+from strategies.client_registry import Roster
 from strategies.protocol import ARRAYS, CONFIG, NUM_EXAMPLES, SERVER_ROUND
 from strategies.replies import (
     ClientReport,
@@ -32,7 +33,6 @@ from strategies.replies import (
     of_clients,
     take_apart,
 )
-from strategies.roster import Roster
 
 MetricsAggregation = Callable[[list[RecordDict], str], MetricRecord]
 

@@ -8,8 +8,8 @@ from flwr.app import ConfigRecord, MessageType, RecordDict
 from flwr.common.logger import log
 from flwr.serverapp import Grid
 
+from strategies.client_registry import MakeMessages
 from strategies.protocol import PROPERTIES, SERVER_ROUND
-from strategies.roster import MakeMessages
 
 
 def ask_properties(

@@ -10,9 +10,9 @@ from safetensors.numpy import load, load_file
 
 from pfl_flower.certificates import AUTHORITY, make_authority, make_node_key
 from pfl_flower.engines import simulate
-from pfl_flower.results import write
-from simulations.fault_federation import federation, write_data
-from simulations.loopback import Loopback, plain
+from pfl_flower.results.files import write
+from tests.fault_injection.federation import federation, write_data
+from tests.fault_injection.loopback import Loopback, plain
 
 pytestmark = pytest.mark.deployment
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from simulations.loopback import Loopback, plain
+from tests.fault_injection.loopback import Loopback, plain
 
 pytestmark = pytest.mark.deployment
 

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pfl_flower.data.facts import DataError
+from pfl_flower.data.schema import DataError
 from strategies.randomness import generator
 
 Transform = Callable[[Tensor, Tensor, int, int, int], tuple[Tensor, Tensor]]

@@ -4,7 +4,7 @@ import os
 from dataclasses import dataclass, fields
 from pathlib import Path
 
-from pfl_flower.data.facts import DataError
+from pfl_flower.data.schema import DataError
 
 
 @dataclass(frozen=True)
@@ -14,7 +14,7 @@ class DataSettings:
     Attributes
     ----------
     dataset : a key of :data:`pfl_flower.data.SOURCES`, or data of one's own as ``kind:location``
-        (see :mod:`pfl_flower.data.own`)
+        (see :mod:`pfl_flower.data.readers.registry`)
     partition : a key of :data:`pfl_flower.data.PARTITIONS`; data of one's own are split already
     heterogeneity : comma-separated keys of :data:`pfl_flower.data.HETEROGENEITIES`, or ``"none"``
     task : ``"classification"``, ``"regression"`` or ``"auto"``: by the kind of the targets; of a
@@ -33,15 +33,16 @@ class DataSettings:
         ``heterogeneity``. Empty: every client has its own
     tiers : sizes of tiers of devices, separated by commas, such as ``8,1,1``; empty: as even as can
         be, as many as the next four have numbers
-    missing : share of values that are missing, see :class:`pfl_flower.data.devices.Device`: one
-        number, or one a tier, separated by commas; empty: 0
-    missingness : which ones, a key of :data:`pfl_flower.data.devices.MISSINGNESS`
+    missing : share of values that are missing, see
+        :class:`pfl_flower.data.degradation.devices.Device`: one number, or one a tier, separated by
+        commas; empty: 0
+    missingness : which ones, a key of :data:`pfl_flower.data.degradation.devices.MISSINGNESS`
     noise : deviation of the error of a reading, one number or one a tier
     stuck : share of the features that are stuck, one number or one a tier
     clipped : readings beyond plus or minus this are clipped, one number or one a tier; 0: none
     liars : number of clients whose readings are nothing but noise, and who state they are perfect
     imputation : what takes the place of missing values, a key of
-        :data:`pfl_flower.data.imputation.IMPUTATIONS`
+        :data:`pfl_flower.data.degradation.imputation.IMPUTATIONS`
     calibrate_inputs : whether each client replaces readings by the expected true values, by the
         noise that is stated of its device
     descriptions : what generated clients tell of themselves: their ``"own"`` description, or that

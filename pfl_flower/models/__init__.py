@@ -9,7 +9,7 @@ from torch import nn
 
 from pfl_flower.models.blocks import BottleneckAdapter, LowRankAdapter
 from pfl_flower.models.networks import CNN, MLP, LargeCNN, LinearModel, Shape, resnet
-from pfl_flower.resolve import resolve
+from pfl_flower.utils.imports import resolve
 from strategies.randomness import named_seed
 
 
@@ -39,7 +39,9 @@ def _gnn(layer: str, adapters: bool = False) -> Callable[[Architecture], nn.Modu
     def build(a: Architecture) -> nn.Module:
         with warnings.catch_warnings():  # PyG scripts functions, which torch calls deprecated
             warnings.simplefilter("ignore", FutureWarning)
-            from pfl_flower.models.graphs import GNN  # seconds to import, so only where needed
+            from pfl_flower.models.graph_networks import (
+                GNN,  # seconds to import, so only where needed
+            )
 
         size = a.adapter_size if adapters else 0
         return GNN(layer, a.shape[0], a.num_classes, a.links, size)

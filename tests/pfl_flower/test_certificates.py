@@ -311,7 +311,7 @@ def test_a_key_is_secret_before_it_has_its_name(tmp_path, monkeypatch):
         modes[Path(target).name] = Path(source).stat().st_mode & 0o777
         replace(source, target)
 
-    monkeypatch.setattr("pfl_flower.files.os.replace", watched)
+    monkeypatch.setattr("pfl_flower.utils.files.os.replace", watched)
     before = os.umask(0)
     try:
         make_node_key(tmp_path, "node")

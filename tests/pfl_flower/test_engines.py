@@ -7,18 +7,18 @@ from flwr.app import Error, Message
 
 from clients import Scope
 from clients.scopes import names_of
-from pfl_flower.census import FederationError, wait_for_clients
 from pfl_flower.client_app import initial_model, make_app, prior_of, scopes_of
-from pfl_flower.config import RunConfig
+from pfl_flower.config.run_config import RunConfig
 from pfl_flower.data import Federation
 from pfl_flower.engines import simulate
-from pfl_flower.federation import play
 from pfl_flower.grid import InProcessGrid
-from pfl_flower.methods import METHODS
-from pfl_flower.results import describe, write
+from pfl_flower.methods.table import METHODS
+from pfl_flower.results.files import describe, write
+from pfl_flower.server.discovery import FederationError, wait_for_clients
+from pfl_flower.server.run import play
 from strategies.arrays import view
-from strategies.errors_in_variables import NAMES as MOMENTS
-from strategies.hierarchical_linear import NAMES
+from strategies.hierarchical.hierarchical_linear import NAMES
+from strategies.measurement_error.errors_in_variables import NAMES as MOMENTS
 from tests.helpers import data_for, decoded
 
 SMALL = {"num-server-rounds": 3, "local-epochs": 1, "baselines": "", "fine-tuning-epochs": "0,1"}
@@ -283,7 +283,7 @@ class Growing(InProcessGrid):
 
 
 def test_it_waits_for_nodes_that_come_after_a_broken_one(monkeypatch):
-    monkeypatch.setattr("pfl_flower.census._POLL", 0.001)
+    monkeypatch.setattr("pfl_flower.server.discovery._POLL", 0.001)
     config = RunConfig.parse(SMALL)
     grid = Growing(make_app(config.dump()), 4)
     grid.contexts[100].node_config["partition-id"] = 9
@@ -291,7 +291,7 @@ def test_it_waits_for_nodes_that_come_after_a_broken_one(monkeypatch):
 
 
 def test_enough_nodes_that_all_fail_are_no_federation(monkeypatch):
-    monkeypatch.setattr("pfl_flower.census._SETTLED", 0.01)
+    monkeypatch.setattr("pfl_flower.server.discovery._SETTLED", 0.01)
     config = RunConfig.parse(SMALL | {"min-nodes": 2})
     grid = InProcessGrid(make_app(config.dump()), 2)
     for context in grid.contexts.values():
@@ -301,7 +301,7 @@ def test_enough_nodes_that_all_fail_are_no_federation(monkeypatch):
 
 
 def test_a_silent_node_is_no_failure(monkeypatch):
-    monkeypatch.setattr("pfl_flower.census._POLL", 0.001)
+    monkeypatch.setattr("pfl_flower.server.discovery._POLL", 0.001)
 
     class Silent(InProcessGrid):
         def pull_messages(self, message_ids):

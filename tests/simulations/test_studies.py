@@ -4,7 +4,7 @@ import os
 import pytest
 
 from simulations.__main__ import STUDIES, main
-from simulations.constellation import STRENGTHS, chosen_inside, gains
+from simulations.studies.proximal import STRENGTHS, chosen_inside, gains
 from simulations.study import Arm, Claim, Outcome, Result, Study, run_study, summary_of
 
 

@@ -4,13 +4,13 @@ import numpy as np
 import pytest
 from flwr.app import ConfigRecord
 
-from pfl_flower.config import ConfigError, RunConfig
+from pfl_flower.config.run_config import ConfigError, RunConfig
 from pfl_flower.engines import simulate
 from pfl_flower.grid import InProcessGrid
-from pfl_flower.results import describe, summarize
+from pfl_flower.results.files import describe, summarize
 from strategies import CFL, NO_GROUP, GradientClusters
 from strategies.arrays import to_record
-from strategies.tribes import TribeRules, find_tribes, join_tribes, refine
+from strategies.clustered.similarity_clustering import TribeRules, find_tribes, join_tribes, refine
 
 TRIBES = {
     "dataset": "digits",

@@ -1,0 +1,1 @@
+"""The device side of clustered federated learning: start gradients and losses of models."""

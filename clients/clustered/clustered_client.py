@@ -1,0 +1,134 @@
+"""The client that helps a server to find its group: it tells a gradient, or losses of models."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.nn.functional import cosine_similarity
+
+from clients.adaptation import ALL, take_examples
+from clients.clustered.start_gradient import halves, start_gradient
+from clients.evaluation import evaluate
+from clients.loaders import Loader, in_memory_loader
+from clients.personal import NDArrays, PersonalClient, Scalars
+from strategies.arrays import project
+from strategies.protocol import (
+    GRADIENT_RELIABILITY,
+    JOIN_EXAMPLES,
+    LOSS_EXAMPLES,
+    PROJECTION_SEED,
+    PROJECTION_SIZE,
+    SERVER_ROUND,
+)
+from strategies.randomness import generator
+
+
+class GroupedClient(PersonalClient):
+    """A :class:`PersonalClient` that a server can find a group for.
+
+    It answers two more questions: what is your gradient at these arrays
+    (:class:`strategies.GradientClusters` asks it), and what is the loss of each of these models on
+    your examples (:class:`strategies.IFCA`). Personal parameters are not sent; losses are those of
+    the models with the client's own part.
+    """
+
+    def gradient(
+        self, parameters: NDArrays, config: dict[str, Any]
+    ) -> tuple[NDArray[np.float32], int, Scalars]:
+        """Return the gradient at the received arrays and the client's first personal ones.
+
+        Of the parameters that are not personal, on the training examples, each class weighing the
+        same (:func:`clients.clustered.start_gradient.start_gradient`).
+
+        Parameters
+        ----------
+        parameters : the shared and group arrays, in the order of ``shared_names``
+        config : ``projection-size`` and ``projection-seed`` are read, and ``join-examples``: how
+            many examples to use (-1, all, by default)
+
+        Returns
+        -------
+        the vector, projected if so asked; the number of examples it is made of;
+        ``gradient-reliability``, the cosine of the gradients of two halves of the examples (NaN
+        below 4 examples, or where a half has none), and ``partition-id``
+
+        Raises
+        ------
+        ValueError
+            If there are no examples, an array has a wrong shape, or the gradient is not finite or
+            zero.
+        """
+        self._load(parameters, stored=False)
+        examples = int(config.get(JOIN_EXAMPLES, ALL))
+        # A client that joins draws as in joining, so that it is the same few examples.
+        with self._random(0, "join" if JOIN_EXAMPLES in config else "gradient"):
+            inputs, targets, _ = take_examples(self._examples if examples else (), examples)
+            vector = self._gradient(inputs, targets)
+            reliability = self._reliability(inputs, targets)
+        size, seed = int(config.get(PROJECTION_SIZE, 0)), int(config.get(PROJECTION_SEED, 0))
+        metrics: Scalars = {GRADIENT_RELIABILITY: reliability}
+        return project(vector.numpy(), size, seed), len(targets), metrics | self._identity()
+
+    def losses(
+        self, candidates: Sequence[NDArrays], config: dict[str, Any]
+    ) -> tuple[list[float], int, Scalars]:
+        """Return the loss of several models, each with the client's own personal part.
+
+        Parameters
+        ----------
+        candidates : the shared and group arrays of each model, in the order of ``shared_names``
+        config : ``loss-examples`` is read, ``train`` (by default) or ``validation``, and
+            ``join-examples``: how many of the training examples to use (-1, all, by default);
+            with that the client's own part is its first one; else it is that of before
+            ``server-round``
+
+        Returns
+        -------
+        mean losses; the number of examples they are on; ``partition-id``
+
+        Raises
+        ------
+        ValueError
+            If there are no examples, or an array has a wrong shape.
+        """
+        joins = JOIN_EXAMPLES in config
+        server_round = int(config.get(SERVER_ROUND, 0))
+        with self._random(*((0, "join") if joins else (server_round, "losses"))):
+            loader = self._loss_examples(
+                str(config.get(LOSS_EXAMPLES, "train")), int(config.get(JOIN_EXAMPLES, ALL))
+            )
+            found = []
+            for parameters in candidates:
+                self._load(parameters, before=server_round, stored=not joins)
+                found.append(evaluate(self.model, loader, self.task))
+        return [one.loss for one in found], found[0].examples, self._identity()
+
+    def _gradient(self, inputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        trained = dict(self.model.named_parameters())
+        names = [n for n in self.shared_names if n in trained and trained[n].requires_grad]
+        if not names:
+            raise ValueError("no parameter is shared, so there is no gradient to tell")
+        vector = start_gradient(self.model, names, inputs, targets, self.task)
+        if not (torch.isfinite(vector).all() and vector.any()):
+            what = "zero" if torch.isfinite(vector).all() else "not finite"
+            raise ValueError(f"the gradient of {len(targets)} examples is {what}")
+        return vector
+
+    def _reliability(self, inputs: torch.Tensor, targets: torch.Tensor) -> float:
+        if len(targets) < 4:
+            return float("nan")
+        draw = generator(self.seed, "halves", self.partition_id or 0)
+        try:
+            one, other = (self._gradient(inputs[h], targets[h]) for h in halves(targets, draw))
+        except ValueError:  # a half may be without a gradient where the whole is not
+            return float("nan")
+        return float(cosine_similarity(one, other, dim=0))
+
+    def _loss_examples(self, which: str, examples: int) -> Loader:
+        if which not in ("train", "validation"):
+            raise ValueError(f"{LOSS_EXAMPLES} must be 'train' or 'validation', got {which!r}")
+        loader = self._examples if which == "train" else (self.validation_loader or ())
+        inputs, targets, size = take_examples(loader if examples else (), examples)
+        return in_memory_loader(inputs, targets, max(size, 512))

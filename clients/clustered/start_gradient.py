@@ -1,0 +1,82 @@
+"""The gradient at a common start, which tells where a client's own optimum lies."""
+
+import math
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from clients.graphs.graph import GraphNetwork
+from clients.scopes import NORM
+from clients.task import Task
+from clients.training import device_of
+
+BLOCK = 512
+"""Most examples whose activations are in memory at a time."""
+
+
+def balanced_loss(outputs: Tensor, targets: Tensor, task: Task) -> Tensor:
+    """Return the mean over classes of the mean loss of each class's examples.
+
+    Every class that is there weighs the same, so the loss does not tell how frequent they are; for
+    targets that are numbers it is the mean loss.
+    """
+    if targets.is_floating_point():
+        return task.criterion(outputs, targets)
+    classes: Tensor = torch.unique(targets)
+    losses = [task.criterion(outputs[targets == c], targets[targets == c]) for c in classes]
+    return torch.stack(losses).mean()
+
+
+def start_gradient(
+    model: nn.Module, names: list[str], inputs: Tensor, targets: Tensor, task: Task
+) -> Tensor:
+    """Return the gradient of the :func:`balanced_loss`, as one vector.
+
+    Normalization layers use the statistics of the examples themselves. That takes away what all
+    examples have in common (brightness, say), which at a random start would hide everything else.
+    Dropout is off. The model's values stay as they are, buffers included.
+
+    Parameters
+    ----------
+    model : at the values to take the gradient at
+    names : of the parameters it is taken of, in this order
+    inputs, targets : ``(n, ...)``; taken in blocks of equal size, at most :data:`BLOCK` examples
+        each, whose gradients are averaged; of a graph all at once
+    task : the loss
+
+    Returns
+    -------
+    float32 vector, on the CPU
+    """
+    device = device_of(model)
+    model.eval()
+    for module in model.modules():
+        if isinstance(module, NORM):
+            module.train(len(targets) > 1)  # one example has no statistics
+    parameters = dict(model.named_parameters())
+    # Every block of a graph's nodes would encode the whole graph again.
+    blocks = 1 if isinstance(model, GraphNetwork) else math.ceil(len(targets) / BLOCK)
+    total: Tensor | None = None
+    for x, y in zip(inputs.tensor_split(blocks), targets.tensor_split(blocks), strict=True):
+        buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
+        outputs = functional_call(model, {**parameters, **buffers}, (x.to(device),))
+        loss = balanced_loss(outputs, y.to(device), task) * (len(y) / len(targets))
+        found = torch.autograd.grad(loss, [parameters[n] for n in names], allow_unused=True)
+        parts = [
+            torch.zeros_like(parameters[n]) if g is None else g
+            for n, g in zip(names, found, strict=True)
+        ]
+        vector = torch.cat([part.flatten().float() for part in parts])
+        total = vector if total is None else total + vector
+    assert total is not None  # there is at least one example
+    return total.cpu()
+
+
+def halves(targets: Tensor, draw: np.random.Generator) -> tuple[Tensor, Tensor]:
+    """Return the places of two random halves of the examples, each class divided as evenly."""
+    order = torch.from_numpy(draw.permutation(len(targets)))
+    if not targets.is_floating_point():
+        order = order[targets[order].argsort(stable=True)]
+    return order[::2], order[1::2]

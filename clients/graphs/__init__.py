@@ -1,0 +1,1 @@
+"""Clients whose examples are nodes, or pairs of nodes, of a graph of their own."""

@@ -1,0 +1,1 @@
+"""Clients whose parameters have a Gaussian prior that all clients share."""

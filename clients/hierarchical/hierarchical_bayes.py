@@ -1,0 +1,218 @@
+"""The client of a hierarchical Bayesian model: its own value of a part, under a learned prior."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from clients.adaptation import ALL, take_examples
+from clients.evaluation import Evaluation
+from clients.inference.calibration_error import CalibratedClassification
+from clients.inference.fisher import fisher_diagonal
+from clients.inference.gaussian_posterior import Gaussian, PosteriorAverage, Values
+from clients.loaders import Loader
+from clients.personal import PERSONAL_PART, PersonalClient, Scalars
+from clients.proximal import Tether
+from clients.scopes import Scope, ScopeError, names_of, select
+from clients.state.personal_state import Snapshot, tensor_spec
+from clients.task import Classification
+from strategies.arrays import Spec
+from strategies.protocol import PRIOR_VARIANCE
+
+OWN_PART, PRECISION_PART = "own", "precision"
+
+
+def prior_parameters(
+    model: nn.Module, rule: str, scopes: Mapping[str, Scope] | None = None
+) -> tuple[str, ...]:
+    """Return the parameters that a rule gives a prior; buffers among what it selects have none.
+
+    Parameters
+    ----------
+    model : module
+    rule : see :mod:`clients.scopes`
+    scopes : scope of every state-dict entry; shared by default
+
+    Raises
+    ------
+    ScopeError
+        If the rule selects no parameter that is trained, or one that is not shared.
+    """
+    chosen = select(model, rule)
+    names = tuple(n for n, p in model.named_parameters() if n in chosen and p.requires_grad)
+    if not names:
+        raise ScopeError(
+            f"the rule {rule!r} selects no parameter that a prior could be over, only "
+            f"{sorted(chosen)}; choose a part that is trained, such as 'head' or 'all'"
+        )
+    if odd := [n for n in names if scopes is not None and scopes[n] is not Scope.SHARED]:
+        raise ScopeError(
+            f"{odd} are to have a prior, which is shared, and are {scopes[odd[0]]} as well; "  # type: ignore[index]
+            f"leave them out of one rule"
+        )
+    return names
+
+
+class HierarchicalBayesClient(PersonalClient):
+    """Keep an own value ``theta_i`` of a part of the model, under the prior that all clients share.
+
+    Per round, from the received rest and the client's own ``theta_i`` (the prior mean, before
+    there is one), minimize the mean loss of its ``n`` examples plus
+    ``sum_j (theta_j - mu_j)^2 / (2 n v_j)``, the negative log posterior over ``n``. So a client
+    with few examples stays near the others and one with many goes its own way, without a strength
+    to tune. The variance of the posterior is Laplace's: ``1 / (1 / v_j + n F_j)`` with the diagonal
+    Fisher information ``F`` (MacKay 1992; with the Fisher information: Ritter et al. 2018).
+
+    What is sent: the rest; ``theta_i`` under the model's own names; and as
+    ``prior-variance/<name>`` the second moment ``V_i + (theta_i - mu)^2``. So of the part with a
+    prior mean and variance of the posterior leave the device.
+
+    ``theta_i`` is kept in the personal state, and so is ``n F``, from which the posterior variance
+    under any prior follows. Metrics: ``shrinkage`` and ``prior-distance``
+    (:meth:`clients.inference.gaussian_posterior.Gaussian.shrinkage`,
+    :meth:`~clients.inference.gaussian_posterior.Gaussian.distance`), and the ``calibration-error``
+    of a classifier.
+
+    Parameters
+    ----------
+    model, scopes, args, kwargs : as in :class:`PersonalClient`; what has a prior must be shared.
+        ``pulls`` act on the rest only
+    prior : rule, see :mod:`clients.scopes`: what has a prior. Buffers in it are shared
+    posterior_samples : predictions are averaged over so many draws of the posterior; 0 for the
+        prediction of its mean
+
+    Raises
+    ------
+    ValueError
+        If ``posterior_samples`` is negative.
+    ScopeError
+        See :func:`prior_parameters`.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        scopes: Mapping[str, Scope],
+        *args: Any,
+        prior: str = "head",
+        posterior_samples: int = 0,
+        **kwargs: Any,
+    ) -> None:
+        if posterior_samples < 0:
+            raise ValueError(f"posterior_samples must be >= 0, got {posterior_samples}")
+        self.prior_names = prior_parameters(model, prior, scopes)
+        self.posterior_samples = posterior_samples
+        # A part of one's own to whoever trains: a newcomer fits it, a schedule can name it.
+        super().__init__(
+            model, {**scopes, **dict.fromkeys(self.prior_names, Scope.PERSONAL)}, *args, **kwargs
+        )
+        if isinstance(self.task, Classification):
+            self.task = CalibratedClassification(self.task.criterion)
+        self.personal_names = names_of(scopes, Scope.PERSONAL)
+        # The variances stand beside the model's entries, so that they travel as these do.
+        variances = {
+            f"{PRIOR_VARIANCE}/{name}": torch.zeros_like(self._entries[name])
+            for name in self.prior_names
+        }
+        self._entries = {**self._entries, **variances}
+        self.shared_names = [*names_of(scopes, Scope.SHARED, Scope.GROUP), *variances]
+        self._prior = Gaussian({}, {})
+        self._precision: Values = {}
+        self._fitted_on = self.num_examples
+
+    # ------------------------------------------------------------------ training
+
+    def _train(self, server_round: int, before: Snapshot | None) -> tuple[float, Values]:
+        self._take_over(before)
+        if not self.num_examples:  # its posterior is the prior, whatever that becomes
+            return math.nan, self._part(PERSONAL_PART, self.personal_names)
+        with self._random(server_round, "train"):
+            loss = self._train_model(self._tethers())
+        with self._random(server_round, "fisher"):
+            self._precision = self._information(self._examples)
+        variances = self._prior.posterior_variance(self._precision)
+        for name, mean in self._prior.mean.items():
+            away = self._entries[name] - mean
+            self._entries[f"{PRIOR_VARIANCE}/{name}"].copy_(variances[name] + away.square())
+        kept = self._part(PERSONAL_PART, self.personal_names)
+        kept |= self._part(OWN_PART, self.prior_names)
+        return loss, kept | {f"{PRECISION_PART}/{n}": t.cpu() for n, t in self._precision.items()}
+
+    def _take_over(self, before: Snapshot | None) -> None:
+        """Read the prior from the entries; put the client's own values in the network."""
+        self._read_prior()
+        own, precision = (before.part(p) if before else {} for p in (OWN_PART, PRECISION_PART))
+        for name in own:
+            self._entries[name].copy_(own[name])
+            self._precision[name] = precision[name].to(self._entries[name].device)
+
+    def _read_prior(self) -> None:
+        """Take the received prior; before it has seen examples, a client's posterior is that."""
+        self._prior = Gaussian(
+            {n: self._entries[n].clone() for n in self.prior_names},
+            {n: self._entries[f"{PRIOR_VARIANCE}/{n}"].clone() for n in self.prior_names},
+        )
+        self._precision = {n: torch.zeros_like(v) for n, v in self._prior.mean.items()}
+
+    def _information(self, examples: Loader) -> Values:
+        """Return how much the examples say of each parameter: ``n`` times its Fisher."""
+        fisher = fisher_diagonal(self.model, examples, self.task, names=self.prior_names)
+        return {name: self._fitted_on * value for name, value in fisher.items()}
+
+    def _tethers(self) -> list[Tether]:
+        """Return the pulls on the rest, and the prior's."""
+        held = set(self.prior_names)
+        pulls = [
+            Tether({n: c for n, c in t.centre.items() if n not in held}, t.strength)
+            for t in super()._tethers()
+        ]
+        return [*pulls, self._prior.tether(self._fitted_on)]
+
+    # ------------------------------------------------------------------ evaluation
+
+    def _personalize(
+        self, server_round: int, last: bool, before: Snapshot | None
+    ) -> tuple[Scalars, Evaluation | None]:
+        self._take_over(before)
+        return {
+            "shrinkage": self._prior.shrinkage(self._precision),
+            "prior-distance": self._prior.distance(self._entries),
+        }, None
+
+    def _predictor(self) -> nn.Module:
+        """Return the model, or the average over draws of the posterior."""
+        if not self.posterior_samples:
+            return self.model
+        posterior = Gaussian(
+            {name: self._entries[name] for name in self.prior_names},
+            self._prior.posterior_variance(self._precision),
+        )
+        draws = [posterior.draw() for _ in range(self.posterior_samples)]
+        return PosteriorAverage(self.model, draws, self.task)
+
+    def _join(self, examples: int, steps: int) -> None:
+        """Fit the part with a prior (and what is personal) on a few examples, from the prior."""
+        self._read_prior()
+        few = self.num_examples if examples == ALL else min(examples, self.num_examples)
+        self._fitted_on = few
+        super()._join(few, steps)
+        if few:
+            with self._random(0, "join"):  # the same examples again
+                inputs, targets, _ = take_examples(self._examples, few)
+            self._precision = self._information([(inputs, targets)])
+
+    # ------------------------------------------------------------------ the inside
+
+    def _expected(self) -> Spec:
+        specs: Spec = tensor_spec({n: self._entries[n] for n in self.prior_names})
+        parts = (OWN_PART, PRECISION_PART)
+        return super()._expected() | {f"{p}/{n}": spec for p in parts for n, spec in specs.items()}
+
+    def _unguarded_parts(self) -> Sequence[str]:
+        return (OWN_PART,)  # it is sent, for the prior's mean
+
+    @property
+    def _keeps_state(self) -> bool:
+        return True

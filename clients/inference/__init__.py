@@ -1,0 +1,1 @@
+"""Fisher information, Laplace approximations and Gaussian posteriors."""

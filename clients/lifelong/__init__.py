@@ -1,0 +1,1 @@
+"""Lifelong learning on the device: Fisher penalty, proximal term and change detection."""

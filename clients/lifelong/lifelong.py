@@ -1,0 +1,192 @@
+"""Lifelong learning on the device: learn the new, preserve the old, stay with the group."""
+
+import math
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from clients.evaluation import Evaluation
+from clients.inference.fisher import fisher_diagonal, normalized
+from clients.lifelong.change_detection import LossStatistics, has_jumped, loss_statistics
+from clients.loaders import Loader, count_examples
+from clients.personal import Scalars
+from clients.personalized_models.local_model import OwnModelClient, Values
+from clients.proximal import Tether
+from clients.scopes import Scope
+from clients.state.personal_state import Snapshot, tensor_spec
+from clients.training import EVERYTHING
+from strategies.arrays import Spec
+
+TASK, TASKS, LOSSES = "clock/task", "clock/tasks", "clock/losses"
+
+
+class LifelongClient(OwnModelClient):
+    """Elastic weight consolidation on every device, with a proximal pull to the group.
+
+    Per round, from the client's own ``theta``: train
+
+        ``f_new(theta) + lambda/2 sum_j F_j (theta_j - theta*_j)^2 + mu/2 ||theta - theta_0||^2``
+
+    where ``theta*`` is the client's own model at the end of its last task, ``F`` the diagonal
+    Fisher information of its tasks so far, and ``theta_0`` what the server sent, the mean of the
+    clients' models (Kirkpatrick et al. 2017, arXiv:1612.00796, eq. 3; online accumulation with
+    decay: Schwarz et al. 2018, arXiv:1805.06370). The own model is sent, to be averaged;
+    ``theta*`` and ``F`` never leave the device. Without either pull the client fine-tunes its own
+    model on whatever comes.
+
+    A client cannot know when a task ends until the next one begins, and then the old examples are
+    gone. So it takes the Fisher information of the task at hand after every round, and when the
+    task changes makes it part of ``F``: ``F <- decay F + F_task``, each ``F_task`` normalized to
+    mean 1 over all parameters, so that ``lambda`` has one scale. Clients change tasks at times of
+    their own. From the second task on, running statistics of batch norm stay as they are: the
+    Fisher information was taken under them.
+
+    Parameters
+    ----------
+    args, kwargs : as in :class:`PersonalClient`; ``mu`` is the strength of its ``pulls``
+    strength : ``lambda >= 0``; at infinity what matters to old tasks at all (``F_j > 0``) stays
+    decay : in [0, 1], what is left of the old Fisher information at a change
+    samples : as in :func:`clients.inference.fisher.fisher_diagonal`; 0 is exact
+    task_id : number of the task that the examples at hand belong to, where the data announce it;
+        None: the client finds out by itself. It compares the losses of its own model on the
+        examples at hand, before it is trained on them, with those on its validation examples (its
+        training examples, if it has none) after the last round: a jump is a change, by
+        :func:`clients.lifelong.change_detection.has_jumped`
+
+    Raises
+    ------
+    ValueError
+        If ``strength`` or ``decay`` is out of range.
+    """
+
+    def __init__(
+        self,
+        *args: Any,
+        strength: float = 1.0,
+        decay: float = 1.0,
+        samples: int = 0,
+        task_id: int | None = None,
+        **kwargs: Any,
+    ) -> None:
+        if not strength >= 0:
+            raise ValueError(f"lambda must be >= 0, got {strength}")
+        if not 0 <= decay <= 1:
+            raise ValueError(f"the Fisher information's decay must be in [0, 1], got {decay}")
+        self.strength = strength
+        self.decay = decay
+        self.samples = samples
+        self.task_id = task_id
+        super().__init__(*args, **kwargs)
+
+    def _train(self, server_round: int, before: Snapshot | None) -> tuple[float, Values]:
+        received, group = self._values(), self._tethers()
+        self._put(self._own("own", before, received))
+        kept = dict(before.arrays) if before else {}
+        if not self.num_examples:  # nothing to learn, and nothing to tell a change by
+            return math.nan, kept
+        if before is not None and self._has_changed(server_round, kept):
+            kept |= self._consolidated(before)
+            kept[TASKS] = kept[TASKS] + 1
+        memory = self._memory(kept)
+        with self._random(server_round, "train"):
+            loss = self._train_model([*group, *memory], **(self._fixed_buffers() if memory else {}))
+        with self._random(server_round, "fisher"):
+            kept |= self._importance(kept)
+            reference = loss_statistics(self.model, self._held_out, self.task)
+        kept |= self._part("own", self._entries)
+        kept[TASK] = torch.tensor(-1 if self.task_id is None else self.task_id)
+        kept.setdefault(TASKS, torch.tensor(1))
+        kept[LOSSES] = reference.tensor()
+        self._put(self._contribution(received, self._last("own", before)))
+        return loss, kept
+
+    def _fixed_buffers(self) -> dict[str, Any]:
+        """Return arguments of training that keep buffers, such as batch norm's, as they are.
+
+        The old task's Fisher information was taken under its running statistics: with others, the
+        same parameters would be another model, and no pull could preserve it.
+        """
+        parameters = dict(self.model.named_parameters())
+        buffers = {name: Scope.PERSONAL for name in self._entries if name not in parameters}
+        moving = frozenset({Scope.SHARED, Scope.GROUP})
+        return {
+            "scopes": {**self.scopes, **buffers},
+            "schedule": tuple(replace(p, trains=p.trains & moving) for p in self.schedule),
+        }
+
+    def _importance(self, kept: Values) -> Values:
+        """Return the Fisher information of the task at hand, where the method has use for it.
+
+        Where it has none, what an earlier run took belongs to an older model, and counts no more.
+        """
+        if self.strength == 0.0:
+            return {n: torch.zeros_like(t) for n, t in kept.items() if n.startswith("recent/")}
+        found = fisher_diagonal(self.model, self._examples, self.task, samples=self.samples)
+        return {f"recent/{name}": value.cpu() for name, value in normalized(found).items()}
+
+    def _has_changed(self, server_round: int, kept: Values) -> bool:
+        """Return whether the examples at hand are of another task than those of the last round."""
+        if self.task_id is not None:
+            return self.task_id != int(kept[TASK])
+        with self._random(server_round, "change"):
+            now = loss_statistics(self.model, self._examples, self.task)
+        return has_jumped(LossStatistics.of(kept[LOSSES]), now)
+
+    @property
+    def _held_out(self) -> Loader:
+        validation = self.validation_loader
+        return validation if validation and count_examples(validation) else self._examples
+
+    def _consolidated(self, before: Snapshot) -> Values:
+        """Make the last task part of what is remembered."""
+        anchor, old = before.part("own"), before.part("fisher")
+        recent = before.part("recent")
+        fisher = {n: self.decay * old[n] + f if old else f for n, f in recent.items()}
+        return {f"anchor/{n}": anchor[n] for n in recent} | {
+            f"fisher/{n}": value for n, value in fisher.items()
+        }
+
+    def _memory(self, kept: Values) -> list[Tether]:
+        """Return the pull to what old tasks need; none during the first task."""
+        memory = Snapshot(0, kept)
+        anchor, fisher = memory.part("anchor"), memory.part("fisher")
+        if not anchor or self.strength == 0.0:
+            return []
+        device = next(iter(self._entries.values())).device
+        return [
+            Tether(
+                {name: value.to(device) for name, value in anchor.items()},
+                {name: times(self.strength, value.to(device)) for name, value in fisher.items()},
+            )
+        ]
+
+    def _personalize(
+        self, server_round: int, last: bool, before: Snapshot | None
+    ) -> tuple[Scalars, Evaluation | None]:
+        self._put(self._own("own", before, self._values()))
+        return {"tasks": int(before.arrays.get(TASKS, 1)) if before else 1}, None
+
+    def _way_in(self) -> tuple[frozenset[Scope], list[Tether]]:
+        """A newcomer takes the received model as its own, and trains it near the group."""
+        return EVERYTHING, self._tethers()
+
+    def _unguarded_parts(self) -> tuple[str, ...]:
+        return *super()._unguarded_parts(), "anchor"  # which was sent in a round before
+
+    def _expected(self) -> Spec:
+        specs = tensor_spec(dict(self.model.named_parameters()))
+        parts = ("anchor", "fisher", "recent")
+        return (
+            super()._expected()
+            | {f"{part}/{name}": spec for part in parts for name, spec in specs.items()}
+            | {TASK: ((), "int64"), TASKS: ((), "int64"), LOSSES: ((3,), "float64")}
+        )
+
+
+def times(strength: float, fisher: Tensor) -> Tensor:
+    """Return ``strength * fisher``, with infinity times zero being zero."""
+    if math.isinf(strength):
+        return torch.full_like(fisher, math.inf).where(fisher > 0, 0.0)
+    return strength * fisher

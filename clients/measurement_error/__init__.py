@@ -1,0 +1,1 @@
+"""Clients whose inputs are measured with error or partly missing."""

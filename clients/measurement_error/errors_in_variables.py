@@ -1,0 +1,152 @@
+"""The client of a linear model fitted to true values: it predicts from calibrated readings."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from threadpoolctl import threadpool_limits
+from torch import Tensor, nn
+from torch.nn.functional import one_hot
+
+from clients.adaptation import ALL
+from clients.evaluation import evaluate
+from clients.linear_client import LinearClient, numbers
+from clients.measurement_error.data_quality import calibration
+from clients.personal import NDArrays
+from clients.state.personal_state import Snapshot
+from strategies.hierarchical.mixed_effects import Floats
+from strategies.measurement_error.corrected_moments import error_moments
+from strategies.measurement_error.errors_in_variables import (
+    COEFFICIENTS,
+    NAMES,
+    model_arrays,
+    moments_arrays,
+)
+
+FEWEST_READINGS = 2
+"""A client calibrates if it has at least so many readings for each feature: the covariance of
+fewer would replace most of what they say by nothing."""
+
+
+class Calibrated(nn.Module):
+    """Replace readings by the mean of the true values given them, then apply a model.
+
+    Parameters
+    ----------
+    model : takes true values
+    matrix : ``(d, d)`` of the calibration ``E[X | W] = mean + matrix (W - mean)``
+    mean : ``(d,)``
+    """
+
+    def __init__(self, model: nn.Module, matrix: Floats, mean: Floats) -> None:
+        super().__init__()
+        like = next(model.parameters())
+        self.model = model
+        self.register_buffer("matrix", torch.from_numpy(matrix).to(like))
+        self.register_buffer("mean", torch.from_numpy(mean).to(like))
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Return the model's outputs."""
+        matrix, mean = self.get_buffer("matrix"), self.get_buffer("mean")
+        values = mean + (inputs.flatten(1) - mean) @ matrix.T
+        outputs: Tensor = self.model(values.reshape(inputs.shape))
+        return outputs
+
+
+class ErrorsInVariablesClient(LinearClient):
+    """Tell the moments of noisy readings; predict by the fleet's model of the true values.
+
+    The coefficients that :class:`strategies.ErrorsInVariables` finds are those of true values, the
+    same for all devices however well they see. For prediction from readings as noisy as those of
+    training they alone would be worse than the biased ones; so each client puts its own
+    calibration ``E[X | W]`` before them, made of its own training readings and its stated noise:
+    one common model, a reliability of each client's own. With fewer than :data:`FEWEST_READINGS`
+    readings a feature it predicts from them as they are.
+
+    Parameters
+    ----------
+    args, kwargs : as in :class:`clients.linear_client.LinearClient`; ``quality`` states the noise,
+        without it readings count as exact
+
+    Raises
+    ------
+    ValueError
+        If the model is not one linear layer, or the stated noise is not that of its features.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._noise = np.zeros(self.layer.in_features)
+        if self.quality is not None:
+            if self.quality.noise.shape != self._noise.shape:
+                raise ValueError(
+                    f"noise is stated of {len(self.quality.noise)} features, the model has "
+                    f"{len(self._noise)}"
+                )
+            self._noise = self.quality.noise
+        self.shared_names = list(NAMES)
+        self._outgoing = model_arrays(self._coefficients())
+        self._calibrates_on = ALL
+
+    def get_parameters(self, config: dict[str, Any]) -> NDArrays:
+        """Return what is to be sent, in the order of ``shared_names``."""
+        return [self._outgoing[name] for name in self.shared_names]
+
+    # ------------------------------------------------------------------ what a message asks for
+
+    def _load(self, parameters: NDArrays, before: int = 0, stored: bool = True) -> Snapshot | None:
+        """Take over the received coefficients."""
+        if len(parameters) != len(self.shared_names):
+            raise ValueError(f"received {len(parameters)} arrays instead of {self.shared_names}")
+        received = dict(zip(self.shared_names, parameters, strict=True))
+        expected = self._coefficients().shape
+        if received[COEFFICIENTS].shape != expected:
+            raise ValueError(
+                f"received coefficients of shape {received[COEFFICIENTS].shape} instead of "
+                f"{expected}"
+            )
+        self._outgoing = received
+        self._put(received[COEFFICIENTS])
+        return None
+
+    def _train(self, server_round: int, before: Snapshot | None) -> tuple[float, dict[str, Tensor]]:
+        with self._random(server_round, "train"):
+            loss = evaluate(self._predictor(), self._examples, self.task).loss
+        if (found := self._first_examples(ALL)) is not None:
+            inputs, targets = found
+            if not self.is_regression:
+                targets = one_hot(targets, self.layer.out_features)
+            told = error_moments(numbers(inputs.flatten(1)), numbers(targets), self._noise)
+            self._outgoing = moments_arrays(told)
+        return loss, {}
+
+    def _join(self, examples: int, steps: int) -> None:
+        """Calibrate on a few examples; there are no steps to be taken."""
+        self._calibrates_on = examples
+
+    def _predictor(self) -> nn.Module:
+        """Return the model behind the client's calibration.
+
+        Exact readings need none, and of too few training examples there is none to be made.
+        """
+        found = self._first_examples(self._calibrates_on) if self._noise.any() else None
+        if found is None or len(found[0]) < FEWEST_READINGS * self.layer.in_features:
+            return self.model
+        # One thread: how many there are would decide on the last bits of eigenvectors.
+        with threadpool_limits(1, user_api="blas"):
+            matrix, mean = calibration(numbers(found[0].flatten(1)), self._noise)
+        return Calibrated(self.model, matrix, mean)
+
+    def _whole(self) -> Mapping[str, Tensor]:
+        """Return the layer with the calibration in it: ``w C x + w (m - C m) + b``."""
+        predictor = self._predictor()
+        if not isinstance(predictor, Calibrated):
+            return super()._whole()
+        matrix, mean = predictor.get_buffer("matrix"), predictor.get_buffer("mean")
+        weight, bias = self.layer.weight.detach(), self.layer.bias.detach()
+        folded = {
+            id(self.layer.weight): weight @ matrix,
+            id(self.layer.bias): bias + weight @ (mean - matrix @ mean),
+        }
+        return {name: folded[id(own)] for name, own in self.model.named_parameters()}

@@ -1,0 +1,145 @@
+"""APFL: a personal mixture of an own model and the shared one."""
+
+import copy
+from collections.abc import Collection
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from clients.evaluation import Evaluation
+from clients.personal import Scalars
+from clients.personalized_models.local_model import OwnModelClient, Values
+from clients.proximal import Tether
+from clients.scopes import Scope
+from clients.state.personal_state import Snapshot
+from clients.training import EVERYTHING
+from strategies.arrays import Spec
+
+START = 0.5
+"""Of a mixing weight that adapts."""
+
+
+class Mixture(nn.Module):
+    """Two models of one architecture, and the mixture of their parameters.
+
+    Parameters
+    ----------
+    shared, own : ``w`` and ``v``
+    alpha : 0-dimensional tensor, weight of ``v``
+    """
+
+    def __init__(self, shared: nn.Module, own: nn.Module, alpha: Tensor) -> None:
+        super().__init__()
+        self.shared = shared
+        self.own = own
+        self.alpha = alpha
+
+    def forward(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the outputs of ``w`` and of ``alpha v + (1 - alpha) w``.
+
+        No gradient of the second reaches ``w``, which is trained for itself.
+        """
+        shared = dict(self.shared.named_parameters())
+        mixed = {
+            name: self.alpha * own + (1 - self.alpha) * shared[name].detach()
+            for name, own in self.own.named_parameters()
+        }
+        return self.shared(inputs), functional_call(self.own, mixed, (inputs,))
+
+
+def mix(own: Values, shared: Values, alpha: float, parameters: Collection[str]) -> Values:
+    """Return ``alpha own + (1 - alpha) shared`` of the named parameters.
+
+    Buffers are ``own``'s: the running statistics of batch norm were taken of the mixture. At 0,
+    where the mixture is the shared model, everything is ``shared``'s.
+    """
+    if alpha == 0.0:
+        return shared
+    return {
+        name: alpha * value + (1 - alpha) * shared[name] if name in parameters else value
+        for name, value in own.items()
+    }
+
+
+class APFLClient(OwnModelClient):
+    """APFL (Deng et al. 2020, Algorithm 1): predict with ``alpha v + (1 - alpha) w``.
+
+    On every minibatch, with ``u`` the mixture: ``w <- w - eta grad f(w)`` as in FedAvg,
+    ``v <- v - eta alpha grad f(u)``, and, if it adapts,
+    ``alpha <- alpha - eta <v - w, grad f(u)>``, clipped to [0, 1]. ``w`` is sent; ``v`` and
+    ``alpha`` stay on the device. ``alpha = 1`` is training alone, ``alpha = 0`` FedAvg.
+
+    Parameters
+    ----------
+    args, kwargs : as in :class:`PersonalClient`
+    alpha : weight of the own model, in [0, 1]; None: it adapts, from 0.5 on. A gradient clip
+        bounds the gradients of both models together
+
+    Raises
+    ------
+    ValueError
+        If ``alpha`` is out of range.
+    """
+
+    def __init__(self, *args: Any, alpha: float | None = None, **kwargs: Any) -> None:
+        if alpha is not None and not 0 <= alpha <= 1:
+            raise ValueError(f"alpha must be in [0, 1], got {alpha}")
+        self.alpha = alpha
+        super().__init__(*args, **kwargs)
+
+    def _train(self, server_round: int, before: Snapshot | None) -> tuple[float, Values]:
+        received = self._values()
+        alpha = torch.tensor(self._alpha(before), requires_grad=self.alpha is None)
+        own = copy.deepcopy(self.model)
+        own.load_state_dict(self._own("own", before, received))
+        model = Mixture(self.model, own, alpha)
+        rate = self.optimization.learning_rate
+
+        def criterion(outputs: tuple[Tensor, Tensor], targets: Tensor) -> Tensor:
+            return self.task.criterion(outputs[0], targets) + self.task.criterion(
+                outputs[1], targets
+            )
+
+        def after_step() -> None:
+            if alpha.grad is not None:
+                with torch.no_grad():
+                    alpha.sub_(rate * alpha.grad).clamp_(0.0, 1.0)
+                alpha.grad = None
+
+        with self._random(server_round, "train"):
+            loss = self._train_model(
+                [
+                    Tether({f"shared.{n}": a for n, a in t.centre.items()}, t.strength)
+                    for t in self._tethers()
+                ],
+                model=model,
+                scopes={
+                    f"{side}.{n}": s for side in ("shared", "own") for n, s in self.scopes.items()
+                },
+                criterion=criterion,
+                after_step=after_step,
+            )
+        kept = {f"own/{n}": t.detach().cpu().clone() for n, t in own.state_dict().items()}
+        return loss / 2, kept | {"mixing/alpha": alpha.detach()}
+
+    def _personalize(
+        self, server_round: int, last: bool, before: Snapshot | None
+    ) -> tuple[Scalars, Evaluation | None]:
+        received, alpha = self._values(), self._alpha(before)
+        own = self._own("own", before, received)
+        self._put(mix(own, received, alpha, dict(self.model.named_parameters())))
+        return {}, None  # alpha is personal: it is not reported
+
+    def _way_in(self) -> tuple[frozenset[Scope], list[Tether]]:
+        """A newcomer trains the mixture, which some ``v`` makes of any model unless alpha is 0."""
+        return frozenset() if self.alpha == 0.0 else EVERYTHING, []
+
+    def _alpha(self, before: Snapshot | None) -> float:
+        if self.alpha is not None:
+            return self.alpha
+        return float(before.arrays["mixing/alpha"]) if before else START
+
+    def _expected(self) -> Spec:
+        return super()._expected() | {"mixing/alpha": ((), "float32")}

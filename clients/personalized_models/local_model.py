@@ -1,0 +1,94 @@
+"""The client that keeps a whole model of its own beside the shared one."""
+
+from typing import Any
+
+from torch import Tensor
+
+from clients.personal import PersonalClient
+from clients.state.personal_state import Snapshot, tensor_spec
+from strategies.arrays import Spec
+
+Values = dict[str, Tensor]
+"""State-dict name -> tensor."""
+
+
+class OwnModelClient(PersonalClient):
+    """Keep whole models in the personal state.
+
+    The client's network holds one model at a time: subclasses put in it which one they train or
+    evaluate.
+
+    Parameters
+    ----------
+    args, kwargs : as in :class:`PersonalClient`, with nothing personal in ``scopes``: the whole
+        own model is
+    participation : share of the clients that take part in a round, in (0, 1]; where own models are
+        what is sent, their mean needs it
+
+    Raises
+    ------
+    ValueError
+        If the scopes make a part of the shared model personal, or the share is out of range.
+    """
+
+    def __init__(self, *args: Any, participation: float = 1.0, **kwargs: Any) -> None:
+        if not 0 < participation <= 1:
+            raise ValueError(f"participation must be in (0, 1], got {participation}")
+        super().__init__(*args, **kwargs)
+        self.participation = participation
+        self._initial = self._values() if participation < 1 else {}
+        if self.personal_names:
+            raise ValueError(
+                f"{type(self).__name__} keeps a whole model of its own, so nothing of the shared "
+                f"one can be personal; {self.personal_names} are"
+            )
+
+    def _model_parts(self) -> tuple[str, ...]:
+        """Return the parts of the personal state that hold a whole model each."""
+        return ("own",)
+
+    def _unguarded_parts(self) -> tuple[str, ...]:
+        """Own models: they are sent, or begin as the shared one and stay alike in many values."""
+        return self._model_parts()
+
+    def _own(self, part: str, before: Snapshot | None, received: Values) -> Values:
+        """Return a kept model; before there is one, the received model is the client's own."""
+        kept = before.part(part) if before else {}
+        # what is kept is on the CPU, wherever the network is
+        return {name: kept[name].to(received[name].device) for name in kept} or received
+
+    def _last(self, part: str, before: Snapshot | None) -> Values:
+        """Return what the client stood for in the mean so far: first the initial model."""
+        return self._own(part, before, self._initial) if self._initial else {}
+
+    def _contribution(self, received: Values, last: Values) -> Values:
+        """Return what to send of the own model in the network, so that the mean is everybody's.
+
+        If all take part that is the own model. If only a share does, the mean has to move by that
+        share of the mean movement, since the others have not moved:
+        ``received + share (own - last)``. (The mean of those who take part would jump from round to
+        round.) Buffers are sent as they are: of those the mean of a few will do.
+        """
+        own = self._values()
+        if last:
+            for name, _ in self.model.named_parameters():
+                own[name] = received[name] + self.participation * (own[name] - last[name])
+        return own
+
+    def _values(self) -> Values:
+        """Return copies of everything in the network."""
+        return {name: tensor.detach().clone() for name, tensor in self._entries.items()}
+
+    def _put(self, values: Values) -> None:
+        """Put values into the network."""
+        for name, tensor in values.items():
+            self._entries[name].copy_(tensor)
+
+    def _expected(self) -> Spec:
+        specs = tensor_spec(self._entries)
+        parts = self._model_parts()
+        return super()._expected() | {f"{p}/{n}": spec for p in parts for n, spec in specs.items()}
+
+    @property
+    def _keeps_state(self) -> bool:
+        return True

@@ -1,0 +1,220 @@
+"""Constellations: every client keeps a whole model of its own, tethered to a shared anchor.
+
+They seek ``min f_i(theta_i) + lambda/2 ||theta_i - theta_0||^2`` and differ in what the anchor
+``theta_0`` is: the FedAvg model (Ditto), the mean of the clients' models (MR-MTL, L2GD), or the
+minimizer of the clients' Moreau envelopes (pFedMe). Pulls are solved implicitly
+(:class:`clients.proximal.Tethers`), so that no ``lambda`` is too large for a learning rate.
+``lambda = 0`` is training alone, and at infinity a client's model is the shared one, trained as
+FedAvg trains it.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from clients.evaluation import Choice, Evaluation
+from clients.loaders import count_examples
+from clients.personal import Scalars
+from clients.personalized_models.local_model import OwnModelClient, Values
+from clients.proximal import Tether
+from clients.scopes import Scope
+from clients.state.personal_state import Snapshot
+from clients.training import EVERYTHING
+
+FEWEST_TO_CHOOSE = 4
+"""Validation examples; with fewer a client takes the middle one of its candidates."""
+
+
+def strength_for(num_examples: int, tau: float) -> float:
+    """Return ``1 / (n tau^2)``, the strength that fits an amount of data.
+
+    With a Gaussian prior of deviation ``tau`` around the anchor, the negative log posterior is
+    ``n f(theta) + ||theta - theta_0||^2 / (2 tau^2)``, with ``f`` the mean loss of ``n`` examples.
+
+    Raises
+    ------
+    ValueError
+        If ``tau`` is not above zero, or the number negative.
+    """
+    if not tau > 0 or num_examples < 0:
+        raise ValueError(f"tau must be > 0 and examples >= 0, got {tau} and {num_examples}")
+    precision = num_examples * tau**2
+    return 1.0 / precision if precision > 0 else math.inf
+
+
+class ConstellationClient(OwnModelClient):
+    """MR-MTL (Liu et al. 2022): own models around their mean, which is what clients send.
+
+    Per round: ``theta_i <- train f_i + lambda/2 ||theta_i - theta_0||^2`` from the client's own
+    ``theta_i``, where ``theta_0`` is the mean of the clients' models. A client's first model is
+    the first one it receives. What is sent is the own model itself: of all methods here, MR-MTL
+    and L2GD keep nothing to the device.
+
+    Parameters
+    ----------
+    args, kwargs : as in :class:`OwnModelClient`; ``pulls`` act where the shared model is trained,
+        which is in Ditto, and at infinity
+    strength : ``lambda >= 0``, infinity included; or several candidates, ascending: then the
+        client keeps a model for each of them (time and state grow alike) and uses the one that
+        is best on its own validation examples. The choice is reported as metric ``lambda``.
+        At infinity what is kept is the shared model
+    tau : instead of ``strength``: it becomes :func:`strength_for` the client's examples
+
+    Raises
+    ------
+    ValueError
+        If a strength is negative or NaN, candidates do not ascend, or both are given.
+    """
+
+    sends_own = True
+    """Whether the own model leaves the device."""
+    uses_pulls = False
+
+    def __init__(
+        self,
+        *args: Any,
+        strength: float | Sequence[float] | None = None,
+        tau: float | None = None,
+        **kwargs: Any,
+    ) -> None:
+        if (strength is None) == (tau is None):
+            raise ValueError("give either strength or tau")
+        candidates = strength if isinstance(strength, Sequence) else (strength or 0.0,)
+        if not all(value >= 0 for value in candidates) or not candidates:
+            raise ValueError(f"lambda must be >= 0, got {strength}")
+        if list(candidates) != sorted(set(candidates)):
+            raise ValueError(f"the candidates of lambda must ascend, got {strength}")
+        self.strengths = tuple(candidates)
+        super().__init__(*args, **kwargs)
+        if tau is not None:
+            self.strengths = (strength_for(self.num_examples, tau),)
+
+    @property
+    def default_strength(self) -> float:
+        """The only strength, or the middle candidate."""
+        return self.strengths[len(self.strengths) // 2]
+
+    # ------------------------------------------------------------------ training
+
+    def _train(self, server_round: int, before: Snapshot | None) -> tuple[float, Values]:
+        received = self._values()
+        kept: Values = {}
+        choice = self._choice() if self.sends_own else None
+        sent: tuple[float, Values] = math.nan, {}
+        for part, strength in self._candidates().items():
+            self._put(self._start(part, strength, before, received))
+            if not self.sends_own and math.isinf(strength):
+                kept |= self._part(part, self._entries)  # the shared model, which others train
+                continue
+            with self._random(server_round, "train"):
+                last = {} if math.isinf(strength) else self._last(part, before)
+                found = self._train_own(server_round, strength, received, last)
+            kept |= self._part(part, self._entries)
+            if self._prefers(choice, strength):
+                sent = found
+        self._put(sent[1])
+        return sent[0], kept
+
+    def _train_own(
+        self, server_round: int, strength: float, received: Values, last: Values
+    ) -> tuple[float, Values]:
+        """Train the own model in place, which starts as it was; return its loss, and what to send.
+
+        ``last`` is what the client stood for in the mean before: its own model, or the initial one.
+
+        With infinite strength the model starts as the received one and is trained freely: the
+        anchor itself moves as FedAvg moves it.
+        """
+        if math.isinf(strength):
+            return self._train_model(self._tethers()), self._values()
+        loss = self._train_model([self._anchor(received, strength)])
+        return loss, self._contribution(received, last)
+
+    def _anchor(self, centre: Values, strength: float) -> Tether:
+        """Return a tether to a copy of the centre, which whoever has it may move."""
+        return Tether({n: centre[n].clone() for n, _ in self.model.named_parameters()}, strength)
+
+    # ------------------------------------------------------------------ evaluation
+
+    def _personalize(
+        self, server_round: int, last: bool, before: Snapshot | None
+    ) -> tuple[Scalars, Evaluation | None]:
+        received = self._values()
+        choice = self._choice()
+        chosen = self.default_strength, received
+        for part, strength in self._candidates().items():
+            own = self._start(part, strength, before, received)
+            self._put(own)
+            if self._prefers(choice, strength):
+                chosen = strength, own
+        self._put(chosen[1])
+        return {"lambda": chosen[0]}, choice.validation if choice else None
+
+    def _way_in(self) -> tuple[frozenset[Scope], list[Tether]]:
+        """A newcomer takes the received model as its own, and trains it under the tether."""
+        if math.isinf(self.default_strength):
+            return frozenset(), []
+        return EVERYTHING, [self._anchor(self._values(), self.default_strength)]
+
+    # ------------------------------------------------------------------ the inside
+
+    def _choice(self) -> Choice | None:
+        """Return the choice among candidates, where there is one and enough to make it on."""
+        if len(self.strengths) == 1 or self.validation_loader is None:
+            return None
+        if count_examples(self.validation_loader) < FEWEST_TO_CHOOSE:
+            return None
+        return Choice(self.validation_loader, self.task)
+
+    def _prefers(self, choice: Choice | None, strength: float) -> bool:
+        """Return whether the candidate in the network is the best yet."""
+        return choice.add(self.model) if choice else strength == self.default_strength
+
+    def _candidates(self) -> dict[str, float]:
+        """Return where the own model of each strength is kept."""
+        if len(self.strengths) == 1:
+            return {"own": self.strengths[0]}
+        return {f"own-{strength:g}": strength for strength in self.strengths}
+
+    def _model_parts(self) -> tuple[str, ...]:
+        return tuple(self._candidates())
+
+    def _start(
+        self, part: str, strength: float, before: Snapshot | None, received: Values
+    ) -> Values:
+        """Return the own model; at infinity it is the received one."""
+        return received if math.isinf(strength) else self._own(part, before, received)
+
+
+class DittoClient(ConstellationClient):
+    """Ditto (Li et al. 2021, Algorithm 1): own models around the FedAvg model.
+
+    The own model is trained towards the shared one as it was received, which stays put during
+    the round; then the shared one is trained as FedAvg does, on the same batches, and sent. The
+    own model never leaves the device.
+    """
+
+    sends_own = False
+    uses_pulls = True
+
+    def _train(self, server_round: int, before: Snapshot | None) -> tuple[float, Values]:
+        received = self._values()
+        _, kept = super()._train(server_round, before)
+        self._put(received)
+        with self._random(server_round, "train"):
+            return self._train_model(self._tethers()), kept
+
+
+def check_overshoot(strength: float, largest: float, words: str) -> None:
+    """Refuse a strength with which a step to the anchor would go beyond it.
+
+    Raises
+    ------
+    ValueError
+        The message says the largest strength that is possible.
+    """
+    if strength > largest:
+        raise ValueError(
+            f"lambda {strength:g} goes beyond its anchor at every step; it may be at most "
+            f"{largest:g} ({words})"
+        )

@@ -1,0 +1,67 @@
+"""pFedMe: own models around a minimizer of Moreau envelopes."""
+
+import math
+from dataclasses import replace
+from typing import Any
+
+from clients.personalized_models.local_model import Values
+from clients.personalized_models.mr_mtl import ConstellationClient, check_overshoot
+
+
+class PFedMeClient(ConstellationClient):
+    """pFedMe (Dinh et al. 2020, Algorithm 1): gradient steps on Moreau envelopes.
+
+    On every minibatch: ``inner_steps`` steps on ``f_i(theta) + lambda/2 ||theta - w||^2``, then
+    ``w <- w - eta lambda (w - theta)``, whose last factor is the gradient of the envelope. What is
+    sent is ``w``; ``theta`` stays on the device, where the next round goes on from it.
+
+    Parameters
+    ----------
+    args, kwargs : as in :class:`ConstellationClient`
+    inner_steps : K, steps on every minibatch
+    outer_learning_rate : eta
+
+    Raises
+    ------
+    ValueError
+        If ``eta lambda`` is above 1: ``w`` would overshoot ``theta``, from 2 on diverge.
+    """
+
+    def __init__(
+        self, *args: Any, inner_steps: int = 5, outer_learning_rate: float = 0.01, **kwargs: Any
+    ) -> None:
+        super().__init__(*args, **kwargs)
+        self.inner_steps = inner_steps
+        self.outer_learning_rate = outer_learning_rate
+        for strength in filter(math.isfinite, self.strengths):
+            check_overshoot(strength, 1.0 / outer_learning_rate, "1 / outer learning rate")
+
+    def _train_own(
+        self, server_round: int, strength: float, received: Values, last: Values
+    ) -> tuple[float, Values]:
+        if math.isinf(strength):
+            return super()._train_own(server_round, strength, received, last)
+        parameters = dict(self.model.named_parameters())
+        anchor = self._anchor(received, strength)
+        rate, taken = self.outer_learning_rate * strength, 0
+
+        def after_step() -> None:
+            nonlocal taken
+            taken += 1
+            if taken % self.inner_steps == 0:
+                for name, centre in anchor.centre.items():
+                    centre.lerp_(parameters[name].detach(), rate)
+
+        loss = self._train_model(
+            [anchor],
+            schedule=tuple(replace(phase, repeats=self.inner_steps) for phase in self.schedule),
+            after_step=after_step,
+        )
+        # Running statistics follow as the parameters do: those of theta stay on the device.
+        share = 1.0 - (1.0 - rate) ** (taken // self.inner_steps)
+        buffers = {
+            name: received[name].lerp(value, share)
+            for name, value in self._values().items()
+            if name not in parameters and value.is_floating_point()
+        }
+        return loss, received | buffers | dict(anchor.centre)

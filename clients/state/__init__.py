@@ -1,0 +1,1 @@
+"""Where personal parameters live between rounds, runs and restarts."""

@@ -1,0 +1,1 @@
+"""Personal decision thresholds: the rules, and the client that finds its own."""

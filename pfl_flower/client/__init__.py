@@ -1,0 +1,1 @@
+"""The device side of the app: the node config and the model card."""

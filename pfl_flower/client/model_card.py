@@ -1,0 +1,68 @@
+"""What a file of a whole model says of itself, so that it can be used without the run."""
+
+import json
+from dataclasses import asdict
+from typing import Any
+
+from torch import nn
+
+from clients.export.exported_model import (
+    ARGUMENTS,
+    COLUMNS,
+    LABELS,
+    NETWORK,
+    OUTPUTS,
+    READINGS,
+    SCALES,
+    SHAPE,
+    TASK,
+    TRUSTED,
+)
+from pfl_flower.config.run_config import RunConfig
+from pfl_flower.data.moments import feature_deviations
+from pfl_flower.data.schema import target_scale
+from pfl_flower.models import MODELS, Architecture, build_model
+
+
+def rebuild(**values: Any) -> nn.Module:
+    """Return the network of an :class:`Architecture`, whose fields are given, with any values.
+
+    Raises
+    ------
+    ValueError
+        If it is none of :data:`MODELS`: the fields come from a file, and others are code.
+    """
+    if values.get("model") not in MODELS:
+        raise ValueError(f"{values.get('model')!r} is no model of this app")
+    return build_model(Architecture(**{**values, "shape": tuple(values["shape"])}), 0)
+
+
+def about_model(config: RunConfig) -> dict[str, str]:
+    """Return the model card of a run's models; see :mod:`clients.export.exported_model`."""
+    facts, architecture = config.required_facts, config.architecture
+    own = architecture.model not in MODELS
+    scales: dict[str, Any] = {}
+    if facts.features is not None and facts.standardize:
+        deviations = feature_deviations(facts.features)
+        scales["inputs"] = [list(facts.features.means), [float(d) or 1.0 for d in deviations]]
+    if facts.task == "regression":
+        scales["target"] = target_scale(facts)
+    return {
+        NETWORK: architecture.model if own else TRUSTED,
+        ARGUMENTS: json.dumps(asdict(architecture)),
+        SHAPE: json.dumps(facts.shape),
+        OUTPUTS: str(architecture.num_classes),
+        TASK: facts.task,
+        LABELS: json.dumps(facts.labels),
+        COLUMNS: json.dumps(facts.columns),
+        SCALES: json.dumps(scales),
+        READINGS: _readings(config),
+    }
+
+
+def _readings(config: RunConfig) -> str:
+    """Return what clients do to their readings, in words."""
+    if config.required_facts.graph:
+        return "nodes of a graph, which is there"
+    filled = [] if config.data.imputation == "none" else [f"filled in ({config.data.imputation})"]
+    return " and ".join(filled + (["calibrated"] if config.data.calibrate_inputs else []))

@@ -1,0 +1,116 @@
+"""Who a node is, and where its data are: what its node config says."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from hashlib import blake2b
+
+from flwr.app import Context
+
+from clients.message_log import INSPECT, PERSONAL_DIR
+from clients.state.personal_state import check_name
+from pfl_flower.config.run_config import ConfigError
+from pfl_flower.data import DataSettings, is_own
+from strategies.protocol import NUM_PARTITIONS, PARTITION_ID
+
+NAME, DATA, DATA_PATH = "name", "data", "data-path"
+
+_KNOWN = (PARTITION_ID, NUM_PARTITIONS, NAME, DATA, DATA_PATH, PERSONAL_DIR, INSPECT)
+
+_WAYS = (
+    "the node config needs partition-id and num-partitions: flower-supernode "
+    "--node-config 'partition-id=0 num-partitions=10'; or, of a device that has its own data, "
+    'name and data or data-path: --node-config \'name="ward-7" data-path="/srv/ward"\''
+)
+
+
+@dataclass(frozen=True)
+class Node:
+    """Who a node is.
+
+    Attributes
+    ----------
+    number : the client's own number, the same however often the node restarts or registers anew
+    name : of its personal file: that of its node config, else ``client-<number>``
+    partition, num_partitions : which part of the data is its own, of how many; 0 of 1 where the
+        node has data of its own
+    data : a data set of its own as ``kind:location`` or ``module:function``; empty for the run's
+    data_path : a location of its own for the run's kind of data; empty for the run's
+    """
+
+    number: int
+    name: str
+    partition: int
+    num_partitions: int
+    data: str = ""
+    data_path: str = ""
+
+    def settings(self, run: DataSettings) -> DataSettings:
+        """Return the settings of this node's data, from the run's.
+
+        Raises
+        ------
+        ConfigError
+            If the node has its own, and the run is of another kind of data.
+        """
+        if not (self.data or self.data_path):
+            return run
+        if not is_own(run.dataset):
+            raise ConfigError(
+                f"the node config names data of its own, and the run is of {run.dataset!r}; "
+                f"set the run config's dataset to the kind that nodes have, such as 'folder:data'"
+            )
+        kind = run.dataset.partition(":")[0]
+        return replace(run, dataset=self.data or f"{kind}:{self.data_path}")
+
+
+def node_of(context: Context) -> Node:
+    """Return who a node is.
+
+    Raises
+    ------
+    ConfigError
+        If its node config does not say so.
+    """
+    config = context.node_config
+    _check_spelling(config)
+    name, data, path = (_text(config, key) for key in (NAME, DATA, DATA_PATH))
+    if name:
+        try:
+            check_name(name)
+        except ValueError as error:
+            raise ConfigError(f"the node config's name: {error}") from error
+    if data and path:
+        raise ConfigError("the node config has data and data-path; one of them is enough")
+    stated = [config.get(key) for key in (PARTITION_ID, NUM_PARTITIONS)]
+    if stated == [None, None] and name and (data or path):
+        return Node(number_of(name), name, 0, 1, data, path)
+    number, count = (value if type(value) is int else None for value in stated)
+    if number is None or count is None:
+        raise ConfigError(_WAYS)
+    if not 0 <= number < count:
+        raise ConfigError(f"partition-id {number} is not in 0..{count - 1}")
+    return Node(number, name or f"client-{number}", number, count, data, path)
+
+
+def number_of(name: str) -> int:
+    """Return the number of a client that has only a name: 31 bits of a hash of it."""
+    return int.from_bytes(blake2b(name.encode(), digest_size=4).digest()) >> 1
+
+
+def _check_spelling(config: Mapping[str, object]) -> None:
+    """Refuse a key that is a known one but for its hyphens.
+
+    Others may be anything; but ``personal_dir``, not read, would cost a device its state.
+    """
+    known = {key.replace("-", ""): key for key in _KNOWN}
+    for key in config:
+        meant = known.get(key.lower().replace("-", "").replace("_", ""), key)
+        if meant != key:
+            raise ConfigError(f"the node config's {key!r} is not read; write {meant!r}")
+
+
+def _text(config: Mapping[str, object], key: str) -> str:
+    value = config.get(key, "")
+    if not isinstance(value, str):
+        raise ConfigError(f"the node config's {key} is {value!r}; it must be a text")
+    return value

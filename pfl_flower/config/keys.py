@@ -1,0 +1,333 @@
+"""The keys of the run config: each with its default, a line on what it is, and what it may be."""
+
+import math
+from dataclasses import dataclass
+
+from clients.thresholds.rules import RULES
+from pfl_flower.config.validators import (
+    between,
+    choice,
+    epochs,
+    key,
+    names,
+    number_or,
+    per_tier,
+    sizes,
+)
+from pfl_flower.data import PARTITIONS, SOURCES
+from pfl_flower.data.degradation.devices import MISSINGNESS
+from pfl_flower.data.degradation.imputation import IMPUTATIONS
+from pfl_flower.data.heterogeneity import HETEROGENEITIES
+from pfl_flower.data.readers.registry import OWN
+from pfl_flower.methods.table import COMMUNITIES, METHODS, SCHEDULES
+from pfl_flower.models import MODELS
+from strategies.clustered.similarity_clustering import CLUSTERERS
+from strategies.hierarchical.hierarchical_linear import PROTOCOLS
+from strategies.hierarchical.mixed_effects_em import STRUCTURES
+from strategies.thresholds.search import METRICS
+
+TIERS = (str, float)
+"""A value that is one number, or one a tier."""
+
+
+@dataclass(frozen=True)
+class RunKeys:
+    """Every key; in a run config it is written with hyphens, and without a last underscore."""
+
+    method: str = key("fedper", "what is done", choice(*METHODS))
+    baselines: str = key(
+        "fedavg", "methods run afterwards on the same clients, to compare", names(METHODS)
+    )
+    dataset: str = key("digits", "data set, or data of your own", choice(*SOURCES, own=OWN))
+    task: str = key(
+        "auto",
+        "of your own data; link-prediction of any graph",
+        choice("auto", "classification", "regression", "link-prediction"),
+    )
+    client_column: str = key("", "of a table of your own; empty: client")
+    label_column: str = key("", "of a table of your own; empty: label")
+    partition: str = key("iid", "who gets which examples", choice(*PARTITIONS))
+    heterogeneity: str | None = key(
+        None,
+        "how clients differ otherwise; empty: as the data set has it, none for your own",
+        names({"none": None, **HETEROGENEITIES}),
+        kind=str,
+    )
+    alpha: float = key(0.5, "concentration of dirichlet", between(0, open_low=True))
+    classes_per_client: int = key(2, "classes per client of pathological", between(1))
+    min_examples: int = key(0, "quantity skew: fewest training examples", between(0))
+    max_examples: int = key(0, "quantity skew: most training examples; 0: all", between(0))
+    validation_fraction: float = key(0.1, "of each client's examples", between(0, 0.9))
+    test_fraction: float = key(
+        0.25, "of each client's examples (gallery has its own)", between(0, 0.9, open_low=True)
+    )
+    phases: str = key(
+        "stream", "of a smartwatch's data: one by one, or all at once", choice("stream", "joint")
+    )
+    tribes: str = key(
+        "", "sizes of tribes whose clients have the same heterogeneity, such as 6,8,16", sizes
+    )
+    tiers: str = key(
+        "", "sizes of tiers of devices, such as 8,1,1; empty: as even as can be", sizes
+    )
+    missing: str | float = key(
+        "", "share of values that are missing, one or one a tier", per_tier(0, 0.95), kind=TIERS
+    )
+    missingness: str = key(
+        "random",
+        "which ones: any, more the larger the first feature, or more the larger they are",
+        choice(*MISSINGNESS),
+    )
+    noise: str | float = key(
+        "", "deviation of the error of a reading, one or one a tier", per_tier(0, 100), kind=TIERS
+    )
+    stuck: str | float = key(
+        "", "share of features stuck at one value, one or one a tier", per_tier(0, 1), kind=TIERS
+    )
+    clipped: str | float = key(
+        "",
+        "readings end at plus and minus this, one or one a tier; 0: no",
+        per_tier(0),
+        kind=TIERS,
+    )
+    liars: int = key(0, "clients that read nothing but noise, and state all is perfect", between(0))
+    imputation: str | None = key(
+        None,
+        "what takes the place of missing values; empty: as the data set has it, none for your own",
+        choice(*IMPUTATIONS),
+        kind=str,
+    )
+    calibrate_inputs: bool = key(
+        False, "each client replaces readings by expected true values, by its stated noise"
+    )
+    descriptions: str = key(
+        "own",
+        "of generated clients: what they tell of themselves; shuffled: a control",
+        choice("own", "shuffled"),
+    )
+    model: str = key("auto", "network", choice("auto", *MODELS, function=True))
+    norm: str | None = key(None, "layer", choice("none", "batch", "group"), kind=str)
+    adapter_size: int = key(8, "bottleneck or rank of adapters", between(1))
+    personal: str | None = key(None, "rule: what is personal", kind=str)
+    group: str | None = key(
+        None, "rule: what clients of one group share; rest: all that is not personal", kind=str
+    )
+    schedule: str | None = key(None, "local training", choice(*SCHEDULES), kind=str)
+    mu: float | None = key(None, "pull to the received model", between(0), kind=float)
+    personal_decay: float | None = key(
+        None, "pull of personal parameters to zero", between(0), kind=float
+    )
+    lambda_: float | str | None = key(
+        None,
+        "pull of own models to their anchor; auto: each client chooses",
+        number_or(0, math.inf, "auto", "inf"),
+        kind=(float, str),
+    )
+    tau: float | None = key(
+        None,
+        "instead of lambda: deviation of own models around the anchor; lambda = 1 / (n tau^2)",
+        between(1e-6),
+        kind=float,
+    )
+    mixing: float | str | None = key(
+        None,
+        "weight of the own model in apfl; auto: it adapts",
+        number_or(0, 1, "auto"),
+        kind=(float, str),
+    )
+    inner_steps: int | None = key(None, "of pfedme, on every minibatch", between(1), kind=int)
+    outer_learning_rate: float | None = key(
+        None, "of pfedme, towards the own model", between(0, open_low=True), kind=float
+    )
+    averaging_probability: float | None = key(
+        None,
+        "of l2gd's coin; empty: as large as lambda needs, at least 0.1",
+        between(0.001, 0.999),
+        kind=float,
+    )
+    fisher_decay: float | None = key(
+        None, "of lifelong, what is left of old Fisher information", between(0, 1), kind=float
+    )
+    fisher_samples: int | None = key(
+        None,
+        "of lifelong: labels drawn for an example; 0: exact, all classes",
+        between(0),
+        kind=int,
+    )
+    task_changes: str | None = key(
+        None, "of lifelong: how it learns of them", choice("announced", "detected"), kind=str
+    )
+    clusters: int | None = key(
+        None, "number of clusters; 0: found, in gradient-clusters", between(0), kind=int
+    )
+    clusterer: str | None = key(
+        None, "of gradient-clusters: how they are found", choice(*CLUSTERERS), kind=str
+    )
+    agreement: float | None = key(
+        None,
+        "of gradient-clusters: least cosine of gradients, free of noise, within a cluster",
+        between(0.01, 0.99),
+        kind=float,
+    )
+    few_examples: int | None = key(
+        None, "of gradient-clusters: clients with fewer found no cluster", between(0), kind=int
+    )
+    smallest_cluster: int | None = key(
+        None, "of gradient-clusters: fewest clients of a cluster", between(1), kind=int
+    )
+    projection_size: int | None = key(
+        None, "of gradient-clusters: length of the gradients sent; 0: whole", between(0), kind=int
+    )
+    revise_every: int | None = key(
+        None,
+        "of gradient-clusters: rounds between looks at validation losses; 0: never",
+        between(0),
+        kind=int,
+    )
+    restart: int | None = key(None, "of ifca: names another start", between(0), kind=int)
+    mean_below: float | None = key(
+        None,
+        "of cfl: a cluster is split below this ratio of its mean update to its clients' own",
+        between(0, open_low=True),
+        kind=float,
+    )
+    median_above: float | None = key(
+        None,
+        "of cfl: and only while its clients' updates are above this part of those of round 1",
+        between(0),
+        kind=float,
+    )
+    use_metadata: bool | None = key(
+        None, "of pfedhn: models are written from what clients tell of themselves", kind=bool
+    )
+    server_learning_rate: float | None = key(
+        None, "of pfedhn's hypernetwork", between(0, 0.5, open_low=True), kind=float
+    )
+    embedding_size: int | None = key(
+        None, "of pfedhn: length of a client's embedding", between(1), kind=int
+    )
+    protocol: str | None = key(
+        None,
+        "of hierarchical-linear: what clients tell; auto: one-shot, iterative for classes",
+        choice("auto", *PROTOCOLS),
+        kind=str,
+    )
+    covariance: str | None = key(
+        None,
+        "of hierarchical-linear: of clients' coefficients; auto: full, diagonal for classes",
+        choice("auto", *STRUCTURES),
+        kind=str,
+    )
+    restricted: bool | None = key(
+        None,
+        "of hierarchical-linear: count in that the prior's mean is an estimate",
+        kind=bool,
+    )
+    prior: str | None = key(None, "of hierarchical-bayes, a rule: what has a prior", kind=str)
+    prior_variance: float | None = key(
+        None,
+        "of hierarchical-bayes: first variance of the prior",
+        between(0, 1e30, open_low=True),
+        kind=float,
+    )
+    prior_weight: float | None = key(
+        None,
+        "of hierarchical-bayes: clients' worth of evidence that all variances of a tensor are one",
+        between(0),
+        kind=float,
+    )
+    posterior_samples: int | None = key(
+        None,
+        "of hierarchical-bayes: draws that predictions are averaged over; 0: the posterior mean",
+        between(0),
+        kind=int,
+    )
+    group_decay: float | None = key(
+        None, "of community-adapters: pull of a group's parameters to zero", between(0), kind=float
+    )
+    communities: str | None = key(
+        None, "of community-adapters: how they are known", choice(*COMMUNITIES), kind=str
+    )
+    largest_share: float | None = key(
+        None,
+        "of quality-weighted: no client counts for more; empty: three times an equal share",
+        between(0, 1, open_low=True),
+        kind=float,
+    )
+    least_quality: float | None = key(
+        None,
+        "of quality-weighted: clients of a lower (1 - missing) x reliability do not count",
+        between(0, 1),
+        kind=float,
+    )
+    update_clip: float | None = key(
+        None,
+        "of quality-weighted: longest update, in medians of all clients' updates; 0: any",
+        between(0),
+        kind=float,
+    )
+    whole_graph: int = key(
+        20_000, "most nodes of a graph trained on as a whole, in one batch", between(0)
+    )
+    fanout: int = key(10, "neighbours drawn of a node, in a larger graph", between(1))
+    num_server_rounds: int = key(20, "rounds", between(1))
+    fraction_train: float = key(1.0, "of clients trained a round", between(0, 1, open_low=True))
+    local_epochs: int = key(2, "passes over the local data a round", between(0))
+    local_steps: int = key(0, "minibatch steps instead of epochs; 0: epochs", between(0))
+    head_epochs: int = key(2, "head epochs of head-then-body", between(0))
+    fine_tuning_epochs: str = key("0,1,2,5,10", "candidates; validation chooses", epochs)
+    batch_size: int = key(
+        32, "examples a step; of a graph up to whole-graph all of them", between(1)
+    )
+    drop_last: bool = key(False, "leave out a last batch that is not full")
+    optimizer: str = key("sgd", "local optimizer", choice("sgd", "adam"))
+    learning_rate: float = key(0.1, "of local steps", between(0, open_low=True))
+    momentum: float = key(0.9, "of sgd", between(0, 0.999))
+    weight_decay: float = key(0.0, "of local steps", between(0))
+    gradient_clip: float = key(0.0, "largest norm of a gradient; 0: none", between(0))
+    weighting: str | None = key(
+        None, "of clients in the mean", choice("examples", "uniform"), kind=str
+    )
+    server_momentum: float = key(0.0, "of the server's step", between(0, 0.999))
+    unseen: float = key(0.0, "of clients held out of training, to join afterwards", between(0, 0.9))
+    late: float = key(
+        0.0, "of clients that are there only from half of the rounds on", between(0, 0.9)
+    )
+    joining_steps: int = key(100, "minibatch steps of a client that joins", between(0))
+    safeguard: bool = key(
+        False, "each client may fall back on the global model or one trained alone"
+    )
+    threshold: str | None = key(
+        None,
+        "rule by which each client finds its decision threshold after training; empty: none",
+        choice(*RULES),
+        kind=str,
+    )
+    threshold_metric: str = key("f1", "what thresholds are to be good at", choice(*METRICS))
+    cost_ratio: float = key(
+        1.0,
+        "of threshold-metric=cost: what a miss costs, in false alarms",
+        between(0, 1e9, open_low=True),
+    )
+    wanted_recall: float = key(
+        0.9,
+        "of threshold-metric=precision-at-recall: share of positives that must be found",
+        between(0, 1, open_low=True),
+    )
+    resume: str = key("", "results folder of a run that was interrupted, to go on with")
+    initial: str = key(
+        "", "results folder of an earlier run of this method, to start from its shared arrays"
+    )
+    seed: int = key(0, "of every random choice", between(0))
+    threads: int = key(1, "torch threads a worker", between(1))
+    device: str = key("cpu", "cpu, cuda, cuda:1, ... or auto")
+    min_nodes: int = key(0, "nodes to wait for; 0: as many as there are partitions", between(0))
+    wait: float = key(120.0, "seconds to wait for them", between(0))
+    timeout: float = key(3600.0, "seconds a round may take", between(0, open_low=True))
+    data_dir: str = key("", "folder of data sets; empty: $PFL_DATA_DIR")
+    download: bool = key(False, "download a data set that is missing")
+    results_dir: str = key("", "folder for results; empty: ~/pfl-flower-results")
+    personal_dir: str = key(
+        "", "folder for personal parameters, where a node names none; empty: they end with the run"
+    )
+    tensorboard: bool = key(False, "write TensorBoard scalars too (pip install '.[tensorboard]')")

@@ -1,0 +1,1 @@
+"""Degraded measurements: noise, missing values, imputation and calibration."""

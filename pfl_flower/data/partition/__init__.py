@@ -1,0 +1,1 @@
+"""Who gets which examples: partitions of examples and of graphs, and splits."""

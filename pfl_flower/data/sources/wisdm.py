@@ -1,0 +1,88 @@
+"""WISDM: what fifty people's smartwatches measured in eighteen activities, as a stream of habits.
+
+Weiss, Yoneda and Hayajneh 2019, "Smartphone and Smartwatch-Based Biometrics Using Activities of
+Daily Living" (IEEE Access 7), UCI data set 507. ``wisdm51/watch_accel.npz`` in the data folder
+holds the authors' features of the watch's accelerometer in windows of ten seconds (their
+``arff_files/watch/accel``) as plain arrays: ``X`` (N, 91), ``y`` (N,) from 0 to 17 in the order of
+the activities' letters, and ``subject`` (N,) from 1600 to 1650.
+"""
+
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from pfl_flower.data.records import Examples, SourceRequest
+from pfl_flower.data.schema import DataError
+from pfl_flower.data.settings import default_cache
+
+FILE = "wisdm51/watch_accel.npz"
+
+WALKING, JOGGING, STAIRS, SITTING, STANDING, TYPING, TEETH, SOUP, CHIPS = range(9)
+PASTA, DRINKING, SANDWICH, KICKING, CATCH, DRIBBLING, WRITING, CLAPPING, FOLDING = range(9, 18)
+
+HABITS = (
+    (WALKING, STAIRS, SITTING, STANDING, TYPING, WRITING, TEETH, FOLDING),
+    (WALKING, JOGGING, STAIRS, KICKING, CATCH, DRIBBLING, CLAPPING),
+    (SITTING, SOUP, CHIPS, PASTA, DRINKING, SANDWICH, JOGGING),
+)
+"""The activities of each phase: everyday life, then sport begins, then meals."""
+
+
+def wisdm(request: SourceRequest) -> Examples:
+    """Return everybody's windows; clients are people, in ascending order of their numbers.
+
+    Raises
+    ------
+    DataError
+        If the file is missing or is not what it should be.
+    """
+    inputs, targets, subjects = _read((request.data_dir or default_cache()) / FILE)
+    _, owner = np.unique(subjects, return_inverse=True)
+    phase = _phases(targets, owner)
+    return Examples(torch.from_numpy(inputs), torch.from_numpy(targets), owner, phase=phase)
+
+
+def _read(path: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return inputs (N, 91) float32, targets and subjects (N,) int64."""
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            inputs, targets, subjects = (arrays[name] for name in ("X", "y", "subject"))
+    except FileNotFoundError as error:
+        raise DataError(
+            f"wisdm was not found: there is no {path}. Put the file {FILE} (arrays X, y and "
+            f"subject) into the data folder, or name another folder with data-dir or $PFL_DATA_DIR"
+        ) from error
+    except (OSError, ValueError, EOFError, KeyError, TypeError, zipfile.BadZipFile) as error:
+        raise DataError(f"{path} is not WISDM's arrays X, y and subject ({error})") from error
+    if (
+        inputs.ndim != 2
+        or inputs.shape[1] != 91
+        or not targets.shape == subjects.shape == (len(inputs),)
+        or not np.isin(targets, np.arange(18)).all()
+    ):
+        raise DataError(
+            f"{path}: X has shape {inputs.shape}, y {targets.shape} and subject {subjects.shape}; "
+            f"they have to be (N, 91), (N,) and (N,), with y from 0 to 17"
+        )
+    if not np.isfinite(inputs).all():
+        raise DataError(f"{path}: X has missing (NaN) or infinite values")
+    return inputs.astype(np.float32), targets.astype(np.int64), subjects.astype(np.int64)
+
+
+def _phases(targets: np.ndarray, owner: np.ndarray) -> np.ndarray:
+    """Return the phase of each window.
+
+    Where an activity is a habit of two phases, the first half of a person's windows of it are of
+    the earlier one. Rows are presumably in order of time; the files do not say so.
+    """
+    phase = np.empty(len(targets), dtype=np.int64)
+    for activity in range(18):
+        habit_of = [number for number, habits in enumerate(HABITS) if activity in habits]
+        rows = np.flatnonzero(targets == activity)
+        for person in np.unique(owner[rows]):
+            parts = np.array_split(rows[owner[rows] == person], len(habit_of))
+            for number, part in zip(habit_of, parts, strict=True):
+                phase[part] = number
+    return phase

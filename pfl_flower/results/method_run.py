@@ -1,0 +1,108 @@
+"""What one method did on a federation."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from flwr.app import ArrayRecord
+
+from pfl_flower.config.run_config import RunConfig
+from strategies import ClientReport, Grouping
+from strategies.hypernetwork.metadata_encoder import Metadata
+from strategies.hypernetwork.network import Hypernetwork
+
+
+def select(
+    reports: Sequence[ClientReport], metric: str, server_round: int, phase: str = "evaluate"
+) -> dict[int, float]:
+    """Return client -> a metric of a phase of a round, in the order of the clients' numbers.
+
+    Without clients whose reply was dropped.
+    """
+    found = {
+        report.client: float(report.metrics[metric])
+        for report in reports
+        if (report.phase, report.round) == (phase, server_round) and not report.dropped
+    }
+    return dict(sorted(found.items()))
+
+
+@dataclass(frozen=True)
+class MethodRun:
+    """What one method did on a federation.
+
+    Attributes
+    ----------
+    config : the config of this method
+    reports : what every client did in every phase and round
+    arrays : the final shared arrays
+    seconds : wall-clock seconds of all rounds
+    parameters : number of values (buffers included) that are ``shared`` and ``personal``
+    joined : number of local examples (-1: all) -> what clients did that joined after training
+    label : name, where it is not the method's
+    left_out : in words, which clients could not take part and why
+    grouping : who is in which group, of a method with groups
+    hypernetwork : what writes the models, of a method that has one
+    written : client -> what a hypernetwork wrote for it, where a safeguard has to choose
+    metadata : client that was trained -> what it told of itself, if it was asked
+    thresholds : what clients' decision thresholds are worth, under every rule, where there are any
+    """
+
+    config: RunConfig
+    reports: list[ClientReport]
+    arrays: ArrayRecord
+    seconds: float
+    parameters: Mapping[str, int]
+    joined: Mapping[int, list[ClientReport]] = field(default_factory=dict)
+    label: str = ""
+    left_out: tuple[str, ...] = ()
+    grouping: Grouping | None = None
+    hypernetwork: Hypernetwork | None = None
+    metadata: Mapping[int, Metadata] = field(default_factory=dict)
+    written: Mapping[int, ArrayRecord] = field(default_factory=dict)
+    thresholds: Sequence[ClientReport] = ()
+
+    @property
+    def method(self) -> str:
+        """Name of the method."""
+        return self.label or self.config.method
+
+    @property
+    def score(self) -> str:
+        """Name of the score that models are compared by."""
+        return self.config.client_task.score
+
+    @property
+    def num_clients(self) -> int:
+        """Number of clients that were asked for anything."""
+        return len({report.client for report in self.reports})
+
+    @property
+    def edges(self) -> tuple[int, int] | None:
+        """How many connections of a graph the cut into clients kept and dropped; None without."""
+        facts = self.config.known_facts
+        return None if facts is None else facts.edges
+
+    @property
+    def last_round(self) -> int:
+        """The last round with an evaluation."""
+        return max((r.round for r in self.reports if r.phase == "evaluate"), default=0)
+
+    def by_client(
+        self, metric: str | None = None, server_round: int | None = None
+    ) -> dict[int, float]:
+        """Return client -> a metric of the evaluation of a round.
+
+        Parameters
+        ----------
+        metric : the task's score by default
+        server_round : the last by default
+
+        In the order of the clients' numbers, without those whose evaluation failed.
+        """
+        wanted = self.last_round if server_round is None else server_round
+        return select(self.reports, metric or self.score, wanted)
+
+    def values(self, metric: str | None = None, server_round: int | None = None) -> np.ndarray:
+        """Return the values of :meth:`by_client`."""
+        return np.array(list(self.by_client(metric, server_round).values()))

@@ -1,0 +1,70 @@
+"""What clients' decision thresholds are worth: a table, a picture, and a few words."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from clients.thresholds.rules import RULES
+from clients.thresholds.threshold_client import SCORES
+from pfl_flower.results.method_run import MethodRun
+from pfl_flower.utils.files import write_csv
+
+
+def threshold_rows(run: MethodRun) -> list[dict[str, Any]]:
+    """Return a row a client and rule, with a column a score; none without thresholds."""
+    return [
+        {"method": run.method, "client": report.client, "rule": rule}
+        | {name.replace("-", "_"): report.metrics[f"{name}-{rule}"] for name in SCORES}
+        for report in sorted(run.thresholds, key=lambda report: report.client)
+        if not report.dropped
+        for rule in RULES
+    ]
+
+
+def by_rule(run: MethodRun, score: str) -> dict[str, np.ndarray]:
+    """Return rule -> a score of each client, of those where it is known; empty without any."""
+    good = [report for report in run.thresholds if not report.dropped]
+    found = {r: np.array([each.metrics[f"{score}-{r}"] for each in good]) for r in RULES}
+    return {rule: values[~np.isnan(values)] for rule, values in found.items() if good}
+
+
+def threshold_summary(run: MethodRun) -> dict[str, Any]:
+    """Return the mean over clients of every score under every rule; empty without thresholds."""
+    found: dict[str, dict[str, float]] = {rule: {} for rule in RULES}
+    for score in SCORES:
+        for rule, values in by_rule(run, score).items():
+            found[rule][score] = float(values.mean()) if len(values) else float("nan")
+    return {"thresholds": found} if any(found.values()) else {}
+
+
+def write_thresholds(folder: Path, runs: Sequence[MethodRun]) -> None:
+    """Write ``thresholds.csv``, and ``thresholds.png`` of the first method that has some."""
+    rows = [row for run in runs for row in threshold_rows(run)]
+    if not rows:
+        return
+    from pfl_flower.plots.thresholds import plot_rules  # matplotlib takes a second to import
+
+    write_csv(folder / "thresholds.csv", rows)
+    first = next(run for run in runs if threshold_rows(run))
+    plot_rules(by_rule(first, "f1"), folder / "thresholds.png", "test F1", first.method)
+
+
+def describe_thresholds(run: MethodRun) -> list[str]:
+    """Say what the chosen rule bought, against 0.5 and the fleet's threshold."""
+    summary: Mapping[str, Mapping[str, float]] = threshold_summary(run).get("thresholds", {})
+    rule = run.config.threshold
+    if not summary or rule is None:
+        return [f"{run.method}: no client found a threshold"] if rule and run.thresholds else []
+    own = summary[rule]
+    labels = run.config.required_facts.labels
+    about = str(run.config.threshold_metric)
+    about += f", positive: {labels[1]}" if len(labels) == 2 else ""
+    others = {"half": "with 0.5 for all", "global": "with one threshold for all"}
+    words = ", ".join(f"{100 * summary[r]['f1']:.1f} {text}" for r, text in others.items())
+    return [
+        f"With the threshold {rule!r} ({about}): F1 of {100 * own['f1']:.1f} "
+        f"on average ({words}), precision {own['precision']:.1%}, recall {own['recall']:.1%}, "
+        f"balanced accuracy {own['balanced-accuracy']:.1%}."
+    ]

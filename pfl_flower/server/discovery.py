@@ -1,0 +1,129 @@
+"""Who is there? The census of a federation before its first round."""
+
+import time
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from logging import INFO, WARNING
+from typing import cast
+
+from flwr.app import ConfigRecord, Message, MessageType, RecordDict
+from flwr.common.logger import log
+from flwr.serverapp import Grid
+
+from pfl_flower.config.run_config import RunConfig
+from pfl_flower.data import DataCard
+from strategies.protocol import CONFIG, DATA_CARD, NUM_PARTITIONS, PARTITION_ID, PROPERTIES
+
+_POLL = 0.2  # seconds between looks at who is there
+_SETTLED = 5.0  # seconds without a new node after which those that are there are all
+
+
+class FederationError(RuntimeError):
+    """No client of the federation can work."""
+
+
+@dataclass(frozen=True)
+class Population:
+    """Who is there.
+
+    Attributes
+    ----------
+    clients : node id -> the client's number, of every node that answered
+    cards : the client's number -> what it tells of its data
+    failures : node id -> why it cannot take part
+    """
+
+    clients: Mapping[int, int]
+    cards: Mapping[int, DataCard]
+    failures: Mapping[int, str] = field(default_factory=dict)
+
+
+def wait_for_clients(grid: Grid, config: RunConfig) -> Population:
+    """Wait until the federation is complete, so that round 1 does not start with half of it.
+
+    Nodes of a simulation register one after another while the server already runs. Every node is
+    asked, as it appears, to load its data and tell of them. Complete are ``min-nodes`` nodes, or
+    as many as they say there are partitions, all of which have answered. After ``wait`` seconds
+    the run goes on with those that are there; one that has not answered by then may still take
+    part.
+
+    Raises
+    ------
+    FederationError
+        If no node is there, or every one says that it cannot load its data (and no other has
+        come for a few seconds); the message has the commonest reason.
+    """
+    census = _Census(grid, config)
+    start = last_change = time.monotonic()
+    while not census.complete:
+        now = time.monotonic()
+        if census.update():
+            last_change = now
+        elif census.nodes and len(census.failures) == len(census.nodes):
+            if now - last_change > min(_SETTLED, config.wait):
+                raise FederationError(f"no client can start: {commonest(census.failures.values())}")
+        elif now - start > config.wait:
+            if not census.nodes:
+                raise FederationError(f"no node connected within {config.wait:g} seconds")
+            log(WARNING, "Going on without the others: %s", census)
+            break
+        if not census.complete:
+            time.sleep(_POLL)
+    log(INFO, "Nodes: %s", census)
+    return Population(census.clients, census.cards, census.failures)
+
+
+class _Census:
+    """Who is there, who can work, and how many there should be."""
+
+    def __init__(self, grid: Grid, config: RunConfig) -> None:
+        self.grid = grid
+        self.expected = self.minimum = config.min_nodes
+        self.nodes: set[int] = set()
+        self.clients: dict[int, int] = {}
+        self.cards: dict[int, DataCard] = {}
+        self.failures: dict[int, str] = {}
+        self._pending: set[str] = set()
+
+    @property
+    def complete(self) -> bool:
+        """Whether all expected nodes are there and have answered."""
+        answered = len(self.clients) + len(self.failures)
+        return 0 < self.expected <= len(self.nodes) == answered and bool(self.clients)
+
+    def update(self) -> bool:
+        """Ask nodes that are new, take in answers; return whether anything happened."""
+        fresh = sorted(set(self.grid.get_node_ids()) - self.nodes)
+        self.nodes.update(fresh)
+        wanted = f"{PARTITION_ID},{NUM_PARTITIONS},{DATA_CARD}"
+        question = RecordDict({CONFIG: ConfigRecord({PROPERTIES: wanted})})
+        messages = [Message(question, node, MessageType.QUERY) for node in fresh]
+        self._pending.update(self.grid.push_messages(messages) if messages else ())
+        replies = list(self.grid.pull_messages(self._pending) if self._pending else ())
+        for reply in replies:
+            self._pending.discard(reply.metadata.reply_to_message_id)
+            self._take_in(reply)
+        return bool(fresh or replies)
+
+    def _take_in(self, reply: Message) -> None:
+        node = reply.metadata.src_node_id
+        if reply.has_error():
+            self.failures[node] = reply.error.reason or "no reason given"
+            log(WARNING, "Node %d cannot start its client: %s", node, self.failures[node])
+            return
+        answer = reply.content.config_records[PROPERTIES]
+        self.clients[node] = cast(int, answer[PARTITION_ID])
+        self.cards[self.clients[node]] = DataCard.from_json(str(answer[DATA_CARD]))
+        if not self.minimum:
+            self.expected = max(self.expected, cast(int, answer[NUM_PARTITIONS]))
+
+    def __str__(self) -> str:
+        text = f"{len(self.nodes)} of {self.expected or '?'} are there"
+        return text + f", {len(self.clients)} can work, {len(self.failures)} cannot"
+
+
+def commonest(reasons: Iterable[str]) -> str:
+    """Return the reason that occurs most; empty ones do not count."""
+    counts = Counter(filter(None, reasons))
+    return counts.most_common(1)[0][0] if counts else "nobody was asked"

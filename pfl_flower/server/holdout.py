@@ -1,0 +1,68 @@
+"""Clients that were held out of training and join afterwards."""
+
+from collections.abc import Iterable
+from typing import Any
+
+from flwr.app import ArrayRecord, ConfigRecord
+from flwr.serverapp import Grid
+
+from clients.adaptation import ALL
+from pfl_flower.config.run_config import RunConfig
+from strategies import ClientReport, PartialAveraging
+from strategies.protocol import JOIN_EXAMPLES, JOIN_STEPS
+from strategies.randomness import generator
+
+LOCAL_EXAMPLES = (0, 1, 5, 20, ALL)
+"""Numbers of local examples that a newcomer fits its own part on."""
+
+
+def choose_unseen(config: RunConfig, clients: Iterable[int]) -> frozenset[int]:
+    """Return the clients held out of training: the same for every method of a seed.
+
+    At least one if the config asks for any, and never all.
+    """
+    return _draw(config, "unseen", config.unseen, clients)
+
+
+def choose_late(config: RunConfig, clients: Iterable[int]) -> frozenset[int]:
+    """Return the clients that are there from half of the rounds on; drawn as those unseen."""
+    return _draw(config, "late", config.late, clients)
+
+
+def _draw(config: RunConfig, what: str, fraction: float, clients: Iterable[int]) -> frozenset[int]:
+    known = sorted(clients)
+    if not fraction or len(known) < 2:
+        return frozenset()
+    size = min(max(1, round(fraction * len(known))), len(known) - 1)
+    drawn = generator(config.seed, what).choice(known, size=size, replace=False)
+    return frozenset(drawn.tolist())
+
+
+def let_join(
+    strategy: PartialAveraging,
+    grid: Grid,
+    arrays: ArrayRecord,
+    config: RunConfig,
+    about: dict[str, Any],
+    nodes: list[int],
+) -> dict[int, list[ClientReport]]:
+    """Let clients join that were not trained with the others, by the method's own way in.
+
+    Parameters
+    ----------
+    strategy, grid, config : of the method
+    arrays : final shared arrays
+    about : config of every message
+    nodes : ids of the newcomers' nodes
+
+    Returns
+    -------
+    number of local examples (:data:`LOCAL_EXAMPLES`) -> reports of the evaluation
+    """
+    reports = {}
+    for examples in LOCAL_EXAMPLES if nodes else ():
+        asked = {**about, JOIN_EXAMPLES: examples, JOIN_STEPS: config.joining_steps}
+        reports[examples] = strategy.evaluate_nodes(
+            grid, config.num_server_rounds, arrays, ConfigRecord(asked), nodes, config.timeout
+        )
+    return reports

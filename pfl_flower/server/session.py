@@ -1,0 +1,187 @@
+"""What all methods of a run have in common, and where each of them goes on."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from logging import INFO, WARNING
+from pathlib import Path
+from typing import Any, cast
+from uuid import uuid4
+
+from flwr.app import ConfigRecord, Message, MessageType, RecordDict
+from flwr.common.logger import log
+from flwr.serverapp import Grid
+
+from pfl_flower.config.run_config import RunConfig, under_home
+from pfl_flower.data import DataFacts
+from pfl_flower.data.schema import merge_cards
+from pfl_flower.server.checkpoint import Checkpoints, Saved, read_about
+from pfl_flower.server.discovery import FederationError, Population
+from pfl_flower.server.holdout import choose_late, choose_unseen
+from pfl_flower.subgrid import GridWithout
+from strategies.protocol import (
+    CONFIG,
+    DATA_FACTS,
+    METHOD,
+    NUM_ROUNDS,
+    PERSONAL_ROUND,
+    PROPERTIES,
+    RUN,
+    SERVER_ROUND,
+)
+
+MANY = 20
+"""From so many classes on, whole numbers may be meant as amounts."""
+
+
+@dataclass(frozen=True)
+class Session:
+    """What all methods of a run have in common.
+
+    Attributes
+    ----------
+    grid : all nodes
+    config : of the run, with the facts of the data
+    clients : node id -> the client's number, as far as known
+    misfits : nodes whose data do not fit the others'
+    unseen : nodes that are held out of training
+    late : nodes that are there only from half of the rounds on
+    left_out : in words, who cannot take part and why
+    checkpoints : where every round is kept, if it is
+    run : name of the run
+    """
+
+    grid: Grid
+    config: RunConfig
+    clients: Mapping[int, int]
+    misfits: frozenset[int] = frozenset()
+    unseen: frozenset[int] = frozenset()
+    late: frozenset[int] = frozenset()
+    left_out: tuple[str, ...] = ()
+    checkpoints: Checkpoints | None = None
+    run: str = ""
+
+    def about(self, method: str) -> dict[str, Any]:
+        """Return the config of every message of a method."""
+        return {
+            METHOD: method,
+            NUM_ROUNDS: self.config.num_server_rounds,
+            DATA_FACTS: self.config.required_facts.to_json(),
+            RUN: self.run,
+        }
+
+    @property
+    def training_grid(self) -> GridWithout:
+        """The nodes that are trained, those that come late included."""
+        return GridWithout(self.grid, self.misfits | self.unseen)
+
+    def grid_after(self, server_round: int) -> GridWithout:
+        """Return the nodes that are there after a round, for training."""
+        absent = self.late if 2 * server_round < self.config.num_server_rounds else frozenset()
+        return GridWithout(self.grid, self.misfits | self.unseen | absent)
+
+
+def open_session(grid: Grid, config: RunConfig, there: Population, folder: Path | None) -> Session:
+    """Put together what the clients told, and say what is odd about it."""
+    facts, misfits = merge_cards(there.cards)
+    if folder is None and config.resume:
+        folder = under_home(config.resume)
+    if folder is not None and config.resume:  # the same again, whoever is there today
+        about = read_about(folder)
+        unseen, late = frozenset(about["unseen"]), frozenset(about["late"])
+    else:
+        fit = there.cards.keys() - misfits.keys()
+        unseen = choose_unseen(config, fit)
+        late = choose_late(config, fit - unseen)
+    # Who is held out of training has no part in means and deviations either, but may have a class
+    # that nobody else has, and a piece of the graph that was cut.
+    left_out = unseen | misfits.keys()
+    seen = {client: card for client, card in there.cards.items() if client not in left_out}
+    of_seen = merge_cards(seen or there.cards)[0]
+    facts = replace(of_seen, labels=facts.labels, edges=facts.edges)
+    _log_facts(facts, misfits)
+    config = replace(config, facts=facts)
+    checkpoints = None if folder is None else Checkpoints(folder, config, unseen, late)
+    return Session(
+        grid,
+        config,
+        there.clients,
+        frozenset(node for node, client in there.clients.items() if client in misfits),
+        frozenset(node for node, client in there.clients.items() if client in unseen),
+        frozenset(node for node, client in there.clients.items() if client in late),
+        (
+            *(f"client {client}: {reason}" for client, reason in misfits.items()),
+            *(_after_kind(reason) for _, reason in sorted(there.failures.items())),
+        ),
+        checkpoints,
+        checkpoints.run if checkpoints else uuid4().hex,
+    )
+
+
+def _after_kind(reason: str) -> str:
+    """Leave out the kind of the error, which is for developers."""
+    return reason.removeprefix("DataError: ")
+
+
+def _log_facts(facts: DataFacts, misfits: Mapping[int, str]) -> None:
+    for client, reason in misfits.items():
+        log(WARNING, "Client %d cannot take part: %s", client, reason)
+    number = "links" if facts.task == "link-prediction" else "a number (regression)"
+    what = f"{len(facts.labels)} classes" if facts.labels else number
+    log(INFO, "Data: examples of shape %s, to predict %s", facts.shape, what)
+    if facts.labels and facts.labels != tuple(range(len(facts.labels))):
+        log(WARNING, "Labels %s become classes 0 to %d", list(facts.labels), len(facts.labels) - 1)
+        if len(facts.labels) >= MANY and all(isinstance(label, int) for label in facts.labels):
+            log(WARNING, "So many whole numbers may be amounts: then set task=regression")
+
+
+def saved_state(session: Session, config: RunConfig, personal: bool) -> Saved | None:
+    """Return where a method stopped when the run was interrupted; None to start afresh.
+
+    Baselines leave nothing on the devices: one that was under way starts afresh, and so does one
+    that is finished but whose clients are asked once more, for a safeguard or for thresholds.
+    """
+    if session.checkpoints is None or not session.config.resume:
+        return None
+    saved = session.checkpoints.load(config.method)
+    main = config.method == session.config.method
+    complete = saved is not None and saved.round == config.num_server_rounds
+    asked_again = session.config.safeguard or session.config.threshold is not None
+    if saved is None or not (main or (complete and not asked_again)):
+        session.checkpoints.forget(config.method)
+        return None
+    log(INFO, "Method %s goes on after round %d", config.method, saved.round)
+    if main and personal:
+        _check_personal(session, config, saved)
+    return saved
+
+
+def _check_personal(session: Session, config: RunConfig, saved: Saved) -> None:
+    """Raise unless every client that was trained still has its personal parameters.
+
+    Raises
+    ------
+    FederationError
+        With the clients that have not.
+    """
+    trained: dict[int, int] = {}
+    for report in saved.reports:
+        if report.phase == "train" and not report.dropped:
+            trained[report.client] = report.round
+    asked: dict[str, Any] = {PROPERTIES: PERSONAL_ROUND, SERVER_ROUND: saved.round + 1}
+    question = RecordDict({CONFIG: ConfigRecord({**session.about(config.method), **asked})})
+    nodes = [node for node, client in session.clients.items() if client in trained]
+    messages = [Message(question, node, MessageType.QUERY) for node in nodes]
+    kept: dict[int, int] = {}
+    for reply in session.grid.send_and_receive(messages, timeout=config.timeout):
+        if reply.has_content():
+            answer = reply.content.config_records[PROPERTIES]
+            kept[session.clients[reply.metadata.src_node_id]] = cast(int, answer[PERSONAL_ROUND])
+    if absent := sorted(trained.keys() - set(session.clients.values())):
+        log(WARNING, "Clients %s were trained before and are not there now", absent)
+    lost = [client for client, last in sorted(trained.items()) if kept.get(client, last) < last]
+    if lost:
+        raise FederationError(
+            f"the run cannot be resumed: clients {lost} do not have the personal parameters of "
+            f"round {saved.round} any more. They keep them only in a personal directory: node "
+            f"config personal-dir, $PFL_PERSONAL_DIR, or the run config's personal-dir"
+        )

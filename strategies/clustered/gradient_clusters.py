@@ -1,0 +1,305 @@
+"""Tribes found by the clients' gradients at a common start, one model a tribe."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from logging import INFO, WARNING
+from typing import Any, NamedTuple
+
+import numpy as np
+from flwr.app import ArrayRecord, ConfigRecord, RecordDict
+from flwr.common.logger import log
+from flwr.serverapp import Grid
+from numpy.typing import NDArray
+
+from strategies.arrays import as_part, part_of, to_record, view
+from strategies.clustered.assignments import NO_GROUP, Grouping
+from strategies.clustered.group_averaging import GroupAveraging, lowest_of
+from strategies.clustered.similarity_clustering import (
+    TribeRules,
+    attenuation,
+    cosine_similarities,
+    find_tribes,
+    join_tribes,
+    nearest,
+    noise_examples,
+)
+from strategies.protocol import (
+    GRADIENT,
+    GRADIENT_QUERY,
+    GRADIENT_RELIABILITY,
+    JOIN_EXAMPLES,
+    PROJECTION_SEED,
+    PROJECTION_SIZE,
+    SERVER_ROUND,
+)
+from strategies.randomness import named_seed
+
+
+class Signature(NamedTuple):
+    """What a client told of itself.
+
+    Attributes
+    ----------
+    values : its gradient at the common start, perhaps projected
+    examples : that it is the mean of
+    reliability : cosine of the gradients of two halves of them; NaN if it could not tell
+    """
+
+    values: NDArray[Any]
+    examples: int
+    reliability: float
+
+
+class GradientClusters(GroupAveraging):
+    """Find tribes of clients by their first gradients; train one model a tribe.
+
+    One-shot clustering (after Sattler et al. 2021, arXiv:1910.01991, and Ghosh et al. 2020,
+    arXiv:2006.04088): at a common start every client's gradient points to its own optimum, so
+    similar clients are found before training begins. Clients have to answer the query
+    ``query.gradient``, as :class:`clients.GroupedClient` does.
+
+    Before round 1 every node that is there tells its gradient at the arrays of the start. Clients
+    with many examples found the tribes; the others join the one they agree with most, for which
+    half the agreement will do. Who was not there, or failed, is asked when it is seen next, at the
+    same start. Who agrees with no tribe is one of its own; with ``smallest`` above 1 it gets the
+    mean over everybody, until enough such clients agree with each other and become a new tribe.
+
+    Parameters
+    ----------
+    rules : TribeRules
+        How tribes are found.
+    projection_size : int (default: 8192)
+        Length of the random projection of gradients that is sent; 0 for all of it.
+    revise_every : int (default: 0)
+        After so many rounds each (0: never), every client is asked how good each tribe's model is
+        on its validation examples, and moves where the loss is below ``margin`` times its own.
+    margin : float in (0, 1] (default: 0.8)
+        See there.
+    others : as in :class:`GroupAveraging`
+
+    Raises
+    ------
+    ValueError
+        If an argument is out of range; in round 1, if there are fewer clients than tribes.
+    """
+
+    finds_groups = True
+    placing_state = (*GroupAveraging.placing_state, "signatures")
+
+    def __init__(
+        self,
+        *args: Any,
+        rules: TribeRules = TribeRules(),
+        projection_size: int = 8192,
+        revise_every: int = 0,
+        margin: float = 0.8,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(*args, **kwargs)
+        for name, value in (("projection_size", projection_size), ("revise_every", revise_every)):
+            if value < 0:
+                raise ValueError(f"{name} must be at least 0, got {value}")
+        if not 0.0 < margin <= 1.0:
+            raise ValueError(f"margin must be above 0 and at most 1, got {margin}")
+        self.rules = rules
+        self.projection_size = projection_size
+        self.revise_every = revise_every
+        self.margin = margin
+        self.start_arrays: ArrayRecord | None = None
+        """The common start, kept for clients that come later."""
+        self.signatures: dict[int, Signature] = {}
+
+    def summary(self) -> None:
+        """Log what this strategy averages and how."""
+        super().summary()
+        log(INFO, "\t└──> Tribes by gradients: %s", self.rules)
+
+    @property
+    def grouping(self) -> Grouping:
+        """Who is in which group, and how it came to that."""
+        clients = sorted(self.signatures)
+        if not clients:
+            return super().grouping
+        found = [self.signatures[client] for client in clients]
+        return replace(
+            super().grouping,
+            clients=clients,
+            similarity=cosine_similarities([s.values for s in found]),
+            examples=[s.examples for s in found],
+        )
+
+    def state_arrays(self) -> dict[str, NDArray[Any]]:
+        """Return what the strategy carries from round to round, for a checkpoint."""
+        start = {name: view(array) for name, array in (self.start_arrays or {}).items()}
+        values = {str(client): s.values for client, s in self.signatures.items()}
+        about = {
+            "clients": np.array(list(self.signatures), dtype=np.uint64),
+            "examples": np.array([s.examples for s in self.signatures.values()], dtype=np.int64),
+            "reliability": np.array([s.reliability for s in self.signatures.values()], np.float64),
+        }
+        return (
+            super().state_arrays()
+            | as_part("start", start)
+            | as_part("signature", values)
+            | as_part("signatures", about)
+        )
+
+    def load_state_arrays(self, arrays: Mapping[str, NDArray[Any]]) -> None:
+        """Take over what :meth:`state_arrays` returned."""
+        super().load_state_arrays(arrays)
+        if start := part_of(arrays, "start"):
+            self.start_arrays = to_record(start)
+        values = part_of(arrays, "signature")
+        about = {name: array.tolist() for name, array in part_of(arrays, "signatures").items()}
+        columns = (about.get(name, ()) for name in ("clients", "examples", "reliability"))
+        for client, examples, reliability in zip(*columns, strict=True):
+            self.signatures[client] = Signature(values[str(client)], examples, reliability)
+
+    # ------------------------------------------------------------------ placing clients
+
+    def arrange(
+        self,
+        server_round: int,
+        arrays: ArrayRecord,
+        config: ConfigRecord,
+        grid: Grid,
+        nodes: Sequence[int],
+    ) -> None:
+        """Place all clients that are there and have not told their gradients, and revise."""
+        everybody = self.unplaced(grid, grid.get_node_ids())
+        self.place(server_round, arrays, config, grid, everybody)
+        last = server_round - 1
+        if self.revise_every and last and last % self.revise_every == 0 and self.models:
+            self._revise(server_round, arrays, config, grid)
+
+    def place(
+        self,
+        server_round: int,
+        arrays: ArrayRecord,
+        config: ConfigRecord,
+        grid: Grid,
+        nodes: Sequence[int],
+    ) -> None:
+        """Ask the nodes for their gradients, and find tribes for them."""
+        if self.start_arrays is None:
+            self.start_arrays = ArrayRecord(dict(arrays))
+        new = self._signatures(server_round, config, grid, nodes)
+        self.signatures |= new
+        if not new:
+            return
+        if len(self.signatures) < self.rules.clusters:
+            there = len(list(grid.get_node_ids()))
+            if there < self.rules.clusters:
+                raise ValueError(
+                    f"clusters is {self.rules.clusters}, but there are only {there} clients; use "
+                    f"at most {there}, or 0 to have the number found"
+                )
+            log(WARNING, "Only %d gradients are known; others are awaited", len(self.signatures))
+            return
+        self._found(server_round)
+
+    def _signatures(
+        self, server_round: int, config: ConfigRecord, grid: Grid, nodes: Sequence[int]
+    ) -> dict[int, Signature]:
+        if not nodes or config.get(JOIN_EXAMPLES) == 0:
+            return {}
+        asked = {
+            SERVER_ROUND: server_round,
+            PROJECTION_SIZE: self.projection_size,
+            PROJECTION_SEED: named_seed(self.seed, "projection"),
+        }
+        assert self.start_arrays is not None
+        content = RecordDict(
+            {
+                self.arrayrecord_key: self.start_arrays,
+                self.configrecord_key: ConfigRecord({**config, **asked}),
+            }
+        )
+        log(INFO, "Asking %d nodes for their gradients at the start", len(nodes))
+        found: dict[int, Signature] = {}
+        replies = self.ask(grid, content, nodes, GRADIENT_QUERY, "gradient", with_arrays=True)
+        told = [reply.views[GRADIENT].size for reply in replies if GRADIENT in reply.views]
+        lengths = Counter([len(s.values) for s in self.signatures.values()] or told)
+        for reply in replies:
+            values = reply.views.get(GRADIENT)
+            if reply.weight < 1:
+                log(WARNING, "Node %d tells a gradient of %g examples", reply.node_id, reply.weight)
+                continue
+            if words := _unusable(values, max(lengths, key=lambda n: (lengths[n], n), default=0)):
+                log(WARNING, "Node %d tells no gradient: %s", reply.node_id, words)
+                continue
+            assert values is not None
+            reported = reply.metrics.get(GRADIENT_RELIABILITY)
+            reliability = float(reported) if isinstance(reported, float | int) else np.nan
+            found[reply.client] = Signature(np.array(values), int(reply.weight), reliability)
+        return found
+
+    def _found(self, server_round: int) -> None:
+        """Put every client that told a gradient and has no tribe into one."""
+        clients = sorted(self.signatures)
+        told = [self.signatures[client] for client in clients]
+        examples = [s.examples for s in told]
+        similarity = cosine_similarities([s.values for s in told])
+        noise = noise_examples(examples, [s.reliability for s in told])
+        attenuations = attenuation(examples, noise)
+        before = np.array([self.groups.get(c, NO_GROUP) for c in clients], dtype=np.int64)
+        first = bool((before == NO_GROUP).all())
+        if first:
+            labels = find_tribes(similarity, attenuations, examples, self.rules)
+        else:
+            # a number is never used again, lest a new tribe inherits a model
+            free = 1 + max(p.group for p in self.placements)
+            labels = join_tribes(similarity, attenuations, examples, before, self.rules, free)
+        for place, client in enumerate(clients):
+            group = int(labels[place])
+            reason = f"{'found' if first else 'joined'} by its gradient"
+            reason = self._none if group == NO_GROUP else reason
+            score = _score(similarity, attenuations, place, labels)
+            self.put(server_round, client, group, score, reason)
+        found = sorted(set(labels.tolist()) - {NO_GROUP})
+        log(INFO, "Tribes: %s", ", ".join(f"{g} of {(labels == g).sum()} clients" for g in found))
+
+    @property
+    def _none(self) -> str:
+        """Why a client is in no tribe."""
+        least = self.rules.smallest
+        return "agrees with no tribe" + (f" of {least} clients or more" if least > 1 else "")
+
+    def _revise(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> None:
+        """Move clients whose validation loss is clearly lower under another tribe's model."""
+        nodes = sorted(grid.get_node_ids(), key=self.roster.order)
+        found = self.losses(server_round, arrays, config, grid, nodes, "validation")
+        for client, losses in found.items():
+            group = self.groups.get(client, NO_GROUP)
+            if group not in losses:
+                continue  # it is like no tribe
+            own = losses[group]
+            best = lowest_of(losses)
+            if losses[best] < self.margin * own:
+                self.put(server_round, client, best, losses[best], "a lower validation loss")
+
+
+def _unusable(values: NDArray[Any] | None, length: int) -> str:
+    """Say why an array is no gradient of that length; an empty string if it is one."""
+    if values is None:
+        return f"no array {GRADIENT!r}"
+    if values.ndim != 1 or not np.issubdtype(values.dtype, np.floating):
+        return f"an array of {values.dtype} {values.shape} instead of a vector"
+    if len(values) != length:
+        return f"{len(values)} values, others told {length}"
+    if not np.isfinite(values).all():
+        return "values that are not finite"
+    return "" if values.any() else "it is zero"
+
+
+def _score(
+    similarity: NDArray[Any], attenuations: NDArray[Any], place: int, labels: NDArray[Any]
+) -> float:
+    """Return how well a client agrees with its own tribe; the nearest one where it has none."""
+    own = labels[place]
+    if own != NO_GROUP:
+        labels = np.where(labels == own, labels, NO_GROUP)
+    return nearest(similarity, attenuations, place, labels)[1]

@@ -1,0 +1,509 @@
+"""Averaging within groups of clients: some arrays over everybody, some within a group only."""
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from copy import copy
+from logging import INFO, WARNING
+from typing import Any
+
+import numpy as np
+from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, RecordDict
+from flwr.common.logger import log
+from flwr.serverapp import Grid
+from numpy.typing import NDArray
+
+from strategies.arrays import (
+    as_numbered_parts,
+    as_part,
+    encode,
+    num_bytes,
+    numbered_parts,
+    part_of,
+    to_record,
+    view,
+    weighted_mean,
+)
+from strategies.averaging import PartialAveraging
+from strategies.clustered.assignments import NO_GROUP, Grouping, Placement
+from strategies.properties import ask_properties
+from strategies.protocol import (
+    GROUP,
+    JOIN_EXAMPLES,
+    LOSS,
+    LOSS_EXAMPLES,
+    LOSS_GROUPS,
+    LOSSES_QUERY,
+    PARTITION_ID,
+    SERVER_ROUND,
+)
+from strategies.replies import ClientReport, Reply, drop_duplicates, of_clients, take_apart
+
+Means = dict[str, NDArray[Any]]
+"""Name of an array -> its mean."""
+
+
+class GroupAveraging(PartialAveraging):
+    """Average some arrays over everybody and the others within the sender's group.
+
+    Every node is sent its own group's arrays. With everything of scope ``group`` this is clustered
+    federated learning, a FedAvg in each group (bit for bit); with nothing it is FedAvg. What a
+    group has not learned yet, and what is sent to a client in no group, is the mean over everybody
+    who took part in the last round. A group of which nobody took part keeps its arrays.
+
+    Groups are given, or each client is asked for its own once (property ``"group"``, a whole
+    number); subclasses find them.
+
+    Parameters
+    ----------
+    group_names : collection of str, optional
+        The arrays that are averaged within groups; all by default.
+    groups : mapping of int to int, optional
+        A client's own number (its ``"partition-id"``) -> its group.
+    query_timeout : float (default: 3600)
+        Seconds that clients have to answer what is asked beside training.
+    others : as in :class:`PartialAveraging`
+
+    Raises
+    ------
+    ValueError
+        If ``group_names`` is a text, a group's number is negative, or groups are given to a
+        strategy that finds them.
+    """
+
+    finds_groups = False
+    """Whether groups are found, so that none can be given."""
+
+    placing_state: tuple[str, ...] = ("groups", "placements", "query_bytes")
+    """Attributes that placing clients changes."""
+
+    def __init__(
+        self,
+        *args: Any,
+        group_names: Collection[str] | None = None,
+        groups: Mapping[int, int] | None = None,
+        query_timeout: float = 3600.0,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(*args, **kwargs)
+        if groups and self.finds_groups:
+            raise ValueError(f"{type(self).__name__} finds groups itself; give it none")
+        if isinstance(group_names, str):
+            raise ValueError(f"group_names must be several names, got the text {group_names!r}")
+        self._all_in_groups = group_names is None
+        self.group_names = frozenset(group_names or ())
+        self.groups: dict[int, int] = dict(groups or {})
+        """Client -> group; :data:`NO_GROUP` for one that fits none, absent if not placed yet."""
+        if negative := sorted(g for g in self.groups.values() if g < 0):
+            raise ValueError(f"groups are numbered from 0, got {negative}")
+        self.query_timeout = query_timeout
+        self.models: dict[int, ArrayRecord] = {}
+        """Group -> its arrays, once it has some of its own."""
+        self.placements: list[Placement] = []
+        self.query_bytes = [0, 0]
+        """Payload bytes of queries, down and up."""
+        for client, group in sorted(self.groups.items()):
+            self.placements.append(Placement(1, client, group, np.nan, "given"))
+
+    @property
+    def grouping(self) -> Grouping:
+        """Who is in which group, and how it came to that."""
+        down, up = self.query_bytes
+        return Grouping(
+            dict(sorted(self.groups.items())),
+            tuple(self.placements),
+            dict(sorted(self.models.items())),
+            bytes_down=down,
+            bytes_up=up,
+        )
+
+    def summary(self) -> None:
+        """Log what this strategy averages and how."""
+        super().summary()
+        size = "all" if self._all_in_groups else len(self.group_names)
+        log(INFO, "\t└──> Averaged within groups: %s arrays", size)
+
+    # ------------------------------------------------------------------ checkpoints
+
+    def state_arrays(self) -> dict[str, NDArray[Any]]:
+        """Return what the strategy carries from round to round, for a checkpoint."""
+        state = super().state_arrays()
+        groups = {"clients": _numbers(self.groups), "groups": _signed(self.groups.values())}
+        state |= as_part("groups", groups)
+        models = {g: {name: view(a) for name, a in own.items()} for g, own in self.models.items()}
+        state |= as_numbered_parts("model", models)
+        reasons = "\n".join(p.reason for p in self.placements).encode()
+        placements = {
+            "rounds": _signed(p.round for p in self.placements),
+            "clients": _numbers(p.client for p in self.placements),
+            "groups": _signed(p.group for p in self.placements),
+            "scores": np.array([p.score for p in self.placements], dtype=np.float64),
+            "reasons": np.frombuffer(reasons, dtype=np.uint8),
+            "bytes": np.array(self.query_bytes, dtype=np.int64),
+        }
+        return state | as_part("placements", placements)
+
+    def load_state_arrays(self, arrays: Mapping[str, NDArray[Any]]) -> None:
+        """Take over what :meth:`state_arrays` returned."""
+        super().load_state_arrays(arrays)
+        if not (placements := part_of(arrays, "placements")):
+            return
+        groups = part_of(arrays, "groups")
+        pairs = zip(groups["clients"].tolist(), groups["groups"].tolist(), strict=True)
+        self.groups = dict(pairs)
+        models = numbered_parts(arrays, "model")
+        self.models = {group: to_record(own) for group, own in models.items()}
+        reasons = placements["reasons"].tobytes().decode().split("\n")
+        columns = (placements[name].tolist() for name in ("rounds", "clients", "groups", "scores"))
+        self.placements = [Placement(*row) for row in zip(*columns, reasons, strict=False)]
+        self.query_bytes = [int(b) for b in placements["bytes"]]
+
+    # ------------------------------------------------------------------ the way down
+
+    def configure_train(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterable[Message]:
+        """Sample clients, place them where they need it, and send each its group's arrays.
+
+        Raises
+        ------
+        ValueError
+            If there is no array of a name among ``group_names``.
+        """
+        server_round += self.rounds_before
+        if self._all_in_groups:
+            self.group_names = frozenset(arrays)
+        if unknown := sorted(self.group_names - arrays.keys()):
+            raise ValueError(f"group_names has {unknown}, but the arrays are {list(arrays)}")
+        nodes = self._sample(grid, server_round, "train", self.fraction_train, self.min_train_nodes)
+        self.arrange(server_round, arrays, config, grid, nodes)
+        return self._messages(server_round, arrays, config, nodes, MessageType.TRAIN)
+
+    def configure_evaluate(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterable[Message]:
+        """Sample clients, place those that are in no group yet, and ask them to evaluate."""
+        server_round += self.rounds_before
+        nodes = self._sample(
+            grid, server_round, "evaluate", self.fraction_evaluate, self.min_evaluate_nodes
+        )
+        self.place(server_round, arrays, config, grid, self.unplaced(grid, nodes))
+        return self._messages(server_round, arrays, config, nodes, MessageType.EVALUATE)
+
+    def arrange(
+        self,
+        server_round: int,
+        arrays: ArrayRecord,
+        config: ConfigRecord,
+        grid: Grid,
+        nodes: Sequence[int],
+    ) -> None:
+        """Put clients in groups before a round of training; here those of its nodes that are new.
+
+        Parameters
+        ----------
+        server_round, arrays, config, grid : as in :meth:`place`
+        nodes : that take part in the round
+        """
+        self.place(server_round, arrays, config, grid, self.unplaced(grid, nodes))
+
+    def unplaced(self, grid: Grid, nodes: Iterable[int]) -> list[int]:
+        """Return those nodes whose clients have not been placed, by their clients' numbers."""
+        nodes = list(nodes)
+        self.roster.identify(grid, self._construct_messages, nodes)
+        found = [node for node in nodes if self.client_of(node) not in self.groups]
+        return sorted(found, key=self.roster.order)
+
+    def place(
+        self,
+        server_round: int,
+        arrays: ArrayRecord,
+        config: ConfigRecord,
+        grid: Grid,
+        nodes: Sequence[int],
+    ) -> None:
+        """Put clients in groups before a round; here those that have a group of their own to tell.
+
+        Parameters
+        ----------
+        server_round : the round that is to be played
+        arrays : the mean over everybody
+        config : of the messages of that round
+        grid : to ask
+        nodes : of the clients in no group yet, by their clients' numbers
+        """
+        answers = ask_properties(
+            *(grid, self._construct_messages, nodes, f"{PARTITION_ID},{GROUP}"),
+            config=config,
+            config_key=self.configrecord_key,
+            server_round=server_round,
+            timeout=self.query_timeout,
+        )
+        told: list[tuple[int, int]] = []
+        for node, answer in answers.items():
+            if isinstance(number := answer.get(PARTITION_ID), int):
+                self.clients[node] = number
+            group = answer.get(GROUP)
+            told.append((node, group if isinstance(group, int) and group >= 0 else NO_GROUP))
+        if told and all(group == NO_GROUP for _, group in told):
+            log(WARNING, "No client tells a group (node config group=0, 1, ...); this is FedAvg")
+        for node, group in sorted(told, key=lambda pair: self.roster.order(pair[0])):
+            reason = "told by the client" if group != NO_GROUP else "the client has no group"
+            self.put(server_round, self.client_of(node), group, np.nan, reason)
+
+    def losses(
+        self,
+        server_round: int,
+        arrays: ArrayRecord,
+        config: ConfigRecord,
+        grid: Grid,
+        nodes: Sequence[int],
+        which: str = "train",
+    ) -> dict[int, dict[int, float]]:
+        """Ask clients how good every group's model is on their own examples.
+
+        Parameters
+        ----------
+        server_round, arrays, config, grid : as in :meth:`place`
+        nodes : whom to ask
+        which : examples, ``"train"`` or ``"validation"``
+
+        Returns
+        -------
+        client -> group -> mean loss, infinite where it is not a finite number; without clients
+        that did not answer
+        """
+        groups = sorted(self.models)
+        shared = {f"shared/{n}": a for n, a in arrays.items() if n not in self.group_names}
+        own = {f"{g}/{name}": a for g in groups for name, a in self.models[g].items()}
+        asked = ConfigRecord(dict(config))
+        asked[SERVER_ROUND], asked[LOSS_EXAMPLES] = server_round, which
+        asked[LOSS_GROUPS] = ",".join(map(str, groups))
+        content = RecordDict(
+            {
+                self.arrayrecord_key: ArrayRecord({**shared, **own}),
+                self.configrecord_key: asked,
+            }
+        )
+        found: dict[int, dict[int, float]] = {}
+        for reply in self.ask(grid, content, nodes, LOSSES_QUERY, "losses"):
+            named = {g: reply.metrics.get(f"{LOSS}-{g}") for g in groups}
+            found[reply.client] = {
+                g: float(loss) if isinstance(loss, float) and np.isfinite(loss) else np.inf
+                for g, loss in named.items()
+            }
+        return found
+
+    def put_by_losses(
+        self,
+        server_round: int,
+        arrays: ArrayRecord,
+        config: ConfigRecord,
+        grid: Grid,
+        nodes: Sequence[int],
+    ) -> dict[int, float]:
+        """Put clients in the group whose model has the lowest loss on their training examples.
+
+        Of equal losses the first group counts; a client without a finite one is in none. Newcomers
+        that may use no example are not asked.
+
+        Parameters
+        ----------
+        server_round, arrays, config, grid, nodes : as in :meth:`place`
+
+        Returns
+        -------
+        client -> that loss
+        """
+        if not nodes or config.get(JOIN_EXAMPLES) == 0:
+            return {}
+        lowest: dict[int, float] = {}
+        for client, losses in self.losses(server_round, arrays, config, grid, nodes).items():
+            group = lowest_of(losses)
+            lowest[client] = losses[group]
+            known = np.isfinite(lowest[client])
+            reason = "the lowest training loss" if known else "no loss is finite"
+            self.put(server_round, client, group if known else NO_GROUP, lowest[client], reason)
+        return lowest
+
+    def client_of(self, node: int) -> int:
+        """Return the number of a node's client; the node id while it is not known."""
+        return self.clients.get(node, node)
+
+    def put(self, server_round: int, client: int, group: int, score: float, reason: str) -> None:
+        """Put a client in a group, and note it; nothing is noted where nothing changes."""
+        if self.groups.get(client) == group:
+            return
+        self.groups[client] = group
+        self.placements.append(Placement(server_round, client, group, float(score), reason))
+
+    def forget_momentum(self, group: int) -> None:
+        """Forget the server's momentum of a group whose arrays are not what they were."""
+        own = f"group-{group}/"
+        self._velocity = {k: v for k, v in self._velocity.items() if not k.startswith(own)}
+
+    def arrays_of(self, group: int, arrays: ArrayRecord) -> ArrayRecord:
+        """Return what a group is sent: its own arrays where it has some, else the mean."""
+        model = self.models.get(group)
+        return arrays if model is None else ArrayRecord({**arrays, **model})
+
+    def _messages(
+        self,
+        server_round: int,
+        arrays: ArrayRecord,
+        config: ConfigRecord,
+        nodes: list[int],
+        message_type: str,
+    ) -> Iterable[Message]:
+        messages: list[Message] = []
+        by_group: dict[int, list[int]] = {}
+        for node in nodes:
+            group = self.groups.get(self.client_of(node), NO_GROUP)
+            by_group.setdefault(group, []).append(node)
+        for group, members in sorted(by_group.items()):
+            own = self.arrays_of(group, arrays)
+            messages += super()._messages(server_round, own, config, members, message_type)
+        self._sent, self._bytes_down = arrays, num_bytes(arrays)
+        self._asked = [message.metadata for message in messages]
+        return messages
+
+    def _answers(
+        self, grid: Grid, content: RecordDict, nodes: Sequence[int], message_type: str
+    ) -> list[Message]:
+        """Ask some nodes the same, and return what came back; count the bytes."""
+        if not nodes:
+            return []
+        messages = self._construct_messages(content, list(nodes), message_type)
+        replies = list(grid.send_and_receive(messages, timeout=self.query_timeout))
+        self.query_bytes[0] += len(nodes) * _payload(content)
+        self.query_bytes[1] += sum(_payload(r.content) for r in replies if r.has_content())
+        return replies
+
+    def ask(
+        self,
+        grid: Grid,
+        content: RecordDict,
+        nodes: Sequence[int],
+        message_type: str,
+        what: str,
+        with_arrays: bool = False,
+    ) -> list[Reply]:
+        """Ask some nodes the same; return the good replies, by their clients' numbers.
+
+        The others are logged with the reason, and may be asked again.
+
+        Parameters
+        ----------
+        grid, content, nodes, message_type : of the question
+        what : is asked for, in words
+        with_arrays : whether the answer must hold arrays
+        """
+        answers, _ = of_clients(self._answers(grid, content, nodes, message_type))
+        replies = [take_apart(m, self.weighted_by_key, with_arrays) for m in answers]
+        for reply in replies:
+            if reply.client != reply.node_id:
+                self.clients[reply.node_id] = reply.client
+            reply.client = self.client_of(reply.node_id)
+        drop_duplicates(replies)
+        for reply in replies:
+            if reply.dropped:
+                log(WARNING, "Node %d tells no %s: %s", reply.node_id, what, reply.dropped)
+        good = [reply for reply in replies if not reply.dropped]
+        return sorted(good, key=lambda reply: self.roster.order(reply.node_id))
+
+    # ------------------------------------------------------------------ the way up
+
+    def aggregate_arrays(self, replies: list[Reply]) -> ArrayRecord:
+        """Return the means over everybody, and keep those of each group for its members.
+
+        Marks replies with non-finite values dropped; such a client has a part in no mean.
+        """
+        while (found := self._group_means(replies)) is None:
+            replies = [reply for reply in replies if not reply.dropped]
+        overall, means, weights = found
+        sent = self._sent or ArrayRecord()
+        shared = self._step(overall, sent)
+        stepped: dict[int, ArrayRecord] = {}
+        for group, inside in means.items():
+            before = self.models.get(group, sent)
+            stepped[group] = self._step(inside, before, f"group-{group}/")
+        everybody = _mean_of_records(list(stepped.values()), weights)
+        self.models |= {g: record for g, record in stepped.items() if g != NO_GROUP and record}
+        return ArrayRecord({**shared, **everybody})
+
+    def _group_means(
+        self, replies: Sequence[Reply]
+    ) -> tuple[Means, dict[int, Means], list[float]] | None:
+        """Return means over everybody, those of each group, and the groups' weights.
+
+        None if there are replies to be marked dropped first.
+        """
+        names = list(replies[0].spec) if replies else []
+        members: dict[int, list[Reply]] = {}
+        for reply in sorted(replies, key=lambda reply: self.groups.get(reply.client, NO_GROUP)):
+            members.setdefault(self.groups.get(reply.client, NO_GROUP), []).append(reply)
+        inside: dict[int, Means] = {}
+        for group, own in members.items():
+            means = self._means(own, [name for name in names if name in self.group_names])
+            if means is None:
+                return None
+            inside[group] = means
+        overall = self._means(replies, [name for name in names if name not in self.group_names])
+        weights = [self._weight(own) for own in members.values()]
+        return None if overall is None else (overall, inside, weights)
+
+    def _weight(self, replies: Sequence[Reply]) -> float:
+        return sum(r.weight if self.weighting == "examples" else 1.0 for r in replies)
+
+    def _words_on(self, client: int) -> dict[str, float]:
+        return {GROUP: self.groups.get(client, NO_GROUP)}
+
+    def evaluate_nodes(
+        self,
+        grid: Grid,
+        server_round: int,
+        arrays: ArrayRecord,
+        config: ConfigRecord,
+        nodes: list[int],
+        timeout: float,
+    ) -> list[ClientReport]:
+        """Ask certain clients to evaluate, and return their reports.
+
+        Those that are in no group yet are placed for this evaluation only.
+        """
+        before = {name: copy(getattr(self, name)) for name in self.placing_state}
+        try:
+            new = self.unplaced(grid, nodes)
+            self.place(server_round, arrays, config, grid, new)
+            return super().evaluate_nodes(grid, server_round, arrays, config, nodes, timeout)
+        finally:
+            for name, value in before.items():
+                setattr(self, name, value)
+
+
+def lowest_of(losses: Mapping[int, float]) -> int:
+    """Return the group with the lowest loss; of equals the first."""
+    return min(losses, key=lambda group: (losses[group], group))
+
+
+def _numbers(clients: Iterable[int]) -> NDArray[Any]:
+    """Return clients' numbers; a node's id, where it has none, needs 64 bits without a sign."""
+    return np.array(list(clients), dtype=np.uint64)
+
+
+def _signed(values: Iterable[int]) -> NDArray[Any]:
+    return np.array(list(values), dtype=np.int64)
+
+
+def _payload(content: RecordDict) -> int:
+    return sum(num_bytes(record) for record in content.array_records.values())
+
+
+def _mean_of_records(records: Sequence[ArrayRecord], weights: Sequence[float]) -> ArrayRecord:
+    """Return the weighted mean of records of the same arrays."""
+    if len(records) == 1:
+        return records[0]
+    return ArrayRecord(
+        {
+            name: encode(weighted_mean([view(record[name]) for record in records], weights))
+            for name in (records[0] if records else ())
+        }
+    )

@@ -1,0 +1,139 @@
+"""Several models; every client trains the one that fits its examples best."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from logging import INFO, WARNING
+from typing import Any
+
+import numpy as np
+from flwr.app import ArrayRecord, ConfigRecord
+from flwr.common.logger import log
+from flwr.serverapp import Grid
+from numpy.typing import NDArray
+
+from strategies.arrays import as_part, encode, part_of, view
+from strategies.clustered.assignments import NO_GROUP
+from strategies.clustered.group_averaging import GroupAveraging
+from strategies.randomness import generator
+
+_REPLANTED = 3
+"""How often a model that nobody picks is planted anew; then it is given up."""
+
+
+class IFCA(GroupAveraging):
+    """The Iterative Federated Clustering Algorithm (Ghosh et al. 2020, arXiv:2006.04088).
+
+    Every round the clients that take part are asked for the loss of every model on their training
+    examples, and train the one with the lowest (of equals the first). Clients have to answer the
+    query ``query.losses``, as :class:`clients.GroupedClient` does. A client that has not been
+    asked yet is when it is to be evaluated.
+
+    The models start apart: each is the start with the values of every parameter array shuffled.
+    Where the start's entries are independent draws, that is another draw of the same
+    initialisation. A model that nobody picks has collapsed. It is planted anew: it becomes a copy
+    of the model of the client with the highest loss, which trains it alone in that round; clients
+    that are like it follow.
+
+    Parameters
+    ----------
+    clusters : int (default: 2)
+        Number of models.
+    restart : int (default: 0)
+        Names another start. The outcome depends on it, so compare the training losses of some.
+    others : as in :class:`GroupAveraging`; ``parameter_names`` are needed with several models
+
+    Raises
+    ------
+    ValueError
+        If an argument is out of range; in round 1, if fewer clients take part than there are
+        models.
+    """
+
+    finds_groups = True
+
+    def __init__(self, *args: Any, clusters: int = 2, restart: int = 0, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        if clusters < 1:
+            raise ValueError(f"clusters must be at least 1, got {clusters}")
+        if clusters > 1 and not self.parameter_names:
+            raise ValueError("several models need parameter_names, so that no buffer is shuffled")
+        self.clusters = clusters
+        self.restart = restart
+        self._replanted = dict.fromkeys(range(clusters), 0)
+
+    def summary(self) -> None:
+        """Log what this strategy averages and how."""
+        super().summary()
+        log(INFO, "\t└──> %d models, restart %d", self.clusters, self.restart)
+
+    def state_arrays(self) -> dict[str, NDArray[Any]]:
+        """Return what the strategy carries from round to round, for a checkpoint."""
+        counts = np.array(list(self._replanted.values()), dtype=np.int64)
+        return super().state_arrays() | as_part("ifca", {"replanted": counts})
+
+    def load_state_arrays(self, arrays: Mapping[str, NDArray[Any]]) -> None:
+        """Take over what :meth:`state_arrays` returned."""
+        super().load_state_arrays(arrays)
+        if (counts := part_of(arrays, "ifca").get("replanted")) is not None:
+            self._replanted = dict(enumerate(counts.tolist()))
+
+    def arrange(
+        self,
+        server_round: int,
+        arrays: ArrayRecord,
+        config: ConfigRecord,
+        grid: Grid,
+        nodes: Sequence[int],
+    ) -> None:
+        """Let everybody who takes part in the round choose anew; plant what has collapsed."""
+        self.roster.identify(grid, self._construct_messages, nodes)
+        if not self.models:
+            if len(nodes) < self.clusters:
+                raise ValueError(
+                    f"clusters is {self.clusters}, but only {len(nodes)} clients take part in the "
+                    f"first round; use at most {len(nodes)}"
+                )
+            self.models = {g: self._start(g, arrays) for g in range(self.clusters)}
+        lowest = self.put_by_losses(server_round, arrays, config, grid, nodes)
+        if len(nodes) >= self.clusters:  # otherwise that nobody picks a model is no news
+            self._replant(server_round, lowest)
+
+    def place(
+        self,
+        server_round: int,
+        arrays: ArrayRecord,
+        config: ConfigRecord,
+        grid: Grid,
+        nodes: Sequence[int],
+    ) -> None:
+        """Ask the nodes for their losses, and put each in the group of the lowest."""
+        self.put_by_losses(server_round, arrays, config, grid, nodes)
+
+    def _start(self, group: int, arrays: ArrayRecord) -> ArrayRecord:
+        """Return the first arrays of a group; the first group of the first start has the start."""
+        record = ArrayRecord()
+        for name in (name for name in arrays if name in self.group_names):
+            record[name] = arrays[name]
+            if name in self.parameter_names and (group or self.restart):
+                draw = generator(self.seed, "ifca", self.restart, group, name)
+                values = view(arrays[name])
+                record[name] = encode(draw.permutation(values.ravel()).reshape(values.shape))
+        return record
+
+    def _replant(self, server_round: int, lowest: dict[int, float]) -> None:
+        """Give a model that nobody picks to the client with the highest loss."""
+        for group in sorted(self.models.keys() - set(self.groups.values())):
+            counts = Counter(g for g in self.groups.values() if g != NO_GROUP)
+            crowd = [c for c in lowest if counts[self.groups[c]] > 1]
+            worst = max(crowd, key=lambda c: (lowest[c], -c), default=None)
+            if worst is None or self._replanted[group] >= _REPLANTED:
+                continue
+            self._replanted[group] += 1
+            log(
+                WARNING,
+                "Round %d: nobody picks model %d; client %d, which fits its model worst, takes it",
+                *(server_round, group, worst),
+            )
+            self.models[group] = self.models[self.groups[worst]]
+            self.forget_momentum(group)
+            self.put(server_round, worst, group, lowest[worst], "a model that nobody picked")

@@ -1,0 +1,213 @@
+"""Communities found by what training does to the arrays of each client, round after round."""
+
+from collections.abc import Sequence
+from logging import INFO, WARNING
+from typing import Any
+
+import numpy as np
+from flwr.app import ArrayRecord, ConfigRecord
+from flwr.common.logger import log
+from flwr.serverapp import Grid
+
+from strategies.clustered.assignments import NO_GROUP
+from strategies.clustered.community_detection import find_communities, join, levels, misplaced
+from strategies.clustered.similarity_clustering import (
+    Floats,
+    Labels,
+    agreements,
+    cosine_similarities,
+)
+from strategies.clustered.update_directions import PullSums
+
+_ENOUGH = 0.5
+"""Part of the clients met so far of which enough must be known before communities are found."""
+
+
+class UpdateClusters(PullSums):
+    """Find communities of clients while they train; average some arrays within each.
+
+    Everybody is sent the same shared encoder, so what a client's training does to it tells what
+    the client needs beyond the mean. Its *pull* in a round is the direction of its change, less
+    the mean direction of everybody who took part. Pulls are summed over rounds, by which the noise
+    of minibatches is averaged out. Clients whose pulls have a high cosine need the same.
+
+    For ``warm_up`` rounds a client is in no community and has the mean over everybody. Once that
+    is behind half of the clients, communities are found among those
+    (:func:`strategies.clustered.community_detection.find_communities`). Where none are evident
+    everybody keeps the mean, and they are looked for again in each round. A client that comes later
+    joins the community with whose members its pulls have the highest mean cosine, if that is nearer
+    to what it is between members than to what it is across communities. Clients that agree with
+    none but with each other become a new one, unless the number of communities was given.
+
+    By these pulls a client was placed; they are kept. What it pulls towards afterwards is summed
+    anew. Every ``revise_every`` rounds a client moves whose new pulls have a higher mean cosine
+    with the pulls of another community than with those of its own (see
+    :func:`strategies.clustered.community_detection.misplaced`). Every placement is logged; its
+    score is the mean cosine, or for a move by how much it was higher.
+
+    A newcomer has trained nothing, so nothing is known of it: it is evaluated with the mean.
+
+    Parameters
+    ----------
+    clusters : int (default: 0)
+        Number of communities; 0 to find it.
+    warm_up : int (default: 5)
+        Rounds that a client takes part in before it is put in a community, or moved.
+    revise_every : int (default: 2)
+        Rounds between revisions; 0 for none.
+    margin : float, at least 0 (default: 0.5)
+        By how much the cosine must be higher for a move, in units of the difference between what
+        it was between members and across communities when they were placed.
+    others : as in :class:`strategies.clustered.update_directions.PullSums`, of pulls, and
+        :class:`GroupAveraging`
+
+    Raises
+    ------
+    ValueError
+        If an argument is out of range; in round 1, if there are fewer clients than communities,
+        or arrays to compare that are not there.
+    """
+
+    finds_groups = True
+
+    def __init__(
+        self,
+        *args: Any,
+        clusters: int = 0,
+        warm_up: int = 5,
+        revise_every: int = 2,
+        margin: float = 0.5,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(*args, **kwargs)
+        for name, value, least in (
+            ("clusters", clusters, 0),
+            ("warm_up", warm_up, 1),
+            ("revise_every", revise_every, 0),
+        ):
+            if value < least:
+                raise ValueError(f"{name} must be at least {least}, got {value}")
+        if not margin >= 0.0:
+            raise ValueError(f"margin must be at least 0, got {margin}")
+        self.clusters = clusters
+        self.warm_up = warm_up
+        self.revise_every = revise_every
+        self.margin = margin
+
+    def summary(self) -> None:
+        """Log what this strategy averages and how."""
+        super().summary()
+        number = self.clusters or "found"
+        words = "\t└──> Communities by pulls: %s, looked for from round %d on; the mean before"
+        log(INFO, words, number, self.warm_up + 1)
+        log(INFO, "\t\t└── Revised every %d rounds, margin %g", self.revise_every, self.margin)
+
+    # ------------------------------------------------------------------ placing clients
+
+    def place(
+        self,
+        server_round: int,
+        arrays: ArrayRecord,
+        config: ConfigRecord,
+        grid: Grid,
+        nodes: Sequence[int],
+    ) -> None:
+        """Put clients that were not met before in no community; they have told nothing yet."""
+        for node in nodes:
+            self.put(server_round, self.client_of(node), NO_GROUP, np.nan, "nothing is known yet")
+
+    def arrange(
+        self,
+        server_round: int,
+        arrays: ArrayRecord,
+        config: ConfigRecord,
+        grid: Grid,
+        nodes: Sequence[int],
+    ) -> None:
+        """Find communities, let clients join them, and revise, before a round of training."""
+        self._check(arrays, len(list(grid.get_node_ids())))
+        self.place(server_round, arrays, config, grid, self.unplaced(grid, nodes))
+        self._look(server_round)
+        if server_round == self.warm_up + 1 and not any(map(self.is_placed, self.groups)):
+            words = (
+                "Before round %d: no communities are evident (enough is known of %d of %d clients)"
+            )
+            words += "; everybody has the mean until there are"
+            log(WARNING, words, server_round, len(self._known()), len(self.groups))
+
+    def _look(self, server_round: int) -> None:
+        """Find communities, let clients join them, and revise."""
+        clients = self._known()
+        if len(clients) < max(2, self.clusters, _ENOUGH * len(self.groups)):
+            return
+        before = np.array([self.groups.get(c, NO_GROUP) for c in clients], dtype=np.int64)
+        if (before == NO_GROUP).all():
+            self._find(server_round, clients)
+            return
+        due = self.revise_every and (server_round - 1) % self.revise_every == 0
+        if not due and (before != NO_GROUP).all():
+            return
+        similarity = self.similarity(clients)
+        inside, across = levels(similarity, before)
+        # a number is never used again, lest a new community inherits a model
+        free = None if self.clusters else 1 + max(p.group for p in self.placements)
+        labels = join(similarity, before, (inside + across) / 2, free)
+        self._put_all(server_round, clients, similarity, labels, "joined by its pulls")
+        if due:
+            self._revise(server_round, clients, labels, self.margin * max(inside - across, 0.0))
+
+    def _find(self, server_round: int, clients: Sequence[int]) -> None:
+        """Put clients in the communities that are evident, if any are."""
+        similarity = self.similarity(clients)
+        labels = find_communities(similarity, self.clusters, self.seed)
+        self._put_all(server_round, clients, similarity, labels, "found by its pulls")
+
+    def _known(self) -> list[int]:
+        """Return the clients that are placed, or of which enough is known for that."""
+        told = [client for client in sorted(self.pulls) if self.pulls[client].any()]
+        return [c for c in told if self.is_placed(c) or self.rounds[c] >= self.warm_up]
+
+    def _revise(
+        self, server_round: int, clients: Sequence[int], labels: Labels, margin: float
+    ) -> None:
+        """Move clients whose pulls since they were placed are those of another community."""
+        moved = [c for c in clients if c in self.recent and self.recent[c].any()]
+        ready = [clients.index(c) for c in moved if self.rounds[c] >= self.warm_up]
+        if not ready:
+            return
+        after = [self.recent[clients[place]] for place in ready]
+        found = cosine_similarities([*self.blocks.solve(self.pulls, clients), *after])
+        recent = np.zeros((len(clients), len(clients)))
+        recent[ready] = found[len(clients) :, : len(clients)]
+        for place, (group, gain) in misplaced(recent, labels, ready, margin).items():
+            client = clients[place]
+            words = (server_round, client, self.groups[client], group, gain)
+            log(INFO, "Before round %d: client %d moves from community %d to %d (%.2f)", *words)
+            self.put(server_round, client, group, gain, "is pulled to another community")
+
+    def _check(self, arrays: ArrayRecord, there: int) -> None:
+        if there < self.clusters:
+            raise ValueError(
+                f"clusters is {self.clusters}, but there are only {there} clients; use at "
+                f"most {there}, or 0 to have the number found"
+            )
+        self.check_names(arrays)
+
+    def _put_all(
+        self,
+        server_round: int,
+        clients: Sequence[int],
+        similarity: Floats,
+        labels: Labels,
+        reason: str,
+    ) -> None:
+        scores = agreements(similarity, np.ones(len(clients)), labels)
+        before = dict(self.groups)
+        for place, client in enumerate(clients):
+            group = int(labels[place])
+            score = scores[place, group] if group != NO_GROUP else np.nan
+            self.put(server_round, client, group, score, reason)
+        if moved := sum(self.groups[client] != before.get(client) for client in clients):
+            number = len(set(labels.tolist()) - {NO_GROUP})
+            words = (server_round, number, moved, reason)
+            log(INFO, "Before round %d: %d communities; %d clients: %s", *words)

@@ -1,0 +1,167 @@
+"""What clients pull towards, summed over rounds: what communities are found by."""
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from flwr.app import Array, ArrayRecord
+from numpy.typing import NDArray
+
+from strategies.arrays import as_part, part_of, project, view
+from strategies.clustered.assignments import NO_GROUP, Grouping
+from strategies.clustered.block_design import Blocks
+from strategies.clustered.community_detection import direction_of
+from strategies.clustered.group_averaging import GroupAveraging
+from strategies.clustered.similarity_clustering import Floats, cosine_similarities
+from strategies.replies import Reply
+
+
+class PullSums(GroupAveraging):
+    """Sum what each client pulls towards.
+
+    A client's *pull* in a round is the direction of its change, less the mean direction of
+    everybody who took part. Pulls are summed over rounds, by which the noise of minibatches is
+    averaged out. Where only some clients take part, whom a client met is taken out of the sum
+    (:class:`strategies.clustered.block_design.Blocks`). Once a client is put in a group its sum is
+    kept, and what it pulls towards afterwards is summed anew.
+
+    Parameters
+    ----------
+    compared_names : collection of str, optional
+        Arrays whose changes are compared. By default those parameters that are averaged over
+        everybody, or those of groups where nothing is. Of group arrays the change is that from
+        the mean over everybody.
+    memory : float in (0, 1] (default: 0.95)
+        Part of the sum of pulls that is kept from one round of a client to its next.
+    projection_size : int (default: 8192)
+        Length of the random projection of pulls, of which two are kept of a client; 0 for all.
+    others : as in :class:`GroupAveraging`
+
+    Raises
+    ------
+    ValueError
+        If an argument is out of range.
+    """
+
+    def __init__(
+        self,
+        *args: Any,
+        compared_names: Collection[str] | None = None,
+        memory: float = 0.95,
+        projection_size: int = 8192,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(*args, **kwargs)
+        if isinstance(compared_names, str):
+            raise ValueError(f"compared_names must be several, got the text {compared_names!r}")
+        if projection_size < 0:
+            raise ValueError(f"projection_size must be at least 0, got {projection_size}")
+        if not 0.0 < memory <= 1.0:
+            raise ValueError(f"memory must be above 0 and at most 1, got {memory}")
+        self.compared_names = frozenset(compared_names or ())
+        self.memory = memory
+        self.projection_size = projection_size
+        self.pulls: dict[int, NDArray[np.float32]] = {}
+        """Client -> the sum of its pulls until it was placed, projected."""
+        self.recent: dict[int, NDArray[np.float32]] = {}
+        """Client in a community -> the sum of its pulls since it was put there, projected."""
+        self.blocks = Blocks()
+        """With whom clients took part while their pulls were summed."""
+        self.rounds: dict[int, int] = {}
+        """Client -> the number of rounds that it has told a pull in, where it is."""
+
+    @property
+    def grouping(self) -> Grouping:
+        """Who is in which group, and how it came to that."""
+        clients = [client for client in sorted(self.pulls) if self.pulls[client].any()]
+        if not clients:
+            return super().grouping
+        similarity = self.similarity(clients)
+        return replace(super().grouping, clients=clients, similarity=similarity)
+
+    def similarity(self, clients: Sequence[int]) -> Floats:
+        """Return the cosines of what clients pulled towards until they were placed."""
+        return cosine_similarities(list(self.blocks.solve(self.pulls, clients)))
+
+    def is_placed(self, client: int) -> bool:
+        """Tell whether a client is in a community."""
+        return self.groups.get(client, NO_GROUP) != NO_GROUP
+
+    def put(self, server_round: int, client: int, group: int, score: float, reason: str) -> None:
+        """Put a client in a community, and note it; its pulls are counted anew there."""
+        if group != NO_GROUP and self.groups.get(client) != group:
+            self.recent.pop(client, None)
+            self.rounds[client] = 0
+        super().put(server_round, client, group, score, reason)
+
+    def check_names(self, arrays: ArrayRecord) -> None:
+        """Refuse a name of an array to compare that is not there."""
+        if unknown := sorted(self.compared_names - arrays.keys()):
+            raise ValueError(f"compared_names has {unknown}, but the arrays are {list(arrays)}")
+
+    def state_arrays(self) -> dict[str, NDArray[Any]]:
+        """Return what the strategy carries from round to round, for a checkpoint."""
+        pulls = {str(client): pull for client, pull in self.pulls.items()}
+        recent = {str(client): pull for client, pull in self.recent.items()}
+        rounds = {str(client): np.array(count) for client, count in self.rounds.items()}
+        return (
+            super().state_arrays()
+            | as_part("pull", pulls)
+            | as_part("recent-pull", recent)
+            | as_part("pull-rounds", rounds)
+            | as_part("pull-blocks", self.blocks.state_arrays())
+        )
+
+    def load_state_arrays(self, arrays: Mapping[str, NDArray[Any]]) -> None:
+        """Take over what :meth:`state_arrays` returned."""
+        super().load_state_arrays(arrays)
+        self.pulls = {int(c): pull for c, pull in part_of(arrays, "pull").items()}
+        self.recent = {int(c): pull for c, pull in part_of(arrays, "recent-pull").items()}
+        self.blocks.load_state_arrays(part_of(arrays, "pull-blocks"))
+        self.rounds = {int(c): int(n) for c, n in part_of(arrays, "pull-rounds").items()}
+
+    # ------------------------------------------------------------------ the way up
+
+    def aggregate_arrays(self, replies: list[Reply]) -> ArrayRecord:
+        """Return the means, as :class:`GroupAveraging` does; note what everybody pulls towards."""
+        arrays = super().aggregate_arrays(replies)
+        directions: dict[int, NDArray[np.float32]] = {}
+        for reply in replies:
+            direction = None if reply.dropped else self._direction(reply)
+            if direction is not None:
+                directions[reply.client] = direction
+        if len(directions) < 2:  # alone there is nothing to be compared with
+            return arrays
+        mean = np.mean(list(directions.values()), axis=0, dtype=np.float64)
+        for client, direction in directions.items():
+            sums = self.recent if self.is_placed(client) else self.pulls
+            before = sums.get(client, np.zeros_like(direction)).astype(np.float64)
+            sums[client] = (self.memory * before + (direction - mean)).astype(np.float32)
+            if sums is self.pulls:
+                self.blocks.add(client, directions, self.memory)
+            self.rounds[client] = self.rounds.get(client, 0) + 1
+        return arrays
+
+    def _direction(self, reply: Reply) -> NDArray[np.float32] | None:
+        """Return the direction of a reply's change, projected; None if it changed nothing."""
+        sent: Mapping[str, Array] = self._sent or {}
+        parts = [
+            (reply.views[name].astype(np.float64) - view(sent[name])).ravel()
+            for name in self._compared(reply)
+            if name in sent
+        ]
+        direction = direction_of(np.concatenate(parts) if parts else np.zeros(1))
+        if direction is None:
+            return None
+        return project(direction, self.projection_size, self.seed).astype(np.float32)
+
+    def _compared(self, reply: Reply) -> list[str]:
+        """Return the names of the arrays whose changes are compared, in the order of the reply."""
+        if self.compared_names:
+            return [name for name in reply.views if name in self.compared_names]
+        floats = [
+            n for n, values in reply.views.items() if np.issubdtype(values.dtype, np.floating)
+        ]
+        names = [n for n in floats if n in self.parameter_names or not self.parameter_names]
+        return [n for n in names if n not in self.group_names] or names

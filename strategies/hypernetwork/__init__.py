@@ -1,0 +1,1 @@
+"""pFedHN: a network on the server that writes every client's model."""

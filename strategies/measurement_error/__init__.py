@@ -1,0 +1,1 @@
+"""Aggregation that knows how good each client's data are."""

@@ -1,0 +1,158 @@
+"""The server of linear models whose inputs are read with errors: it solves corrected equations."""
+
+from collections.abc import Mapping, Sequence
+from logging import INFO, WARNING
+from typing import Any
+
+import numpy as np
+from flwr.app import ArrayRecord
+from flwr.common.logger import log
+from numpy.typing import NDArray
+
+from strategies.arrays import (
+    as_numbered_parts,
+    is_finite,
+    linear_coefficients,
+    numbered_parts,
+    to_record,
+)
+from strategies.averaging import PartialAveraging
+from strategies.hierarchical.mixed_effects import Floats
+from strategies.measurement_error.corrected_moments import (
+    LEAST_RELIABILITY,
+    ErrorMoments,
+    check_moments,
+    coefficients,
+    pooled_errors,
+)
+from strategies.replies import Reply, drop_beyond_belief
+
+COEFFICIENTS, GRAM, ERRORS = NAMES = ("coefficients", "gram", "errors")
+"""Names of the arrays that travel, the same and of the same shapes both ways: ``(K, d + 1)``,
+``(d + 1, d + 1)`` and ``(d,)``, float64, for K outputs and d features. Down, the first holds the
+model's coefficients, the intercept of each output last, and the others are zero. Up, it holds the
+sums of products of targets and inputs."""
+
+Arrays = Mapping[str, NDArray[Any]]
+
+
+def moments_arrays(own: ErrorMoments) -> dict[str, NDArray[Any]]:
+    """Return what a client sends."""
+    return dict(zip(NAMES, (own.cross, own.gram, own.errors), strict=True))
+
+
+def moments_of(arrays: Arrays) -> ErrorMoments:
+    """Return the moments in a client's arrays, as copies, which outlive the message."""
+    return ErrorMoments(*(np.array(arrays[name], dtype=np.float64) for name in NAMES))
+
+
+def model_arrays(values: Floats) -> dict[str, NDArray[Any]]:
+    """Return coefficients ``(K, d + 1)`` as what is sent to clients."""
+    size = values.shape[1]
+    return dict(zip(NAMES, (values, np.zeros((size, size)), np.zeros(size - 1)), strict=True))
+
+
+class ErrorsInVariables(PartialAveraging):
+    """Fit a linear model to what devices would have read without errors, from clients' moments.
+
+    Clients tell their moments and the variance of their errors; the server adds them up and
+    solves the corrected equations. One round is enough: the moments of each client are kept, and
+    later rounds give the same unless clients are new. Where the corrected matrix is not positive
+    definite its eigenvalues are clipped (:func:`corrected_inverse`), with a logged warning.
+
+    What leaves a device is not harmless: moments hold the sums of products of the client's
+    features and targets, and with one example that example. Of what clients state only what cannot
+    be is refused, and what is far beyond that of most (:func:`drop_beyond_belief`): a client that
+    lies within that is believed.
+
+    Parameters
+    ----------
+    args, kwargs : as in :class:`PartialAveraging`; examples count alike whatever ``weighting`` is
+
+    Raises
+    ------
+    ValueError
+        If there is server momentum, which is for averaged parameters.
+    """
+
+    uses_momentum = False
+    uses_weighting = False
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **{**kwargs, "weighting": "examples"})
+        if self.server_momentum:
+            raise ValueError("solved equations are no mean of parameters; they have no momentum")
+        self.moments: dict[int, ErrorMoments] = {}
+        """Client -> its moments, of those that have told them."""
+
+    def summary(self) -> None:
+        """Log how the model is found."""
+        super().summary()
+        log(INFO, "\t└──> Normal equations, corrected for the errors of readings")
+
+    def first_arrays(self, arrays: ArrayRecord) -> ArrayRecord:
+        """Return the first coefficients: those of the linear model that the arrays are.
+
+        Raises
+        ------
+        ValueError
+            If they are no linear model's.
+        """
+        return to_record(model_arrays(linear_coefficients(arrays)))
+
+    def state_arrays(self) -> dict[str, NDArray[Any]]:
+        """Return what the strategy carries from round to round, for a checkpoint."""
+        moments = {client: moments_arrays(own) for client, own in self.moments.items()}
+        return super().state_arrays() | as_numbered_parts("moments", moments)
+
+    def load_state_arrays(self, arrays: Mapping[str, NDArray[Any]]) -> None:
+        """Take over what :meth:`state_arrays` returned."""
+        super().load_state_arrays(arrays)
+        self.moments = {
+            client: moments_of(part) for client, part in numbered_parts(arrays, "moments").items()
+        }
+
+    def aggregate_arrays(self, replies: list[Reply]) -> ArrayRecord:
+        """Return the solution; marks replies dropped that no client's data can give."""
+        sent = self._sent or ArrayRecord()
+        for reply in replies:
+            try:
+                check_moments(moments_of(reply.views), reply.weight)
+            except (ValueError, np.linalg.LinAlgError) as error:
+                reply.dropped = str(error)
+        possible = [reply for reply in replies if not reply.dropped]
+        drop_beyond_belief(possible, _sizes(possible))
+        told = {r.client: moments_of(r.views) for r in possible if not r.dropped}
+        if not told:
+            return sent
+        known = self.moments | told
+        try:
+            with np.errstate(over="ignore", invalid="ignore"):  # told below
+                found, lowest = coefficients(pooled_errors([known[c] for c in sorted(known)]))
+        except np.linalg.LinAlgError:
+            found, lowest = np.array(np.nan), 0.0
+        if not is_finite(found):
+            for reply in replies:
+                reply.dropped = reply.dropped or "no finite model can be made of what is told"
+            return sent
+        self.moments = known
+        if lowest < LEAST_RELIABILITY:
+            log(
+                WARNING,
+                "Round %d: the errors that clients state leave a direction of their inputs a "
+                "reliability of %.3g; it is held to be %g. Are the stated errors too large, or "
+                "the examples too few?",
+                *(self._round, lowest, LEAST_RELIABILITY),
+            )
+        return to_record(model_arrays(found))
+
+
+def _sizes(replies: Sequence[Reply]) -> dict[str, list[float]]:
+    """Return how large the moments for an example are that clients tell."""
+    told = [moments_of(reply.views) for reply in replies]
+    with np.errstate(over="ignore"):
+        return {
+            COEFFICIENTS: [float(np.linalg.norm(own.cross)) / own.examples for own in told],
+            GRAM: [float(np.trace(own.gram)) / own.examples for own in told],
+            ERRORS: [float(np.trace(own.gram) + own.errors.sum()) / own.examples for own in told],
+        }

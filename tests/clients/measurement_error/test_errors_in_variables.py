@@ -1,0 +1,163 @@
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from clients import (
+    Classification,
+    ErrorsInVariablesClient,
+    Regression,
+    assign_scopes,
+    in_memory_loader,
+)
+from clients.measurement_error.data_quality import DataQuality, calibration
+from clients.measurement_error.errors_in_variables import Calibrated
+from strategies.measurement_error.corrected_moments import coefficients, error_moments
+from strategies.measurement_error.errors_in_variables import NAMES, model_arrays
+
+SLOPES = np.array([1.0, -2.0])
+NOISE = 0.8
+
+
+class Linear(nn.Module):
+    def __init__(self, outputs=1):
+        super().__init__()
+        self.head = nn.Linear(2, outputs)
+
+    def forward(self, inputs):
+        return self.head(inputs.flatten(1))
+
+
+class Deep(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.body, self.head = nn.Linear(2, 2), nn.Linear(2, 1)
+
+    def forward(self, inputs):
+        return self.head(torch.relu(self.body(inputs)))
+
+
+def readings(count, seed=0, noise=NOISE):
+    draw = np.random.default_rng(seed)
+    true = draw.normal(size=(count, 2)) @ np.array([[1.0, 0.6], [0.0, 1.5]])
+    targets = true @ SLOPES + 0.5 + 0.3 * draw.normal(size=count)
+    seen = true + np.sqrt(noise) * draw.normal(size=true.shape)
+    return torch.from_numpy(seen).float(), torch.from_numpy(targets).float()
+
+
+def quality(examples, noise=NOISE, missing=0.0, size=2):
+    return DataQuality(examples, missing, np.full(size, noise), np.full(size, 1 / (1 + noise)))
+
+
+def client(train, test=None, model=None, task=None, told=None, personal="none"):
+    model = model or Linear()
+    return ErrorsInVariablesClient(
+        model,
+        assign_scopes(model, personal),
+        in_memory_loader(*train, 16, shuffle=True),
+        None,
+        in_memory_loader(*(test or train), 64),
+        task=task or Regression(),
+        quality=told,
+        partition_id=0,
+    )
+
+
+def fitted(one, sent=None):
+    sent = model_arrays(np.zeros((one.layer.out_features, 3))) if sent is None else sent
+    arrays, count, metrics = one.fit(list(sent.values()), {"server-round": 1})
+    return dict(zip(NAMES, arrays, strict=True)), count, metrics
+
+
+def test_it_tells_its_moments_and_the_error_it_states():
+    train = readings(50)
+    told, count, metrics = fitted(client(train, told=quality(50)))
+    wanted = error_moments(train[0].double().numpy(), train[1].double().numpy(), np.full(2, NOISE))
+    np.testing.assert_allclose(told["coefficients"], wanted.cross, rtol=1e-9)
+    np.testing.assert_allclose(told["gram"], wanted.gram, rtol=1e-9)
+    np.testing.assert_allclose(told["errors"], wanted.errors)
+    assert count == 50
+    assert metrics["reliability"] == pytest.approx(1 / 1.8)
+
+
+def test_readings_of_unknown_quality_count_as_exact():
+    told, _, metrics = fitted(client(readings(50)))
+    assert not told["errors"].any()
+    assert "reliability" not in metrics
+
+
+def test_classes_are_told_as_sums_by_class():
+    inputs, _ = readings(40)
+    labels = (inputs[:, 0] > 0).long()
+    told, *_ = fitted(client((inputs, labels), model=Linear(3), task=Classification()))
+    counts = torch.bincount(labels, minlength=3).tolist()
+    assert told["coefficients"][:, -1].tolist() == counts
+    assert told["gram"][-1, -1] == 40
+
+
+def evaluated(one, values, **config):
+    sent = model_arrays(values)
+    return one.evaluate(list(sent.values()), {"server-round": 1, **config})
+
+
+TRUE_MODEL = np.array([[1.0, -2.0, 0.5]])
+
+
+def test_it_predicts_from_calibrated_readings_and_better_than_by_either_slope_alone():
+    """The true slopes behind E[X | W] are as good as least squares on the readings themselves."""
+    train, test = readings(4000), readings(4000, seed=1)
+    (calibrated, *_) = evaluated(client(train, test, told=quality(4000)), TRUE_MODEL)
+    (raw, *_) = evaluated(client(train, test), TRUE_MODEL)
+    moments = error_moments(*(part.double().numpy() for part in train), np.zeros(2))
+    (naive, *_) = evaluated(client(train, test), coefficients(moments)[0])
+    assert calibrated == pytest.approx(naive, rel=0.01)
+    assert raw > 1.3 * calibrated
+
+
+def test_the_predictor_is_calibration_then_layer():
+    train = readings(60)
+    noise = np.array([NOISE, 0.1])  # of unequal noise the matrix is not symmetric
+    one = client(train, told=DataQuality(60, 0.0, noise, np.array([0.6, 0.9])))
+    evaluated(one, TRUE_MODEL)
+    predictor = one._predictor()
+    assert isinstance(predictor, Calibrated)
+    values = train[0].double().numpy()
+    matrix, mean = calibration(values, noise)
+    wanted = (mean + (values - mean) @ matrix.T) @ TRUE_MODEL[0, :2] + TRUE_MODEL[0, 2]
+    found = predictor(train[0]).detach().numpy().ravel()
+    np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-4)
+
+
+def test_exact_readings_and_no_examples_need_no_calibration():
+    assert client(readings(20), told=quality(20, noise=0.0))._predictor().__class__ is Linear
+    nobody = (torch.zeros(0, 2), torch.zeros(0))
+    one = client(nobody, readings(10), told=quality(0))
+    assert one._predictor() is one.model
+
+
+def test_a_newcomer_calibrates_on_the_examples_it_may_use():
+    train = readings(200)
+    one = client(train, told=quality(200))
+    evaluated(one, TRUE_MODEL, **{"join-examples": 50, "join-steps": 3})
+    inputs, _ = one._first_examples(50)
+    matrix, _ = calibration(inputs.double().numpy(), np.full(2, NOISE))
+    np.testing.assert_allclose(one._predictor().matrix.numpy(), matrix, rtol=1e-5, atol=1e-6)
+    evaluated(one, TRUE_MODEL, **{"join-examples": 0, "join-steps": 3})
+    assert one._predictor() is one.model
+
+
+@pytest.mark.parametrize("few", [1, 3])
+def test_too_few_readings_make_no_calibration(few):
+    one = client(readings(few), readings(10), told=quality(few))
+    assert one._predictor() is one.model
+
+
+def test_what_is_refused():
+    with pytest.raises(ValueError, match="Set model='linear'"):
+        client(readings(5), model=Deep())
+    with pytest.raises(ValueError, match="noise is stated of 4 features, the model has 2"):
+        client(readings(5), told=quality(5, size=4))
+    with pytest.raises(ValueError, match="nothing can be personal"):
+        client(readings(5), personal="all")
+    with pytest.raises(ValueError, match="coefficients of shape"):
+        evaluated(client(readings(5)), np.zeros((1, 7)))

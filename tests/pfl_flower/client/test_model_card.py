@@ -1,0 +1,35 @@
+"""A file of a whole model says what its client does to examples."""
+
+import json
+from dataclasses import replace
+
+import pytest
+
+from clients.export.exported_model import SCALES
+from pfl_flower.client.model_card import about_model, rebuild
+from pfl_flower.config.run_config import RunConfig
+from pfl_flower.data import DataFacts
+from pfl_flower.data.moments import Moments
+
+FEATURES = Moments(10, (1.0, 5.0), (4.0, 0.0))
+
+
+def scales(**facts):
+    known = DataFacts((2,), "classification", (0, 1), features=FEATURES)
+    config = RunConfig.parse({"dataset": "table:x.csv", "model": "linear", "heterogeneity": "none"})
+    return json.loads(about_model(replace(config, facts=replace(known, **facts)))[SCALES])
+
+
+def test_features_are_standardised_where_the_clients_do_it():
+    assert scales() == {"inputs": [[1.0, 5.0], [2.0, 1.0]]}  # a constant one is only moved
+    assert scales(standardize=False) == {}  # some client prepared its own
+    target = Moments(10, (3.0,), (16.0,))
+    found = scales(task="regression", labels=(), target=target, features=None)
+    assert found == {"target": [3.0, 4.0]}
+
+
+def test_only_networks_of_this_app_are_rebuilt():
+    network = rebuild(model="linear", shape=[2], num_classes=3)
+    assert sum(values.numel() for values in network.state_dict().values()) == 9
+    with pytest.raises(ValueError, match="'os:getcwd' is no model of this app"):
+        rebuild(model="os:getcwd", shape=[2], num_classes=3)

@@ -1,0 +1,112 @@
+"""A node says who it is, and may have data of its own."""
+
+import numpy as np
+import pytest
+
+from pfl_flower.client.node_config import Node, node_of, number_of
+from pfl_flower.client_app import make_app
+from pfl_flower.config.run_config import ConfigError, RunConfig
+from pfl_flower.data import DataSettings
+from pfl_flower.grid import InProcessGrid
+from pfl_flower.server.run import play
+
+
+def context_of(**config):
+    grid = InProcessGrid(make_app({}), 1)
+    (context,) = grid.contexts.values()
+    context.node_config.clear()
+    context.node_config.update({key.replace("_", "-"): value for key, value in config.items()})
+    return context
+
+
+def test_a_number_of_a_name_is_the_same_everywhere():
+    assert number_of("ward-7") == number_of("ward-7") != number_of("ward-8")
+    assert number_of("ward-7") == 1489678581
+    assert all(0 <= number_of(str(i)) < 2**31 for i in range(1000))
+    assert len({number_of(str(i)) for i in range(1000)}) == 1000
+
+
+def test_a_device_with_a_name_and_data_needs_no_partition():
+    node = node_of(context_of(name="ward-7", data_path="/srv/ward"))
+    assert node == Node(number_of("ward-7"), "ward-7", 0, 1, data_path="/srv/ward")
+    assert node.settings(DataSettings(dataset="folder:x")).dataset == "folder:/srv/ward"
+    assert node.settings(DataSettings(dataset="table:x.csv")).dataset == "table:/srv/ward"
+    node = node_of(context_of(partition_id=1, num_partitions=3, data="mine:load"))
+    assert node == Node(1, "client-1", 1, 3, data="mine:load")
+    assert node.settings(DataSettings(dataset="folder:x")).dataset == "mine:load"
+
+
+@pytest.mark.parametrize(
+    ("config", "words"),
+    [
+        ({}, "needs partition-id and num-partitions"),
+        ({"name": "ward"}, "or, of a device that has its own data"),
+        ({"data_path": "/srv"}, "or, of a device that has its own data"),
+        ({"partition_id": "0", "num_partitions": 1}, "needs partition-id"),
+        ({"partition_id": 3, "num_partitions": 3}, r"partition-id 3 is not in 0\.\.2"),
+        ({"name": 7, "data": "a:b"}, "name is 7; it must be a text"),
+        ({"name": "w", "data": "a:b", "data_path": "/srv"}, "one of them is enough"),
+        ({"name": "../w", "data": "a:b"}, r"the node config's name: '\.\./w' is no file name"),
+        ({"name": "a/b", "partition_id": 0, "num_partitions": 1}, "'a/b' is no file name"),
+        ({"name": "w" * 101, "data": "a:b"}, "at most 100"),
+        ({"name": "w.model", "data": "a:b"}, "files of whole models end in .model.safetensors"),
+        ({"partition_id": True, "num_partitions": 2}, "needs partition-id"),
+        ({"partition_id": 0}, "needs partition-id"),
+        (
+            {"name": "w", "data": "a:b", "PersonalDir": "/srv"},
+            "'PersonalDir' is not read; write 'p",
+        ),
+    ],
+)
+def test_who_does_not_say_who_it_is_is_told_how(config, words):
+    with pytest.raises(ConfigError, match=words):
+        node_of(context_of(**config))
+
+
+def test_a_run_of_the_apps_own_data_takes_no_other():
+    node = node_of(context_of(name="ward", data="mine:load"))
+    with pytest.raises(ConfigError, match="the run is of 'digits'; set the run config's dataset"):
+        node.settings(DataSettings())
+
+
+def wards(tmp_path):
+    """Three devices, each with a folder of its own; one names the classes the other way round."""
+    for number in range(3):
+        folder = tmp_path / f"device-{number}" / "data"
+        folder.mkdir(parents=True)
+        draw = np.random.default_rng(number)
+        x = draw.normal(size=(120, 4)).astype(np.float32)
+        y = (x[:, 0] > 0).astype(int) ^ (number == 2)
+        np.savez(folder / "own.npz", x_train=x[:80], y_train=y[:80], x_test=x[80:], y_test=y[80:])
+
+
+def grid_of(tmp_path, config):
+    grid = InProcessGrid(make_app(config.dump()), 3)
+    for number, context in enumerate(grid.contexts.values()):
+        context.node_config.clear()
+        context.node_config["name"] = f"ward-{number}"
+        context.node_config["data-path"] = str(tmp_path / f"device-{number}" / "data")
+        context.node_config["personal-dir"] = str(tmp_path / f"device-{number}" / "personal")
+    return grid
+
+
+def test_devices_with_data_of_their_own_learn_together_and_are_known_again(tmp_path):
+    wards(tmp_path)
+    values = {"method": "fedper", "dataset": "folder:data", "baselines": "", "min-nodes": 3}
+    config = RunConfig.parse(values | {"num-server-rounds": 4, "heterogeneity": "none"})
+    (run,) = play(grid_of(tmp_path, config), config)
+    scores = run.by_client()
+    assert set(scores) == {number_of(f"ward-{number}") for number in range(3)}
+    assert min(scores.values()) > 0.75
+    for number in range(3):
+        assert (tmp_path / f"device-{number}/personal/ward-{number}.safetensors").exists()
+    (again,) = play(grid_of(tmp_path, config), config)  # what was kept is found, and fits
+    assert not any(report.dropped for report in again.reports)
+
+
+def test_a_key_with_an_underscore_is_not_passed_over():
+    context = context_of(partition_id=0, num_partitions=1, age=70)
+    node_of(context)
+    context.node_config["personal_dir"] = "/var/lib/pfl"  # unread, nothing would be kept
+    with pytest.raises(ConfigError, match="'personal_dir' is not read; write 'personal-dir'"):
+        node_of(context)

@@ -1,0 +1,362 @@
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from pfl_flower.comparison.cells import Cell, CellResult, load_cell, run_cell, save_cell
+from pfl_flower.comparison.command import parser
+from pfl_flower.comparison.compare import (
+    TRIALS,
+    Comparison,
+    compare,
+    grid_of,
+    validation_score,
+)
+from pfl_flower.comparison.guarded import safeguarded
+from pfl_flower.comparison.scores import recommend
+from pfl_flower.comparison.selection import client_name, select_round
+from pfl_flower.comparison.tables import client_rows
+from pfl_flower.config.run_config import ConfigError, RunConfig
+from pfl_flower.data import DataError
+from pfl_flower.engines import simulate
+from pfl_flower.methods.table import METHODS
+from simulations.__main__ import main
+from tests.helpers import data_for
+
+SHORT = {"num-server-rounds": 2, "local-epochs": 1}
+
+
+def config_of(outcome, method, seed):
+    return next(c.config for c in outcome.cells if (c.method, c.seed) == (method, seed))
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory):
+    """A comparison of two rounds, its outcome and its folder."""
+    folder = tmp_path_factory.mktemp("small")
+    comparison = Comparison(["fedper"], {**SHORT, "unseen": 0.25}, 4, (0, 1), safeguard=True)
+    return comparison, compare(comparison, folder), folder
+
+
+def test_every_method_has_every_seed_and_the_baselines_are_there(small):
+    _, outcome, _ = small
+    found = [(cell.method, cell.seed) for cell in outcome.cells]
+    assert found[:6] == [(m, s) for m in ("fedavg", "local", "fedper") for s in (0, 1)]
+    assert found[6:] == [("fedper safeguarded", 0), ("fedper safeguarded", 1)]
+
+
+def test_methods_of_a_seed_have_the_same_clients_data_and_unseen_clients(small):
+    _, outcome, _ = small
+    cells = [cell for cell in outcome.cells if cell.seed == 1 and not cell.safeguarded]
+    first = cells[0]
+    assert first.label_counts.sum() == first.train_examples.sum()
+    for cell in cells[1:]:
+        assert cell.clients.tolist() == first.clients.tolist()
+        assert cell.unseen_clients.tolist() == first.unseen_clients.tolist()
+        assert cell.label_counts.tolist() == first.label_counts.tolist()
+        assert cell.test_examples.tolist() == first.test_examples.tolist()
+    assert not set(first.clients) & set(first.unseen_clients)
+    assert len(first.clients) + len(first.unseen_clients) == 4
+
+
+def test_finished_cells_are_not_run_again_and_a_missing_one_is(small, monkeypatch):
+    comparison, outcome, folder = small
+    ran = []
+
+    def counted(cell, progress=None):
+        ran.append((cell.method, cell.seed))
+        return run_cell(cell, progress)
+
+    monkeypatch.setattr("pfl_flower.comparison.compare.run_cell", counted)
+    again = compare(comparison, folder)
+    assert ran == []
+    for left, right in zip(outcome.cells, again.cells, strict=True):
+        assert json.dumps(left.test.tolist()) == json.dumps(right.test.tolist())
+        assert left.config == right.config
+    next((folder / "cells").glob("local-seed1-*")).write_text("{ torn")
+    compare(comparison, folder)
+    assert ran == [("local", 1)]
+    compare(replace(comparison, config={**comparison.config, "learning-rate": 0.05}), folder)
+    assert len(ran) == 1 + 6
+
+
+def test_cells_side_by_side_are_the_same_cells(small, tmp_path):
+    comparison, outcome, _ = small
+    together = compare(comparison, tmp_path, jobs=2)
+    for left, right in zip(outcome.cells, together.cells, strict=True):
+        assert (left.method, left.seed) == (right.method, right.seed)
+        assert left.test.tolist() == right.test.tolist()
+        assert left.unseen_test.tolist() == right.unseen_test.tolist()
+
+
+def test_a_cell_is_the_same_on_disk(small, tmp_path):
+    _, outcome, _ = small
+    for cell in outcome.cells:
+        save_cell(cell, tmp_path / "cell.json")
+        found = load_cell(tmp_path / "cell.json")
+        assert repr(found) == repr(cell)
+    assert load_cell(tmp_path / "other.json") is None
+
+
+def test_the_safeguard_of_a_comparison_is_what_clients_choose_themselves(small):
+    _, outcome, _ = small
+    found = {(cell.method, cell.seed): cell for cell in outcome.cells}
+    config = {**SHORT, "method": "fedper", "baselines": "", "unseen": 0.25, "safeguard": True}
+    for seed in (0, 1):
+        run = simulate({**config, "heterogeneity": "none", "seed": seed}, 4)[-1]
+        assert run.method == "fedper safeguarded"
+        cell = found["fedper safeguarded", seed]
+        assert dict(zip(cell.clients.tolist(), cell.test[-1], strict=True)) == run.by_client()
+
+
+def table(method, validation, test):
+    scores = {"validation": np.array([validation]), "test": np.array([test])}
+    clients = np.arange(len(test))
+    r2 = np.full((1, len(test)), np.nan)
+    return CellResult(method, 0, {}, rounds=np.array([1]), clients=clients, r2=r2, **scores)
+
+
+def test_a_safeguard_takes_the_best_on_validation_and_its_own_in_a_tie():
+    own = table("fedper", [0.5, 0.5, 0.9, np.nan], [0.1, 0.2, 0.3, 0.4])
+    common = table("fedavg", [0.5, 0.7, 0.8, np.nan], [1.0, 1.0, 1.0, 1.0])
+    alone = table("local", [0.4, 0.6, 0.9, np.nan], [0.0, 0.0, 0.0, 0.0])
+    assert safeguarded(own, [common, alone]).test.tolist() == [[0.1, 1.0, 0.3, 0.4]]
+
+
+def test_a_model_that_could_not_be_evaluated_is_no_candidate():
+    own = table("fedper", [np.nan, 0.5], [np.nan, 0.2])
+    common = table("fedavg", [0.7, np.nan], [0.9, 0.8])
+    assert safeguarded(own, [common]).test.tolist() == [[0.9, 0.2]]
+
+
+def test_a_safeguard_of_a_regression_takes_the_smallest_error():
+    own, common = (
+        replace(table(name, errors, errors), task="regression")
+        for name, errors in (("fedper", [3.0, 1.0]), ("fedavg", [2.0, 2.0]))
+    )
+    assert safeguarded(own, [common]).test.tolist() == [[2.0, 1.0]]
+
+
+def test_a_method_that_does_not_fit_is_a_row_with_the_reason(tmp_path):
+    config = {**SHORT, "norm": "none"}
+    outcome = compare(Comparison(["fedbn"], config, 3, (0,)), tmp_path)
+    failures = {cell.method: cell.failure for cell in outcome.cells}
+    assert failures["fedavg"] == failures["local"] == ""
+    assert "norm" in failures["fedbn"]
+    assert not list((tmp_path / "cells").glob("fedbn-*"))
+
+
+def test_whatever_one_method_raises_the_others_go_on(tmp_path, monkeypatch):
+    def odd(config, *arguments):
+        if config["method"] == "fedper":
+            raise TypeError("a user's mistake")
+        return simulate(config, *arguments)
+
+    monkeypatch.setattr("pfl_flower.comparison.cells.simulate", odd)
+    outcome = compare(Comparison(["fedper"], SHORT, 3, (0,)), tmp_path)
+    failures = {cell.method: cell.failure for cell in outcome.cells}
+    assert failures["fedper"] == 'TypeError("a user\'s mistake")'
+    assert not failures["fedavg"]
+
+
+def test_settings_that_lose_clients_are_not_better_for_it():
+    whole = table("fedper", [0.8, 0.8], [0.0, 0.0])
+    lost = table("fedper", [0.9, np.nan], [0.0, np.nan])
+    assert validation_score(whole) > validation_score(lost)
+    silent = table("fedper", [0.9, np.nan], [0.0, 0.0])  # evaluated, but it cannot judge itself
+    assert validation_score(silent) > validation_score(whole)
+
+
+def test_a_round_is_chosen_among_those_that_lost_no_client():
+    def cell(validation, test):
+        two = {"validation": np.array(validation), "test": np.array(test)}
+        none = np.full((2, 2), np.nan)
+        return replace(table("fedper", [0, 0], [0, 0]), rounds=np.array([1, 2]), r2=none, **two)
+
+    lost = cell([[0.5, 0.5], [0.9, np.nan]], [[0.0, 0.0], [0.0, np.nan]])
+    assert select_round(lost) == (0, True)
+    silent = cell([[0.5, 0.5], [0.9, np.nan]], [[0.0, 0.0], [0.0, 0.0]])
+    assert select_round(silent) == (1, True)
+    assert validation_score(CellResult("fedper", 0, {}, "broken")) == (0, -np.inf)
+
+
+def test_an_infinite_error_is_one_on_disk_too(tmp_path):
+    cell = replace(table("fedper", [np.inf, np.nan], [1.0, -np.inf]), task="regression")
+    save_cell(cell, tmp_path / "cell.json")
+    found = load_cell(tmp_path / "cell.json")
+    assert repr(found) == repr(cell)
+
+
+def test_when_nothing_can_run_the_reason_is_said(tmp_path):
+    with pytest.raises(DataError, match="1700 clients need a"):
+        compare(Comparison(["fedper"], SHORT, 1700, (0,)), tmp_path)
+    small = Comparison(["fedper"], {**SHORT, "model": "large-cnn"}, 3, (0,))
+    with pytest.raises(ConfigError, match="no method could run: .*at least 16x16, got 8x8"):
+        compare(small, tmp_path)
+
+
+def test_clients_without_usable_data_are_named_and_so_are_the_others(tmp_path):
+    (tmp_path / "data").mkdir()
+    for name in ("North", "South", "West"):
+        x = np.random.default_rng(len(name)).normal(size=(40, 3)).astype(np.float32)
+        x[0, 0] = np.nan if name == "South" else 0
+        arrays = {"x_train": x[:30], "y_train": x[:30, 1] > 0, "x_test": x[30:]}
+        np.savez(tmp_path / "data" / f"{name}.npz", **arrays, y_test=x[30:, 1] > 0)
+    config = {**SHORT, "dataset": f"folder:{tmp_path / 'data'}"}
+    outcome = compare(Comparison(["fedper"], config, None, (0,)), tmp_path)
+    for cell in outcome.cells:
+        assert cell.names == ("North", "West")
+        (words,) = cell.left_out
+        assert "client 1: " in words
+        assert "South.npz" in words
+    sentences = recommend(outcome.cells).sentences
+    assert sentences[1].startswith("Left out of everything, client 1: ")
+    rows = client_rows(outcome.cells)
+    assert {row["name"] for row in rows} == {"North", "West"}
+    assert client_name(outcome.cells, 2) == "client 2, West"
+
+
+def test_data_that_come_in_phases_are_refused_unless_they_come_at_once():
+    stream = {"dataset": "smartwatch", "partition": "natural"}
+    with pytest.raises(ConfigError, match="of the phase at hand only; set phases=joint"):
+        Comparison(["lifelong"], stream)
+    Comparison(["lifelong"], stream | {"phases": "joint"})
+
+
+def test_every_method_gets_the_same_number_of_trials():
+    for method in METHODS:
+        grid = grid_of(method, 0.1)
+        assert len({json.dumps(settings) for settings in grid}) == TRIALS == len(grid)
+        assert {"learning-rate": 0.1}.items() <= grid[TRIALS // 2].items()
+        for settings in grid:  # none of them is refused
+            RunConfig.parse({"method": method, **data_for(method), **settings})
+        assert min(s["learning-rate"] for s in grid) == pytest.approx(0.1 / 3, rel=0.01)
+    assert {s["mu"] for s in grid_of("fedprox", 0.1)} == {0.01, 0.1, 1.0}
+
+
+def test_tuning_chooses_on_validation_and_never_looks_at_test(tmp_path, monkeypatch):
+    def made_up(cell, progress=None):
+        """Validation prefers a small learning rate, test a large one."""
+        rate = cell.config["learning-rate"]
+        scores = {"validation": [1 - rate] * 3, "test": [rate] * 3}
+        return replace(table(cell.method, **scores), config=cell.config, seed=cell.seed)
+
+    monkeypatch.setattr("pfl_flower.comparison.compare.run_cell", made_up)
+    outcome = compare(Comparison(["fedprox"], SHORT, 3, (4, 5), tune=True), tmp_path)
+    for method in ("fedavg", "local", "fedprox"):
+        assert outcome.tuned[method]["learning-rate"] == pytest.approx(0.0333)
+        for seed in (4, 5):
+            assert config_of(outcome, method, seed)["learning-rate"] == pytest.approx(0.0333)
+    kept = json.loads((tmp_path / "comparison.json").read_text())
+    assert kept["tuned"]["fedprox"] == outcome.tuned["fedprox"]
+
+
+def test_shuffled_test_labels_change_no_choice(tmp_path, monkeypatch):
+    """From the data up: round, settings and recommendation are those without the shuffle."""
+    comparison = Comparison(["fedavg-ft", "fedper"], {**SHORT, "heterogeneity": "taste"}, 3, (0,))
+    honest = compare(comparison, tmp_path / "honest")
+
+    from pfl_flower.data import Federation
+
+    client = Federation.client
+
+    def shuffled(self, number, facts=None):
+        data = client(self, number, facts)
+        inputs, targets = data.test
+        return replace(data, test=(inputs, targets.roll(7)))
+
+    monkeypatch.setattr(Federation, "client", shuffled)
+    blind = compare(comparison, tmp_path / "blind")
+    for left, right in zip(honest.cells, blind.cells, strict=True):
+        assert left.validation.tolist() == right.validation.tolist()
+        assert left.test.tolist() != right.test.tolist()
+        assert validation_score(left) == validation_score(right)
+    chosen, other = recommend(honest.cells), recommend(blind.cells)
+    assert (chosen.kind, chosen.method) == (other.kind, other.method)
+
+
+def test_one_network_for_all():
+    cells = [Comparison(["personal-se"], {}, 3).cell(m, 0) for m in ("fedavg", "personal-se")]
+    assert [cell.config["model"] for cell in cells] == ["se-cnn", "se-cnn"]
+    with pytest.raises(ConfigError, match="personal-se and adapters need a network"):
+        Comparison(["personal-se", "adapters"], {}, 3).cell("fedavg", 0)
+    named = Comparison(["personal-se", "adapters"], {"model": "cnn"}, 3).cell("fedavg", 0)
+    assert named.config["model"] == "cnn"
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"methods": ["fedpr"]}, "unknown methods"),
+        ({"methods": ["fedper"], "seeds": (1, 1)}, "different numbers"),
+        ({"methods": ["fedper"], "seeds": ()}, "different numbers"),
+        ({"methods": ["fedper"], "config": {"seed": 3}}, "decides these keys itself: seed"),
+    ],
+)
+def test_bad_comparisons_are_refused(options, words):
+    with pytest.raises(ConfigError, match=words):
+        Comparison(**{"config": {}, **options})
+
+
+def test_a_cells_name_changes_with_what_decides_its_numbers(monkeypatch):
+    cell = Cell({"method": "fedper", "seed": 0}, 3)
+    assert cell.name == replace(cell).name
+    assert cell.name.startswith("fedper-seed0-")
+    assert cell.name != replace(cell, num_clients=4).name
+    assert cell.name != replace(cell, config={**cell.config, "alpha": 0.1}).name
+    before = cell.name
+    monkeypatch.setattr("pfl_flower.comparison.cells.code_digest", lambda config: "other")
+    assert replace(cell).name != before
+
+
+def test_a_cells_name_changes_with_the_users_own_files(tmp_path):
+    table = tmp_path / "t.csv"
+    table.write_text("client,label,x\n0,1,2\n")
+    cell = Cell({"method": "fedper", "seed": 0, "dataset": f"table:{table}"}, 3)
+    before = cell.name
+    assert replace(cell).name == before
+    table.write_text("client,label,x\n0,1,20\n")
+    assert replace(cell).name != before
+
+
+def test_the_command_writes_a_report_and_says_what_it_recommends(tmp_path, capsys):
+    arguments = ["compare", "--methods", "fedper", "--clients", "3", "--seeds", "0", "--jobs", "1"]
+    arguments += ["--num-server-rounds", "2", "--heterogeneity", "taste", "--out", str(tmp_path)]
+    assert main(arguments) == 0
+    printed = capsys.readouterr().out
+    assert "worse, %" in printed
+    assert "Report:" in printed
+    for name in ("report.html", "table.md", "table.csv", "clients.csv", "comparison.json"):
+        assert (tmp_path / name).stat().st_size
+
+
+def test_a_mistyped_option_is_one_line(tmp_path, capsys):
+    for wrong in (["--learning-rat", "0.1"], ["--larning-rate=0.1"]):
+        assert main(["compare", "--methods", "fedper", *wrong]) == 2
+        assert "did you mean --learning-rate?" in capsys.readouterr().out
+
+
+def test_a_wrong_value_is_one_line(tmp_path, capsys):
+    arguments = ["compare", "--methods", "fedper", "--out", str(tmp_path), "--seeds", "0"]
+    assert main([*arguments, "--partition", "iidd"]) == 2
+    printed = capsys.readouterr().out
+    assert "partition is 'iidd'; it must be one of iid" in printed
+    assert "Traceback" not in printed
+
+
+def test_tensorboard_gets_the_news_of_every_round(tmp_path):
+    reader = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    comparison = Comparison(["fedper"], SHORT, 3, (0,))
+    compare(comparison, tmp_path, tensorboard=True)
+    events = reader.EventAccumulator(str(tmp_path / "tensorboard" / "fedper seed 0"))
+    events.Reload()
+    assert len(events.Scalars("evaluate/accuracy")) == 2
+
+
+def test_keys_of_one_number_or_one_a_tier_are_options_too():
+    given = ["--methods", "local", "--noise", "0,1", "--missing", "0.2", "--imputation", "mean"]
+    found = vars(parser().parse_args(given))
+    config = {name: found[name] for name in ("noise", "missing", "imputation")}
+    data = RunConfig.parse(config).data
+    assert (data.noise, data.missing, data.imputation) == ("0,1", "0.2", "mean")

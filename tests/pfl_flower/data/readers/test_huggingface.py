@@ -1,0 +1,164 @@
+import datasets
+import huggingface_hub.constants
+import numpy as np
+import pytest
+from datasets import ClassLabel, Dataset, Features, Image, Value
+from flwr_datasets.common import telemetry
+from flwr_datasets.partitioner import LinearPartitioner
+from PIL import Image as Pillow
+
+from pfl_flower.data import DataError
+from pfl_flower.data.readers.registry import OWN, OwnRequest
+
+
+def reader(location, **options):
+    return OWN["huggingface"](OwnRequest(str(location), **options))
+
+
+@pytest.fixture
+def hub(tmp_path, monkeypatch):
+    """A folder for a data set, with a cache of its own and no network."""
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(telemetry, "FLWR_TELEMETRY_ENABLED", "0")
+    folder = tmp_path / "set"
+    folder.mkdir()
+    return folder
+
+
+def rows(folder, features=None, split="train", **columns):
+    features = Features(features) if features else None
+    Dataset.from_dict(columns, features=features).to_parquet(folder / f"{split}.parquet")
+    return folder
+
+
+def table(folder, **change):
+    columns = {
+        "a": [float(i) for i in range(12)],
+        "b": list(range(12)),
+        "word": ["w"] * 12,
+        "who": [i % 3 for i in range(12)],
+        "label": [f"c{i % 2}" for i in range(12)],
+    }
+    return rows(folder, **columns | change)
+
+
+def test_columns_of_numbers_are_shared_out_evenly(hub):
+    rows(table(hub), split="test", a=[0.5], b=[1], word=["w"], who=[1], label=["c1"])
+    data = reader(hub)
+    assert data.count() is None
+    parts = [data.load(i, 4).train for i in range(4)]
+    assert [x.shape for x, _ in parts] == [(3, 3)] * 4  # a, b and who
+    found = sorted(
+        (x[0], y) for inputs, targets in parts for x, y in zip(inputs, targets, strict=True)
+    )
+    assert found == [(i, f"c{i % 2}") for i in range(12)]  # each once; the test split left alone
+    assert data.load(0, 4).test is None
+    assert len(data.load(0, 2).train[1]) == 6
+    with pytest.raises(DataError, match="cannot be split among 13 clients"):
+        data.load(12, 13)
+
+
+def test_a_column_may_say_whose_rows_they_are(hub):
+    data = reader(table(hub), client_column="who")
+    assert data.count() == 3
+    inputs, _ = data.load(1, 3).train
+    assert sorted(inputs[:, 0]) == [1, 4, 7, 10]
+    assert inputs.shape == (4, 2)  # who is no feature
+    with pytest.raises(DataError, match=r"holds 3 clients \(0, 1, 2\).*no client 3"):
+        data.load(3, 4)
+
+
+def test_a_partitioner_may_be_given(hub):
+    data = reader(table(hub), partitioner=LinearPartitioner, client_column="who")
+    assert data.count() is None
+    assert [len(data.load(i, 3).train[1]) for i in range(3)] == [2, 4, 6]
+    assert data.load(0, 3).train[0].shape == (2, 2)
+
+
+def pictures(mode, size=(4, 3), count=4):
+    return [Pillow.new(mode, size, color=i) for i in range(count)]
+
+
+@pytest.mark.parametrize(("mode", "channels"), [("L", 1), ("RGB", 3), ("RGBA", 3)])
+def test_images_are_uint8_with_channels_first(hub, mode, channels):
+    features = {
+        "image": Image(),
+        "id": Value("int64"),
+        "name": ClassLabel(names=["cat", "dog"]),
+    }
+    rows(hub, features, image=pictures(mode), id=[1, 2, 3, 4], name=[0, 1, 1, 0])
+    inputs, targets = reader(hub).load(0, 1).train
+    assert inputs.shape == (4, channels, 3, 4)
+    assert inputs.dtype == np.uint8
+    names = {0: 0, 1: 1, 2: 1, 3: 0}
+    assert [names[x] for x in inputs[:, 0, 0, 0]] == targets.tolist()
+    assert sorted(inputs[:, 0, 2, 3]) == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize(
+    ("images", "message"),
+    [
+        ([*pictures("L", count=3), None], "of column 'image' is missing"),
+        (pictures("I;16"), "is of mode 'I;16'; it has to have pixels of 8 bits"),
+        (pictures("L", count=2) + pictures("L", (5, 5), 2), r"\(1, 3, 4\), \(1, 5, 5\); bring"),
+        (pictures("L", count=2) + pictures("RGB", count=2), r"\(1, 3, 4\), \(3, 3, 4\); bring"),
+        ([{"bytes": b"no image"}] * 4, "an image of column 'image' is damaged"),
+    ],
+)
+def test_images_that_cannot_be_used_say_why(hub, images, message):
+    rows(hub, {"image": Image(), "label": Value("int64")}, image=images, label=[0, 1, 0, 1])
+    with pytest.raises(DataError, match=message):
+        reader(hub).load(0, 1)
+
+
+def test_the_label_is_the_one_named_or_the_only_classes_or_called_label(hub):
+    kinds = {
+        "a": Value("float32"),
+        "label": Value("int64"),
+        "animal": ClassLabel(names=["cat", "dog"]),
+    }
+    rows(hub, kinds, a=[1.0, 2.0], label=[7, 8], animal=[0, 1])
+    assert sorted(reader(hub).load(0, 1).train[1]) == [0, 1]
+    named = reader(hub, label_column="label").load(0, 1).train
+    assert sorted(named[1]) == [7, 8]
+    assert named[0].shape == (2, 1)  # the number of a class is no feature
+
+
+@pytest.mark.parametrize(
+    ("change", "options", "message"),
+    [
+        ({}, {"label_column": "lable"}, "no column 'lable'; its columns are: a, b, word, who, lab"),
+        ({}, {"client_column": "owner"}, "no column 'owner'; its columns are: a, b, word, who, l"),
+        ({"label": [None, "x"] * 6}, {}, "client 0 has no value in column 'label' of 6 of 12 rows"),
+        ({"label": [float("nan"), 1.0] * 6}, {}, "no value in column 'label' of 6 of 12 rows"),
+        ({"who": [None, 1] * 6}, {"client_column": "who"}, "not say in column 'who' whose each"),
+        ({"a": [None, 1.0] * 6}, {}, r"\(how many\): 'a' \(6\);"),
+    ],
+)
+def test_data_sets_that_cannot_be_used_say_which_column_and_why(hub, change, options, message):
+    with pytest.raises(DataError, match=message):
+        reader(table(hub, **change), **options).load(0, 1)
+
+
+def test_data_sets_without_label_or_inputs_say_so(hub):
+    rows(hub, word=["a", "b"], number=[1, 2])
+    with pytest.raises(DataError, match=r"ClassLabel: none\); name one with label-column: word, n"):
+        reader(hub).load(0, 1)
+    with pytest.raises(DataError, match="neither images nor numbers"):
+        reader(hub, label_column="number").load(0, 1)
+    rows(hub, {"label": ClassLabel(names=["x"]), "a": Value("int64")}, label=[0, -1], a=[1, 2])
+    with pytest.raises(DataError, match="no value in column 'label' of 1 of 2 rows"):
+        reader(hub).load(0, 1)
+
+
+def test_a_data_set_that_is_nowhere_says_where_it_was_looked_for(hub, monkeypatch):
+    monkeypatch.chdir(hub)
+    with pytest.raises(DataError, match=rf"no local folder {hub}/nobody/nothing, and.*Hub either"):
+        reader("nobody/nothing").load(0, 1)
+    with pytest.raises(DataError, match=f"could not be read .* It is local folder {hub}"):
+        reader(hub).load(0, 1)
+    rows(hub, split="test", a=[1], label=[0])
+    with pytest.raises(DataError, match="split: 'train' is not present"):
+        reader(hub).load(0, 1)

@@ -1,0 +1,161 @@
+import os
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from pfl_flower.data import DataError
+from pfl_flower.data.readers.registry import OWN, OwnRequest
+
+
+def reader(location, **options):
+    return OWN["table"](OwnRequest(str(location), **options))
+
+
+def frame():
+    return pd.DataFrame(
+        {
+            "age": [1, 2, 3, 4, 5],
+            "who": ["b", "a", "b", "c", "b"],
+            "height": [0.5, 1.5, 2.5, 3.5, 4.5],
+            "ill": ["no", "yes", "yes", "no", "no"],
+            "smokes": [True, False, True, False, True],
+        }
+    )
+
+
+def write(table, path):
+    table.to_csv(path, index=False) if "csv" in path.name else table.to_parquet(path)
+    return path
+
+
+COLUMNS = {"client_column": "who", "label_column": "ill"}
+
+
+@pytest.mark.parametrize("name", ["t.csv", "t.csv.gz", "T.PARQUET", "t.pq"])
+def test_rows_of_a_table_go_to_their_clients_in_order(tmp_path, name):
+    data = reader(write(frame(), tmp_path / name), **COLUMNS)
+    assert data.count() == 3
+    inputs, targets = data.load(1, 3).train
+    assert np.array_equal(inputs, np.array([[1, 0.5, 1], [3, 2.5, 1], [5, 4.5, 1]], np.float32))
+    assert inputs.dtype == np.float32
+    assert targets.tolist() == ["no", "yes", "no"]
+    assert data.load(0, 3).train[0].tolist() == [[2, 1.5, 0]]
+    assert data.load(1, 3).test is None
+    with pytest.raises(DataError, match=r"holds 3 clients \(a, b, c\).* no client 3; use at most"):
+        data.load(3, 4)
+
+
+def test_the_order_of_columns_in_the_file_means_nothing(tmp_path):
+    turned = frame()[["smokes", "ill", "height", "who", "age"]]
+    data = reader(write(turned, tmp_path / "turned.csv"), **COLUMNS).load(1, 3)
+    straight = reader(write(frame(), tmp_path / "t.csv"), **COLUMNS).load(1, 3)
+    assert np.array_equal(data.train[0], straight.train[0])
+    assert data.columns == straight.columns == ("age", "height", "smokes")
+
+
+def test_numbers_of_a_client_column_are_sorted_as_numbers(tmp_path):
+    table = frame().assign(who=[10, 9, 10, 100, 10])
+    data = reader(write(table, tmp_path / "t.csv"), **COLUMNS)
+    assert [data.load(i, 3).train[0][0, 0] for i in range(3)] == [2, 1, 4]
+
+
+def test_the_only_client_of_a_table_is_the_client_whatever_its_number(tmp_path):
+    table = frame().assign(who="me")
+    data = reader(write(table, tmp_path / "t.csv"), **COLUMNS)
+    assert len(data.load(11, 40).train[1]) == 5
+
+
+@pytest.mark.parametrize("name", ["t.csv", "t.parquet"])
+@pytest.mark.parametrize(
+    ("labels", "expected"),
+    [
+        ([3, 1, 2, 1, 0], [3, 2, 0]),
+        ([0.5, 1, 2, 1, 0], [0.5, 2, 0]),
+        ([True, False, False, True, True], [1, 0, 1]),
+        (pd.Categorical(list("xyzxy")), ["x", "z", "y"]),
+        (pd.array([1, 2, 3, 4, 5], "Int64"), [1, 3, 5]),
+    ],
+)
+def test_labels_may_be_numbers_booleans_or_words(tmp_path, name, labels, expected):
+    data = reader(write(frame().assign(ill=labels), tmp_path / name), **COLUMNS)
+    assert data.load(1, 3).train[1].tolist() == expected
+
+
+def test_pixels_in_a_table_are_features_as_any_others(tmp_path):
+    table = frame()[["who", "ill", "age"]].astype({"age": np.uint8})
+    inputs, _ = reader(write(table, tmp_path / "t.pq"), **COLUMNS).load(0, 3).train
+    assert inputs.dtype == np.float32
+
+
+@pytest.mark.parametrize(
+    ("change", "options", "message"),
+    [
+        ({}, {"client_column": "who?"}, r"'who\?', which client-column names; .*: age, who, he"),
+        ({}, {"label_column": ""}, "no column '', which label-column names"),
+        ({}, {"label_column": "who"}, "'who' of table .* cannot be client and label"),
+        ({"town": list("abcde"), "x": "b"}, {}, "not numbers: town, x; leave these columns out"),
+        ({"age": [1, None, 3, None, 5]}, {}, r"\(how many\): 'age' \(2\);"),
+        ({"age": [1, 2, np.inf, 4, 5]}, {}, r"\(how many\): 'age' \(1\);"),
+        ({"ill": ["a", None, "b", "a", "b"]}, {}, "value in column 'ill' of 1 rows"),
+        ({"ill": [1, 2, 3, np.inf, -np.inf]}, {}, "value in column 'ill' of 2 rows"),
+        ({"who": ["a", None, None, "a", "b"]}, {}, "value in column 'who' of 2 rows"),
+    ],
+)
+@pytest.mark.parametrize("name", ["t.csv", "t.parquet"])
+def test_tables_that_cannot_be_used_say_which_columns_and_why(
+    tmp_path, name, change, options, message
+):
+    path = write(frame().assign(**change), tmp_path / name)
+    with pytest.raises(DataError, match=message) as error:
+        reader(path, **COLUMNS | options).load(0, 3)
+    assert name in str(error.value)
+
+
+def test_columns_without_a_name_are_no_features(tmp_path):
+    frame().to_csv(tmp_path / "t.csv")
+    with pytest.raises(DataError, match=r"without a name \(Unnamed: 0\).*index=False"):
+        reader(tmp_path / "t.csv", **COLUMNS).count()
+
+
+def test_a_table_without_features_says_so(tmp_path):
+    path = write(frame()[["who", "ill"]], tmp_path / "t.csv")
+    with pytest.raises(DataError, match="of at least one feature"):
+        reader(path, **COLUMNS).count()
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("t.xlsx", b"", "has to end in .csv, .csv.gz, .parquet, .pq"),
+        ("t.csv", b"", "t.csv cannot be read: No columns"),
+        ("t.csv", b'who,ill\n"a', "t.csv cannot be read"),
+        ("t.csv", b"\xff\xfe\x00who", "t.csv cannot be read"),
+        ("t.csv.gz", b"who,ill", "t.csv.gz cannot be read"),
+        ("t.parquet", b"PAR1", "t.parquet cannot be read"),
+        ("t.csv", None, "there is no table .*t.csv"),
+    ],
+)
+def test_files_that_are_no_tables_say_so(tmp_path, name, content, message):
+    if content is not None:
+        (tmp_path / name).write_bytes(content)
+    with pytest.raises(DataError, match=message):
+        reader(tmp_path / name, **COLUMNS).count()
+
+
+def test_a_table_is_read_once_but_again_when_it_changes(tmp_path, monkeypatch):
+    path = write(frame(), tmp_path / "t.csv")
+    reads = []
+    original = pd.read_csv
+    monkeypatch.setattr(pd, "read_csv", lambda *a, **k: reads.append(1) or original(*a, **k))
+    for client in range(3):
+        reader(path, **COLUMNS).load(client, 3)
+    assert len(reads) == 1
+    time = path.stat().st_mtime_ns
+    write(frame().assign(age=[7, 2, 3, 4, 5]), path)  # of the same size, at another time
+    os.utime(path, ns=(time, time + 10**9))
+    assert reader(path, **COLUMNS).load(1, 3).train[0][0, 0] == 7
+    write(frame().iloc[:4], path)  # of another size, at the same time
+    os.utime(path, ns=(time, time + 10**9))
+    assert len(reader(path, **COLUMNS).load(1, 3).train[1]) == 2
+    assert len(reads) == 3

@@ -1,0 +1,519 @@
+"""Whole runs of the methods that train one model a group of clients."""
+
+from collections import Counter
+from dataclasses import replace
+from functools import lru_cache
+
+import numpy as np
+import pytest
+
+from clients import Scope
+from clients.adaptation import ALL
+from clients.scopes import names_of
+from pfl_flower.client_app import initial_model, make_app, scopes_of
+from pfl_flower.config.run_config import RunConfig
+from pfl_flower.data import Federation
+from pfl_flower.engines import simulate
+from pfl_flower.grid import InProcessGrid
+from pfl_flower.server.fallback import FALLBACKS
+from pfl_flower.server.run import play
+from pfl_flower.subgrid import GridWithout
+from strategies import NO_GROUP
+from strategies.arrays import view
+from tests.pfl_flower.test_engines import Inspected, assert_identical
+
+CLIENTS = 8
+BASE = {
+    "dataset": "digits",
+    "partition": "iid",
+    "heterogeneity": "taste",
+    "tribes": "3,5",
+    "min-examples": 10,
+    "max-examples": 40,
+    "baselines": "",
+    "num-server-rounds": 3,
+    "local-epochs": 1,
+}
+GROUPED = ("known-groups", "gradient-clusters", "ifca", "cfl")
+FOUND = GROUPED[1:]
+SPLITTING = {"method": "cfl", "mean-below": 0.9, "num-server-rounds": 6}
+"""CFL that splits its clients after round 3."""
+
+
+def planted(config=BASE):
+    """Client -> the tribe that the data put it in."""
+    return dict(enumerate(Federation(RunConfig.parse(config).data, CLIENTS).tribes))
+
+
+def partition(groups):
+    """The groups as sets of clients, whatever their numbers are."""
+    return {frozenset(c for c in groups if groups[c] == group) for group in set(groups.values())}
+
+
+def run_of(options, **more):
+    return simulate(BASE | options | more, CLIENTS)[0]
+
+
+def bits(record):
+    return {name: view(array).tobytes() for name, array in sorted(record.items())}
+
+
+def outcome(run):
+    """Every number of a run but for the groups; as text, because NaN equals NaN there."""
+    reports = [
+        (
+            *(r.round, r.phase, r.client),
+            sorted((name, value) for name, value in r.metrics.items() if name != "group"),
+            *(r.bytes_down, r.bytes_up, r.dropped),
+        )
+        for r in run.reports
+    ]
+    return repr(reports), bits(run.arrays)
+
+
+def models_of(run):
+    return {group: bits(model) for group, model in run.grouping.models.items()}
+
+
+def grouping_of(run):
+    """Everything that is known of a run's groups."""
+    found = run.grouping
+    return (
+        *(found.groups, repr(found.placements), models_of(run)),
+        *(list(found.clients), list(found.examples), found.bytes_down, found.bytes_up),
+        None if found.similarity is None else found.similarity.tobytes(),
+    )
+
+
+def played(options, grid=InProcessGrid, **more):
+    """The runs of a config on a grid of some kind, and the grid."""
+    config = RunConfig.parse(BASE | options | more)
+    built = grid(make_app(config.dump()), CLIENTS)
+    return list(play(built, replace(config, wait=0.0))), built
+
+
+class Recording(InProcessGrid):
+    """A grid that keeps what it sent and what came back."""
+
+    def __init__(self, *arguments, **options):
+        super().__init__(*arguments, **options)
+        self.seen = []
+
+    def _process(self, message):
+        reply = super()._process(message)
+        self.seen.append((message.metadata.dst_node_id - 100, message, reply))
+        return reply
+
+    def of_type(self, message_type, **wanted):
+        """(client, message) of a type whose config says so."""
+        keys = {name.replace("_", "-"): value for name, value in wanted.items()}
+        return [
+            (client, message)
+            for client, message, _ in self.seen
+            if message.metadata.message_type == message_type
+            and all(message.content["config"].get(k) == v for k, v in keys.items())
+        ]
+
+
+def arrays_in(message):
+    return bits(message.content["arrays"])
+
+
+# ---------------------------------------------------------------------- what must be FedAvg
+
+
+@pytest.mark.parametrize("fraction", [1.0, 0.5])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"method": "known-groups", "group": "none"},
+        {"method": "known-groups", "tribes": "8"},
+        {"method": "gradient-clusters", "clusters": 1},
+        {"method": "gradient-clusters", "group": "none"},
+        {"method": "ifca", "clusters": 1},
+        {"method": "cfl", "mean-below": 1e-9, "num-server-rounds": 4},
+    ],
+    ids=repr,
+)
+def test_one_group_is_fedavg_bit_for_bit(options, fraction):
+    common = {"fraction-train": fraction, "server-momentum": 0.5 if fraction == 1 else 0.0}
+    found = run_of(options | common)
+    kept = {name: options[name] for name in ("tribes", "num-server-rounds") if name in options}
+    assert outcome(found) == outcome(run_of({"method": "fedavg"} | kept | common))
+    if "group" not in options:
+        assert list(models_of(found).values()) == [bits(found.arrays)]
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.5])
+def test_known_groups_are_fedavg_in_each_group_alone_bit_for_bit(momentum):
+    common = {"server-momentum": momentum, "min-examples": 0, "max-examples": 0}
+    both = run_of({"method": "known-groups"}, **common)
+    tribes = planted()
+    assert both.grouping.groups == tribes
+    assert Counter(tribes.values()) == {0: 3, 1: 5}
+    config = RunConfig.parse(BASE | common | {"method": "fedavg"})
+    for tribe, model in models_of(both).items():
+        others = {100 + client for client in tribes if tribes[client] != tribe}
+        grid = GridWithout(InProcessGrid(make_app(config.dump()), CLIENTS), others)
+        (alone,) = play(grid, replace(config, wait=0.0))
+        assert bits(alone.arrays) == model
+        for client, accuracy in alone.by_client().items():
+            assert both.by_client()[client] == accuracy
+
+
+def test_tribes_found_by_gradients_are_trained_as_tribes_that_are_known():
+    known, found = (run_of({"method": method}) for method in GROUPED[:2])
+    assert partition(found.grouping.groups) == partition(known.grouping.groups)
+    assert known.by_client() == found.by_client()
+    assert bits(known.arrays).keys() == bits(found.arrays).keys()
+
+
+def test_cfl_splits_into_the_planted_tribes():
+    run = run_of(SPLITTING)
+    assert partition(run.grouping.groups) == partition(planted())
+    assert {p.round for p in run.grouping.placements} == {1, 4}
+    assert len(set(map(repr, models_of(run).values()))) == 2
+
+
+# ---------------------------------------------------------------------- what leaves a client
+
+
+class Lengths(Inspected):
+    """Looks into every reply, and keeps the lengths of gradients."""
+
+    def __init__(self, *arguments, **options):
+        super().__init__(*arguments, **options)
+        self.lengths, self.types = set(), Counter()
+
+    def _process(self, message):
+        reply = super()._process(message)
+        self.types[message.metadata.message_type] += 1
+        for record in reply.content.array_records.values():
+            self.lengths |= {array.shape for name, array in record.items() if name == "gradient"}
+        return reply
+
+
+QUERIES = {
+    "known-groups": {"query": 2 * CLIENTS},
+    "gradient-clusters": {"query": CLIENTS, "query.gradient": CLIENTS},
+    "ifca": {"query": CLIENTS, "query.losses": 3 * CLIENTS},
+    "cfl": {"query": CLIENTS},
+}
+
+
+@pytest.mark.parametrize("method", GROUPED)
+@pytest.mark.parametrize("personal", ["none", "head"])
+def test_nothing_personal_is_in_any_message(method, personal):
+    options = {"method": method, "personal": personal}
+    options |= {"projection-size": 0} if method == "gradient-clusters" else {}
+    (run,), grid = played(options, Lengths)
+    scopes = scopes_of(run.config)
+    grouped = names_of(scopes, Scope.GROUP)
+    assert set(run.arrays) == set(grouped)
+    assert all(set(model) == set(grouped) for model in run.grouping.models.values())
+    assert grid.types == {**QUERIES[method], "train": 3 * CLIENTS, "evaluate": 3 * CLIENTS}
+    heads = names_of(scopes, Scope.PERSONAL)
+    assert bool(heads) == bool(grid.secrets) == (personal == "head")
+    model, _ = initial_model(run.config.architecture, 0)
+    size = sum(values.numel() for name, values in model.named_parameters() if name in grouped)
+    assert grid.lengths == ({(size,)} if method == "gradient-clusters" else set())
+
+
+def test_nothing_personal_is_in_a_message_of_newcomers_a_safeguard_or_a_revision():
+    options = {"method": "gradient-clusters", "personal": "head", "unseen": 0.25}
+    (*_, chosen), grid = played(options, Lengths, **{"safeguard": True, "revise-every": 1})
+    assert grid.secrets
+    assert len(chosen.reports) == 6
+
+
+def test_a_projected_gradient_is_short_and_finds_the_same_tribes():
+    options = {"method": "gradient-clusters", "projection-size": 512}
+    (run,), grid = played(options, Lengths)
+    assert grid.lengths == {(512,)}
+    assert partition(run.grouping.groups) == partition(planted())
+
+
+# ---------------------------------------------------------------------- who is there when
+
+
+class Shuffled(InProcessGrid):
+    """Nodes with other ids in another order, as on another engine."""
+
+    def __init__(self, *arguments, **options):
+        super().__init__(*arguments, **options)
+        ids = [7919 * (place + 1) % 10007 for place in range(len(self.contexts))]
+        contexts = list(self.contexts.values())
+        np.random.default_rng(0).shuffle(contexts)
+        self.contexts = dict(zip(ids, contexts, strict=True))
+
+    def send_and_receive(self, messages, *, timeout=None):
+        return list(super().send_and_receive(messages, timeout=timeout))[::-1]
+
+
+@pytest.mark.parametrize("options", [*({"method": m} for m in GROUPED), SPLITTING], ids=repr)
+def test_the_order_of_nodes_and_replies_changes_no_bit(options):
+    (run,), _ = played(options)
+    (other,), _ = played(options, Shuffled)
+    assert outcome(run) == outcome(other)
+    assert grouping_of(run) == grouping_of(other)
+
+
+def test_late_joiners_end_in_their_tribe_and_the_placements_say_so():
+    run = run_of({"method": "gradient-clusters", "late": 0.3})
+    assert partition(run.grouping.groups) == partition(planted())
+    late = {p.client for p in run.grouping.placements if p.round == 3}
+    assert len(late) == 2
+    assert late == set(run.by_client()) - set(run.by_client(server_round=1))
+    for placement in run.grouping.placements:
+        joined = placement.client in late
+        assert placement.round == (3 if joined else 1)
+        assert placement.reason == ("joined" if joined else "found") + " by its gradient"
+        assert placement.score > 0.4
+
+
+def test_late_joiners_are_asked_at_the_start_that_the_others_were_asked_at():
+    _, grid = played({"method": "gradient-clusters", "late": 0.3}, Recording)
+    queries = grid.of_type("query.gradient")
+    assert sorted(client for client, _ in queries) == list(range(CLIENTS))
+    assert len({repr(arrays_in(message)) for _, message in queries}) == 1
+
+
+def test_a_query_for_a_gradient_says_which_round_it_belongs_to():
+    (run,), grid = played({"method": "gradient-clusters", "late": 0.3}, Recording)
+    rounds = {p.client: p.round for p in run.grouping.placements}
+    told = {c: m.content["config"].get("server-round") for c, m in grid.of_type("query.gradient")}
+    assert told == rounds
+
+
+@pytest.mark.parametrize("options", [{"method": "ifca"}, SPLITTING | {"num-server-rounds": 8}])
+def test_late_joiners_get_the_model_that_fits_them_best(options):
+    run = run_of(options, late=0.3)
+    half = RunConfig.parse(BASE | options).num_server_rounds // 2 + 1
+    late = {p.client for p in run.grouping.placements} - {
+        p.client for p in run.grouping.placements if p.round == 1
+    }
+    first = {p.client: p for p in reversed(run.grouping.placements)}
+    assert len(late) == 2
+    for client in late:
+        assert first[client].round in (half, half + 1)
+        assert first[client].reason == "the lowest training loss"
+    assert run.grouping.groups.keys() == run.by_client().keys() == set(range(CLIENTS))
+
+
+@pytest.mark.parametrize("method", GROUPED)
+def test_with_few_clients_a_round_all_are_placed_and_evaluated(method):
+    options = {"method": method, "fraction-train": 0.3} | (
+        {"clusters": 2} if method == "ifca" else {}
+    )
+    run = run_of(options)
+    assert all(run.by_client(server_round=r).keys() == set(range(CLIENTS)) for r in (1, 2, 3))
+    trained = {report.client for report in run.reports if report.phase == "train"}
+    placed = trained if method == "cfl" else set(range(CLIENTS))  # whoever trains is in the group
+    assert run.grouping.groups.keys() == placed
+    assert NO_GROUP not in run.grouping.groups.values()
+    assert not any(report.dropped for report in run.reports)
+    for server_round in (1, 2, 3):
+        reports = [r for r in run.reports if (r.phase, r.round) == ("train", server_round)]
+        assert len(reports) == 2
+
+
+# ---------------------------------------------------------------------- newcomers
+
+UNSEEN = [
+    {"method": "known-groups"},
+    {"method": "gradient-clusters"},
+    {"method": "ifca", "clusters": 2},
+    SPLITTING,
+]
+
+
+@pytest.mark.parametrize("options", UNSEEN, ids=repr)
+def test_newcomers_without_examples_get_the_mean_and_with_all_their_tribes_model(options):
+    (run,), grid = played(options, Recording, unseen=0.25)
+    unseen = {report.client for report in run.joined[0]}
+    assert len(unseen) == 2
+    models, mean = models_of(run), bits(run.arrays)
+    none = dict(grid.of_type("evaluate", join_examples=0))
+    every = dict(grid.of_type("evaluate", join_examples=ALL))
+    assert none.keys() == every.keys() == unseen
+    assert not grid.of_type("query.gradient", join_examples=0)
+    tribes = run.grouping.groups
+    if options["method"] in ("gradient-clusters", "cfl"):
+        assert partition(tribes) == partition({c: t for c, t in planted().items() if c in tribes})
+    for reports, messages in ((run.joined[0], none), (run.joined[ALL], every)):
+        for report in reports:
+            group = report.metrics["group"]
+            assert arrays_in(messages[report.client]) == (
+                mean if group == NO_GROUP else models[group]
+            )
+    told = options["method"] == "known-groups"  # that takes no example
+    assert {r.metrics["group"] == NO_GROUP for r in run.joined[0]} == {not told}
+    for report in run.joined[ALL]:
+        mates = {c for c in tribes if tribes[c] == report.metrics["group"]}
+        assert mates
+        if options["method"] != "ifca":
+            assert {planted()[c] for c in mates} == {planted()[report.client]}
+
+
+@lru_cache
+def with_and_without_newcomers(place):
+    """The groups that two runs found: one with unseen clients, one without those nodes."""
+    run = run_of(UNSEEN[place], unseen=0.25)
+    unseen = {report.client for report in run.joined[0]}
+    config = RunConfig.parse(BASE | UNSEEN[place])
+    grid = InProcessGrid(make_app(config.dump()), CLIENTS)
+    (without,) = play(GridWithout(grid, {100 + c for c in unseen}), replace(config, wait=0.0))
+    return run, without
+
+
+@pytest.mark.parametrize("place", range(len(UNSEEN)))
+def test_nothing_that_newcomers_tell_is_kept(place):
+    run, without = with_and_without_newcomers(place)
+    assert outcome(run) == outcome(without)
+    found, expected = run.grouping, without.grouping
+    assert found.groups == expected.groups
+    assert repr(found.placements) == repr(expected.placements)
+    assert models_of(run) == models_of(without)
+    assert list(found.clients) == list(expected.clients)
+    np.testing.assert_array_equal(found.similarity, expected.similarity)
+
+
+@pytest.mark.parametrize("place", range(1, len(UNSEEN)))
+def test_questions_to_newcomers_are_no_cost_of_finding_groups(place):
+    run, without = with_and_without_newcomers(place)
+    found, expected = run.grouping, without.grouping
+    assert (found.bytes_down, found.bytes_up) == (expected.bytes_down, expected.bytes_up)
+
+
+# ---------------------------------------------------------------------- safeguard, revision
+
+
+def test_under_a_safeguard_a_client_chooses_among_its_own_tribes_model_and_the_fallbacks():
+    options = {"method": "gradient-clusters", "safeguard": True, "num-server-rounds": 4}
+    (own, *others, chosen), grid = played(options, Recording)
+    assert [run.config.method for run in others] == list(FALLBACKS)
+    assert chosen.method == "gradient-clusters safeguarded"
+    tribes, models = own.grouping.groups, models_of(own)
+    fedavg = bits(others[0].arrays)
+    asked = dict(grid.of_type("evaluate", safeguard="gradient-clusters,fedavg,local"))
+    assert asked.keys() == set(range(CLIENTS))
+    for client, message in asked.items():
+        received = arrays_in(message)
+        expected = {f"gradient-clusters/{n}": a for n, a in models[tribes[client]].items()}
+        assert received == expected | {f"fedavg/{n}": a for n, a in fedavg.items()}
+    candidates = (own, *others)
+    for client, place in chosen.by_client("chosen").items():
+        assert chosen.by_client()[client] == candidates[int(place)].by_client()[client]
+    assert len(set(chosen.by_client("chosen").values())) > 1
+
+
+def test_a_client_in_a_wrong_tribe_moves_when_groups_are_revised():
+    options = {"method": "gradient-clusters", "revise-every": 3, "num-server-rounds": 8}
+    sizes = {"min-examples": 0, "max-examples": 0}
+
+    class Mistaken(InProcessGrid):
+        """Client 0 tells the gradient of a client of the other tribe."""
+
+        def _process(self, message):
+            query = message.metadata.message_type == "query.gradient"
+            if not query or message.metadata.dst_node_id != 100:
+                return super()._process(message)
+            message.metadata.dst_node_id = 101
+            reply = super()._process(message)
+            reply.metadata.__dict__["_src_node_id"] = 100
+            reply.content["metrics"]["partition-id"] = 0
+            return reply
+
+    assert planted()[0] != planted()[1]
+    (run,), _ = played(options, Mistaken, **sizes)
+    moved = [p for p in run.grouping.placements if p.reason == "a lower validation loss"]
+    assert [p.client for p in moved] == [0]
+    assert moved[0].round in (4, 7)
+    assert partition(run.grouping.groups) == partition(planted())
+
+
+def test_groups_are_revised_once_after_every_so_many_rounds():
+    options = {"method": "gradient-clusters", "revise-every": 1}
+    _, grid = played(options, Recording)
+    assert len(grid.of_type("query.losses")) == 2 * CLIENTS  # before rounds 2 and 3
+
+
+def test_newcomers_do_not_make_the_others_revise_their_groups():
+    options = {"method": "gradient-clusters", "revise-every": 2, "unseen": 0.25}
+    _, grid = played(options, Recording)
+    assert not [
+        client
+        for client, message in grid.of_type("query.losses")
+        if "join-examples" in message.content["config"]
+    ]
+
+
+# ---------------------------------------------------------------------- resume, Ray
+
+
+class Killed(BaseException):
+    """Nothing catches it, as nothing catches SIGKILL."""
+
+
+def killed_at(message_type, count):
+    """A kind of grid that ends with the ``count``-th message of a type."""
+
+    class Doomed(InProcessGrid):
+        def __init__(self, *arguments, **options):
+            super().__init__(*arguments, **options)
+            self.left = count
+
+        def _process(self, message):
+            self.left -= message.metadata.message_type == message_type
+            if not self.left:
+                raise Killed
+            return super()._process(message)
+
+    return Doomed
+
+
+IFCA_WITH_HEADS = {"method": "ifca", "clusters": 2, "personal": "head", "learning-rate": 1.0}
+LATE = {"late": 0.3, "fraction-train": 0.6, "server-momentum": 0.5, "num-server-rounds": 5}
+
+
+@pytest.mark.parametrize(
+    ("options", "message_type", "count"),
+    [
+        ({"method": "known-groups", "personal": "head"} | LATE, "evaluate", 9),
+        ({"method": "gradient-clusters"} | LATE, "train", 7),
+        ({"method": "gradient-clusters", "personal": "head", "revise-every": 1}, "train", 20),
+        ({"method": "gradient-clusters", "unseen": 0.25} | LATE, "query.gradient", 6),
+        ({"method": "ifca"} | LATE, "query.losses", 16),
+        (IFCA_WITH_HEADS, "evaluate", 11),
+        (SPLITTING, "train", 18),  # before it splits
+        (SPLITTING | {"late": 0.3}, "evaluate", 29),
+        (SPLITTING | {"fraction-train": 0.6}, "train", 10),  # updates of several rounds
+    ],
+    ids=repr,
+)
+def test_a_killed_run_that_is_resumed_ends_as_one_never_killed(
+    tmp_path, options, message_type, count
+):
+    config = BASE | options
+    (whole,) = simulate({**config, "personal-dir": str(tmp_path / "whole")}, CLIENTS)
+    interrupted = {**config, "personal-dir": str(tmp_path / "devices")}
+    parsed = RunConfig.parse(interrupted)
+    grid = killed_at(message_type, count)(make_app(interrupted), CLIENTS)
+    with pytest.raises(Killed):
+        list(play(grid, replace(parsed, wait=0.0), folder=tmp_path / "run"))
+    again, played_rounds = {**interrupted, "resume": str(tmp_path / "run")}, []
+    (resumed,) = simulate(again, CLIENTS, progress=lambda news: played_rounds.append(news.round))
+    assert played_rounds[0] > 1
+    assert outcome(resumed) == outcome(whole)
+    assert grouping_of(resumed) == grouping_of(whole)
+    (complete,) = simulate(again, CLIENTS)
+    assert grouping_of(complete) == grouping_of(whole)
+
+
+@pytest.mark.deployment
+def test_the_same_numbers_on_ray_bit_for_bit():
+    options = {"method": "gradient-clusters", "fraction-train": 0.5, "num-server-rounds": 2}
+    here = simulate(BASE | options, CLIENTS)
+    ray = simulate(BASE | options, CLIENTS, engine="ray")
+    assert_identical(here, ray)
+    assert grouping_of(here[0]) == grouping_of(ray[0])

@@ -1,0 +1,90 @@
+import itertools
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pfl_flower.config.run_config import RunConfig
+from pfl_flower.data import DataError, federation
+from pfl_flower.data.heterogeneity import plant_tribes
+
+
+def planted(clients=6, **values):
+    keys = {"method": "fedavg", "baselines": "", "dataset": "digits", "tribes": "2,4"}
+    return federation(RunConfig.parse(keys | values).data, clients)
+
+
+def labels_of(data, client):
+    whole = data.client(client)
+    return torch.cat([part[1] for part in (whole.train, whole.validation, whole.test)])
+
+
+def names_of(data, plain, client):
+    """What a client calls the classes: one name each."""
+    found = set(
+        zip(labels_of(plain, client).tolist(), labels_of(data, client).tolist(), strict=True)
+    )
+    assert len(found) == 10
+    return tuple(name for _, name in sorted(found))
+
+
+@given(st.lists(st.integers(1, 9), min_size=1, max_size=6), st.integers(0, 100))
+def test_tribes_have_their_sizes(sizes, seed):
+    tribes = plant_tribes(",".join(map(str, sizes)), sum(sizes), seed)
+    assert [tribes.count(tribe) for tribe in range(len(sizes))] == sizes
+    assert len(tribes) == sum(sizes)
+    assert all(type(tribe) is int for tribe in tribes)
+
+
+def test_without_sizes_every_client_is_a_tribe():
+    for text in ("", " ", ","):
+        assert plant_tribes(text, 4, 0) == [0, 1, 2, 3]
+
+
+def test_who_is_in_which_tribe_is_drawn_by_the_seed():
+    drawn = [tuple(plant_tribes("6, 8,16", 30, seed)) for seed in range(20)]
+    assert drawn[3] == tuple(plant_tribes("6,8,16", 30, 3))
+    assert len(set(drawn)) == 20
+    assert sum(list(tribes) == sorted(tribes) for tribes in drawn) == 0
+    of_the_first = [tribes[0] for tribes in drawn]
+    assert set(of_the_first) == {0, 1, 2}
+
+
+@pytest.mark.parametrize("clients", [1, 5, 7])
+def test_sizes_that_do_not_add_up_are_refused(clients):
+    words = f"tribes '2,4' are of 6 clients, but there are {clients}"
+    with pytest.raises(DataError, match=words):
+        plant_tribes("2,4", clients, 0)
+    with pytest.raises(DataError, match=words):
+        planted(clients)
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_clients_of_one_tribe_name_the_classes_alike_and_others_do_not(seed):
+    plain = planted(seed=seed, tribes="", heterogeneity="none")
+    data = planted(seed=seed, heterogeneity="taste")
+    assert data.tribes == plant_tribes("2,4", 6, seed)
+    names = [names_of(data, plain, client) for client in range(6)]
+    for one, other in itertools.combinations(range(6), 2):
+        same = data.tribes[one] == data.tribes[other]
+        assert (names[one] == names[other]) == same
+
+
+def test_members_of_a_tribe_still_have_examples_of_their_own():
+    plain = planted(tribes="", heterogeneity="none")
+    data = planted(heterogeneity="taste")
+    for client in range(6):
+        assert torch.equal(data.client(client).train[0], plain.client(client).train[0])
+    for one, other in itertools.combinations(range(6), 2):
+        mine, theirs = (
+            {tuple(row.flatten().tolist()) for row in data.client(client).train[0]}
+            for client in (one, other)
+        )
+        assert len(mine & theirs) < 0.05 * len(mine)
+
+
+def test_without_tribes_all_differ():
+    plain = planted(tribes="", heterogeneity="none")
+    data = planted(tribes="", heterogeneity="taste")
+    assert len({names_of(data, plain, client) for client in range(6)}) == 6

@@ -1,0 +1,437 @@
+"""Thresholds end to end: what is played, told, kept, written, and bad input."""
+
+import csv
+import json
+import math
+from functools import partial
+
+import numpy as np
+import pytest
+import torch
+
+from clients.thresholds.rules import RULES
+from clients.thresholds.threshold_client import SCORES, ThresholdClient
+from pfl_flower.client_app import make_app
+from pfl_flower.config.run_config import ConfigError, RunConfig
+from pfl_flower.data import federation
+from pfl_flower.data.sources.hospitals import SIZES, TESTS, hospitals_of
+from pfl_flower.engines import simulate
+from pfl_flower.grid import InProcessGrid
+from pfl_flower.results.files import describe, write
+from pfl_flower.results.thresholds import threshold_summary
+from pfl_flower.server.run import play
+from pfl_flower.server.thresholds import histograms_of
+from strategies import ClientReport
+from strategies.arrays import view
+from strategies.protocol import THRESHOLD, THRESHOLD_HISTOGRAM
+from strategies.thresholds.search import BINS
+from tests.pfl_flower.test_engines import numbers
+
+CONFIG = {
+    "dataset": "hospitals",
+    "partition": "natural",
+    "validation-fraction": 0.08,
+    "model": "linear",
+    "method": "fedavg",
+    "baselines": "",
+    "num-server-rounds": 2,
+    "local-epochs": 1,
+    "fine-tuning-epochs": "0,1",
+    "threshold": "shared-curve",
+}
+TOLD = {f"{score}-{rule}" for score in SCORES for rule in RULES}
+
+
+class Watched(InProcessGrid):
+    """A grid that keeps what is sent and what comes back after the last round."""
+
+    def __init__(self, *arguments, **options):
+        super().__init__(*arguments, **options)
+        self.exchanges = []
+
+    def _process(self, message):
+        reply = super()._process(message)
+        if THRESHOLD in message.content.config_records.get("config", {}):
+            self.exchanges.append((message, reply))
+        return reply
+
+    def thresholds(self, node):
+        """What a client keeps of its thresholds, of all methods."""
+        records = self.contexts[node].state.array_records.values()
+        kept = [r["threshold/values"] for r in records if "threshold/values" in r]
+        return np.concatenate([np.array(view(array)) for array in kept])
+
+
+def watched(config, clients):
+    grid = Watched(make_app(config), clients)
+    return grid, list(play(grid, RunConfig.parse(config | {"wait": 0.0})))
+
+
+@pytest.mark.parametrize(
+    "method", ["fedavg", "fedper", "fedavg-ft", "local", "ditto", "apfl", "ifca", "pfedhn"]
+)
+def test_every_kind_of_method_has_thresholds(method):
+    (run,) = simulate(CONFIG | {"method": method, "model": "mlp", "unseen": 0.25}, 5)
+    assert not any(report.dropped for report in run.thresholds)
+    assert all(report.metrics.keys() >= TOLD for report in run.thresholds)
+    newcomers = {r.client for reports in run.joined.values() for r in reports}
+    assert len(run.thresholds) == 5 - len(newcomers) == 4
+    assert newcomers.isdisjoint({report.client for report in run.thresholds})
+
+
+def test_the_rounds_are_those_without_thresholds():
+    with_rule, without = (simulate(CONFIG | {"threshold": rule}, 4)[0] for rule in ("half", ""))
+    assert str(with_rule.reports) == str(without.reports)
+    assert without.thresholds == []
+    other = simulate(CONFIG | {"threshold": "personal"}, 4)[0]
+    assert str(other.thresholds) == str(with_rule.thresholds)  # all rules are told of anyway
+
+
+def test_calling_half_positive_is_the_accuracy_that_was_reported():
+    (run,) = simulate(CONFIG, 4)
+    accuracy = run.by_client()
+    for report in run.thresholds:
+        assert report.metrics["accuracy-half"] == pytest.approx(accuracy[report.client])
+
+
+DIGITS = {"dataset": "digits", "partition": "dirichlet", "validation-fraction": 0.2}
+
+
+@pytest.mark.parametrize("config", [{}, DIGITS])
+def test_no_threshold_is_in_any_message_and_only_histograms_and_scores_are(config):
+    config = CONFIG | config
+    grid, (run,) = watched(config, 4)
+    classes = len(run.config.required_facts.labels)
+    assert len(grid.exchanges) == 2 * 4
+    steps = [message.content.config_records["config"][THRESHOLD] for message, _ in grid.exchanges]
+    assert steps == 4 * ["count"] + 4 * ["choose"]
+    for (_, reply), step in zip(grid.exchanges, steps, strict=True):
+        assert not reply.has_error(), reply.error.reason
+        assert not reply.content.array_records
+        (metrics,) = reply.content.metric_records.values()
+        about = {"num-examples", "loss", "partition-id"}
+        assert metrics.keys() == about | ({THRESHOLD_HISTOGRAM} if step == "count" else TOLD)
+        if step == "count":
+            told = metrics[THRESHOLD_HISTOGRAM]
+            assert len(told) == (1 if classes == 2 else classes) * 2 * BINS
+            assert all(type(count) is int for count in told)
+    own = [grid.thresholds(node) for node in grid.get_node_ids()]
+    assert len({values.tobytes() for values in own}) > 1
+    travelled = {
+        value
+        for pair in grid.exchanges
+        for message in pair
+        for kind in (message.content.metric_records, message.content.config_records)
+        for record in kind.values()
+        for value in numbers(record)
+        if isinstance(value, float)
+    }
+    assert travelled.isdisjoint(np.concatenate(own).tolist())
+
+
+def test_every_method_of_a_run_has_thresholds_and_what_is_written(tmp_path):
+    runs = simulate(CONFIG | {"baselines": "local", "safeguard": True}, 4)
+    assert [bool(run.thresholds) for run in runs] == [True, True, False]  # the last one chooses
+    write(tmp_path, runs)
+    with (tmp_path / "thresholds.csv").open() as stream:
+        rows = list(csv.DictReader(stream))
+    assert len(rows) == 2 * 4 * len(RULES)
+    assert list(rows[0]) == ["method", "client", "rule", *(s.replace("-", "_") for s in SCORES)]
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    own = [float(r["f1"]) for r in rows if (r["method"], r["rule"]) == ("local", "personal")]
+    assert summary["local"]["thresholds"]["personal"]["f1"] == pytest.approx(np.mean(own))
+    assert (tmp_path / "thresholds.png").stat().st_size > 1000
+    assert "With the threshold 'shared-curve' (f1, positive: 1): F1 of" in "\n".join(describe(runs))
+
+
+def test_what_is_called_positive_is_said_where_there_are_two_classes():
+    (run,) = simulate(CONFIG | DIGITS, 4)
+    assert "With the threshold 'shared-curve' (f1): F1 of" in "\n".join(describe([run]))
+
+
+def test_a_run_that_is_resumed_finds_the_same_thresholds(tmp_path):
+    config = CONFIG | {"method": "fedper", "baselines": "local", "model": "mlp"}
+    config |= {"personal-dir": str(tmp_path / "devices")}
+    first = simulate(config, 3, folder=tmp_path / "run")
+    again = simulate(config | {"resume": str(tmp_path / "run")}, 3)
+    assert [str(r.thresholds) for r in again] == [str(r.thresholds) for r in first]
+
+
+def test_a_personal_directory_keeps_the_thresholds_of_a_shared_model(tmp_path):
+    from safetensors.numpy import load_file
+
+    simulate(CONFIG | {"personal-dir": str(tmp_path)}, 3)
+    kept = [load_file(tmp_path / f"client-{c}.safetensors")["threshold/values"] for c in range(3)]
+    grid, _ = watched(CONFIG, 3)
+    inside = [grid.thresholds(node) for node in sorted(grid.get_node_ids())]
+    assert sorted(v.tolist() for v in kept) == sorted(v.tolist() for v in inside)
+
+
+@pytest.mark.deployment
+def test_the_same_thresholds_on_ray():
+    config = CONFIG | {"method": "fedper", "model": "mlp"}
+    here, ray = (simulate(config, 4, engine=engine)[0] for engine in ("in-process", "ray"))
+    assert [(r.client, dict(r.metrics)) for r in here.thresholds] == [
+        (r.client, dict(r.metrics)) for r in ray.thresholds
+    ]
+
+
+# ---------------------------------------------------------------------- bad clients
+
+
+def spoilt(monkeypatch, change):
+    """Let the data of the clients be changed, by ``change(client number, data)``."""
+    from pfl_flower.data import Federation
+
+    whole = Federation.client
+
+    def client(self, number, facts=None):
+        return change(number, whole(self, number, facts))
+
+    monkeypatch.setattr(Federation, "client", client)
+
+
+def without_validation(who, number, data):
+    if number not in who:
+        return data
+    inputs, targets = data.validation
+    return type(data)(data.train, (inputs[:0], targets[:0]), data.test)
+
+
+def of_one_class(who, label, number, data):
+    if number not in who:
+        return data
+    parts = [
+        (inputs[targets == label], targets[targets == label])
+        for inputs, targets in (data.train, data.validation)
+    ]
+    return type(data)(*parts, data.test)
+
+
+def test_a_client_without_validation_examples_has_the_fleets(monkeypatch, caplog):
+    spoilt(monkeypatch, partial(without_validation, (1,)))
+    (run,) = simulate(CONFIG, 4)
+    assert [bool(report.dropped) for report in run.thresholds] == [False] * 4
+    own = run.thresholds[1].metrics
+    assert own["f1-personal"] == own["f1-global"]
+    assert "no validation examples" in caplog.text
+
+
+def test_a_fleet_without_validation_examples_uses_half(monkeypatch, caplog):
+    spoilt(monkeypatch, partial(without_validation, range(4)))
+    (run,) = simulate(CONFIG, 4)
+    for report in run.thresholds:
+        assert len({report.metrics[f"f1-{rule}"] for rule in RULES}) == 1
+    assert "All thresholds of class 1 are 0.5" in caplog.text
+
+
+@pytest.mark.parametrize("label", [0, 1])
+def test_a_hospital_with_one_class_only(monkeypatch, label):
+    spoilt(monkeypatch, partial(of_one_class, (2,), label))
+    (run,) = simulate(CONFIG, 4)
+    own = run.thresholds[2]
+    assert not own.dropped
+    assert own.metrics["f1-personal"] == own.metrics["f1-global"]
+    assert all(np.isfinite(own.metrics[name]) for name in TOLD)
+
+
+def test_a_hospital_that_tests_on_nobody_ill_is_left_out_of_the_means(monkeypatch):
+    def healthy(number, data):
+        if number != 2:
+            return data
+        inputs, targets = data.test
+        return type(data)(
+            data.train, data.validation, (inputs[targets == 0], targets[targets == 0])
+        )
+
+    spoilt(monkeypatch, healthy)
+    (run,) = simulate(CONFIG, 4)
+    told = [report.metrics["f1-personal"] for report in run.thresholds]
+    assert np.isnan(told).tolist() == [False, False, True, False]
+    found = threshold_summary(run)["thresholds"]["personal"]
+    assert found["f1"] == pytest.approx(np.nanmean(told))
+    assert 0 < found["accuracy"] < 1
+
+
+def test_a_fleet_with_one_class_only_uses_half_and_says_so(monkeypatch, caplog):
+    spoilt(monkeypatch, partial(of_one_class, range(4), 0))
+    (run,) = simulate(CONFIG, 4)
+    assert len({run.thresholds[0].metrics[f"f1-{rule}"] for rule in RULES}) == 1
+    assert "are 0 of it" in caplog.text
+
+
+def test_a_client_whose_scores_are_nan_ends_nothing(monkeypatch, caplog):
+    def nan(number, data):
+        if number != 3:
+            return data
+        inputs, targets = data.validation
+        return type(data)(data.train, (inputs * torch.nan, targets), data.test)
+
+    spoilt(monkeypatch, nan)
+    (run,) = simulate(CONFIG, 4)
+    assert [bool(report.dropped) for report in run.thresholds] == [False] * 3 + [True]
+    assert "such as nan" in run.thresholds[3].dropped
+    assert "such as nan" in caplog.text
+
+
+def lying(monkeypatch, who, change):
+    """Let what one client answers be changed, by ``change(step, examples, metrics)``."""
+    honest = ThresholdClient.evaluate
+
+    def evaluate(self, parameters, config):
+        loss, examples, metrics = honest(self, parameters, config)
+        if self.client.partition_id == who:
+            examples, metrics = change(config[THRESHOLD], examples, metrics)
+        return loss, examples, metrics
+
+    monkeypatch.setattr(ThresholdClient, "evaluate", evaluate)
+
+
+def test_a_client_that_tells_of_as_many_examples_as_it_may_leaves_the_others_their_thresholds(
+    monkeypatch,
+):
+    def change(step, examples, metrics):
+        if step == "choose":
+            return examples, metrics
+        told = [2**31] * (2 * BINS)  # the most that is not refused
+        return sum(told), metrics | {THRESHOLD_HISTOGRAM: told}
+
+    lying(monkeypatch, 1, change)
+    (run,) = simulate(CONFIG, 4)
+    assert [report.dropped for report in run.thresholds] == [""] * 4
+
+
+@pytest.mark.parametrize("odd", [None, 1.5, -0.1, math.inf])
+def test_a_client_that_tells_no_scores_is_left_out_of_them(monkeypatch, caplog, tmp_path, odd):
+    def change(step, examples, metrics):
+        name = "recall-platt"
+        metrics = {n: v for n, v in metrics.items() if n != name}
+        return examples, metrics | ({} if odd is None or step == "count" else {name: odd})
+
+    lying(monkeypatch, 1, change)
+    (run,) = simulate(CONFIG, 4)
+    assert [bool(report.dropped) for report in run.thresholds] == [False, True, False, False]
+    assert f"client 1 do not count: recall-platt is {odd}" in caplog.text
+    write(tmp_path, [run])
+    with (tmp_path / "thresholds.csv").open() as stream:
+        assert {row["client"] for row in csv.DictReader(stream)} == {"0", "2", "3"}
+
+
+def report(client, told, examples=10, dropped=""):
+    lists = {THRESHOLD_HISTOGRAM: told} if told is not None else {}
+    metrics = {"num-examples": examples}
+    return ClientReport(2, "evaluate", client + 100, client, metrics, 0, 0, dropped, lists)
+
+
+def test_histograms_that_are_none_are_left_out_with_a_reason(caplog):
+    good = [10, *[0] * (2 * BINS - 1)]
+    reports = [
+        report(5, good),
+        report(4, good[1:]),
+        report(3, [20, -10, *good[2:]]),
+        report(2, [9, *good[1:]]),
+        report(1, None),
+        report(0, good, dropped="late"),
+    ]
+    found = histograms_of(reports, 1)
+    assert found.tolist() == [np.array(good).reshape(1, 2, BINS).tolist()]
+    for words in (
+        "client 4 do not count: 399 counts",
+        "client 3 do not count: a histogram counts examples; there cannot be -10",
+        "client 2 do not count: a histogram counts 9 of 10",
+        "client 1 do not count: 0 counts",
+    ):
+        assert words in caplog.text
+    assert histograms_of([], 3).shape == (0, 3, 2, BINS)
+
+
+# ---------------------------------------------------------------------- the config
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"threshold": "best"}, "threshold is 'best'; it must be one of half, global"),
+        ({"threshold-metric": "auc"}, "threshold-metric is 'auc'; it must be one of f1"),
+        ({"cost-ratio": 0.0}, "cost-ratio"),
+        ({"wanted-recall": 1.5}, "wanted-recall"),
+        ({"dataset": "diabetes", "partition": "iid"}, "'diabetes' is regression"),
+        (
+            {"dataset": "social", "task": "link-prediction", "model": "auto"},
+            "'social' is link-prediction",
+        ),
+        ({"validation-fraction": 0.0}, "set validation-fraction"),
+        ({"dataset": "smartwatch", "validation-fraction": 0.2}, "set phases='joint'"),
+    ],
+)
+def test_what_is_refused(change, words):
+    with pytest.raises(ConfigError, match=words):
+        RunConfig.parse(CONFIG | change)
+
+
+@pytest.mark.parametrize("metric", ["balanced-accuracy", "cost", "precision-at-recall"])
+def test_the_other_metrics(metric):
+    config = CONFIG | {"threshold-metric": metric, "cost-ratio": 4.0, "wanted-recall": 0.95}
+    (run,) = simulate(config, 4)
+    (f1,) = simulate(CONFIG, 4)
+    recall = [
+        np.mean([report.metrics["recall-global"] for report in each.thresholds])
+        for each in (run, f1)
+    ]
+    assert recall[0] != recall[1]
+    if metric != "balanced-accuracy":
+        assert recall[0] > recall[1]
+
+
+# ---------------------------------------------------------------------- the data
+
+
+def test_hospitals_are_what_they_promise():
+    config = RunConfig.parse(CONFIG | {"seed": 5})
+    data = federation(config.data, 10)
+    about = hospitals_of(5, 10)
+    np.testing.assert_allclose(sorted(h.prevalence for h in about), np.linspace(0.05, 0.6, 10))
+    sizes = sorted(h.size for h in about)
+    assert (sizes[0], sizes[-1]) == SIZES
+    np.testing.assert_allclose(np.diff(np.log(sizes)), np.log(400 / 60) / 9, atol=0.02)
+    for client, hospital in enumerate(about):
+        own = data.client(client)
+        learn = torch.cat([own.train[1], own.validation[1]])
+        assert len(learn) == hospital.size
+        assert len(own.test[1]) == TESTS * hospital.size
+        assert len(own.validation[1]) == pytest.approx(0.4 * hospital.size, abs=1)
+        for labels in (learn, own.test[1]):
+            assert int(labels.sum()) == round(hospital.prevalence * len(labels))
+    other = hospitals_of(6, 10)
+    assert [h.prevalence for h in other] != [h.prevalence for h in about]
+    assert [h.size for h in other] != [h.size for h in about]
+
+
+def test_patients_to_test_on_are_not_those_to_learn_from(monkeypatch):
+    from sklearn.datasets import load_breast_cancer
+
+    from pfl_flower.data import hospitals as module
+    from pfl_flower.data.records import SourceRequest
+
+    monkeypatch.setattr(module, "NOISE", 0.0)
+    found = module.hospitals(SourceRequest(None, False, 3, 6))
+    rows = {row.tobytes(): place for place, row in enumerate(found.inputs.numpy())}
+    folds = [{r.tobytes() for r in found.inputs[found.fold == f].numpy()} for f in (0, 1)]
+    assert folds[0].isdisjoint(folds[1])
+    features, benign = load_breast_cancer(return_X_y=True)
+    known = {
+        row.tobytes(): y == 0 for row, y in zip(features.astype(np.float32), benign, strict=True)
+    }
+    assert all(known[row] == bool(found.targets[place]) for row, place in rows.items())
+
+
+def test_the_noise_is_three_deviations():
+    from pfl_flower.data import hospitals as module
+    from pfl_flower.data.records import SourceRequest
+
+    found = module.hospitals(SourceRequest(None, False, 3, 6))
+    from sklearn.datasets import load_breast_cancer
+
+    deviation = load_breast_cancer(return_X_y=True)[0].std(axis=0)
+    spread = found.inputs.numpy().astype(float).std(axis=0)
+    np.testing.assert_allclose(spread / deviation, np.sqrt(1 + 3.0**2), rtol=0.06)
