@@ -191,7 +191,7 @@ def _stream(data: ClientData, phase: int) -> Stream | None:
 
 
 def _group(config: RunConfig, context: Context, data: Federation) -> dict[str, int]:
-    """The group of a client: of its node config, else its tribe or community, else none (-1).
+    """The group of a client: of its node config, else its cluster or community, else none (-1).
 
     Nothing where the method has no groups, or finds communities itself.
 
@@ -205,7 +205,7 @@ def _group(config: RunConfig, context: Context, data: Federation) -> dict[str, i
     stated = context.node_config.get(GROUP)
     if stated is None:
         client = node_of(context).partition
-        known = data.tribes[client] if config.tribes else data.community(client)
+        known = data.true_clusters[client] if config.cluster_sizes else data.community(client)
         return {GROUP: NO_GROUP if known is None else known}
     if not isinstance(stated, int) or isinstance(stated, bool) or stated < 0:
         raise ConfigError(f"the node config's group is {stated!r}; it must be a number from 0")

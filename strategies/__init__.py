@@ -13,7 +13,7 @@ from strategies.clustered.cfl import CFL
 from strategies.clustered.gradient_clusters import GradientClusters
 from strategies.clustered.group_averaging import GroupAveraging
 from strategies.clustered.ifca import IFCA
-from strategies.clustered.similarity_clustering import TribeRules
+from strategies.clustered.similarity_clustering import ClusteringRules
 from strategies.clustered.update_clusters import UpdateClusters
 from strategies.hierarchical.hierarchical_bayes import HierarchicalBayes
 from strategies.hierarchical.hierarchical_linear import HierarchicalLinear
@@ -43,6 +43,7 @@ __all__ = [
     "IFCA",
     "NO_GROUP",
     "ClientReport",
+    "ClusteringRules",
     "ErrorsInVariables",
     "GradientClusters",
     "GroupAveraging",
@@ -55,7 +56,6 @@ __all__ = [
     "Placement",
     "QualityWeighted",
     "Reply",
-    "TribeRules",
     "UpdateClusters",
     "mean_metrics",
 ]

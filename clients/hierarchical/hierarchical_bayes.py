@@ -104,7 +104,7 @@ class HierarchicalBayesClient(PersonalClient):
             raise ValueError(f"posterior_samples must be >= 0, got {posterior_samples}")
         self.prior_names = prior_parameters(model, prior, scopes)
         self.posterior_samples = posterior_samples
-        # A part of one's own to whoever trains: a newcomer fits it, a schedule can name it.
+        # A part of one's own to whoever trains: an unseen client fits it, a schedule can name it.
         super().__init__(
             model, {**scopes, **dict.fromkeys(self.prior_names, Scope.PERSONAL)}, *args, **kwargs
         )

@@ -169,7 +169,7 @@ class LifelongClient(OwnModelClient):
         return {"tasks": int(before.arrays.get(TASKS, 1)) if before else 1}, None
 
     def _way_in(self) -> tuple[frozenset[Scope], list[Tether]]:
-        """A newcomer takes the received model as its own, and trains it near the group."""
+        """An unseen client takes the received model as its own, and trains it near the group."""
         return EVERYTHING, self._tethers()
 
     def _unguarded_parts(self) -> tuple[str, ...]:

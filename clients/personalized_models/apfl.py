@@ -133,7 +133,7 @@ class APFLClient(OwnModelClient):
         return {}, None  # alpha is personal: it is not reported
 
     def _way_in(self) -> tuple[frozenset[Scope], list[Tether]]:
-        """A newcomer trains the mixture, which some ``v`` makes of any model unless alpha is 0."""
+        """An unseen client trains the mixture, unless alpha is 0."""
         return frozenset() if self.alpha == 0.0 else EVERYTHING, []
 
     def _alpha(self, before: Snapshot | None) -> float:

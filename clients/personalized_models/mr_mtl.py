@@ -151,7 +151,7 @@ class ConstellationClient(OwnModelClient):
         return {"lambda": chosen[0]}, choice.validation if choice else None
 
     def _way_in(self) -> tuple[frozenset[Scope], list[Tether]]:
-        """A newcomer takes the received model as its own, and trains it under the tether."""
+        """An unseen client takes the received model as its own, and trains it under the tether."""
         if math.isinf(self.default_strength):
             return frozenset(), []
         return EVERYTHING, [self._anchor(self._values(), self.default_strength)]

@@ -64,8 +64,8 @@ class RunKeys:
     phases: str = key(
         "stream", "of a smartwatch's data: one by one, or all at once", choice("stream", "joint")
     )
-    tribes: str = key(
-        "", "sizes of tribes whose clients have the same heterogeneity, such as 6,8,16", sizes
+    cluster_sizes: str = key(
+        "", "sizes of clusters whose clients have the same heterogeneity, such as 6,8,16", sizes
     )
     tiers: str = key(
         "", "sizes of tiers of devices, such as 8,1,1; empty: as even as can be", sizes
@@ -90,7 +90,9 @@ class RunKeys:
         per_tier(0),
         kind=TIERS,
     )
-    liars: int = key(0, "clients that read nothing but noise, and state all is perfect", between(0))
+    corrupted_clients: int = key(
+        0, "clients that read nothing but noise, and state all is perfect", between(0)
+    )
     imputation: str | None = key(
         None,
         "what takes the place of missing values; empty: as the data set has it, none for your own",

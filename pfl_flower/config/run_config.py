@@ -57,9 +57,9 @@ class RunConfig(RunKeys):
         if self.validation_fraction + self.test_fraction >= 1:
             raise ConfigError("validation-fraction and test-fraction leave nothing to train on")
         self._check_model()
-        if self.tribes and not parse_heterogeneity(self.data.heterogeneity):
+        if self.cluster_sizes and not parse_heterogeneity(self.data.heterogeneity):
             raise ConfigError(
-                "tribes differ by their heterogeneity, and there is none here; set one, such as "
+                "clusters differ by their heterogeneity, and there is none here; set one, such as "
                 "heterogeneity='taste'"
             )
         if self.revise_every and not self.validation_fraction:

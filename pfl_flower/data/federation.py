@@ -13,7 +13,7 @@ from pfl_flower.data.client_records import RawClient, RawSplit
 from pfl_flower.data.degradation.devices import check_devices, plant_devices
 from pfl_flower.data.degradation.imputation import IMPUTATIONS
 from pfl_flower.data.degradation.measurements import check_raw, through_device
-from pfl_flower.data.heterogeneity import HETEROGENEITIES, parse_heterogeneity, plant_tribes
+from pfl_flower.data.heterogeneity import HETEROGENEITIES, draw_clusters, parse_heterogeneity
 from pfl_flower.data.moments import FEWEST_ROWS, moments
 from pfl_flower.data.partition.benchmark_clients import PooledClients
 from pfl_flower.data.readers.own_clients import OwnClients, is_own
@@ -56,7 +56,7 @@ class Federation:
         self.num_clients = num_clients
         kind = OwnClients if is_own(settings.dataset) else PooledClients
         self.clients: OwnClients | PooledClients = kind(settings, num_clients)
-        self.tribes = plant_tribes(settings.tribes, num_clients, settings.seed)
+        self.true_clusters = draw_clusters(settings.cluster_sizes, num_clients, settings.seed)
         check_devices(settings)
         self.devices = plant_devices(settings, num_clients)
         self._raw: dict[int, RawClient] = {}
@@ -192,7 +192,7 @@ class Federation:
             if facts.task == "link-prediction":
                 raise DataError(f"heterogeneity {name!r} changes no links; use none")
             inputs, targets = HETEROGENEITIES[name](
-                inputs, targets, len(facts.labels), self.tribes[client], self.settings.seed
+                inputs, targets, len(facts.labels), self.true_clusters[client], self.settings.seed
             )
         if targets.ndim != 1:
             raise DataError(f"{self.settings.dataset!r} needs heterogeneity 'interest'")

@@ -92,10 +92,10 @@ HETEROGENEITIES: Mapping[str, Transform] = {
 """Name -> transform. A new one is one row."""
 
 
-def plant_tribes(sizes: str, num_clients: int, seed: int) -> list[int]:
-    """Return the tribe of every client; without sizes every client is a tribe of its own.
+def draw_clusters(sizes: str, num_clients: int, seed: int) -> list[int]:
+    """Return the cluster of every client; without sizes every client is a cluster of its own.
 
-    Which clients are in which tribe is drawn, so that their numbers tell nothing.
+    Which clients are in which cluster is drawn, so that their numbers tell nothing.
 
     Raises
     ------
@@ -107,10 +107,10 @@ def plant_tribes(sizes: str, num_clients: int, seed: int) -> list[int]:
         return list(range(num_clients))
     if sum(counts) != num_clients:
         raise DataError(
-            f"tribes {sizes!r} are of {sum(counts)} clients, but there are {num_clients}"
+            f"cluster-sizes {sizes!r} are of {sum(counts)} clients, but there are {num_clients}"
         )
-    tribes = np.repeat(np.arange(len(counts)), counts)
-    return [int(tribe) for tribe in generator(seed, "tribes").permutation(tribes)]
+    clusters = np.repeat(np.arange(len(counts)), counts)
+    return [int(cluster) for cluster in generator(seed, "tribes").permutation(clusters)]
 
 
 def parse_heterogeneity(text: str) -> tuple[str, ...]:

@@ -126,7 +126,8 @@ def merge_moments(parts: Sequence[Moments]) -> Moments:
 def feature_deviations(features: Moments) -> NDArray[np.float64]:
     """Return the deviation of every feature, 0 of a constant one.
 
-    Rounding gives a constant feature a tiny deviation; dividing by that would blow up a newcomer.
+    Rounding gives a constant feature a tiny deviation; dividing by that would blow up an unseen
+    client.
     """
     deviations = np.sqrt(features.variances)
     tiny = deviations <= 1e-7 * np.maximum(np.abs(features.means), 1e-30)

@@ -29,7 +29,7 @@ class DataSettings:
     validation_fraction, test_fraction : of each client's examples
     phases : where examples come as a stream of phases, ``"stream"`` for one phase after another,
         ``"joint"`` for all of them from the start; without effect on other data
-    tribes : sizes of tribes, separated by commas; the clients of a tribe have the same
+    cluster_sizes : sizes of clusters, separated by commas; the clients of a cluster have the same
         ``heterogeneity``. Empty: every client has its own
     tiers : sizes of tiers of devices, separated by commas, such as ``8,1,1``; empty: as even as can
         be, as many as the next four have numbers
@@ -40,7 +40,8 @@ class DataSettings:
     noise : deviation of the error of a reading, one number or one a tier
     stuck : share of the features that are stuck, one number or one a tier
     clipped : readings beyond plus or minus this are clipped, one number or one a tier; 0: none
-    liars : number of clients whose readings are nothing but noise, and who state they are perfect
+    corrupted_clients : number of clients whose readings are nothing but noise, and who state they
+        are perfect
     imputation : what takes the place of missing values, a key of
         :data:`pfl_flower.data.degradation.imputation.IMPUTATIONS`
     calibrate_inputs : whether each client replaces readings by the expected true values, by the
@@ -63,14 +64,14 @@ class DataSettings:
     validation_fraction: float = 0.1
     test_fraction: float = 0.25
     phases: str = "stream"
-    tribes: str = ""
+    cluster_sizes: str = ""
     tiers: str = ""
     missing: str = ""
     missingness: str = "random"
     noise: str = ""
     stuck: str = ""
     clipped: str = ""
-    liars: int = 0
+    corrupted_clients: int = 0
     imputation: str = "none"
     calibrate_inputs: bool = False
     descriptions: str = "own"

@@ -24,6 +24,7 @@ from clients.training import EVERYTHING, Schedule
 from strategies import (
     CFL,
     IFCA,
+    ClusteringRules,
     ErrorsInVariables,
     GradientClusters,
     GroupAveraging,
@@ -31,7 +32,6 @@ from strategies import (
     HierarchicalLinear,
     PartialAveraging,
     QualityWeighted,
-    TribeRules,
     UpdateClusters,
 )
 from strategies.hypernetwork.pfedhn import PFedHN
@@ -148,10 +148,10 @@ AUTO = (0.0, 0.1, 0.3, 1.0, math.inf)
 """What clients choose from, the ends included: training alone and the shared model."""
 
 
-def _split_rules(arguments: Mapping[str, Any]) -> tuple[TribeRules, dict[str, Any]]:
-    """Return the rules of tribes, and the other arguments."""
-    names = {item.name for item in fields(TribeRules)}
-    rules = TribeRules(**{name: value for name, value in arguments.items() if name in names})
+def _split_rules(arguments: Mapping[str, Any]) -> tuple[ClusteringRules, dict[str, Any]]:
+    """Return the rules of clusters, and the other arguments."""
+    names = {item.name for item in fields(ClusteringRules)}
+    rules = ClusteringRules(**{name: value for name, value in arguments.items() if name in names})
     return rules, {name: value for name, value in arguments.items() if name not in names}
 
 
@@ -179,7 +179,7 @@ def _gradient_clusters(**arguments: Any) -> GradientClusters:
 COMMUNITIES: Mapping[str, Callable[..., GroupAveraging]] = {
     "told": lambda clusters, **others: GroupAveraging(**others),
     "gradients": lambda clusters, **others: GradientClusters(
-        rules=TribeRules(clusters=clusters), **others
+        rules=ClusteringRules(clusters=clusters), **others
     ),
     "updates": UpdateClusters,
 }

@@ -13,7 +13,7 @@ from strategies.protocol import JOIN_EXAMPLES, JOIN_STEPS
 from strategies.randomness import generator
 
 LOCAL_EXAMPLES = (0, 1, 5, 20, ALL)
-"""Numbers of local examples that a newcomer fits its own part on."""
+"""Numbers of local examples that an unseen client fits its own part on."""
 
 
 def choose_unseen(config: RunConfig, clients: Iterable[int]) -> frozenset[int]:
@@ -53,7 +53,7 @@ def let_join(
     strategy, grid, config : of the method
     arrays : final shared arrays
     about : config of every message
-    nodes : ids of the newcomers' nodes
+    nodes : ids of the unseen clients' nodes
 
     Returns
     -------

@@ -35,7 +35,7 @@ def let_threshold(
     """Let every client that was trained find its decision thresholds; nothing without a rule.
 
     The clients count their validation scores; what these say together goes back to all of them,
-    also to those that had none to count. Newcomers have no thresholds: they were held out, and
+    also to those that had none to count. Unseen clients have no thresholds: they were held out, and
     what they may join with is a choice of its own.
 
     Parameters

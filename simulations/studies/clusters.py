@@ -14,18 +14,18 @@ from pfl_flower.results.method_run import MethodRun
 from simulations.study import Arm, Claim, Measures, Outcome, Result, Study
 from strategies import NO_GROUP
 
-TRIBES = "6,8,16"
+CLUSTERS = "6,8,16"
 NUM_CLIENTS = 30
 CONFIG: Mapping[str, Any] = {
     "dataset": "digits",
     "partition": "iid",
     "heterogeneity": "taste",
-    "tribes": TRIBES,
+    "cluster-sizes": CLUSTERS,
     "min-examples": 10,
     "max-examples": 40,
     "num-server-rounds": 8,
 }
-"""Each tribe names the digits in its own way; clients have 10 to 40 examples to train on."""
+"""Each cluster names the digits in its own way; clients have 10 to 40 examples to train on."""
 
 LATE = 5
 RESTARTS = (0, 1, 2)
@@ -33,14 +33,14 @@ SIZES = (64, 256, 1024, 2048, 4096, 8192, 16384)
 
 
 def measure(run: MethodRun) -> Measures:
-    """Take how well the groups are the planted tribes, and the training loss."""
+    """Take how well the groups are the planted clusters, and the training loss."""
     from sklearn.metrics import adjusted_rand_score
 
     last = [r for r in run.reports if (r.round, r.phase) == (run.last_round, "train")]
     loss = np.mean([r.metrics["train-loss"] for r in last if not r.dropped])
     if run.grouping is None:
         return {"loss": float(loss)}
-    planted = federation(run.config.data, run.num_clients).tribes
+    planted = federation(run.config.data, run.num_clients).true_clusters
     clients = range(run.num_clients)
     groups = {c: run.grouping.groups.get(c, NO_GROUP) for c in clients}
     first = {p.client: p.round for p in reversed(run.grouping.placements)}
@@ -59,7 +59,7 @@ def measure(run: MethodRun) -> Measures:
 def at_home(
     client: int, groups: Mapping[int, int], planted: Sequence[int], late: Sequence[int]
 ) -> bool:
-    """Return whether most of those in a client's group, who came before it, are of its tribe."""
+    """Return whether most of those in a client's group, who came before it, are of its cluster."""
     others = [planted[c] for c, g in groups.items() if g == groups[client] and c not in late]
     return bool(others) and Counter(others).most_common(1)[0][0] == planted[client]
 
@@ -71,19 +71,19 @@ def best_restarts(outcome: Outcome) -> list[Result]:
 
 
 def _share(results: Sequence[Result], least: float = 1.0) -> float:
-    """Return the share of seeds on which the tribes are found: Rand index at least ``least``."""
+    """Return the share of seeds on which the clusters are found: Rand index at least ``least``."""
     return float(np.mean([r.measures["rand"] >= least for r in results]))
 
 
 def _claims(outcome: Outcome) -> list[Claim]:
-    found, alone = outcome.of("gradient-clusters"), outcome.of("gradient-clusters, no tribes")
+    found, alone = outcome.of("gradient-clusters"), outcome.of("gradient-clusters, no clusters")
     late = outcome.of("gradient-clusters, five come late")
     gain = {name: float(_gains(outcome, name)) for name in ("known-groups", "fedavg", "local")}
     at_home = float(np.mean([r.measures["late"] == [True] * LATE for r in late]))
     claims = [
-        Claim("gradient-clusters: seeds on which it finds the tribes", _share(found), 0.8),
-        Claim("no tribes: seeds on which it finds just one cluster", _share(alone), 0.9),
-        Claim("late: seeds on which every late client ends in its own tribe", at_home, 0.9),
+        Claim("gradient-clusters: seeds on which it finds the clusters", _share(found), 0.8),
+        Claim("no clusters: seeds on which it finds just one cluster", _share(alone), 0.9),
+        Claim("late: seeds on which every late client ends in its own cluster", at_home, 0.9),
         Claim("gradient-clusters, above known groups", gain["known-groups"], -0.01),
         Claim("gradient-clusters, above fedavg", gain["fedavg"], 0.30),
         Claim("gradient-clusters, above local", gain["local"], 0.0),
@@ -104,7 +104,7 @@ def _columns(outcome: Outcome) -> dict[str, dict[str, float]]:
         results = outcome.of(*key[1:])
         if "rand" in results[0].measures:
             rand = float(np.mean([r.measures["rand"] for r in results]))
-            columns[key[0]] = {"Rand index": rand, "tribes found": _share(results)}
+            columns[key[0]] = {"Rand index": rand, "clusters found": _share(results)}
     return columns
 
 
@@ -131,8 +131,8 @@ def _arms() -> list[Arm]:
     found = {"method": "gradient-clusters", "num-server-rounds": 2}
     variants: dict[str, dict[str, Any]] = {
         "five come late": {"late": LATE / NUM_CLIENTS},
-        "no tribes": {"tribes": f"{NUM_CLIENTS}", "num-server-rounds": 1},
-        "two outliers": {"tribes": "6,8,14,1,1"},
+        "no clusters": {"cluster-sizes": f"{NUM_CLIENTS}", "num-server-rounds": 1},
+        "two outliers": {"cluster-sizes": "6,8,14,1,1"},
         "lighting": {"heterogeneity": "lighting", "num-server-rounds": 3},
     }
     for words, config in variants.items():
@@ -143,7 +143,7 @@ def _arms() -> list[Arm]:
 
 
 STUDY = Study(
-    name="tribes",
+    name="clusters",
     question="Clients come in three types that nobody knows: are they found, and is it worth it?",
     num_clients=NUM_CLIENTS,
     config=CONFIG,
@@ -167,14 +167,14 @@ def _draw_sizes(outcome: Outcome, folder: Path) -> None:
     same = [_same(outcome, size) for size in SIZES]
     right = [_share(outcome.of("projected", size)) for size in SIZES]
     places = [float(np.log2(size)) for size in SIZES]
-    curves = {"what the whole gradient finds": (places, same), "the tribes": (places, right)}
+    curves = {"what the whole gradient finds": (places, same), "the clusters": (places, right)}
     labels = "log2 of the number of values sent"
     plot_curves(curves, folder / "sizes.png", labels, "What projected gradients find", "% of seeds")
 
 
 SIZES_STUDY = Study(
-    name="tribes-sizes",
-    question="How much of a gradient has to be sent for the tribes to be found?",
+    name="clusters-sizes",
+    question="How much of a gradient has to be sent for the clusters to be found?",
     num_clients=NUM_CLIENTS,
     config={**CONFIG, "method": "gradient-clusters", "num-server-rounds": 1},
     arms=[

@@ -49,35 +49,37 @@ FEDAVG, FEDPER, SCRATCH = "fedavg, fine-tuned", "fedper, mean head", "from scrat
 Arrays = Mapping[str, NDArray[Any]]
 """A whole state dict."""
 Start = Callable[[int, int, int], Arrays]
-"""(newcomer, examples, steps) -> the model that it starts to fit."""
+"""(unseen client, examples, steps) -> the model that it starts to fit."""
 
 
 def measure(run: MethodRun) -> Measures:
-    """Take how good newcomers are from the starts that a run gives them.
+    """Take how good unseen clients are from the starts that a run gives them.
 
     Returns
     -------
-    ``newcomers``: start -> (examples, steps) -> mean score over the newcomers
+    ``unseen clients``: start -> (examples, steps) -> mean score over the unseen clients
     """
     if not run.joined:
         return {}
-    newcomers = sorted({report.client for report in run.joined[0]})
+    unseen_clients = sorted({report.client for report in run.joined[0]})
     everybody = run.config.for_method("pfedhn")  # its clients fit the whole model
-    clients = {number: _client(everybody, number) for number in newcomers}
+    clients = {number: _client(everybody, number) for number in unseen_clients}
     grid = [(0, 0), *((e, s) for e in EXAMPLES if e for s in STEPS if s)]
     found: dict[str, dict[tuple[int, int], float]] = {}
     for name, (start, fits) in _starts(run, clients).items():
         found[name] = {
             (e, s): float(
-                np.mean([_score(run, clients[n], start(n, e, s), e, s * fits) for n in newcomers])
+                np.mean(
+                    [_score(run, clients[n], start(n, e, s), e, s * fits) for n in unseen_clients]
+                )
             )
             for e, s in grid
         }
-    return {"newcomers": found}
+    return {"unseen clients": found}
 
 
 def _starts(run: MethodRun, clients: Mapping[int, PersonalClient]) -> dict[str, tuple[Start, bool]]:
-    """Return where newcomers can start from after a run, and whether they go on by themselves."""
+    """Return where unseen clients can start from after a run, and whether they go on training."""
     final = {name: view(array) for name, array in run.arrays.items()}
     if run.hypernetwork is not None:
         network, data = run.hypernetwork, federation(run.config.data, NUM_CLIENTS)
@@ -117,7 +119,7 @@ def _client(config: RunConfig, number: int) -> PersonalClient:
 def _score(
     run: MethodRun, client: PersonalClient, start: Arrays, examples: int, steps: int
 ) -> float:
-    """Return how good a newcomer's model is after so many steps on so many examples.
+    """Return how good an unseen client's model is after so many steps on so many examples.
 
     Its accuracy, or R2 where numbers are predicted: both are at most 1, and more is better.
     """
@@ -133,7 +135,7 @@ def _fit(
     examples: int,
     steps: int,
 ) -> Tensor:
-    """Return the free part that fits a newcomer's examples: a step of training a round."""
+    """Return the free part that fits an unseen client's examples: a step of training a round."""
     count = 0
 
     def change(values: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
@@ -174,8 +176,8 @@ def _numpy(values: Mapping[str, Tensor]) -> dict[str, NDArray[Any]]:
 
 
 def curves(outcome: Outcome, arm: str, start: str) -> dict[tuple[int, int], NDArray[np.float64]]:
-    """Return (examples, steps) -> mean score over newcomers, for every seed, of an arm's start."""
-    found = [result.measures["newcomers"][start] for result in outcome.of(arm)]
+    """Return (examples, steps) -> mean score over unseen clients, for every seed."""
+    found = [result.measures["unseen clients"][start] for result in outcome.of(arm)]
     return {place: np.array([scores[place] for scores in found]) for place in found[0]}
 
 
@@ -203,12 +205,12 @@ def _claims(outcome: Outcome) -> list[Claim]:
 
 
 def _columns(outcome: Outcome) -> dict[str, dict[str, float]]:
-    """Return the scores of newcomers from every arm's own start, in the study's table."""
+    """Return the scores of unseen clients from every arm's own start, in the study's table."""
     columns: dict[str, dict[str, float]] = {}
     for name in dict.fromkeys(result.arm.name for result in outcome.results):
         measures = outcome.of(name)[0].measures
-        if "newcomers" in measures:
-            own = curves(outcome, name, next(iter(measures["newcomers"])))
+        if "unseen clients" in measures:
+            own = curves(outcome, name, next(iter(measures["unseen clients"])))
             unit = ", R2" if "regression" in name else ""
             places = {f"{s} steps{unit}": own[ALL if s else 0, s] for s in STEPS}
             columns[name] = {words: float(values.mean()) for words, values in places.items()}
@@ -216,13 +218,13 @@ def _columns(outcome: Outcome) -> dict[str, dict[str, float]]:
 
 
 def _draw(outcome: Outcome, folder: Path) -> None:
-    """Draw newcomers' curves, and write them down."""
+    """Draw unseen clients' curves, and write them down."""
     rows = []
     for world in [ending for ending in WORLDS if outcome.of("pfedhn" + ending)]:
         lines: dict[str, dict[tuple[int, int], NDArray[np.float64]]] = {}
         for arm in _METHODS:
             found = outcome.of(arm + world)
-            for start in found[0].measures["newcomers"] if found else ():
+            for start in found[0].measures["unseen clients"] if found else ():
                 name = f"{start}, shuffled" if "shuffled" in arm else start
                 lines[name] = curves(outcome, arm + world, start)
         rows += [
@@ -236,11 +238,11 @@ def _draw(outcome: Outcome, folder: Path) -> None:
             for name, line in lines.items()
         }
         plot_curves(
-            *(drawn, folder / f"newcomers{world.replace(', ', '-')}.png"),
-            *("steps of a newcomer on all of its examples", "What newcomers start from"),
-            y_label="mean test score over newcomers, %",
+            *(drawn, folder / f"unseen{world.replace(', ', '-')}.png"),
+            *("steps of an unseen client on all of its examples", "What unseen clients start from"),
+            y_label="mean test score over unseen clients, %",
         )
-    write_csv(folder / "newcomers.csv", rows)
+    write_csv(folder / "unseen.csv", rows)
 
 
 WORLDS: Mapping[str, Mapping[str, Any]] = {
@@ -263,7 +265,7 @@ def _arms(world: str, *methods: str) -> list[Arm]:
 
 
 STUDY = Study(
-    name="newcomer",
+    name="cold-start",
     question="A client comes that was never seen: what does a description of it buy?",
     num_clients=NUM_CLIENTS,
     config=CONFIG,
@@ -276,7 +278,7 @@ STUDY = Study(
 
 HARD_STUDY = replace(
     STUDY,
-    name="newcomer-hard",
+    name="cold-start-hard",
     question="The same with more kinds of clients, and descriptions that lack a tenth",
     arms=_arms(", hard", "pfedhn", "fedavg"),
     claims=lambda outcome: [],
@@ -284,8 +286,8 @@ HARD_STUDY = replace(
 
 REGRESSION_STUDY = replace(
     STUDY,
-    name="newcomer-regression",
-    question="The same for numbers: errors (rmse) of those trained, R2 of newcomers",
+    name="cold-start-regression",
+    question="The same for numbers: errors (rmse) of those trained, R2 of unseen clients",
     arms=_arms(", regression", "pfedhn", "fedavg"),
     claims=lambda outcome: [],
     score="rmse",

@@ -118,7 +118,7 @@ def measure_tiers(run: MethodRun) -> Measures:
     devices = federation(run.config.data, run.num_clients).devices
     return {
         "tiers": {client: device.tier for client, device in enumerate(devices)},
-        "liars": [client for client, device in enumerate(devices) if device.lies],
+        "corrupted-clients": [client for client, device in enumerate(devices) if device.corrupted],
     }
 
 
@@ -133,18 +133,22 @@ def tier_accuracy(outcome: Outcome, arm: str, tier: int) -> Floats:
     """
     found = []
     for result in outcome.of(arm):
-        tiers, liars = result.measures["tiers"], result.measures["liars"]
-        values = [v for c, v in result.by_client.items() if tiers[c] == tier and c not in liars]
+        tiers, corrupted_clients = result.measures["tiers"], result.measures["corrupted-clients"]
+        values = [
+            v
+            for c, v in result.by_client.items()
+            if tiers[c] == tier and c not in corrupted_clients
+        ]
         found.append(float(np.mean(values)) if values else np.nan)
     return np.array(found)
 
 
 def _lie_cost(outcome: Outcome, honest: str, lied_to: str) -> float:
-    """Return what a liar costs the honest clients, in accuracy, the mean over clients and seeds."""
+    """Return the mean accuracy that a corrupted client costs honest clients."""
     costs = []
     for fair, unfair in zip(outcome.of(honest), outcome.of(lied_to), strict=True):
-        liars = unfair.measures["liars"]
-        clients = [client for client in fair.by_client if client not in liars]
+        corrupted_clients = unfair.measures["corrupted-clients"]
+        clients = [client for client in fair.by_client if client not in corrupted_clients]
         costs.append(np.mean([fair.by_client[c] - unfair.by_client[c] for c in clients]))
     return float(np.mean(costs))
 
@@ -154,11 +158,13 @@ def _tier_claims(outcome: Outcome) -> list[Claim]:
         float(np.mean(tier_accuracy(outcome, WEIGHTED, t) - tier_accuracy(outcome, PLAIN, t)))
         for t in range(len(TIER_NAMES))
     ]
-    cost = _lie_cost(outcome, WEIGHTED, f"{WEIGHTED}, a liar")
+    cost = _lie_cost(outcome, WEIGHTED, f"{WEIGHTED}, a corrupted client")
     return [
         Claim(f"{WEIGHTED}: gain over {PLAIN} on good devices", gains[0], MARGIN),
         Claim(f"{WEIGHTED}: gain over {PLAIN} on bad devices", gains[-1], 0.0),
-        Claim(f"{WEIGHTED}: gain of honest clients by a liar among ten", -cost, -MARGIN),
+        Claim(
+            f"{WEIGHTED}: gain of honest clients by a corrupted client among ten", -cost, -MARGIN
+        ),
     ]
 
 
@@ -215,7 +221,10 @@ CLASSES_STUDY = Study(
             for name in (PLAIN, WEIGHTED)
         ),
         Arm(CORRECTED, {"method": CORRECTED, "num-server-rounds": 1}),
-        *(Arm(f"{name}, a liar", {**_METHODS[name], "liars": 1}) for name in (PLAIN, WEIGHTED)),
+        *(
+            Arm(f"{name}, a corrupted client", {**_METHODS[name], "corrupted-clients": 1})
+            for name in (PLAIN, WEIGHTED)
+        ),
     ],
     claims=_tier_claims,
     draw=_draw_tiers,

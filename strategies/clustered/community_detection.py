@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 
 from strategies.clustered.assignments import NO_GROUP
 from strategies.clustered.similarity_clustering import (
+    ClusteringRules,
     Floats,
     Labels,
-    TribeRules,
     agglomerative,
     cosine_similarities,
     nearest,
@@ -291,6 +291,6 @@ def misplaced(
 
 def _refined(similarity: Floats, labels: Labels) -> Labels:
     """Return the labels after clients have moved to where they agree most; no community ends."""
-    rules = TribeRules(int(labels.max()) + 1, few_examples=0)
+    rules = ClusteringRules(int(labels.max()) + 1, few_examples=0)
     size = len(labels)
     return refine(similarity, np.ones(size), [1] * size, labels, rules)

@@ -1,4 +1,4 @@
-"""Tribes found by the clients' gradients at a common start, one model a tribe."""
+"""Clusters found by the clients' gradients at a common start, one model a cluster."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -16,11 +16,11 @@ from strategies.arrays import as_part, part_of, to_record, view
 from strategies.clustered.assignments import NO_GROUP, Grouping
 from strategies.clustered.group_averaging import GroupAveraging, lowest_of
 from strategies.clustered.similarity_clustering import (
-    TribeRules,
+    ClusteringRules,
+    assign_to_clusters,
     attenuation,
     cosine_similarities,
-    find_tribes,
-    join_tribes,
+    find_clusters,
     nearest,
     noise_examples,
 )
@@ -52,7 +52,7 @@ class Signature(NamedTuple):
 
 
 class GradientClusters(GroupAveraging):
-    """Find tribes of clients by their first gradients; train one model a tribe.
+    """Find clusters of clients by their first gradients; train one model a cluster.
 
     One-shot clustering (after Sattler et al. 2021, arXiv:1910.01991, and Ghosh et al. 2020,
     arXiv:2006.04088): at a common start every client's gradient points to its own optimum, so
@@ -60,19 +60,19 @@ class GradientClusters(GroupAveraging):
     ``query.gradient``, as :class:`clients.GroupedClient` does.
 
     Before round 1 every node that is there tells its gradient at the arrays of the start. Clients
-    with many examples found the tribes; the others join the one they agree with most, for which
+    with many examples found the clusters; the others join the one they agree with most, for which
     half the agreement will do. Who was not there, or failed, is asked when it is seen next, at the
-    same start. Who agrees with no tribe is one of its own; with ``smallest`` above 1 it gets the
-    mean over everybody, until enough such clients agree with each other and become a new tribe.
+    same start. Who agrees with no cluster is one of its own; with ``smallest`` above 1 it gets the
+    mean over everybody, until enough such clients agree with each other and become a new cluster.
 
     Parameters
     ----------
-    rules : TribeRules
-        How tribes are found.
+    rules : ClusteringRules
+        How clusters are found.
     projection_size : int (default: 8192)
         Length of the random projection of gradients that is sent; 0 for all of it.
     revise_every : int (default: 0)
-        After so many rounds each (0: never), every client is asked how good each tribe's model is
+        After so many rounds each (0: never), every client is asked how good each cluster's model is
         on its validation examples, and moves where the loss is below ``margin`` times its own.
     margin : float in (0, 1] (default: 0.8)
         See there.
@@ -81,7 +81,7 @@ class GradientClusters(GroupAveraging):
     Raises
     ------
     ValueError
-        If an argument is out of range; in round 1, if there are fewer clients than tribes.
+        If an argument is out of range; in round 1, if there are fewer clients than clusters.
     """
 
     finds_groups = True
@@ -90,7 +90,7 @@ class GradientClusters(GroupAveraging):
     def __init__(
         self,
         *args: Any,
-        rules: TribeRules = TribeRules(),
+        rules: ClusteringRules = ClusteringRules(),
         projection_size: int = 8192,
         revise_every: int = 0,
         margin: float = 0.8,
@@ -113,7 +113,7 @@ class GradientClusters(GroupAveraging):
     def summary(self) -> None:
         """Log what this strategy averages and how."""
         super().summary()
-        log(INFO, "\t└──> Tribes by gradients: %s", self.rules)
+        log(INFO, "\t└──> Clusters by gradients: %s", self.rules)
 
     @property
     def grouping(self) -> Grouping:
@@ -181,7 +181,7 @@ class GradientClusters(GroupAveraging):
         grid: Grid,
         nodes: Sequence[int],
     ) -> None:
-        """Ask the nodes for their gradients, and find tribes for them."""
+        """Ask the nodes for their gradients, and find clusters for them."""
         if self.start_arrays is None:
             self.start_arrays = ArrayRecord(dict(arrays))
         new = self._signatures(server_round, config, grid, nodes)
@@ -236,7 +236,7 @@ class GradientClusters(GroupAveraging):
         return found
 
     def _found(self, server_round: int) -> None:
-        """Put every client that told a gradient and has no tribe into one."""
+        """Put every client that told a gradient and has no cluster into one."""
         clients = sorted(self.signatures)
         told = [self.signatures[client] for client in clients]
         examples = [s.examples for s in told]
@@ -246,11 +246,13 @@ class GradientClusters(GroupAveraging):
         before = np.array([self.groups.get(c, NO_GROUP) for c in clients], dtype=np.int64)
         first = bool((before == NO_GROUP).all())
         if first:
-            labels = find_tribes(similarity, attenuations, examples, self.rules)
+            labels = find_clusters(similarity, attenuations, examples, self.rules)
         else:
-            # a number is never used again, lest a new tribe inherits a model
+            # a number is never used again, lest a new cluster inherits a model
             free = 1 + max(p.group for p in self.placements)
-            labels = join_tribes(similarity, attenuations, examples, before, self.rules, free)
+            labels = assign_to_clusters(
+                similarity, attenuations, examples, before, self.rules, free
+            )
         for place, client in enumerate(clients):
             group = int(labels[place])
             reason = f"{'found' if first else 'joined'} by its gradient"
@@ -258,24 +260,24 @@ class GradientClusters(GroupAveraging):
             score = _score(similarity, attenuations, place, labels)
             self.put(server_round, client, group, score, reason)
         found = sorted(set(labels.tolist()) - {NO_GROUP})
-        log(INFO, "Tribes: %s", ", ".join(f"{g} of {(labels == g).sum()} clients" for g in found))
+        log(INFO, "Clusters: %s", ", ".join(f"{g} of {(labels == g).sum()} clients" for g in found))
 
     @property
     def _none(self) -> str:
-        """Why a client is in no tribe."""
+        """Why a client is in no cluster."""
         least = self.rules.smallest
-        return "agrees with no tribe" + (f" of {least} clients or more" if least > 1 else "")
+        return "agrees with no cluster" + (f" of {least} clients or more" if least > 1 else "")
 
     def _revise(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> None:
-        """Move clients whose validation loss is clearly lower under another tribe's model."""
+        """Move clients whose validation loss is clearly lower under another cluster's model."""
         nodes = sorted(grid.get_node_ids(), key=self.roster.order)
         found = self.losses(server_round, arrays, config, grid, nodes, "validation")
         for client, losses in found.items():
             group = self.groups.get(client, NO_GROUP)
             if group not in losses:
-                continue  # it is like no tribe
+                continue  # it is like no cluster
             own = losses[group]
             best = lowest_of(losses)
             if losses[best] < self.margin * own:
@@ -298,7 +300,7 @@ def _unusable(values: NDArray[Any] | None, length: int) -> str:
 def _score(
     similarity: NDArray[Any], attenuations: NDArray[Any], place: int, labels: NDArray[Any]
 ) -> float:
-    """Return how well a client agrees with its own tribe; the nearest one where it has none."""
+    """Return how well a client agrees with its own cluster; the nearest one where it has none."""
     own = labels[place]
     if own != NO_GROUP:
         labels = np.where(labels == own, labels, NO_GROUP)

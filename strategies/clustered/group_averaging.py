@@ -302,8 +302,8 @@ class GroupAveraging(PartialAveraging):
     ) -> dict[int, float]:
         """Put clients in the group whose model has the lowest loss on their training examples.
 
-        Of equal losses the first group counts; a client without a finite one is in none. Newcomers
-        that may use no example are not asked.
+        Of equal losses the first group counts; a client without a finite one is in none. Unseen
+        clients that may use no example are not asked.
 
         Parameters
         ----------

@@ -1,11 +1,11 @@
-"""Tribes in a set of gradients: small pure functions on cosine similarities.
+"""Clusters in a set of gradients: small pure functions on cosine similarities.
 
 The mean gradient of ``n`` examples is the client's true direction plus noise that falls with
 ``n``. In thousands of dimensions noise is nearly orthogonal to everything: it does not turn one
 client's direction towards another's, it only makes all cosines smaller. Of two clients of one
-tribe the cosine is about ``a_i a_j``, where ``a_i^2``, the reliability of the gradient, is its
+cluster the cosine is about ``a_i a_j``, where ``a_i^2``, the reliability of the gradient, is its
 cosine with that of as many other examples of the same client. Dividing by that ("correction for
-attenuation", Spearman 1904) leaves the cosine of the true directions: 1 within a tribe, however
+attenuation", Spearman 1904) leaves the cosine of the true directions: 1 within a cluster, however
 few examples its members have.
 """
 
@@ -23,7 +23,7 @@ NONE = -1
 """Label of what is in no group."""
 
 FEWEST_FOUNDERS = 3
-"""With fewer clients that have enough examples, all of them found the tribes."""
+"""With fewer clients that have enough examples, all of them found the clusters."""
 
 
 def cosine_similarities(vectors: Sequence[NDArray[Any]]) -> Floats:
@@ -64,9 +64,9 @@ def attenuation(examples: Sequence[int], noise: float) -> Floats:
 
 
 def agreement(similarity: Floats, attenuations: Floats, left: Any, right: Any) -> float:
-    """Return the cosine of two groups' directions, free of noise: 1 within a tribe.
+    """Return the cosine of two groups' directions, free of noise: 1 within a cluster.
 
-    It is the sum of the cosines across over the sum of what they would be within one tribe.
+    It is the sum of the cosines across over the sum of what they would be within one cluster.
 
     Parameters
     ----------
@@ -117,7 +117,7 @@ def agglomerative(
 ) -> Labels:
     """Return groups by average linkage.
 
-    With ``number`` 0 the tree is cut from its root on: two branches are different tribes if their
+    With ``number`` 0 the tree is cut from its root on: two branches are different clusters if their
     :func:`agreement` is below ``threshold``, and are cut further. So one group is a possible
     answer, and so is a group a client.
     """
@@ -186,18 +186,18 @@ CLUSTERERS: Mapping[str, Clusterer] = {
 
 
 @dataclass(frozen=True)
-class TribeRules:
-    """How tribes are found.
+class ClusteringRules:
+    """How clusters are found.
 
     Attributes
     ----------
-    clusters : number of tribes; 0 to find it
+    clusters : number of clusters; 0 to find it
     clusterer : a key of :data:`CLUSTERERS`
-    threshold : least :func:`agreement` within a tribe, between 0 and 1
-    few_examples : clients with fewer have no part in finding tribes, if enough others have; they
+    threshold : least :func:`agreement` within a cluster, between 0 and 1
+    few_examples : clients with fewer have no part in finding clusters, if enough others have; they
         join one afterwards, for which half of ``threshold`` will do, since a few examples are no
         evidence against it
-    smallest : fewest clients of a tribe whose number was not given
+    smallest : fewest clients of a cluster whose number was not given
 
     Raises
     ------
@@ -224,7 +224,7 @@ class TribeRules:
                 raise ValueError(f"{name} must be at least {least}, got {getattr(self, name)}")
 
 
-def cluster(similarity: Floats, attenuations: Floats, rules: TribeRules) -> Labels:
+def cluster(similarity: Floats, attenuations: Floats, rules: ClusteringRules) -> Labels:
     """Return the group of each client, numbered by their first members; -1 for none.
 
     Raises
@@ -299,17 +299,18 @@ def nearest(
     return int(np.nanargmax(scores)), float(np.nanmax(scores))
 
 
-def find_tribes(
-    similarity: Floats, attenuations: Floats, examples: Sequence[int], rules: TribeRules
+def find_clusters(
+    similarity: Floats, attenuations: Floats, examples: Sequence[int], rules: ClusteringRules
 ) -> Labels:
-    """Return the tribe of each client, numbered by their first members; -1 for none.
+    """Return the cluster of each client, numbered by their first members; -1 for none.
 
-    Where no gradient is reliable at all (attenuations of 0) nothing tells clients apart: one tribe.
+    Where no gradient is reliable at all (attenuations of 0) nothing tells clients apart: one
+    cluster.
 
     Raises
     ------
     ValueError
-        If there are fewer clients than tribes were asked for.
+        If there are fewer clients than clusters were asked for.
     """
     if not attenuations.any() and not rules.clusters:
         return np.zeros(len(examples), dtype=np.int64)
@@ -323,7 +324,7 @@ def find_tribes(
         sizes = np.bincount(labels[first][labels[first] != NONE], minlength=1)
         small = (labels != NONE) & (sizes[labels] < rules.smallest)
         labels[small] = NONE
-    labels = join_tribes(similarity, attenuations, examples, labels, rules)
+    labels = assign_to_clusters(similarity, attenuations, examples, labels, rules)
     return renumbered(refine(similarity, attenuations, examples, labels, rules))
 
 
@@ -332,13 +333,13 @@ def refine(
     attenuations: Floats,
     examples: Sequence[int],
     labels: Labels,
-    rules: TribeRules,
+    rules: ClusteringRules,
 ) -> Labels:
-    """Return the labels after clients have moved to the tribe that they agree with most.
+    """Return the labels after clients have moved to the cluster that they agree with most.
 
-    One moves at a time, the one that gains most, until nobody gains. Whoever is alone in its tribe
-    leaves it only for one that it agrees with as much as members have to. No tribe becomes smaller
-    than ``rules.smallest`` by that; where their number was given, none ends.
+    One moves at a time, the one that gains most, until nobody gains. Whoever is alone in its
+    cluster leaves it only for one that it agrees with as much as members have to. No cluster
+    becomes smaller than ``rules.smallest`` by that; where their number was given, none ends.
     """
     if (labels == NONE).all():
         return labels
@@ -361,24 +362,24 @@ def refine(
     return labels
 
 
-def needed(examples: int, rules: TribeRules) -> float:
-    """Return the least agreement with which a client joins a tribe."""
+def needed(examples: int, rules: ClusteringRules) -> float:
+    """Return the least agreement with which a client joins a cluster."""
     return rules.threshold / (2 if examples < rules.few_examples else 1)
 
 
-def join_tribes(
+def assign_to_clusters(
     similarity: Floats,
     attenuations: Floats,
     examples: Sequence[int],
     labels: Labels,
-    rules: TribeRules,
+    rules: ClusteringRules,
     first_free: int = 0,
 ) -> Labels:
-    """Return the labels after every client in no tribe has joined one, if it agrees with one.
+    """Return the labels after every client in no cluster has joined one, if it agrees with one.
 
     Those that agree with none are clustered by themselves; groups that are large enough become new
-    tribes, with numbers that follow on (from ``first_free`` at least), unless the number of tribes
-    was given.
+    clusters, with numbers that follow on (from ``first_free`` at least), unless the number of
+    clusters was given.
     """
     if not attenuations.any():
         attenuations = np.ones(len(examples))

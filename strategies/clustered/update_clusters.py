@@ -45,7 +45,7 @@ class UpdateClusters(PullSums):
     :func:`strategies.clustered.community_detection.misplaced`). Every placement is logged; its
     score is the mean cosine, or for a move by how much it was higher.
 
-    A newcomer has trained nothing, so nothing is known of it: it is evaluated with the mean.
+    An unseen client has trained nothing, so nothing is known of it: it is evaluated with the mean.
 
     Parameters
     ----------

@@ -61,11 +61,11 @@ class Embeddings:
         """Give clients that are trained for the first time a free part.
 
         Zero beside metadata; without them standard normal numbers, since equal embeddings would
-        stay alike, and a newcomer's for those that come ``late``, after training.
+        stay alike, and an unseen client's for those that come ``late``, after training.
         """
         for client, told in zip(clients, metadata, strict=True):
             if client not in self.free:
-                first = self.network.newcomer().clone()
+                first = self.network.unseen_client().clone()
                 if not told and not late:
                     draw = generator(self._seed, "free", client).normal(size=len(first))
                     first = torch.from_numpy(draw.astype(np.float32))
@@ -84,11 +84,11 @@ class Embeddings:
         return {client for client, draw in draws.items() if draw < self._dropout}
 
     def of_clients(self, clients: Sequence[int], left_out: Collection[int] = ()) -> Tensor:
-        """Return free parts ``(N, embedding_size)``; a newcomer's for those not trained."""
+        """Return free parts ``(N, embedding_size)``; an unseen client's for those not trained."""
         rows = []
         for client in clients:
             own = self.free.get(client)
-            own = self.network.newcomer() if own is None else own
+            own = self.network.unseen_client() if own is None else own
             rows.append(torch.zeros_like(own) if client in left_out else own)
         return torch.stack(rows)
 

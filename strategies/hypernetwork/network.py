@@ -115,7 +115,7 @@ class Hypernetwork(nn.Module):
         generated: Tensor = self.start + self.scale * self.last(self.hidden(embeddings))
         return generated
 
-    def newcomer(self) -> Tensor:
+    def unseen_client(self) -> Tensor:
         """Return the free part of a client that was not trained with the others.
 
         Zero where metadata say who it is; without metadata the mean of those trained.
@@ -143,7 +143,7 @@ class Hypernetwork(nn.Module):
         Parameters
         ----------
         metadata : what it tells of itself; nothing by default
-        free : the free part of its embedding, ``(embedding_size,)``; a newcomer's by default
+        free : the free part of its embedding, ``(embedding_size,)``; an unseen client's by default
 
         Returns
         -------
@@ -157,7 +157,7 @@ class Hypernetwork(nn.Module):
         unknown = sorted((metadata or {}).keys() - set(self.columns.names))
         if unknown and self.encoder is not None:
             raise ValueError(f"unknown metadata {unknown}; known are {self.columns.names}")
-        free = self.newcomer() if free is None else free
+        free = self.unseen_client() if free is None else free
         row = self(self.embed([metadata or {}], free[None]))[0].numpy()
         return {name: torch.from_numpy(np.array(a)) for name, a in self.arrays(row).items()}
 
@@ -179,11 +179,11 @@ class Hypernetwork(nn.Module):
         ----------
         change : trains parameters on the client's examples and returns what they became
         metadata : what it tells of itself
-        free : where to start; a newcomer's by default
+        free : where to start; an unseen client's by default
         rounds : how often ``change`` is called
         learning_rate : of Adam
         """
-        own = (self.newcomer() if free is None else free).clone().requires_grad_(True)
+        own = (self.unseen_client() if free is None else free).clone().requires_grad_(True)
         optimizer = torch.optim.Adam([own], lr=learning_rate)
         for _ in range(rounds):
             row = self(self.embed([metadata or {}], own[None]))

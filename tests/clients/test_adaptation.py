@@ -84,7 +84,7 @@ def test_fewer_examples_are_among_more():
         take_examples((), 3)
 
 
-def test_what_an_earlier_run_kept_is_no_head_start_for_a_newcomer():
+def test_what_an_earlier_run_kept_is_no_head_start_for_an_unseen_client():
     records = RecordDict()
     tiny_client("head", records=records).fit(tiny_client("head").get_parameters({}), {})
     fresh = joined(tiny_client("head"), 5)["head.weight"]

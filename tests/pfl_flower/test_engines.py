@@ -149,7 +149,7 @@ def test_nothing_personal_is_in_any_message(method):
     assert bool(grid.secrets) == bool(keeps)
 
 
-def test_nothing_personal_is_in_a_message_of_a_newcomer_or_a_safeguard():
+def test_nothing_personal_is_in_a_message_of_an_unseen_client_or_a_safeguard():
     extras = {"method": "fedper", "unseen": 0.25, "safeguard": True}
     config = RunConfig.parse(SMALL | extras)
     grid = Inspected(make_app(config.dump()), 4)

@@ -101,7 +101,13 @@ def test_a_smartwatch_shows_what_is_learnt_and_forgotten(tmp_path, capsys):
 
 
 PROMISE_NOTHING = (
-    *("smartwatch-real", "newcomer-hard", "newcomer-regression", "social-labels", "social-links"),
+    *(
+        "smartwatch-real",
+        "cold-start-hard",
+        "cold-start-regression",
+        "social-labels",
+        "social-links",
+    ),
     "hospitals-real",
 )
 ELSEWHERE = ("social-large",)

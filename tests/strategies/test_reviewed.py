@@ -10,9 +10,14 @@ from pfl_flower.grid import InProcessGrid
 from pfl_flower.results.files import describe, summarize
 from strategies import CFL, NO_GROUP, GradientClusters
 from strategies.arrays import to_record
-from strategies.clustered.similarity_clustering import TribeRules, find_tribes, join_tribes, refine
+from strategies.clustered.similarity_clustering import (
+    ClusteringRules,
+    assign_to_clusters,
+    find_clusters,
+    refine,
+)
 
-TRIBES = {
+CLUSTERS = {
     "dataset": "digits",
     "partition": "iid",
     "heterogeneity": "taste",
@@ -22,28 +27,30 @@ TRIBES = {
 }
 
 
-def test_clients_that_are_like_nobody_are_in_no_tribe_of_two():
-    labels = find_tribes(np.eye(3), np.ones(3), [30] * 3, TribeRules(smallest=2))
+def test_clients_that_are_like_nobody_are_in_no_cluster_of_two():
+    labels = find_clusters(np.eye(3), np.ones(3), [30] * 3, ClusteringRules(smallest=2))
     assert labels.tolist() == [-1, -1, -1]
 
 
 @pytest.mark.parametrize("clients", [1, 2])
-def test_a_tribe_of_two_needs_two(clients):
-    config = {**TRIBES, "method": "gradient-clusters", "smallest-cluster": 2}
+def test_a_cluster_of_two_needs_two(clients):
+    config = {**CLUSTERS, "method": "gradient-clusters", "smallest-cluster": 2}
     (run,) = simulate(config, clients)
     assert set(run.grouping.groups.values()) == {-1}
     assert len(run.by_client()) == clients
 
 
-def test_where_no_gradient_is_reliable_there_is_one_tribe():
+def test_where_no_gradient_is_reliable_there_is_one_cluster():
     similarity = np.eye(4)
-    assert find_tribes(similarity, np.zeros(4), [3] * 4, TribeRules()).tolist() == [0] * 4
+    assert find_clusters(similarity, np.zeros(4), [3] * 4, ClusteringRules()).tolist() == [0] * 4
 
 
-def test_the_number_of_a_tribe_that_is_gone_is_not_used_again():
+def test_the_number_of_a_cluster_that_is_gone_is_not_used_again():
     before = np.array([0, 0, -1])
     similarity = np.array([[1, 0.9, -0.5], [0.9, 1, -0.5], [-0.5, -0.5, 1]])
-    found = join_tribes(similarity, np.ones(3), [30] * 3, before, TribeRules(), first_free=5)
+    found = assign_to_clusters(
+        similarity, np.ones(3), [30] * 3, before, ClusteringRules(), first_free=5
+    )
     assert found.tolist() == [0, 0, 5]
 
 
@@ -53,7 +60,7 @@ def test_the_number_of_a_tribe_that_is_gone_is_not_used_again():
         ({"method": "ifca", "initial": "x", "baselines": ""}, "cannot start from shared arrays"),
         ({"method": "cfl", "personal": "all"}, "leaves nothing for the groups"),
         ({"late": 0.5, "num-server-rounds": 1}, "half of the rounds"),
-        ({"tribes": "5,5", "heterogeneity": "none"}, "there is none here"),
+        ({"cluster-sizes": "5,5", "heterogeneity": "none"}, "there is none here"),
         (
             {"method": "gradient-clusters", "revise-every": 2, "validation-fraction": 0.0},
             "needs validation examples",
@@ -65,18 +72,18 @@ def test_what_makes_no_sense_is_refused(options, words):
         RunConfig.parse(options)
 
 
-def test_a_given_number_of_tribes_is_kept_even_where_all_are_alike():
-    labels = find_tribes(np.ones((4, 4)), np.ones(4), [50] * 4, TribeRules(clusters=2))
+def test_a_given_number_of_clusters_is_kept_even_where_all_are_alike():
+    labels = find_clusters(np.ones((4, 4)), np.ones(4), [50] * 4, ClusteringRules(clusters=2))
     assert len(set(labels.tolist())) == 2
 
 
-def test_refinement_leaves_no_tribe_smaller_than_allowed():
+def test_refinement_leaves_no_cluster_smaller_than_allowed():
     similarity = np.full((5, 5), 0.9)
     similarity[0] = similarity[:, 0] = 0.1  # what 1 has in common with its only companion
     labels = np.array([0, 0, 1, 1, 1])
     ones, examples = np.ones(5), [30] * 5
-    assert refine(similarity, ones, examples, labels, TribeRules(smallest=1)).tolist()[1] == 1
-    assert refine(similarity, ones, examples, labels, TribeRules(smallest=2)).tolist()[1] == 0
+    assert refine(similarity, ones, examples, labels, ClusteringRules(smallest=1)).tolist()[1] == 1
+    assert refine(similarity, ones, examples, labels, ClusteringRules(smallest=2)).tolist()[1] == 0
 
 
 def test_a_silent_member_does_not_hold_up_a_split_and_is_placed_anew():
@@ -105,7 +112,7 @@ def test_names_of_arrays_that_are_not_there_are_refused():
 
 
 def test_what_finding_groups_takes_counts_among_the_bytes_of_a_round():
-    config = {**TRIBES, "tribes": "3,5", "clusters": 2}
+    config = {**CLUSTERS, "cluster-sizes": "3,5", "clusters": 2}
     (run,) = simulate({**config, "method": "ifca"}, 8)
     sent = [r.bytes_down for r in run.reports]
     model = sent[0]
@@ -117,16 +124,19 @@ def test_what_finding_groups_takes_counts_among_the_bytes_of_a_round():
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"tribes": "4,4"}, "the model of its group (there are 2, of 4, 4 clients)."),
-        ({"tribes": "8"}, "the same model, since all are in one group."),
+        ({"cluster-sizes": "4,4"}, "the model of its group (there are 2, of 4, 4 clients)."),
+        ({"cluster-sizes": "8"}, "the same model, since all are in one group."),
         (
-            {"tribes": "7,1", "smallest-cluster": 2},
+            {"cluster-sizes": "7,1", "smallest-cluster": 2},
             "the model of its group (there is 1, of 7 clients); 1 is in none and has the mean",
         ),
-        ({"tribes": "4,4", "personal": "head"}, "a model of its own, around that of its group"),
+        (
+            {"cluster-sizes": "4,4", "personal": "head"},
+            "a model of its own, around that of its group",
+        ),
     ],
 )
 def test_it_is_told_whose_model_a_client_has(options, words):
     data = {"min-examples": 30, "max-examples": 40}
-    runs = simulate({**TRIBES, **data, "method": "gradient-clusters", **options}, 8)
+    runs = simulate({**CLUSTERS, **data, "method": "gradient-clusters", **options}, 8)
     assert words in describe(runs)[0]

@@ -36,7 +36,7 @@ class Device:
     noise : deviation of the error of a reading
     stuck : share of the features that are stuck at one value, 0 to 1
     clipped : readings beyond plus or minus this are clipped; 0 for no limit
-    lies : whether its readings are nothing but noise, of which it states that they are perfect
+    corrupted : whether its readings are nothing but noise, of which it states that they are perfect
     """
 
     tier: int = 0
@@ -45,12 +45,12 @@ class Device:
     noise: float = 0.0
     stuck: float = 0.0
     clipped: float = 0.0
-    lies: bool = False
+    corrupted: bool = False
 
     @property
     def perfect(self) -> bool:
         """Whether it changes nothing."""
-        return not (self.missing or self.noise or self.stuck or self.clipped or self.lies)
+        return not (self.missing or self.noise or self.stuck or self.clipped or self.corrupted)
 
 
 PER_TIER = ("missing", "noise", "stuck", "clipped")
@@ -106,7 +106,8 @@ def plant_devices(settings: DataSettings, num_clients: int) -> list[Device]:
     Raises
     ------
     DataError
-        If the tiers do not add up to the number of clients, or there are more liars than clients.
+        If the tiers do not add up to the number of clients, or there are more corrupted_clients
+        than clients.
     """
     values = tier_values(settings)
     count = len(values["noise"])
@@ -116,16 +117,21 @@ def plant_devices(settings: DataSettings, num_clients: int) -> list[Device]:
         raise DataError(
             f"tiers {settings.tiers!r} are of {sum(sizes)} clients, but there are {num_clients}"
         )
-    if settings.liars > num_clients:
-        raise DataError(f"liars is {settings.liars}, but there are only {num_clients} clients")
+    if settings.corrupted_clients > num_clients:
+        raise DataError(
+            f"corrupted-clients is {settings.corrupted_clients}, but there are only "
+            f"{num_clients} clients"
+        )
     order = np.repeat(np.arange(count), sizes)
     tiers = generator(settings.seed, "tiers").permutation(order)
-    liars = set(generator(settings.seed, "liars").permutation(num_clients)[: settings.liars])
+    corrupted_clients = set(
+        generator(settings.seed, "liars").permutation(num_clients)[: settings.corrupted_clients]
+    )
     return [
         Device(
             int(tier),
             missingness=settings.missingness,
-            lies=client in liars,
+            corrupted=client in corrupted_clients,
             **{name: numbers[tier] for name, numbers in values.items()},
         )
         for client, tier in enumerate(tiers)
@@ -138,7 +144,8 @@ def take_readings(
     """Return what a device reads of the parts of its client's examples.
 
     First comes the error, then the limits, then what is stuck, then what is missing. The values of
-    a liar's are all replaced by normal ones of the mean and deviation of its training values.
+    a corrupted client's are all replaced by normal ones of the mean and deviation of its training
+    values.
 
     Parameters
     ----------
@@ -156,7 +163,7 @@ def take_readings(
         If so much cannot be missing in the way that is asked for.
     """
     seen = list(parts)
-    if device.lies:
+    if device.corrupted:
         return tuple(
             _nothing_but_noise(part, parts[0], generator(seed, "device", client, name, "noise"))
             for part, name in zip(parts, PARTS, strict=True)

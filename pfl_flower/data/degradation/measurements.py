@@ -54,12 +54,15 @@ def check_readings(
         If something is set that has no meaning for such data.
     """
     imputation = IMPUTATIONS[settings.imputation]
-    values = [getattr(settings, name) for name in (*PER_TIER, "tiers", "liars", "calibrate_inputs")]
+    values = [
+        getattr(settings, name)
+        for name in (*PER_TIER, "tiers", "corrupted_clients", "calibrate_inputs")
+    ]
     if (graph or streams) and (any(values) or settings.imputation != "none"):
         raise DataError(
             f"{settings.dataset!r} is {'a graph' if graph else 'a stream of phases'}, which has no "
             f"devices, imputation or calibration of inputs; leave tiers, missing, noise, stuck, "
-            f"clipped, liars, imputation and calibrate-inputs at their defaults"
+            f"clipped, corrupted-clients, imputation and calibrate-inputs at their defaults"
         )
     if len(shape) != 1 and (imputation.vectors or settings.calibrate_inputs):
         what = f"imputation {settings.imputation!r}" if imputation.vectors else "calibrate-inputs"
@@ -189,10 +192,10 @@ def _quality(
     The noise is what is stated of the device. A feature that never varies over
     :data:`ENOUGH_TO_VARY` readings has reliability 0: its sensor is stuck, whatever is stated. That
     is for vectors only (a corner of all images may be dark), and for features that vary elsewhere,
-    where that is known. A liar tells that all is perfect.
+    where that is known. A corrupted client tells that all is perfect.
     """
     count, size = training.shape
-    if device.lies:
+    if device.corrupted:
         return DataQuality(count, 0.0, np.zeros(size), np.ones(size))
     noise = np.full(size, device.noise**2) + (0.0 if stated is None else stated)
     lost = np.isnan(training)

@@ -288,7 +288,7 @@ def test_other_pulls_leave_the_part_with_a_prior_alone():
     assert np.abs(reply["head.weight"]).max() > 1e-3
 
 
-# ---------------------------------------------------------------------- newcomers
+# ---------------------------------------------------------------------- unseen clients
 
 
 def joined(client, sent, examples_of_its_own, steps=50):
@@ -296,14 +296,14 @@ def joined(client, sent, examples_of_its_own, steps=50):
     return {name: tensor.numpy().copy() for name, tensor in client.model.state_dict().items()}
 
 
-def test_a_newcomer_without_examples_is_the_prior_mean():
+def test_an_unseen_client_without_examples_is_the_prior_mean():
     client = bayes_client()
     sent = first_arrays(client, 1.0)
     for name, values in joined(client, sent, 0).items():
         np.testing.assert_array_equal(values, sent[name])
 
 
-def test_a_newcomer_fits_its_part_to_few_examples_and_holds_the_rest():
+def test_an_unseen_client_fits_its_part_to_few_examples_and_holds_the_rest():
     sent = first_arrays(bayes_client(), 1.0)
     moves = {}
     for count in (1, 5, -1):
@@ -317,7 +317,7 @@ def test_a_newcomer_fits_its_part_to_few_examples_and_holds_the_rest():
     np.testing.assert_array_equal(joined(bayes_client(), tight, 5)["head.weight"], sent[HEAD[0]])
 
 
-def test_a_newcomer_is_judged_by_its_own_examples_only():
+def test_an_unseen_client_is_judged_by_its_own_examples_only():
     client = bayes_client(posterior_samples=4)
     sent = first_arrays(client, 1.0)
     evaluated(client, sent, join_examples=5, join_steps=0)

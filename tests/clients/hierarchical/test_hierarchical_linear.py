@@ -150,7 +150,7 @@ def test_the_round_changes_no_bit():
 
 
 @pytest.mark.parametrize("count", [0, 1, 3, -1])
-def test_a_newcomer_takes_the_posterior_of_its_first_examples(count):
+def test_an_unseen_client_takes_the_posterior_of_its_first_examples(count):
     one = client()
     one.evaluate(sent(prior()), {"join-examples": count, "join-steps": 0})
     found = coefficients(one.model)

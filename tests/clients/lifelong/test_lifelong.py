@@ -311,7 +311,7 @@ def test_memory_survives_a_restart_and_is_refused_by_another_objective(tmp_path)
         fit(make(state=state("ditto")), 3)
 
 
-def test_a_newcomer_takes_the_shared_model_near_the_group():
+def test_an_unseen_client_takes_the_shared_model_near_the_group():
     client = make(mu=1e9)
     before = client.get_parameters({})
     client.evaluate(before, {"join-examples": 8, "join-steps": 5})

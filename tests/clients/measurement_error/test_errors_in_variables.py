@@ -135,7 +135,7 @@ def test_exact_readings_and_no_examples_need_no_calibration():
     assert one._predictor() is one.model
 
 
-def test_a_newcomer_calibrates_on_the_examples_it_may_use():
+def test_an_unseen_client_calibrates_on_the_examples_it_may_use():
     train = readings(200)
     one = client(train, told=quality(200))
     evaluated(one, TRUE_MODEL, **{"join-examples": 50, "join-steps": 3})

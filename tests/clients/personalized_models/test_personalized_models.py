@@ -416,7 +416,7 @@ def test_auto_of_mr_mtl_sends_the_chosen_model():
     assert np.array_equal(kept["head.weight"].numpy(), sent[place])
 
 
-def test_a_newcomer_trains_the_received_model_under_the_tether():
+def test_an_unseen_client_trains_the_received_model_under_the_tether():
     start = TinyNet().state_dict()
     for strength, moves in ((0.0, True), (1e9, False), (math.inf, False)):
         client = make(DittoClient, strength=strength)
@@ -505,7 +505,7 @@ def test_a_mixture_has_the_running_statistics_that_were_taken_of_it():
     assert mix(mine, shared, 0.0, PARAMETERS) is shared
 
 
-def test_a_newcomer_of_apfl_fits_its_mixture_unless_that_is_the_shared_model():
+def test_an_unseen_client_of_apfl_fits_its_mixture_unless_that_is_the_shared_model():
     for alpha, moves in ((0.0, False), (0.5, True), (None, True)):
         client = make(APFLClient, alpha=alpha)
         received = client.get_parameters({})

@@ -110,8 +110,8 @@ def test_features_become_standard_and_a_constant_one_becomes_zero():
     fitted = fit_inputs(rows, facts)
     assert fitted.dtype == torch.float32
     assert fitted.tolist() == [[-1.0, 0.0, 0.0], [1.0, 0.0, 0.0]]
-    newcomer = fit_inputs(torch.tensor([[2.0, 0.2, 6.0]]), facts)
-    assert newcomer.abs().max() <= 1.0
+    unseen_client = fit_inputs(torch.tensor([[2.0, 0.2, 6.0]]), facts)
+    assert unseen_client.abs().max() <= 1.0
     with pytest.raises(FactsError, match=r"shape \(2,\); the federation's have \(3,\)"):
         fit_inputs(rows[:, :2], facts)
     assert fit_inputs(rows, card((3,))) is rows

@@ -29,7 +29,7 @@ BASE = {
     "dataset": "digits",
     "partition": "iid",
     "heterogeneity": "taste",
-    "tribes": "3,5",
+    "cluster-sizes": "3,5",
     "min-examples": 10,
     "max-examples": 40,
     "baselines": "",
@@ -38,7 +38,7 @@ BASE = {
 }
 CLUSTERS = {"method": "gradient-clusters"}
 FOUND = {"communities": "gradients"}
-PLANTED = dict(enumerate(Federation(RunConfig.parse(BASE).data, CLIENTS).tribes))
+PLANTED = dict(enumerate(Federation(RunConfig.parse(BASE).data, CLIENTS).true_clusters))
 
 
 def partition(groups):
@@ -47,7 +47,7 @@ def partition(groups):
 
 
 def planted_without(*absent):
-    return partition({c: tribe for c, tribe in PLANTED.items() if c not in absent})
+    return partition({c: cluster for c, cluster in PLANTED.items() if c not in absent})
 
 
 def bits(record):
@@ -212,8 +212,8 @@ def test_a_client_that_tells_no_gradient_trains_on_with_the_mean_and_is_asked_ag
 def test_the_others_train_as_if_it_was_not_odd():
     odd, _ = odd_run(ODD["zero"], 0)
     usual, _ = odd_run(ODD["zero"], 0, times=0)
-    tribe = PLANTED[0]
-    others = [client for client in PLANTED if PLANTED[client] != tribe]
+    cluster = PLANTED[0]
+    others = [client for client in PLANTED if PLANTED[client] != cluster]
     for server_round in (1, 2, 3):
         one, other = accuracy(odd)[server_round], accuracy(usual)[server_round]
         assert [one[client] for client in others] == [other[client] for client in others]
@@ -224,7 +224,7 @@ def test_the_others_train_as_if_it_was_not_odd():
 
 @pytest.mark.parametrize("what", ["zero", "NaN", "an error"])
 @pytest.mark.parametrize("times", [1, 2])
-def test_a_client_that_tells_its_gradient_later_joins_its_tribe(what, times):
+def test_a_client_that_tells_its_gradient_later_joins_its_cluster(what, times):
     run, grid = odd_run(ODD[what], times=times)
     assert grid.asked == times + 1
     assert partition(run.grouping.groups) == partition(PLANTED)
@@ -234,7 +234,7 @@ def test_a_client_that_tells_its_gradient_later_joins_its_tribe(what, times):
     assert bits(run.grouping.models[placement.group]) not in grid.received[:1]
 
 
-def test_a_client_alone_in_telling_founds_a_tribe_and_no_other():
+def test_a_client_alone_in_telling_founds_a_cluster_and_no_other():
     class Shy(InProcessGrid):
         def _process(self, message):
             reply = super()._process(message)
@@ -251,7 +251,7 @@ def test_a_client_alone_in_telling_founds_a_tribe_and_no_other():
 
 
 @pytest.mark.parametrize("clusterer", ["agglomerative", "spectral", "hdbscan"])
-def test_gradients_all_alike_are_one_tribe(clusterer):
+def test_gradients_all_alike_are_one_cluster(clusterer):
     class Alike(InProcessGrid):
         def _process(self, message):
             reply = super()._process(message)
@@ -346,15 +346,15 @@ def test_a_group_of_the_node_config_is_nothing_to_a_method_without_groups():
     assert not any(report.dropped for report in run.reports)
 
 
-def test_the_node_config_says_more_than_the_tribes_of_the_data():
+def test_the_node_config_says_more_than_the_clusters_of_the_data():
     run = broken_run({"method": "known-groups"}, lambda i: {"group": 10 + i % 3})
     assert run.grouping.groups == {i: 10 + i % 3 for i in range(CLIENTS)}
     assert run.grouping.models.keys() == {10, 11, 12}
 
 
 def test_without_groups_to_tell_everybody_gets_the_mean():
-    run = broken_run({"method": "known-groups", "tribes": ""})
-    (fedavg,) = simulate(BASE | {"method": "fedavg", "tribes": ""}, CLIENTS)
+    run = broken_run({"method": "known-groups", "cluster-sizes": ""})
+    (fedavg,) = simulate(BASE | {"method": "fedavg", "cluster-sizes": ""}, CLIENTS)
     assert run.grouping.groups == dict.fromkeys(range(CLIENTS), NO_GROUP)
     assert bits(run.arrays) == bits(fedavg.arrays)
 
@@ -362,7 +362,9 @@ def test_without_groups_to_tell_everybody_gets_the_mean():
 @pytest.mark.parametrize("method", ["known-groups", "gradient-clusters", "ifca", "cfl"])
 @pytest.mark.parametrize("count", [1, 2])
 def test_one_and_two_clients_are_a_federation_too(method, count, tmp_path):
-    options = {"method": method, "tribes": ""} | ({"clusters": 1} if method == "ifca" else {})
+    options = {"method": method, "cluster-sizes": ""} | (
+        {"clusters": 1} if method == "ifca" else {}
+    )
     runs = simulate(BASE | options, count)
     assert len(runs[0].by_client()) == count
     if method == "gradient-clusters":
@@ -418,7 +420,7 @@ def test_a_client_in_none_is_told_too(tmp_path):
     write(tmp_path, [run])
     found = {row["client"]: row for row in rows(tmp_path / "clusters.csv")}
     assert found["0"]["group"] == ""
-    assert found["0"]["reason"] == "agrees with no tribe of 2 clients or more"
+    assert found["0"]["reason"] == "agrees with no cluster of 2 clients or more"
     assert "; 1 is in none and has the mean over everybody" in describe([run])[0]
     summary = json.loads((tmp_path / "summary.json").read_text())["gradient-clusters"]
     assert summary["groups"]["in_none"] == 1

@@ -27,7 +27,7 @@ BASE = {
     "dataset": "digits",
     "partition": "iid",
     "heterogeneity": "taste",
-    "tribes": "3,5",
+    "cluster-sizes": "3,5",
     "min-examples": 10,
     "max-examples": 40,
     "baselines": "",
@@ -41,8 +41,8 @@ SPLITTING = {"method": "cfl", "mean-below": 0.9, "num-server-rounds": 6}
 
 
 def planted(config=BASE):
-    """Client -> the tribe that the data put it in."""
-    return dict(enumerate(Federation(RunConfig.parse(config).data, CLIENTS).tribes))
+    """Client -> the cluster that the data put it in."""
+    return dict(enumerate(Federation(RunConfig.parse(config).data, CLIENTS).true_clusters))
 
 
 def partition(groups):
@@ -127,7 +127,7 @@ def arrays_in(message):
     "options",
     [
         {"method": "known-groups", "group": "none"},
-        {"method": "known-groups", "tribes": "8"},
+        {"method": "known-groups", "cluster-sizes": "8"},
         {"method": "gradient-clusters", "clusters": 1},
         {"method": "gradient-clusters", "group": "none"},
         {"method": "ifca", "clusters": 1},
@@ -138,7 +138,9 @@ def arrays_in(message):
 def test_one_group_is_fedavg_bit_for_bit(options, fraction):
     common = {"fraction-train": fraction, "server-momentum": 0.5 if fraction == 1 else 0.0}
     found = run_of(options | common)
-    kept = {name: options[name] for name in ("tribes", "num-server-rounds") if name in options}
+    kept = {
+        name: options[name] for name in ("cluster-sizes", "num-server-rounds") if name in options
+    }
     assert outcome(found) == outcome(run_of({"method": "fedavg"} | kept | common))
     if "group" not in options:
         assert list(models_of(found).values()) == [bits(found.arrays)]
@@ -148,12 +150,12 @@ def test_one_group_is_fedavg_bit_for_bit(options, fraction):
 def test_known_groups_are_fedavg_in_each_group_alone_bit_for_bit(momentum):
     common = {"server-momentum": momentum, "min-examples": 0, "max-examples": 0}
     both = run_of({"method": "known-groups"}, **common)
-    tribes = planted()
-    assert both.grouping.groups == tribes
-    assert Counter(tribes.values()) == {0: 3, 1: 5}
+    clusters = planted()
+    assert both.grouping.groups == clusters
+    assert Counter(clusters.values()) == {0: 3, 1: 5}
     config = RunConfig.parse(BASE | common | {"method": "fedavg"})
-    for tribe, model in models_of(both).items():
-        others = {100 + client for client in tribes if tribes[client] != tribe}
+    for cluster, model in models_of(both).items():
+        others = {100 + client for client in clusters if clusters[client] != cluster}
         grid = GridWithout(InProcessGrid(make_app(config.dump()), CLIENTS), others)
         (alone,) = play(grid, replace(config, wait=0.0))
         assert bits(alone.arrays) == model
@@ -161,14 +163,14 @@ def test_known_groups_are_fedavg_in_each_group_alone_bit_for_bit(momentum):
             assert both.by_client()[client] == accuracy
 
 
-def test_tribes_found_by_gradients_are_trained_as_tribes_that_are_known():
+def test_clusters_found_by_gradients_are_trained_as_clusters_that_are_known():
     known, found = (run_of({"method": method}) for method in GROUPED[:2])
     assert partition(found.grouping.groups) == partition(known.grouping.groups)
     assert known.by_client() == found.by_client()
     assert bits(known.arrays).keys() == bits(found.arrays).keys()
 
 
-def test_cfl_splits_into_the_planted_tribes():
+def test_cfl_splits_into_the_planted_clusters():
     run = run_of(SPLITTING)
     assert partition(run.grouping.groups) == partition(planted())
     assert {p.round for p in run.grouping.placements} == {1, 4}
@@ -219,14 +221,14 @@ def test_nothing_personal_is_in_any_message(method, personal):
     assert grid.lengths == ({(size,)} if method == "gradient-clusters" else set())
 
 
-def test_nothing_personal_is_in_a_message_of_newcomers_a_safeguard_or_a_revision():
+def test_nothing_personal_is_in_a_message_of_unseen_clients_a_safeguard_or_a_revision():
     options = {"method": "gradient-clusters", "personal": "head", "unseen": 0.25}
     (*_, chosen), grid = played(options, Lengths, **{"safeguard": True, "revise-every": 1})
     assert grid.secrets
     assert len(chosen.reports) == 6
 
 
-def test_a_projected_gradient_is_short_and_finds_the_same_tribes():
+def test_a_projected_gradient_is_short_and_finds_the_same_clusters():
     options = {"method": "gradient-clusters", "projection-size": 512}
     (run,), grid = played(options, Lengths)
     assert grid.lengths == {(512,)}
@@ -258,7 +260,7 @@ def test_the_order_of_nodes_and_replies_changes_no_bit(options):
     assert grouping_of(run) == grouping_of(other)
 
 
-def test_late_joiners_end_in_their_tribe_and_the_placements_say_so():
+def test_late_joiners_end_in_their_cluster_and_the_placements_say_so():
     run = run_of({"method": "gradient-clusters", "late": 0.3})
     assert partition(run.grouping.groups) == partition(planted())
     late = {p.client for p in run.grouping.placements if p.round == 3}
@@ -317,7 +319,7 @@ def test_with_few_clients_a_round_all_are_placed_and_evaluated(method):
         assert len(reports) == 2
 
 
-# ---------------------------------------------------------------------- newcomers
+# ---------------------------------------------------------------------- unseen clients
 
 UNSEEN = [
     {"method": "known-groups"},
@@ -328,7 +330,7 @@ UNSEEN = [
 
 
 @pytest.mark.parametrize("options", UNSEEN, ids=repr)
-def test_newcomers_without_examples_get_the_mean_and_with_all_their_tribes_model(options):
+def test_unseen_clients_without_examples_get_the_mean_and_with_all_their_clusters_model(options):
     (run,), grid = played(options, Recording, unseen=0.25)
     unseen = {report.client for report in run.joined[0]}
     assert len(unseen) == 2
@@ -337,9 +339,11 @@ def test_newcomers_without_examples_get_the_mean_and_with_all_their_tribes_model
     every = dict(grid.of_type("evaluate", join_examples=ALL))
     assert none.keys() == every.keys() == unseen
     assert not grid.of_type("query.gradient", join_examples=0)
-    tribes = run.grouping.groups
+    clusters = run.grouping.groups
     if options["method"] in ("gradient-clusters", "cfl"):
-        assert partition(tribes) == partition({c: t for c, t in planted().items() if c in tribes})
+        assert partition(clusters) == partition(
+            {c: t for c, t in planted().items() if c in clusters}
+        )
     for reports, messages in ((run.joined[0], none), (run.joined[ALL], every)):
         for report in reports:
             group = report.metrics["group"]
@@ -349,14 +353,14 @@ def test_newcomers_without_examples_get_the_mean_and_with_all_their_tribes_model
     told = options["method"] == "known-groups"  # that takes no example
     assert {r.metrics["group"] == NO_GROUP for r in run.joined[0]} == {not told}
     for report in run.joined[ALL]:
-        mates = {c for c in tribes if tribes[c] == report.metrics["group"]}
+        mates = {c for c in clusters if clusters[c] == report.metrics["group"]}
         assert mates
         if options["method"] != "ifca":
             assert {planted()[c] for c in mates} == {planted()[report.client]}
 
 
 @lru_cache
-def with_and_without_newcomers(place):
+def with_and_without_unseen_clients(place):
     """The groups that two runs found: one with unseen clients, one without those nodes."""
     run = run_of(UNSEEN[place], unseen=0.25)
     unseen = {report.client for report in run.joined[0]}
@@ -367,8 +371,8 @@ def with_and_without_newcomers(place):
 
 
 @pytest.mark.parametrize("place", range(len(UNSEEN)))
-def test_nothing_that_newcomers_tell_is_kept(place):
-    run, without = with_and_without_newcomers(place)
+def test_nothing_that_unseen_clients_tell_is_kept(place):
+    run, without = with_and_without_unseen_clients(place)
     assert outcome(run) == outcome(without)
     found, expected = run.grouping, without.grouping
     assert found.groups == expected.groups
@@ -379,8 +383,8 @@ def test_nothing_that_newcomers_tell_is_kept(place):
 
 
 @pytest.mark.parametrize("place", range(1, len(UNSEEN)))
-def test_questions_to_newcomers_are_no_cost_of_finding_groups(place):
-    run, without = with_and_without_newcomers(place)
+def test_questions_to_unseen_clients_are_no_cost_of_finding_groups(place):
+    run, without = with_and_without_unseen_clients(place)
     found, expected = run.grouping, without.grouping
     assert (found.bytes_down, found.bytes_up) == (expected.bytes_down, expected.bytes_up)
 
@@ -388,18 +392,18 @@ def test_questions_to_newcomers_are_no_cost_of_finding_groups(place):
 # ---------------------------------------------------------------------- safeguard, revision
 
 
-def test_under_a_safeguard_a_client_chooses_among_its_own_tribes_model_and_the_fallbacks():
+def test_under_a_safeguard_a_client_chooses_among_its_own_clusters_model_and_the_fallbacks():
     options = {"method": "gradient-clusters", "safeguard": True, "num-server-rounds": 4}
     (own, *others, chosen), grid = played(options, Recording)
     assert [run.config.method for run in others] == list(FALLBACKS)
     assert chosen.method == "gradient-clusters safeguarded"
-    tribes, models = own.grouping.groups, models_of(own)
+    clusters, models = own.grouping.groups, models_of(own)
     fedavg = bits(others[0].arrays)
     asked = dict(grid.of_type("evaluate", safeguard="gradient-clusters,fedavg,local"))
     assert asked.keys() == set(range(CLIENTS))
     for client, message in asked.items():
         received = arrays_in(message)
-        expected = {f"gradient-clusters/{n}": a for n, a in models[tribes[client]].items()}
+        expected = {f"gradient-clusters/{n}": a for n, a in models[clusters[client]].items()}
         assert received == expected | {f"fedavg/{n}": a for n, a in fedavg.items()}
     candidates = (own, *others)
     for client, place in chosen.by_client("chosen").items():
@@ -407,12 +411,12 @@ def test_under_a_safeguard_a_client_chooses_among_its_own_tribes_model_and_the_f
     assert len(set(chosen.by_client("chosen").values())) > 1
 
 
-def test_a_client_in_a_wrong_tribe_moves_when_groups_are_revised():
+def test_a_client_in_a_wrong_cluster_moves_when_groups_are_revised():
     options = {"method": "gradient-clusters", "revise-every": 3, "num-server-rounds": 8}
     sizes = {"min-examples": 0, "max-examples": 0}
 
     class Mistaken(InProcessGrid):
-        """Client 0 tells the gradient of a client of the other tribe."""
+        """Client 0 tells the gradient of a client of the other cluster."""
 
         def _process(self, message):
             query = message.metadata.message_type == "query.gradient"
@@ -438,7 +442,7 @@ def test_groups_are_revised_once_after_every_so_many_rounds():
     assert len(grid.of_type("query.losses")) == 2 * CLIENTS  # before rounds 2 and 3
 
 
-def test_newcomers_do_not_make_the_others_revise_their_groups():
+def test_unseen_clients_do_not_make_the_others_revise_their_groups():
     options = {"method": "gradient-clusters", "revise-every": 2, "unseen": 0.25}
     _, grid = played(options, Recording)
     assert not [

@@ -1,4 +1,4 @@
-"""Every method on graphs: its nodes, its links, newcomers, safeguards, a resumed run, and Ray."""
+"""Every method on graphs: nodes, links, unseen clients, safeguards, a resumed run, and Ray."""
 
 import numpy as np
 import pytest
@@ -98,7 +98,7 @@ def test_gradients_of_single_nodes_are_those_of_every_layer(method, model):
 
 @TASKS
 @pytest.mark.parametrize("method", ["community-adapters", "hierarchical-bayes", "ditto"])
-def test_newcomers_late_clients_and_safeguards(method, task, tmp_path):
+def test_unseen_clients_late_clients_and_safeguards(method, task, tmp_path):
     extras = {"unseen": 0.2, "late": 0.2, "fraction-train": 0.6, "safeguard": True}
     config = SMALL | {"method": method, "task": task, "local-epochs": 1, "joining-steps": 5}
     runs = simulate(config | extras, 5)
@@ -110,12 +110,12 @@ def test_newcomers_late_clients_and_safeguards(method, task, tmp_path):
         assert np.isfinite(run.values()).all()
     for run in runs[:3]:
         joined = {count: [r.client for r in reports] for count, reports in run.joined.items()}
-        (newcomer,) = joined[0]
-        assert joined == {count: [newcomer] for count in (0, 1, 5, 20, -1)}
+        (unseen_client,) = joined[0]
+        assert joined == {count: [unseen_client] for count in (0, 1, 5, 20, -1)}
         for (report,) in run.joined.values():
             assert not report.dropped
             assert np.isfinite([report.metrics["loss"], report.metrics[run.score]]).all()
-        assert newcomer not in run.by_client()
+        assert unseen_client not in run.by_client()
     write(tmp_path, runs)
     assert all(run.method in line for run, line in zip(runs, describe(runs), strict=False))
 

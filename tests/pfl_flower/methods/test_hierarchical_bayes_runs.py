@@ -17,7 +17,7 @@ SMALL = {
 }
 
 
-def test_newcomers_a_safeguard_and_few_clients_a_round():
+def test_unseen_clients_a_safeguard_and_few_clients_a_round():
     extras = {"unseen": 0.25, "safeguard": True, "fraction-train": 0.5, "posterior-samples": 2}
     runs = simulate(SMALL | extras, 4)
     assert [run.method for run in runs][-1] == "hierarchical-bayes safeguarded"

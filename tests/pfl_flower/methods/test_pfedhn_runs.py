@@ -225,7 +225,7 @@ def test_every_client_is_sent_its_own_parameters_and_everybodys_buffers():
             assert not np.array_equal(arrays["head.weight"], first["head.weight"])
 
 
-def test_newcomers_get_what_the_network_generates_from_what_they_tell():
+def test_unseen_clients_get_what_the_network_generates_from_what_they_tell():
     options = {"unseen": 0.3, "num_server_rounds": 4}
     (run,), grid = played(8, grid=Recording, **options)
     unseen = choose_unseen(run.config, range(8))
@@ -246,7 +246,7 @@ def test_newcomers_get_what_the_network_generates_from_what_they_tell():
     assert not torch.equal(one, other)
 
 
-def test_newcomers_leave_the_run_as_it_was():
+def test_unseen_clients_leave_the_run_as_it_was():
     seen = run_of(8, unseen=0.3)
     unseen = choose_unseen(seen.config, range(8))
 
@@ -261,7 +261,7 @@ def test_newcomers_leave_the_run_as_it_was():
 
 
 @pytest.mark.parametrize("method", ["pfedhn", "fedper"])
-def test_a_newcomer_that_may_train_fits_its_whole_model(method):
+def test_an_unseen_client_that_may_train_fits_its_whole_model(method):
     config = RunConfig.parse(BASE | {"method": method})
     node = {"partition-id": 0, "num-partitions": CLIENTS}
     context = Context(0, 0, node, RecordDict(), {})
@@ -325,7 +325,7 @@ def test_a_regression_runs_too():
 
 @pytest.fixture(scope="module")
 def written(tmp_path_factory):
-    """A run with newcomers, and its folder of results."""
+    """A run with unseen_clients, and its folder of results."""
     folder = tmp_path_factory.mktemp("results")
     run = run_of(8, unseen=0.3)
     write(folder, [run])

@@ -7,11 +7,11 @@ from hypothesis import strategies as st
 
 from pfl_flower.config.run_config import RunConfig
 from pfl_flower.data import DataError, federation
-from pfl_flower.data.heterogeneity import plant_tribes
+from pfl_flower.data.heterogeneity import draw_clusters
 
 
 def planted(clients=6, **values):
-    keys = {"method": "fedavg", "baselines": "", "dataset": "digits", "tribes": "2,4"}
+    keys = {"method": "fedavg", "baselines": "", "dataset": "digits", "cluster-sizes": "2,4"}
     return federation(RunConfig.parse(keys | values).data, clients)
 
 
@@ -30,49 +30,49 @@ def names_of(data, plain, client):
 
 
 @given(st.lists(st.integers(1, 9), min_size=1, max_size=6), st.integers(0, 100))
-def test_tribes_have_their_sizes(sizes, seed):
-    tribes = plant_tribes(",".join(map(str, sizes)), sum(sizes), seed)
-    assert [tribes.count(tribe) for tribe in range(len(sizes))] == sizes
-    assert len(tribes) == sum(sizes)
-    assert all(type(tribe) is int for tribe in tribes)
+def test_clusters_have_their_sizes(sizes, seed):
+    clusters = draw_clusters(",".join(map(str, sizes)), sum(sizes), seed)
+    assert [clusters.count(cluster) for cluster in range(len(sizes))] == sizes
+    assert len(clusters) == sum(sizes)
+    assert all(type(cluster) is int for cluster in clusters)
 
 
-def test_without_sizes_every_client_is_a_tribe():
+def test_without_sizes_every_client_is_a_cluster():
     for text in ("", " ", ","):
-        assert plant_tribes(text, 4, 0) == [0, 1, 2, 3]
+        assert draw_clusters(text, 4, 0) == [0, 1, 2, 3]
 
 
-def test_who_is_in_which_tribe_is_drawn_by_the_seed():
-    drawn = [tuple(plant_tribes("6, 8,16", 30, seed)) for seed in range(20)]
-    assert drawn[3] == tuple(plant_tribes("6,8,16", 30, 3))
+def test_who_is_in_which_cluster_is_drawn_by_the_seed():
+    drawn = [tuple(draw_clusters("6, 8,16", 30, seed)) for seed in range(20)]
+    assert drawn[3] == tuple(draw_clusters("6,8,16", 30, 3))
     assert len(set(drawn)) == 20
-    assert sum(list(tribes) == sorted(tribes) for tribes in drawn) == 0
-    of_the_first = [tribes[0] for tribes in drawn]
+    assert sum(list(clusters) == sorted(clusters) for clusters in drawn) == 0
+    of_the_first = [clusters[0] for clusters in drawn]
     assert set(of_the_first) == {0, 1, 2}
 
 
 @pytest.mark.parametrize("clients", [1, 5, 7])
 def test_sizes_that_do_not_add_up_are_refused(clients):
-    words = f"tribes '2,4' are of 6 clients, but there are {clients}"
+    words = f"cluster-sizes '2,4' are of 6 clients, but there are {clients}"
     with pytest.raises(DataError, match=words):
-        plant_tribes("2,4", clients, 0)
+        draw_clusters("2,4", clients, 0)
     with pytest.raises(DataError, match=words):
         planted(clients)
 
 
 @pytest.mark.parametrize("seed", [0, 1])
-def test_clients_of_one_tribe_name_the_classes_alike_and_others_do_not(seed):
-    plain = planted(seed=seed, tribes="", heterogeneity="none")
+def test_clients_of_one_cluster_name_the_classes_alike_and_others_do_not(seed):
+    plain = planted(seed=seed, cluster_sizes="", heterogeneity="none")
     data = planted(seed=seed, heterogeneity="taste")
-    assert data.tribes == plant_tribes("2,4", 6, seed)
+    assert data.true_clusters == draw_clusters("2,4", 6, seed)
     names = [names_of(data, plain, client) for client in range(6)]
     for one, other in itertools.combinations(range(6), 2):
-        same = data.tribes[one] == data.tribes[other]
+        same = data.true_clusters[one] == data.true_clusters[other]
         assert (names[one] == names[other]) == same
 
 
-def test_members_of_a_tribe_still_have_examples_of_their_own():
-    plain = planted(tribes="", heterogeneity="none")
+def test_members_of_a_cluster_still_have_examples_of_their_own():
+    plain = planted(cluster_sizes="", heterogeneity="none")
     data = planted(heterogeneity="taste")
     for client in range(6):
         assert torch.equal(data.client(client).train[0], plain.client(client).train[0])
@@ -84,7 +84,7 @@ def test_members_of_a_tribe_still_have_examples_of_their_own():
         assert len(mine & theirs) < 0.05 * len(mine)
 
 
-def test_without_tribes_all_differ():
-    plain = planted(tribes="", heterogeneity="none")
-    data = planted(tribes="", heterogeneity="taste")
+def test_without_clusters_all_differ():
+    plain = planted(cluster_sizes="", heterogeneity="none")
+    data = planted(cluster_sizes="", heterogeneity="taste")
     assert len({names_of(data, plain, client) for client in range(6)}) == 6

@@ -77,7 +77,7 @@ def test_without_noise_errors_in_variables_is_least_squares_of_everybodys_exampl
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_newcomers_a_safeguard_and_late_clients(method):
+def test_unseen_clients_a_safeguard_and_late_clients(method):
     run, *_ = simulate(
         {**NOISY, "method": method, "unseen": 0.34, "safeguard": True, "late": 0.25}, CLIENTS
     )
@@ -114,22 +114,22 @@ def test_the_same_numbers_on_ray_bit_for_bit():
     assert numbers(simulate(config, CLIENTS)) == numbers(simulate(config, CLIENTS, "ray"))
 
 
-class WithLiar(InProcessGrid):
+class WithCorrupted(InProcessGrid):
     """A federation one client of which says it is perfect and sends noise instead of an update."""
 
     def __init__(self, *arguments, length, **options):
         super().__init__(*arguments, **options)
         self.length = length
-        self.lies = 0
+        self.corrupted = 0
 
     def _process(self, message):
         reply = super()._process(message)
         metrics = reply.content.metric_records.get("metrics") if reply.has_content() else None
-        is_liar = metrics is not None and metrics.get("partition-id") == 0
-        if not is_liar or message.metadata.message_type != "train":
+        is_corrupted = metrics is not None and metrics.get("partition-id") == 0
+        if not is_corrupted or message.metadata.message_type != "train":
             return reply
-        draw = np.random.default_rng(self.lies)
-        self.lies += 1
+        draw = np.random.default_rng(self.corrupted)
+        self.corrupted += 1
         arrays = reply.content.array_records["arrays"]
         reply.content["arrays"] = to_record(
             {
@@ -155,7 +155,7 @@ CLASSES = {
 
 def honest_accuracy(method, length=None):
     config = RunConfig.parse({**CLASSES, "method": method})
-    make = InProcessGrid if length is None else WithLiar
+    make = InProcessGrid if length is None else WithCorrupted
     grid = make(make_app(config.dump()), 10, **({} if length is None else {"length": length}))
     (run,) = play(grid, config)
     return np.mean([score for client, score in run.by_client().items() if client])

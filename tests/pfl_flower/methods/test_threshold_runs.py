@@ -74,9 +74,9 @@ def test_every_kind_of_method_has_thresholds(method):
     (run,) = simulate(CONFIG | {"method": method, "model": "mlp", "unseen": 0.25}, 5)
     assert not any(report.dropped for report in run.thresholds)
     assert all(report.metrics.keys() >= TOLD for report in run.thresholds)
-    newcomers = {r.client for reports in run.joined.values() for r in reports}
-    assert len(run.thresholds) == 5 - len(newcomers) == 4
-    assert newcomers.isdisjoint({report.client for report in run.thresholds})
+    unseen_clients = {r.client for reports in run.joined.values() for r in reports}
+    assert len(run.thresholds) == 5 - len(unseen_clients) == 4
+    assert unseen_clients.isdisjoint({report.client for report in run.thresholds})
 
 
 def test_the_rounds_are_those_without_thresholds():

@@ -120,7 +120,7 @@ def test_the_labels_of_nodes_can_be_called_by_other_names_but_nodes_have_no_ligh
         Federation(lit, 4).client(0)
 
 
-def test_a_newcomers_nodes_must_have_as_many_features_as_everybodys():
+def test_an_unseen_clients_nodes_must_have_as_many_features_as_everybodys():
     federation, card = Federation(SOCIAL, 4), DataCard((7,), "classification", tuple(range(6)))
     with pytest.raises(FactsError, match="nodes of a graph; the federation's are not"):
         federation.client(0, card)

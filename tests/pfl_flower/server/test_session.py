@@ -1,4 +1,4 @@
-"""What a run does beyond its rounds: newcomers, a safeguard, tracking."""
+"""What a run does beyond its rounds: unseen_clients, a safeguard, tracking."""
 
 import csv
 
@@ -46,7 +46,7 @@ def test_unseen_clients_take_no_part_in_training_and_then_join(tmp_path):
     assert {int(row["client"]) for row in rows} == unseen
 
 
-def test_newcomers_gain_from_more_examples_and_from_a_shared_body():
+def test_unseen_clients_gain_from_more_examples_and_from_a_shared_body():
     config = {"method": "fedper", "baselines": "local", "unseen": 0.4, "num-server-rounds": 15}
     shared, alone = simulate(config, 10)
 

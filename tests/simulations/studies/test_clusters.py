@@ -56,7 +56,7 @@ def test_all_promises_hold_where_everything_is_found():
     ("key", "failing", "measures", "claim"),
     [
         ("gradient-clusters", 3, {"rand": 0.99}, "gradient-clusters: seeds"),
-        ("gradient-clusters, no tribes", 2, {"rand": 0.0}, "no tribes: seeds"),
+        ("gradient-clusters, no clusters", 2, {"rand": 0.0}, "no clusters: seeds"),
         ("gradient-clusters, five come late", 2, {"late": [True] * 4}, "late: seeds"),
         ("cfl", 4, {"rand": 0.89}, "cfl: seeds"),
     ],
@@ -82,7 +82,7 @@ def test_the_best_start_is_that_of_the_lowest_training_loss():
     assert [r.measures["rand"] for r in best_restarts(Outcome(results))] == [1.0, 0.0]
 
 
-def test_at_home_is_where_most_of_those_who_came_before_are_of_ones_tribe():
+def test_at_home_is_where_most_of_those_who_came_before_are_of_ones_cluster():
     planted = [0, 0, 1, 1, 1]
     groups = {0: 0, 1: 0, 2: 1, 3: 1, 4: 0}
     assert at_home(3, groups, planted, late=[3])
@@ -93,20 +93,20 @@ def test_at_home_is_where_most_of_those_who_came_before_are_of_ones_tribe():
 
 def test_what_is_measured_of_a_run():
     config = {**CONFIG, "method": "gradient-clusters", "baselines": "", "num-server-rounds": 2}
-    (run,) = simulate({**config, "tribes": "3,5", "late": 0.25}, 8)
+    (run,) = simulate({**config, "cluster-sizes": "3,5", "late": 0.25}, 8)
     found = measure(run)
     assert found["rand"] == 1.0
     assert found["clusters"] == 2
     assert found["late"] == [True, True]
     assert found["loss"] > 0
-    (run,) = simulate({**config, "method": "fedavg", "tribes": "3,5"}, 8)
+    (run,) = simulate({**config, "method": "fedavg", "cluster-sizes": "3,5"}, 8)
     assert measure(run).keys() == {"loss"}
 
 
 def test_every_arm_is_of_all_clients():
     for arm in (*STUDY.arms, *SIZES_STUDY.arms):
         config = {**CONFIG, **arm.config}
-        assert sum(map(int, str(config["tribes"]).split(","))) == NUM_CLIENTS
+        assert sum(map(int, str(config["cluster-sizes"]).split(","))) == NUM_CLIENTS
 
 
 def test_sizes_are_compared_with_the_whole_gradient_seed_by_seed(tmp_path):
@@ -118,5 +118,5 @@ def test_sizes_are_compared_with_the_whole_gradient_seed_by_seed(tmp_path):
         assert claim["value"] == pytest.approx(share)
         assert claim["holds"] == (share == 1.0)
     columns = json.loads((tmp_path / "summary.json").read_text())["methods"]["whole"]["columns"]
-    assert columns["tribes found"] == 1.0
+    assert columns["clusters found"] == 1.0
     assert (tmp_path / "sizes.png").exists()

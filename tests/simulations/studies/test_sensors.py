@@ -57,26 +57,30 @@ def test_a_correction_that_leaves_more_than_a_tenth_fails():
 TIERS = {0: 0, 1: 1, 2: 2, 3: 0}
 
 
-def scored(arm, scores, liars=()):
-    measures = {"tiers": TIERS, "liars": list(liars)}
+def scored(arm, scores, corrupted_clients=()):
+    measures = {"tiers": TIERS, "corrupted-clients": list(corrupted_clients)}
     return Result(Arm(arm, {}), 0, dict(enumerate(scores)), {}, measures)
 
 
-def test_tiers_are_of_honest_clients_and_a_liar_costs_what_they_lose():
+def test_tiers_are_of_honest_clients_and_a_corrupted_client_costs_what_they_lose():
     outcome = Outcome(
         [
             scored(PLAIN, [0.8, 0.8, 0.6, 0.9]),
             scored(WEIGHTED, [0.9, 0.8, 0.6, 0.9]),
-            scored(f"{WEIGHTED}, a liar", [0.9, 0.75, 0.55, 0.0], liars=[3]),
+            scored(
+                f"{WEIGHTED}, a corrupted client", [0.9, 0.75, 0.55, 0.0], corrupted_clients=[3]
+            ),
         ]
     )
     assert tier_accuracy(outcome, WEIGHTED, 0).tolist() == [pytest.approx(0.9)]
-    assert tier_accuracy(outcome, f"{WEIGHTED}, a liar", 0).tolist() == [pytest.approx(0.9)]
-    good, bad, liar = CLASSES_STUDY.claims(outcome)
+    assert tier_accuracy(outcome, f"{WEIGHTED}, a corrupted client", 0).tolist() == [
+        pytest.approx(0.9)
+    ]
+    good, bad, corrupted = CLASSES_STUDY.claims(outcome)
     assert (good.value, bad.value) == (pytest.approx(0.05), pytest.approx(0.0))
-    assert liar.value == pytest.approx(-0.1 / 3)
-    assert [claim.holds for claim in (good, bad, liar)] == [True, True, False]
-    only = Outcome([scored(WEIGHTED, [0.9, 0.8, 0.6, 0.9], liars=[2])])
+    assert corrupted.value == pytest.approx(-0.1 / 3)
+    assert [claim.holds for claim in (good, bad, corrupted)] == [True, True, False]
+    only = Outcome([scored(WEIGHTED, [0.9, 0.8, 0.6, 0.9], corrupted_clients=[2])])
     assert np.isnan(tier_accuracy(only, WEIGHTED, 2)).all()
 
 

@@ -277,7 +277,7 @@ def test_a_strategy_that_is_stored_goes_on_as_if_it_had_not_been(kind):
     messages = first._messages(1, to_record(START | counter), ConfigRecord(), [100, 102], "train")
     assert len(list(messages)) == 2
     means = aggregate(first, replies_of({0: 1, 1: 2, 2: 3, 3: 4}, **counter))
-    first.put(2, 4, NO_GROUP, -0.25, "agrees with no tribe: ü")
+    first.put(2, 4, NO_GROUP, -0.25, "agrees with no cluster: ü")
     first.put(2, 1, 12, np.inf, "")
     first.query_bytes[:] = [123, 2**40]
     second = kind(**NAMES)
@@ -444,11 +444,13 @@ def test_a_model_that_is_planted_anew_has_no_momentum():
     assert strategy._velocity.keys() == {"group-0/w", "group-11/w"}
 
 
-def test_newcomers_that_are_evaluated_leave_models_as_they_were():
+def test_unseen_clients_that_are_evaluated_leave_models_as_they_were():
     strategy, grid = collapsed({c: [1.0 + c, 9.0] for c in range(4)})
     before = as_bytes(stored(strategy))
-    newcomers = [102, 103]
-    reports = strategy.evaluate_nodes(grid, 5, to_record(START), ConfigRecord(), newcomers, 1.0)
+    unseen_clients = [102, 103]
+    reports = strategy.evaluate_nodes(
+        grid, 5, to_record(START), ConfigRecord(), unseen_clients, 1.0
+    )
     assert [(r.client, r.metrics["group"]) for r in reports] == [(2, 0), (3, 0)]
     assert strategy.groups == {0: 0, 1: 0}
     assert strategy.placements == []

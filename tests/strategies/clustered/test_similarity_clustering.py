@@ -10,16 +10,16 @@ from sklearn.metrics import adjusted_rand_score
 from strategies.clustered.similarity_clustering import (
     CLUSTERERS,
     NONE,
-    TribeRules,
+    ClusteringRules,
     agreement,
+    assign_to_clusters,
     attenuation,
     bipartition,
     cluster,
     cosine_similarities,
     eigengap,
-    find_tribes,
+    find_clusters,
     founders,
-    join_tribes,
     nearest,
     noise_examples,
     renumbered,
@@ -41,17 +41,17 @@ def planted(blocks, inside=0.6, across=0.05):
     return cosines
 
 
-def told(tribes, examples, seed):
+def told(clusters, examples, seed):
     """Similarities, attenuations and examples as a server has them of synthetic gradients.
 
-    The gradient of a half of a client's examples is the true direction of its tribe plus noise.
+    The gradient of a half of a client's examples is the true direction of its cluster plus noise.
     """
     draw = np.random.default_rng(seed)
-    directions = draw.normal(size=(max(tribes) + 1, LENGTH)) / math.sqrt(LENGTH)
+    directions = draw.normal(size=(max(clusters) + 1, LENGTH)) / math.sqrt(LENGTH)
     vectors, halves = [], []
-    for tribe, count in zip(tribes, examples, strict=True):
+    for own, count in zip(clusters, examples, strict=True):
         noise = draw.normal(size=(2, LENGTH)) * math.sqrt(2 * NOISE / count / LENGTH)
-        one, other = directions[tribe] + noise
+        one, other = directions[own] + noise
         halves.append(cosine_similarities([one, other])[0, 1])
         vectors.append((one + other) / 2)
     return cosine_similarities(vectors), attenuation(examples, noise_examples(examples, halves))
@@ -62,7 +62,7 @@ def partition(labels):
     return {frozenset(np.flatnonzero(labels == group)) for group in set(labels) - {NONE}}
 
 
-def tribes_of(sizes, seed):
+def clusters_of(sizes, seed):
     return np.random.default_rng(seed).permutation(np.repeat(np.arange(len(sizes)), sizes))
 
 
@@ -135,8 +135,8 @@ weights = hnp.arrays(np.float64, 7, elements=st.floats(0.05, 1.0))
 
 @given(weights, st.floats(-1.0, 1.0))
 def test_agreement_is_the_true_cosine_however_noisy_the_members(attenuations, true):
-    tribe = np.array([0, 0, 0, 0, 1, 1, 1])
-    cosines = np.where(np.equal.outer(tribe, tribe), 1.0, true)
+    cluster = np.array([0, 0, 0, 0, 1, 1, 1])
+    cosines = np.where(np.equal.outer(cluster, cluster), 1.0, true)
     similarity = np.outer(attenuations, attenuations) * cosines
     assert agreement(similarity, attenuations, [0, 1, 2, 3], [4, 5, 6]) == pytest.approx(true)
     assert agreement(similarity, attenuations, [0, 3], [1, 2]) == pytest.approx(1.0)
@@ -144,8 +144,8 @@ def test_agreement_is_the_true_cosine_however_noisy_the_members(attenuations, tr
 
 
 def test_of_measured_gradients_it_is_near_the_true_cosine():
-    tribes = [0] * 6 + [1] * 6
-    similarity, attenuations = told(tribes, examples_of(12, 0), seed=0)
+    clusters = [0] * 6 + [1] * 6
+    similarity, attenuations = told(clusters, examples_of(12, 0), seed=0)
     one, other = np.arange(6), np.arange(6, 12)
     assert abs(agreement(similarity, attenuations, one, other)) < 0.1
     assert agreement(similarity, attenuations, one[:3], one[3:]) == pytest.approx(1.0, abs=0.15)
@@ -167,7 +167,7 @@ def test_every_clusterer_finds_planted_blocks(name):
     order = np.random.default_rng(0).permutation(len(BLOCKS))
     similarity = planted(BLOCKS[order])
     attenuations = np.full(10, math.sqrt(0.6))
-    found = cluster(similarity, attenuations, TribeRules(clusterer=name))
+    found = cluster(similarity, attenuations, ClusteringRules(clusterer=name))
     assert partition(found) == partition(BLOCKS[order])
     assert found[0] == 0
 
@@ -175,7 +175,7 @@ def test_every_clusterer_finds_planted_blocks(name):
 @pytest.mark.parametrize("name", ["agglomerative", "spectral"])
 @pytest.mark.parametrize("number", [1, 2, 3, 10])
 def test_a_given_number_of_groups_is_kept(name, number):
-    found = cluster(planted(BLOCKS), ONES, TribeRules(number, name))
+    found = cluster(planted(BLOCKS), ONES, ClusteringRules(number, name))
     assert set(found) == set(range(number))
     if number == 3:
         assert np.array_equal(found, BLOCKS)
@@ -183,25 +183,25 @@ def test_a_given_number_of_groups_is_kept(name, number):
 
 @pytest.mark.parametrize("name", CLUSTERERS)
 def test_clients_that_are_all_the_same_are_one_group(name):
-    rules = TribeRules(clusterer=name)
+    rules = ClusteringRules(clusterer=name)
     for size in (1, 2, 3, 10):
         ones, attenuations = np.ones((size, size)), np.ones(size)
-        assert not find_tribes(ones, attenuations, [50] * size, rules).any()
+        assert not find_clusters(ones, attenuations, [50] * size, rules).any()
         if name != "hdbscan":  # to which all of them are noise; then they join each other
             assert not cluster(ones, attenuations, rules).any()
 
 
 def test_of_one_client_there_is_one_group():
     for name in CLUSTERERS:
-        assert cluster(np.ones((1, 1)), np.ones(1), TribeRules(clusterer=name)).tolist() == [0]
-    assert cluster(np.ones((1, 1)), np.ones(1), TribeRules(clusters=1)).tolist() == [0]
-    assert find_tribes(np.ones((1, 1)), np.ones(1), [1], TribeRules()).tolist() == [0]
+        assert cluster(np.ones((1, 1)), np.ones(1), ClusteringRules(clusterer=name)).tolist() == [0]
+    assert cluster(np.ones((1, 1)), np.ones(1), ClusteringRules(clusters=1)).tolist() == [0]
+    assert find_clusters(np.ones((1, 1)), np.ones(1), [1], ClusteringRules()).tolist() == [0]
 
 
 def test_more_groups_than_clients_are_refused():
-    for find in (cluster, lambda s, a, rules: find_tribes(s, a, [50] * 10, rules)):
+    for find in (cluster, lambda s, a, rules: find_clusters(s, a, [50] * 10, rules)):
         with pytest.raises(ValueError, match="11 clusters of 10 clients"):
-            find(planted(BLOCKS), ONES, TribeRules(clusters=11))
+            find(planted(BLOCKS), ONES, ClusteringRules(clusters=11))
 
 
 def test_hdbscan_takes_no_number():
@@ -215,113 +215,113 @@ def test_a_bipartition_is_of_two_blocks_and_the_first_has_place_0():
     assert bipartition(np.eye(2)) == ([0], [1])
 
 
-# --------------------------------------------------------------------------- tribes
+# --------------------------------------------------------------------------- clusters
 
 
 @pytest.mark.parametrize("seed", range(8))
-def test_planted_tribes_are_found_though_many_have_few_examples(seed):
-    tribes = tribes_of((6, 8, 16), seed)
+def test_planted_clusters_are_found_though_many_have_few_examples(seed):
+    clusters = clusters_of((6, 8, 16), seed)
     examples = examples_of(30, seed)
-    assert min(examples) < TribeRules().few_examples
-    found = find_tribes(*told(tribes, examples, seed), examples, TribeRules())
-    assert adjusted_rand_score(tribes, found) == 1.0
-    assert partition(found) == partition(tribes)
+    assert min(examples) < ClusteringRules().few_examples
+    found = find_clusters(*told(clusters, examples, seed), examples, ClusteringRules())
+    assert adjusted_rand_score(clusters, found) == 1.0
+    assert partition(found) == partition(clusters)
 
 
 @pytest.mark.parametrize("seed", range(4))
 def test_they_are_found_though_hardly_anyone_has_many_examples(seed):
-    tribes, examples = tribes_of((4, 5, 7), seed), examples_of(16, seed, 10, 19)
+    clusters, examples = clusters_of((4, 5, 7), seed), examples_of(16, seed, 10, 19)
     examples[:3] = [40, 40, 40]
-    rules = TribeRules(few_examples=20)
-    found = find_tribes(*told(tribes, examples, seed), examples, rules)
-    assert adjusted_rand_score(tribes, found) == 1.0
+    rules = ClusteringRules(few_examples=20)
+    found = find_clusters(*told(clusters, examples, seed), examples, rules)
+    assert adjusted_rand_score(clusters, found) == 1.0
 
 
 @pytest.mark.parametrize("seed", range(8))
-def test_where_there_is_one_tribe_one_is_found(seed):
+def test_where_there_is_one_cluster_one_is_found(seed):
     examples = examples_of(20, seed)
-    found = find_tribes(*told([0] * 20, examples, seed), examples, TribeRules())
+    found = find_clusters(*told([0] * 20, examples, seed), examples, ClusteringRules())
     assert not found.any()
 
 
 @pytest.mark.parametrize(("threshold", "number"), [(0.45, 1), (0.55, 2)])
-def test_tribes_are_different_below_the_threshold_of_agreement(threshold, number):
-    tribe, attenuations = np.array([0] * 4 + [1] * 4), attenuation([15] * 8, NOISE)
-    cosines = np.where(np.equal.outer(tribe, tribe), 1.0, 0.5)
+def test_clusters_are_different_below_the_threshold_of_agreement(threshold, number):
+    labels, attenuations = np.array([0] * 4 + [1] * 4), attenuation([15] * 8, NOISE)
+    cosines = np.where(np.equal.outer(labels, labels), 1.0, 0.5)
     similarity = np.outer(attenuations, attenuations) * cosines
-    for find in (cluster, lambda s, a, rules: find_tribes(s, a, [15] * 8, rules)):
-        found = find(similarity, attenuations, TribeRules(threshold=threshold))
+    for find in (cluster, lambda s, a, rules: find_clusters(s, a, [15] * 8, rules)):
+        found = find(similarity, attenuations, ClusteringRules(threshold=threshold))
         assert len(set(found)) == number
 
 
 @pytest.mark.parametrize("count", [12, 40])  # of the odd one's examples
-def test_a_client_whom_nobody_is_like_is_alone_or_in_no_tribe(count):
-    tribes, examples = [0] * 5 + [1] + [2] * 5, [30] * 5 + [count] + [30] * 5
-    facts = told(tribes, examples, seed=1)
-    assert partition(find_tribes(*facts, examples, TribeRules(smallest=1))) == partition(
-        np.array(tribes)
+def test_a_client_whom_nobody_is_like_is_alone_or_in_no_cluster(count):
+    clusters, examples = [0] * 5 + [1] + [2] * 5, [30] * 5 + [count] + [30] * 5
+    facts = told(clusters, examples, seed=1)
+    assert partition(find_clusters(*facts, examples, ClusteringRules(smallest=1))) == partition(
+        np.array(clusters)
     )
-    found = find_tribes(*facts, examples, TribeRules(smallest=2))
+    found = find_clusters(*facts, examples, ClusteringRules(smallest=2))
     assert found.tolist() == [0] * 5 + [NONE] + [1] * 5
 
 
-def test_few_of_one_kind_are_no_tribe_if_tribes_are_larger():
-    tribes, examples = [0] * 5 + [1] * 2, [30] * 7
-    facts = told(tribes, examples, seed=1)
-    assert find_tribes(*facts, examples, TribeRules(smallest=2)).tolist() == tribes
-    found = find_tribes(*facts, examples, TribeRules(smallest=3))
+def test_few_of_one_kind_are_no_cluster_if_clusters_are_larger():
+    clusters, examples = [0] * 5 + [1] * 2, [30] * 7
+    facts = told(clusters, examples, seed=1)
+    assert find_clusters(*facts, examples, ClusteringRules(smallest=2)).tolist() == clusters
+    found = find_clusters(*facts, examples, ClusteringRules(smallest=3))
     assert found.tolist() == [0] * 5 + [NONE] * 2
 
 
 @settings(max_examples=25)
 @given(st.integers(0, 5), st.permutations(range(12)))
 def test_the_order_of_the_clients_decides_nothing(seed, order):
-    tribes, examples = tribes_of((3, 4, 5), seed), np.array(examples_of(12, seed))
-    similarity, attenuations = told(tribes, examples, seed)
+    clusters, examples = clusters_of((3, 4, 5), seed), np.array(examples_of(12, seed))
+    similarity, attenuations = told(clusters, examples, seed)
     order = np.array(order)
     moved = similarity[np.ix_(order, order)]
     for name in CLUSTERERS:
-        rules = TribeRules(clusterer=name)
-        one = find_tribes(similarity, attenuations, examples, rules)
-        other = find_tribes(moved, attenuations[order], examples[order], rules)
+        rules = ClusteringRules(clusterer=name)
+        one = find_clusters(similarity, attenuations, examples, rules)
+        other = find_clusters(moved, attenuations[order], examples[order], rules)
         assert partition(other) == partition(one[order])
 
 
 @settings(max_examples=25)
 @given(st.integers(0, 10**6), st.permutations(range(9)))
-def test_not_even_where_there_are_no_tribes_to_be_found(seed, order):
+def test_not_even_where_there_are_no_clusters_to_be_found(seed, order):
     draw = np.random.default_rng(seed)
     vectors, examples = draw.normal(size=(9, 4)), draw.integers(5, 40, size=9)
     similarity, order = cosine_similarities(vectors), np.array(order)
-    attenuations, rules = attenuation(examples, NOISE), TribeRules()
-    one = find_tribes(similarity, attenuations, examples, rules)
+    attenuations, rules = attenuation(examples, NOISE), ClusteringRules()
+    one = find_clusters(similarity, attenuations, examples, rules)
     moved = similarity[np.ix_(order, order)]
-    other = find_tribes(moved, attenuations[order], examples[order], rules)
+    other = find_clusters(moved, attenuations[order], examples[order], rules)
     assert partition(other) == partition(one[order])
 
 
 @pytest.mark.parametrize("number", [1, 2, 3, 5])
-def test_a_given_number_of_tribes_is_never_exceeded(number):
-    tribes, examples = tribes_of((3, 4, 5), 0), examples_of(12, 0)
-    facts = told(tribes, examples, 0)
-    found = find_tribes(*facts, examples, TribeRules(clusters=number))
+def test_a_given_number_of_clusters_is_never_exceeded(number):
+    clusters, examples = clusters_of((3, 4, 5), 0), examples_of(12, 0)
+    facts = told(clusters, examples, 0)
+    found = find_clusters(*facts, examples, ClusteringRules(clusters=number))
     assert found.max() < number
-    assert number != 3 or partition(found) == partition(tribes)
+    assert number != 3 or partition(found) == partition(clusters)
 
 
-# --------------------------------------------------------------------------- newcomers
+# --------------------------------------------------------------------------- unseen clients
 
 
 @settings(max_examples=50)
 @given(st.integers(0, 10**6), st.integers(1, 3), st.booleans())
-def test_newcomers_change_no_labels_and_numbers_follow_on(seed, smallest, given_number):
+def test_unseen_clients_change_no_labels_and_numbers_follow_on(seed, smallest, given_number):
     draw = np.random.default_rng(seed)
     similarity, examples = cosine_similarities(draw.normal(size=(9, 3))), [30] * 9
     labels = renumbered(draw.integers(-1, 3, size=9))
     number = int(labels.max()) + 1
-    rules = TribeRules(clusters=number if given_number else 0, smallest=smallest)
+    rules = ClusteringRules(clusters=number if given_number else 0, smallest=smallest)
     before = labels.copy()
-    found = join_tribes(similarity, attenuation(examples, NOISE), examples, labels, rules)
+    found = assign_to_clusters(similarity, attenuation(examples, NOISE), examples, labels, rules)
     assert np.array_equal(labels, before)
     known = labels != NONE
     assert np.array_equal(found[known], labels[known])
@@ -334,42 +334,42 @@ def test_newcomers_change_no_labels_and_numbers_follow_on(seed, smallest, given_
         assert (found != NONE).all()
 
 
-def test_a_newcomer_joins_the_tribe_that_it_is_of_or_founds_one():
-    tribes, examples = [0, 0, 0, 1, 1, 1, 1, 0, 2, 2], [30] * 10
-    facts = told(tribes, examples, seed=2)
+def test_an_unseen_client_joins_the_cluster_that_it_is_of_or_founds_one():
+    clusters, examples = [0, 0, 0, 1, 1, 1, 1, 0, 2, 2], [30] * 10
+    facts = told(clusters, examples, seed=2)
     labels = np.array([5, 5, 5, 2, 2, 2, NONE, NONE, NONE, NONE])
-    rules = TribeRules()
-    found = join_tribes(*facts, examples, labels, rules)
+    rules = ClusteringRules()
+    found = assign_to_clusters(*facts, examples, labels, rules)
     assert found.tolist() == [5, 5, 5, 2, 2, 2, 2, 5, 6, 6]
-    found = join_tribes(*facts, examples, labels, TribeRules(clusters=2))
+    found = assign_to_clusters(*facts, examples, labels, ClusteringRules(clusters=2))
     assert found.tolist() == [5, 5, 5, 2, 2, 2, 2, 5, NONE, NONE]
-    found = join_tribes(*facts, examples, labels, TribeRules(smallest=3))
+    found = assign_to_clusters(*facts, examples, labels, ClusteringRules(smallest=3))
     assert found.tolist() == [5, 5, 5, 2, 2, 2, 2, 5, NONE, NONE]
 
 
 def test_of_those_with_few_examples_half_the_agreement_will_do():
     similarity = np.array([[1.0, 1.0, 0.3], [1.0, 1.0, 0.3], [0.3, 0.3, 1.0]])
-    labels, rules = np.array([0, 0, NONE]), TribeRules(threshold=0.4, few_examples=20)
-    assert join_tribes(similarity, np.ones(3), [50, 50, 19], labels, rules)[2] == 0
-    assert join_tribes(similarity, np.ones(3), [50, 50, 20], labels, rules)[2] == 1
+    labels, rules = np.array([0, 0, NONE]), ClusteringRules(threshold=0.4, few_examples=20)
+    assert assign_to_clusters(similarity, np.ones(3), [50, 50, 19], labels, rules)[2] == 0
+    assert assign_to_clusters(similarity, np.ones(3), [50, 50, 20], labels, rules)[2] == 1
 
 
-def test_newcomers_have_no_say_for_each_other():
+def test_unseen_clients_have_no_say_for_each_other():
     similarity = np.array([[1, 1, 0.5, 0.3], [1, 1, 0.5, 0.3], [0.5, 0.5, 1, 0.9]])
     similarity = np.vstack([similarity, [0.3, 0.3, 0.9, 1]])
     labels = np.array([0, 0, NONE, NONE])
     for order in ([0, 1, 2, 3], [0, 1, 3, 2]):
         cosines = similarity[np.ix_(order, order)]
-        found = join_tribes(cosines, np.ones(4), [50] * 4, labels, TribeRules())
+        found = assign_to_clusters(cosines, np.ones(4), [50] * 4, labels, ClusteringRules())
         assert found[np.argsort(order)].tolist() == [0, 0, 0, 1]
 
 
-def test_those_with_few_examples_found_no_tribe_beside_one_that_they_may_be_of():
-    tribe = np.array([0, 0, 0, 1, 1])
-    similarity, ones = np.where(np.equal.outer(tribe, tribe), 1.0, 0.3), np.ones(5)
-    rules = TribeRules(threshold=0.4, few_examples=15)
-    assert find_tribes(similarity, ones, [50, 50, 50, 14, 14], rules).tolist() == [0] * 5
-    assert find_tribes(similarity, ones, [50, 50, 50, 15, 15], rules).tolist() == tribe.tolist()
+def test_those_with_few_examples_found_no_cluster_beside_one_that_they_may_be_of():
+    cluster = np.array([0, 0, 0, 1, 1])
+    similarity, ones = np.where(np.equal.outer(cluster, cluster), 1.0, 0.3), np.ones(5)
+    rules = ClusteringRules(threshold=0.4, few_examples=15)
+    assert find_clusters(similarity, ones, [50, 50, 50, 14, 14], rules).tolist() == [0] * 5
+    assert find_clusters(similarity, ones, [50, 50, 50, 15, 15], rules).tolist() == cluster.tolist()
 
 
 def test_founders_have_enough_examples_unless_hardly_anyone_has():
@@ -421,4 +421,4 @@ def test_groups_are_renumbered_by_their_first_members():
 )
 def test_rules_out_of_range_are_refused(options, words):
     with pytest.raises(ValueError, match=words):
-        TribeRules(**options)
+        ClusteringRules(**options)

@@ -320,7 +320,7 @@ def test_a_run_that_is_stored_goes_on_as_if_it_had_not_been():
         }
 
 
-def test_newcomers_are_evaluated_with_the_mean_and_leave_no_trace():
+def test_unseen_clients_are_evaluated_with_the_mean_and_leave_no_trace():
     strategy, world = UpdateClusters(**OPTIONS), World()
     world.play(strategy, range(1, 6), only=range(14))
     for client in (14, 15):

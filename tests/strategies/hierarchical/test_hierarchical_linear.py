@@ -275,7 +275,7 @@ def test_one_shot_asks_once_and_late_ones_when_they_come():
     assert len(run.by_client()) == 8
 
 
-def test_newcomers_do_better_the_more_examples_they_have(tmp_path):
+def test_unseen_clients_do_better_the_more_examples_they_have(tmp_path):
     (run,) = simulate(CONFIG | {"unseen": 0.25, "protocol": "one-shot"}, 24)
     errors = {k: np.mean([r.metrics["rmse"] for r in v]) for k, v in run.joined.items()}
     assert errors[-1] < errors[5] < errors[0]

@@ -196,15 +196,15 @@ def test_what_is_sent_as_json_arrives(told):
 
 
 @given(st.lists(anything, max_size=6), anything)
-def test_a_vector_has_its_length_and_is_finite_whatever_is_told(clients, newcomer):
+def test_a_vector_has_its_length_and_is_finite_whatever_is_told(clients, unseen_client):
     columns = Columns.of(clients)
-    found = encode_all(columns, [*clients, newcomer, {}])
+    found = encode_all(columns, [*clients, unseen_client, {}])
     assert found.shape == (len(clients) + 2, columns.size)
     assert np.isfinite(found).all()
 
 
 @given(st.floats(allow_nan=False, allow_infinity=False))
-def test_no_number_of_a_newcomer_is_too_large_to_be_encoded(number):
+def test_no_number_of_an_unseen_client_is_too_large_to_be_encoded(number):
     columns = Columns.of([{"a": 1.0}, {"a": 2.0}])
     assert np.isfinite(columns.encode({"a": number})).all()
 

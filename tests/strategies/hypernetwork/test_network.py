@@ -274,12 +274,12 @@ def test_flags_never_set_in_training_mean_nothing():
     assert not torch.equal(silent["weight"], network.generate(told[0])["weight"])
 
 
-def test_a_newcomer_is_at_zero_beside_metadata_and_at_the_centre_without():
+def test_an_unseen_client_is_at_zero_beside_metadata_and_at_the_centre_without():
     with_metadata, without = network_of(), network_of([])
     for network in (with_metadata, without):
         network.centre.copy_(torch.arange(EMBEDDING))
-    assert with_metadata.newcomer().tolist() == [0] * EMBEDDING
-    assert without.newcomer().tolist() == list(range(EMBEDDING))
+    assert with_metadata.unseen_client().tolist() == [0] * EMBEDDING
+    assert without.unseen_client().tolist() == list(range(EMBEDDING))
     centre = torch.arange(EMBEDDING, dtype=torch.float32)
     assert torch.equal(without.generate()["bias"], without.generate({}, centre)["bias"])
 
@@ -298,7 +298,7 @@ def test_what_cannot_be_generated_is_refused(start, options, words):
         Hypernetwork(linear() if start is None else start, Columns.of(TOLD), **options)
 
 
-# ---------------------------------------------------------------------- fitting a newcomer
+# ---------------------------------------------------------------------- fitting an unseen client
 
 
 def train(values, steps=3):
@@ -318,7 +318,7 @@ def test_fitting_moves_the_free_part_alone_and_lowers_the_loss(told):
     network = network_of(told, embedding_size=16, hidden_size=32)
     network.centre.fill_(1.0)
     before = {name: values.clone() for name, values in network.state_dict().items()}
-    start = network.newcomer().clone()
+    start = network.unseen_client().clone()
     losses = [own_loss(network, network.fit(train, TOLD[0], rounds=r)) for r in (0, 5, 40)]
     assert losses[0] == own_loss(network, start)
     assert losses[0] > losses[1] > losses[2]

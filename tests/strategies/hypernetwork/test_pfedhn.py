@@ -209,9 +209,9 @@ def test_a_client_whose_metadata_cannot_be_used_counts_as_one_that_tells_nothing
 
 
 @pytest.mark.parametrize("number", [1e30, 1e38, 1e308, -1.7e308])
-@pytest.mark.parametrize("liars", [(2,), (2, 3)])
-def test_clients_that_tell_absurd_numbers_leave_everybody_a_model(number, liars):
-    told = TOLD | {client: {"size": number} for client in liars}
+@pytest.mark.parametrize("corrupted-clients", [(2,), (2, 3)])
+def test_clients_that_tell_absurd_numbers_leave_everybody_a_model(number, corrupted_clients):
+    told = TOLD | {client: {"size": number} for client in corrupted_clients}
     strategy, grid = strategy_of(), grid_of(4, told=told)
     play(strategy, grid, 3)
     assert is_finite(strategy)
@@ -220,7 +220,7 @@ def test_clients_that_tell_absurd_numbers_leave_everybody_a_model(number, liars)
 
 
 @pytest.mark.parametrize("number", [1e30, 1e39, 1e308])
-def test_a_newcomer_that_tells_an_absurd_number_is_sent_a_finite_model(number):
+def test_an_unseen_client_that_tells_an_absurd_number_is_sent_a_finite_model(number):
     strategy, grid = strategy_of(), grid_of()
     play(strategy, grid)
     for values in strategy.network.generate({"size": number}).values():
@@ -560,10 +560,10 @@ def test_one_client_that_sends_back_a_part_is_dropped():
     assert "missing ['n', 'w']" in dropped.dropped
 
 
-# ---------------------------------------------------------------------- newcomers, checkpoints
+# ---------------------------------------------------------------------- unseen_clients, checkpoints
 
 
-def test_a_newcomer_is_sent_a_model_from_its_metadata_and_leaves_no_trace():
+def test_an_unseen_client_is_sent_a_model_from_its_metadata_and_leaves_no_trace():
     strategy = strategy_of()
     record = play(strategy, grid_of(4), 5)
     before, state = dict(strategy.metadata), bits(strategy)
@@ -590,11 +590,11 @@ def test_a_newcomer_is_sent_a_model_from_its_metadata_and_leaves_no_trace():
     assert bits(strategy) == state
 
 
-def test_without_metadata_a_newcomer_is_sent_the_mean_embeddings_model():
+def test_without_metadata_an_unseen_client_is_sent_the_mean_embeddings_model():
     strategy = strategy_of(use_metadata=False)
     record = play(strategy, grid_of(4), 5)
     centre = torch.stack([strategy.embeddings.free[client].detach() for client in range(4)]).mean(0)
-    torch.testing.assert_close(strategy.network.newcomer(), centre)
+    torch.testing.assert_close(strategy.network.unseen_client(), centre)
     for name, values in strategy.network.generate().items():
         np.testing.assert_allclose(decoded(record)[name], values.numpy(), rtol=1e-5, atol=1e-6)
 
@@ -654,7 +654,7 @@ def test_it_runs_under_flowers_own_start_and_keeps_personal_parts_at_home():
 
 
 @pytest.mark.parametrize("use_metadata", [True, False])
-def test_adapting_moves_the_embeddings_of_newcomers_and_nothing_else(use_metadata):
+def test_adapting_moves_the_embeddings_of_unseen_clients_and_nothing_else(use_metadata):
     strategy = strategy_of(use_metadata=use_metadata, server_learning_rate=0.03)
     record = play(strategy, grid_of(4), 30)
     network, free = network_bits(strategy), free_bits(strategy)
@@ -677,11 +677,13 @@ def test_adapting_moves_the_embeddings_of_newcomers_and_nothing_else(use_metadat
     assert {client: found[client] for client in range(4)} == free
 
 
-def test_adapting_without_metadata_starts_at_the_newcomers_embedding():
+def test_adapting_without_metadata_starts_at_the_unseen_clients_embedding():
     strategy = strategy_of(use_metadata=False)
     record = play(strategy, grid_of(4), 5)
     strategy.adapt(grid_of(6), 5, record, ConfigRecord(), [104], 10.0, rounds=0)
-    torch.testing.assert_close(strategy.embeddings.free[4].detach(), strategy.network.newcomer())
+    torch.testing.assert_close(
+        strategy.embeddings.free[4].detach(), strategy.network.unseen_client()
+    )
 
 
 # ---------------------------------------------------------------------- refusals

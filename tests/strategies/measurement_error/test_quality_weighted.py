@@ -258,16 +258,16 @@ def test_small_updates_are_untouched_and_a_long_one_keeps_its_direction():
 
 @settings(deadline=None, max_examples=25)
 @given(st.floats(1e-3, 1e30), st.integers(0, 1000), st.floats(0.1, 0.9), st.floats(0.5, 3.0))
-def test_a_liar_moves_the_mean_by_no_more_than_its_share_of_clipped_medians(
+def test_a_corrupted_client_moves_the_mean_by_no_more_than_its_share_of_clipped_medians(
     scale, seed, share, clip
 ):
     """Whatever it sends and says, the mean is within the closed form of what it would be."""
     honest = [reply(100 + c, arrays(c), {"num-examples": 10}) for c in range(9)]
     noise = np.random.default_rng(seed).normal(size=(2, 3))
     lie = {**arrays(9), "body": (scale * noise).astype(np.float32)}
-    liar = reply(109, lie, {"num-examples": 10**9, "reliability": 1.0, "missing-rate": 0.0})
+    corrupted = reply(109, lie, {"num-examples": 10**9, "reliability": 1.0, "missing-rate": 0.0})
     strategy = QualityWeighted(largest_share=share, update_clip=clip)
-    found = averaged(strategy, [*honest, liar])
+    found = averaged(strategy, [*honest, corrupted])
     mine = {r.client: r.metrics[WEIGHT_SHARE] for r in strategy.reports}[9]
     assert mine <= share * (1 + 1e-6)
     lengths = [update_length(arrays(c), SENT) for c in range(9)] + [update_length(lie, SENT)]

@@ -1,4 +1,4 @@
-"""Devices: errors, clipping, stuck sensors, missing values, liars; and what is told of them."""
+"""Devices: errors, clipping, stuck sensors, missing values, corrupted clients."""
 
 import math
 from itertools import combinations
@@ -140,9 +140,9 @@ def test_what_is_missing_does_not_depend_on_the_noise():
     np.testing.assert_array_equal(*lost)
 
 
-def test_a_liar_reads_nothing_but_noise():
+def test_a_corrupted_client_reads_nothing_but_noise():
     values = 3.0 + 2.0 * TRUE
-    found = read(Device(lies=True, noise=1.0, missing=0.5), values)
+    found = read(Device(corrupted=True, noise=1.0, missing=0.5), values)
     assert np.isfinite(found).all()
     assert found.mean(axis=0) == pytest.approx(values.mean(axis=0), abs=0.06)
     assert found.std(axis=0) == pytest.approx(values.std(axis=0), rel=0.03)
@@ -157,7 +157,7 @@ def test_the_same_seed_gives_the_same_bits_and_clients_differ():
     assert (np.isnan(parts[1]) != np.isnan(parts[2])).any()
 
 
-@pytest.mark.parametrize("device", [Device(noise=1.0), Device(missing=0.3), Device(lies=True)])
+@pytest.mark.parametrize("device", [Device(noise=1.0), Device(missing=0.3), Device(corrupted=True)])
 def test_every_client_and_every_part_has_draws_of_its_own(device):
     """Of the same values, nothing is read in the same way twice."""
     same = (TRUE[:99],) * 3
@@ -173,9 +173,9 @@ def test_readings_to_train_on_do_not_depend_on_those_to_be_tested_on(missingness
     np.testing.assert_array_equal(one[0], other[0])
 
 
-def test_a_liars_noise_is_like_its_training_values_everywhere():
+def test_a_corrupted_clients_noise_is_like_its_training_values_everywhere():
     parts = (TRUE, NOTHING, 9.0 + 5.0 * TRUE)
-    found = take_readings(Device(lies=True), parts, 100, 0)[2]
+    found = take_readings(Device(corrupted=True), parts, 100, 0)[2]
     assert found.mean(axis=0) == pytest.approx(TRUE.mean(axis=0), abs=0.04)
     assert found.std(axis=0) == pytest.approx(TRUE.std(axis=0), rel=0.03)
 
@@ -206,11 +206,11 @@ def test_tiers_without_sizes_are_as_even_as_can_be():
     assert {device.tier for device in plant_devices(settings(noise="1"), 10)} == {0}
 
 
-def test_liars_are_drawn():
-    found = [device.lies for device in plant_devices(settings(liars=3), 10)]
+def test_corrupted_clients_are_drawn():
+    found = [device.corrupted for device in plant_devices(settings(corrupted_clients=3), 10)]
     assert sum(found) == 3
-    others = DataSettings(seed=101, liars=3)
-    assert found != [device.lies for device in plant_devices(others, 10)]
+    others = DataSettings(seed=101, corrupted_clients=3)
+    assert found != [device.corrupted for device in plant_devices(others, 10)]
 
 
 @pytest.mark.parametrize(
@@ -219,7 +219,7 @@ def test_liars_are_drawn():
         ({"tiers": "7,2"}, r"'7,2' are of 9 clients, but there are 10"),
         ({"noise": "0,1", "missing": "0,.1,.2"}, "noise has 2 numbers.*3 tiers"),
         ({"tiers": "5,5", "stuck": "0,0,0"}, "stuck has 3 numbers.*'5,5' names 2 tiers"),
-        ({"liars": 11}, "liars is 11, but there are only 10 clients"),
+        ({"corrupted-clients": 11}, "corrupted-clients is 11, but there are only 10 clients"),
     ],
 )
 def test_tiers_that_do_not_fit_are_refused(options, words):
@@ -318,16 +318,19 @@ def test_a_few_readings_that_are_equal_are_not_called_stuck():
     assert found.quality.reliability.tolist() == [1.0] * 30
 
 
-def test_a_liar_states_that_it_is_perfect():
-    plain, found = data(), data(noise="1", missing="0.3", liars=2, imputation="mean")
-    liars = [client for client in range(6) if found.devices[client].lies]
-    assert len(liars) == 2
+def test_a_corrupted_client_states_that_it_is_perfect():
+    plain, found = data(), data(noise="1", missing="0.3", corrupted_clients=2, imputation="mean")
+    corrupted_clients = [client for client in range(6) if found.devices[client].corrupted]
+    assert len(corrupted_clients) == 2
     for client in range(6):
         told = found.client(client).quality
         assert told is not None
-        assert (told.effective_examples == told.examples) == (client in liars)
-        assert (told.missing_rate == 0) == (client in liars)
-    inputs, was = found.client(liars[0]).train[0], plain.client(liars[0]).train[0]
+        assert (told.effective_examples == told.examples) == (client in corrupted_clients)
+        assert (told.missing_rate == 0) == (client in corrupted_clients)
+    inputs, was = (
+        found.client(corrupted_clients[0]).train[0],
+        plain.client(corrupted_clients[0]).train[0],
+    )
     assert abs(np.corrcoef(inputs.flatten(), was.flatten())[0, 1]) < 0.5
     both = torch.stack([inputs[:, 0], was[:, 0]])
     assert abs(torch.corrcoef(both)[0, 1]) < 4 / math.sqrt(len(inputs))
@@ -369,7 +372,7 @@ def test_pictures_have_noise_and_clipping_too():
         ("noise", float("inf"), "at least 0"),
         ("stuck", "0,2", "at least 0 and at most 1"),
         ("clipped", "-1", "at least 0"),
-        ("liars", -1, "at least 0"),
+        ("corrupted-clients", -1, "at least 0"),
         ("imputation", "median", "one of none, mean, conditional, multiple, mask"),
         ("calibrate-inputs", "yes", "of type bool"),
         ("missing", "0.2", "set imputation to one of mean, conditional, multiple, mask"),
@@ -393,7 +396,10 @@ def test_every_key_refuses_nonsense_in_a_line(key, value, words):
         ({"imputation": "conditional"}, "use imputation none or mean"),
         ({"calibrate-inputs": True}, "calibrate-inputs needs examples that are vectors"),
         ({"dataset": "social", "partition": "natural", "noise": "1"}, "is a graph"),
-        ({"dataset": "smartwatch", "partition": "natural", "liars": 1}, "stream of phases"),
+        (
+            {"dataset": "smartwatch", "partition": "natural", "corrupted-clients": 1},
+            "stream of phases",
+        ),
         ({"noise": "0,1", "missing": "0,.1,.2", "imputation": "mean"}, "noise has 2 numbers"),
         (
             {
@@ -431,7 +437,7 @@ def test_numbers_need_no_quotes():
 def test_a_run_on_bad_devices_is_the_same_every_time():
     config = {
         **{"dataset": "breast-cancer", "method": "fedavg", "baselines": "", "seed": 100},
-        **{"num-server-rounds": 2, "noise": "0,2", "missing": "0,0.5", "liars": 1},
+        **{"num-server-rounds": 2, "noise": "0,2", "missing": "0,0.5", "corrupted-clients": 1},
         **{"imputation": "mean", "calibrate-inputs": True, "unseen": 0.34, "joining-steps": 5},
     }
     one, other = (simulate(config, num_clients=6)[0] for _ in range(2))
