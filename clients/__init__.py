@@ -17,10 +17,11 @@ from clients.loaders import in_memory_loader
 from clients.measurement_error.errors_in_variables import ErrorsInVariablesClient
 from clients.personal import PersonalClient
 from clients.personalized_models.apfl import APFLClient
+from clients.personalized_models.ditto import DittoClient
 from clients.personalized_models.l2gd import L2GDClient
-from clients.personalized_models.mr_mtl import ConstellationClient, DittoClient
+from clients.personalized_models.mr_mtl import MRMTLClient
 from clients.personalized_models.pfedme import PFedMeClient
-from clients.proximal import Pull, Tether
+from clients.proximal import ProximalRule, ProximalTerm
 from clients.scopes import Scope, ScopeError, assign_scopes, components, select
 from clients.state.personal_state import (
     CorruptStateError,
@@ -43,7 +44,6 @@ from clients.training import (
 __all__ = [
     "APFLClient",
     "Classification",
-    "ConstellationClient",
     "CorruptStateError",
     "DittoClient",
     "ErrorsInVariablesClient",
@@ -57,19 +57,20 @@ __all__ = [
     "L2GDClient",
     "LifelongClient",
     "LinkPrediction",
+    "MRMTLClient",
     "Optimization",
     "PFedMeClient",
     "PersonalClient",
     "PersonalState",
     "PersonalStateError",
     "Phase",
-    "Pull",
+    "ProximalRule",
+    "ProximalTerm",
     "Regression",
     "Scope",
     "ScopeError",
     "Snapshot",
     "Task",
-    "Tether",
     "TrainingDivergedError",
     "assign_scopes",
     "bind",

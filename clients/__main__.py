@@ -10,9 +10,9 @@ from typing import Any
 from clients.export.example_files import ExampleFileError, read_examples
 from clients.export.exported_model import (
     COLUMNS,
-    READINGS,
+    MEASUREMENTS,
     SHAPE,
-    TakingOutError,
+    ExportError,
     network_of,
     predict,
     size_of,
@@ -29,7 +29,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
         options.command(options)
-    except (TakingOutError, ExampleFileError, PersonalStateError) as error:
+    except (ExportError, ExampleFileError, PersonalStateError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     return 0
@@ -59,8 +59,8 @@ def _export(options: argparse.Namespace) -> None:
 
 def _predict(options: argparse.Namespace) -> None:
     model = read_model(options.model)
-    if readings := model.about.get(READINGS):
-        raise TakingOutError(
+    if readings := model.about.get(MEASUREMENTS):
+        raise ExportError(
             f"this client's readings are {readings} before its model sees them, by statistics that "
             f"stay with it; its model alone would be wrong about readings as they are"
         )
@@ -70,9 +70,7 @@ def _predict(options: argparse.Namespace) -> None:
     rows: list[dict[str, Any]] = predict(network, model, examples.inputs)
     if examples.others:  # whose row it is
         if both := [name for name in rows[0] if name in examples.others[0]]:
-            raise TakingOutError(
-                f"{options.inputs} has columns {both}, as the answers; rename them"
-            )
+            raise ExportError(f"{options.inputs} has columns {both}, as the answers; rename them")
         rows = [{**more, **row} for more, row in zip(examples.others, rows, strict=True)]
     if options.out is None:
         print(table(rows), end="")

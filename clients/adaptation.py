@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from clients.loaders import Batch, Loader, in_memory_loader
-from clients.proximal import Tether
+from clients.proximal import ProximalTerm
 from clients.scopes import Scope
 from clients.task import Task
 from clients.training import Optimization, Phase, train
@@ -58,7 +58,7 @@ def join(
     *,
     task: Task,
     optimization: Optimization,
-    tethers: Sequence[Tether] = (),
+    proximal_terms: Sequence[ProximalTerm] = (),
 ) -> None:
     """Fit the client's own part of ``model``, in place, on a few of its training examples.
 
@@ -72,7 +72,7 @@ def join(
     examples : how many to use; 0 for none, :data:`ALL` for all
     steps : minibatch steps
     trains : scopes whose parameters move; a method without personal ones takes the model as it is
-    scopes, task, optimization, tethers : as in :func:`clients.train`
+    scopes, task, optimization, proximal_terms : as in :func:`clients.train`
     """
     if not (examples and steps):
         return
@@ -84,5 +84,5 @@ def join(
         scopes,
         criterion=task.criterion,
         optimization=optimization,
-        tethers=tethers,
+        proximal_terms=proximal_terms,
     )

@@ -21,7 +21,7 @@ from clients.evaluation import (
 )
 from clients.loaders import Loader, count_examples, labels_of
 from clients.measurement_error.data_quality import DataQuality
-from clients.proximal import Pull, Tether
+from clients.proximal import ProximalRule, ProximalTerm
 from clients.rng import Seeded
 from clients.scopes import Scope, names_of
 from clients.state.model_file import PersonalizedModel
@@ -30,9 +30,9 @@ from clients.task import Classification, Task
 from clients.training import Optimization, Schedule, joint, train
 from strategies.arrays import Spec
 from strategies.protocol import (
+    ADAPTATION_EXAMPLES,
+    ADAPTATION_STEPS,
     EFFECTIVE_EXAMPLES,
-    JOIN_EXAMPLES,
-    JOIN_STEPS,
     MISSING_RATE,
     NUM_EXAMPLES,
     NUM_ROUNDS,
@@ -98,13 +98,13 @@ class PersonalClient(NumPyClient):
         iterated only once.
     """
 
-    uses_pulls = True
+    uses_proximal_rules = True
     """Whether ``pulls`` have a place in the method."""
 
     takes_draws = True
     """Whether a training example may be there several times, filled in by different draws."""
 
-    makes_own_model = False
+    makes_local_model = False
     """Whether every client ends with a whole model of its own, whatever the scopes."""
 
     def __init__(
@@ -118,7 +118,7 @@ class PersonalClient(NumPyClient):
         num_examples: int | None = None,
         schedule: Schedule = joint(1),
         optimization: Optimization = Optimization(),
-        pulls: Sequence[Pull] = (),
+        proximal_rules: Sequence[ProximalRule] = (),
         fine_tuning: FineTuning | None = None,
         joins: frozenset[Scope] = frozenset({Scope.PERSONAL}),
         task: Task = Classification(),
@@ -144,7 +144,7 @@ class PersonalClient(NumPyClient):
         self.num_examples = count_examples(train_loader) if num_examples is None else num_examples
         self.schedule = schedule
         self.optimization = optimization
-        self.pulls = pulls
+        self.proximal_rules = proximal_rules
         self.fine_tuning = fine_tuning
         self.joins = joins
         self.task = task
@@ -201,7 +201,8 @@ class PersonalClient(NumPyClient):
         ----------
         parameters : the shared and group arrays, in the order of ``shared_names``
         config : ``server-round`` and ``num-server-rounds`` are read, to fine-tune after the last;
-            ``join-examples`` and ``join-steps`` where the client was not trained with the others
+            ``adaptation-examples`` and ``adaptation-steps`` where the client was not trained with
+            the others
 
         Returns
         -------
@@ -372,10 +373,10 @@ class PersonalClient(NumPyClient):
         as :meth:`_personalize`
         """
         server_round = int(config.get(SERVER_ROUND, 0))
-        joins = JOIN_EXAMPLES in config
+        joins = ADAPTATION_EXAMPLES in config
         before = self._load(parameters, stored=not joins)
         if joins:
-            self._join(int(config[JOIN_EXAMPLES]), int(config.get(JOIN_STEPS, 0)))
+            self._join(int(config[ADAPTATION_EXAMPLES]), int(config.get(ADAPTATION_STEPS, 0)))
             return {}, None
         last = NUM_ROUNDS in config and server_round >= int(config[NUM_ROUNDS])
         return self._personalize(server_round, last, before)
@@ -415,7 +416,7 @@ class PersonalClient(NumPyClient):
         training loss; what is to be kept, as ``<part>/<name>``
         """
         with self._random(server_round, "train"):
-            loss = self._train_model(self._tethers())
+            loss = self._train_model(self.proximal_terms())
         return loss, self._part(PERSONAL_PART, self.personal_names)
 
     def _personalize(
@@ -470,12 +471,12 @@ class PersonalClient(NumPyClient):
         """The training batches; none where the client counts as one without examples."""
         return self.train_loader if self.num_examples else ()
 
-    def _train_model(self, tethers: Sequence[Tether], **changes: Any) -> float:
+    def _train_model(self, proximal_terms: Sequence[ProximalTerm], **changes: Any) -> float:
         """Train the model in place as it stands; return the training loss.
 
         Parameters
         ----------
-        tethers, changes : arguments of :func:`clients.train`
+        proximal_terms, changes : arguments of :func:`clients.train`
         """
         settings: dict[str, Any] = {
             "model": self.model,
@@ -484,7 +485,7 @@ class PersonalClient(NumPyClient):
             "schedule": self.schedule,
             "criterion": self.task.criterion,
             "optimization": self.optimization,
-            "tethers": tethers,
+            "proximal_terms": proximal_terms,
         }
         return train(**settings | changes).loss
 
@@ -500,13 +501,14 @@ class PersonalClient(NumPyClient):
             others = {} if before is None else before.arrays
             self.state.save(Snapshot(server_round, {**others, **arrays}), self._spec)
 
-    def _tethers(self) -> list[Tether]:
+    def proximal_terms(self) -> list[ProximalTerm]:
+        """Return what holds the parameters near something in this round."""
         current = dict(self.model.named_parameters())
-        found = [pull.tether(current, self.scopes) for pull in self.pulls]
-        return [tether for tether in found if tether is not None]
+        found = [rule.term(current, self.scopes) for rule in self.proximal_rules]
+        return [term for term in found if term is not None]
 
     def _join(self, examples: int, steps: int) -> None:
-        trains, tethers = self._way_in()
+        trains, proximal_terms = self._way_in()
         with self._random(0, "join"):
             join(
                 self.model,
@@ -517,12 +519,12 @@ class PersonalClient(NumPyClient):
                 self.scopes,
                 task=self.task,
                 optimization=self.optimization,
-                tethers=tethers,
+                proximal_terms=proximal_terms,
             )
 
-    def _way_in(self) -> tuple[frozenset[Scope], list[Tether]]:
+    def _way_in(self) -> tuple[frozenset[Scope], list[ProximalTerm]]:
         """Return what a client fits that joins the others after training, and under what pulls."""
-        return self.fine_tuning.trains if self.fine_tuning else self.joins, self._tethers()
+        return self.fine_tuning.trains if self.fine_tuning else self.joins, self.proximal_terms()
 
     def _unguarded_parts(self) -> Sequence[str]:
         """Return the parts of the personal state that honest messages may equal; best none."""

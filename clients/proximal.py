@@ -1,15 +1,15 @@
 """What holds a model near another? A quadratic pull.
 
-A tether is ``1/2 * sum_i c_i (theta_i - a_i)^2`` with a centre ``a`` and a strength ``c`` (one
+A tether is ``1/2 * sum_i c_i (theta_i - a_i)^2`` with a anchor ``a`` and a strength ``c`` (one
 number, or one per parameter). FedProx (Li et al. 2020, eq. 2) is a tether to the received model
 with ``c = mu``; Ditto's personal models (Li et al. 2021, eq. 1) have one to the shared model with
 ``c = lambda``; elastic weight consolidation (Kirkpatrick et al. 2017, eq. 3) has one to the old
 model with ``c = lambda * Fisher``; a penalty on adapters is one to zero.
 
-Tethers are solved implicitly: :class:`Tethers` takes the proximal step of the pull after the
-optimizer's step for the data loss. An explicit gradient step diverges where learning rate times
+ProximalStep are solved implicitly: :class:`ProximalStep` takes the proximal step of the pull after
+the optimizer's step for the data loss. An explicit gradient step diverges where learning rate times
 strength reaches 2; the implicit one is stable for every strength, and at infinity ends exactly at
-the centre.
+the anchor.
 """
 
 import math
@@ -26,27 +26,27 @@ Strength = float | Mapping[str, Tensor]
 
 
 @dataclass(frozen=True)
-class Tether:
-    """A quadratic pull of named parameters to a centre.
+class ProximalTerm:
+    """A quadratic pull of named parameters to an anchor.
 
     Attributes
     ----------
-    centre : name -> tensor of the parameter's shape; must not share memory with the parameters
+    anchor : name -> tensor of the parameter's shape; must not share memory with the parameters
     strength : one number >= 0 for all, or name -> tensor of the parameter's shape, entries >= 0.
-        Infinity means: equals the centre
+        Infinity means: equals the anchor
 
     Raises
     ------
     ValueError
-        If a strength is negative or NaN, or lacks a name of the centre.
+        If a strength is negative or NaN, or lacks a name of the anchor.
     """
 
-    centre: Mapping[str, Tensor]
+    anchor: Mapping[str, Tensor]
     strength: Strength
 
     def __post_init__(self) -> None:
         if isinstance(self.strength, Mapping):
-            if missing := sorted(self.centre.keys() - self.strength.keys()):
+            if missing := sorted(self.anchor.keys() - self.strength.keys()):
                 raise ValueError(f"the tether's strength lacks {missing}")
             for name, values in self.strength.items():
                 if not bool((values >= 0).all()):
@@ -65,14 +65,14 @@ class Tether:
         """
         terms = [
             (self.of(name) * (parameters[name] - anchor).square()).sum()
-            for name, anchor in self.centre.items()
+            for name, anchor in self.anchor.items()
             if name in parameters
         ]
         return 0.5 * torch.stack(terms).sum() if terms else torch.zeros(())
 
 
-class Tethers:
-    """The implicit steps of all tethers of a training.
+class ProximalStep:
+    """The implicit steps of all proximal terms of a training.
 
     After a step of SGD without momentum from ``theta`` to ``theta'``, the step
 
@@ -89,24 +89,26 @@ class Tethers:
 
     Parameters
     ----------
-    tethers : on one parameter they add up: strengths are summed, and the centre is the mean of
-        the centres weighted by them. Infinite strengths outvote finite ones
+    proximal_terms : on one parameter they add up: strengths are summed, and the anchor is the mean
+        of the anchors weighted by them. Infinite strengths outvote finite ones
     parameters : name -> parameter that is trained; others feel no pull. Where just one tether
-        holds a parameter its centre is used in place, so that whoever moves the centre during
+        holds a parameter its anchor is used in place, so that whoever moves the anchor during
         training moves the anchor (pFedMe)
     """
 
-    def __init__(self, tethers: Sequence[Tether], parameters: Mapping[str, nn.Parameter]) -> None:
+    def __init__(
+        self, proximal_terms: Sequence[ProximalTerm], parameters: Mapping[str, nn.Parameter]
+    ) -> None:
         self._held: list[tuple[nn.Parameter, Tensor, float | Tensor]] = []
         for name, parameter in parameters.items():
-            found = [(t.of(name), t.centre[name]) for t in tethers if name in t.centre]
+            found = [(t.of(name), t.anchor[name]) for t in proximal_terms if name in t.anchor]
             found = [pair for pair in found if isinstance(pair[0], Tensor) or pair[0] > 0.0]
             if found:  # a strength of exactly zero is bitwise no tether at all
-                strength, centre = found[0] if len(found) == 1 else combine(found)
-                self._held.append((parameter, centre, strength))
+                strength, anchor = found[0] if len(found) == 1 else combine(found)
+                self._held.append((parameter, anchor, strength))
 
     @torch.no_grad()
-    def pull(self, optimizer: torch.optim.Optimizer) -> None:
+    def apply(self, optimizer: torch.optim.Optimizer) -> None:
         """Take the implicit step; to be called after ``optimizer.step()``.
 
         Parameters
@@ -116,7 +118,7 @@ class Tethers:
         """
         (group,) = optimizer.param_groups
         rate = group["lr"]
-        for parameter, centre, strength in self._held:
+        for parameter, anchor, strength in self._held:
             step = rate * strength
             if isinstance(step, float) and step == 0.0:  # a strength so small that it underflows
                 continue
@@ -129,42 +131,42 @@ class Tethers:
             weight = 1.0 / (1.0 + scale / step)
             buffer = state.get("momentum_buffer")
             before = None if buffer is None else parameter.clone()
-            parameter.lerp_(centre, weight)  # exact at a weight of one, unlike a difference
+            parameter.lerp_(anchor, weight)  # exact at a weight of one, unlike a difference
             if buffer is not None and before is not None:
                 buffer.add_(before.sub_(parameter), alpha=1.0 / rate)
 
 
 def combine(pulls: Sequence[tuple[float | Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
-    """Return the strength and centre of the sum of several pulls on one parameter.
+    """Return the strength and anchor of the sum of several pulls on one parameter.
 
     ``sum_k c_k/2 (x - a_k)^2`` is ``c/2 (x - a)^2`` plus a constant, with ``c = sum_k c_k`` and
     ``a = sum_k c_k a_k / c``.
 
     Parameters
     ----------
-    pulls : (strength, centre): a number or a tensor of the parameter's shape, and such a tensor
+    pulls : (strength, anchor): a number or a tensor of the parameter's shape, and such a tensor
 
     Returns
     -------
-    strength and centre, both of the parameter's shape; where all strengths are zero, the centre
+    strength and anchor, both of the parameter's shape; where all strengths are zero, the anchor
     is zero
     """
-    centres = torch.stack([centre for _, centre in pulls])
-    strengths = torch.stack([torch.zeros_like(centre) + strength for strength, centre in pulls])
+    anchors = torch.stack([anchor for _, anchor in pulls])
+    strengths = torch.stack([torch.zeros_like(anchor) + strength for strength, anchor in pulls])
     infinite = strengths.isinf()
     shares = torch.where(infinite.any(0), infinite.to(strengths.dtype), strengths)
     shares = torch.nan_to_num(shares / shares.sum(0), nan=0.0)
-    return strengths.sum(0), (shares * centres).sum(0)
+    return strengths.sum(0), (shares * anchors).sum(0)
 
 
 @dataclass(frozen=True)
-class Pull:
+class ProximalRule:
     """A rule that makes a tether at the start of every round.
 
     Attributes
     ----------
     scope : which parameters are held
-    centre : ``"received"`` (their values when the round's training starts: for shared ones what
+    anchor : ``"received"`` (their values when the round's training starts: for shared ones what
         the server sent) or ``"zero"``
     strength : one number >= 0
 
@@ -175,23 +177,23 @@ class Pull:
     """
 
     scope: Scope
-    centre: Literal["received", "zero"]
+    anchor: Literal["received", "zero"]
     strength: float
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.strength) and self.strength >= 0):
             raise ValueError(f"a pull's strength must be >= 0 and finite, got {self.strength}")
 
-    def tether(
+    def term(
         self, parameters: Mapping[str, Tensor], scopes: Mapping[str, Scope]
-    ) -> Tether | None:
+    ) -> ProximalTerm | None:
         """Return this round's tether; None where it would pull nothing."""
         if self.strength == 0.0:
             return None
-        make = torch.zeros_like if self.centre == "zero" else torch.clone
-        centre = {
+        make = torch.zeros_like if self.anchor == "zero" else torch.clone
+        anchor = {
             name: make(parameter.detach())
             for name, parameter in parameters.items()
             if scopes[name] is self.scope
         }
-        return Tether(centre, self.strength) if centre else None
+        return ProximalTerm(anchor, self.strength) if anchor else None

@@ -1,4 +1,4 @@
-"""The one local training loop. What differs between methods is data: phases, tethers, scopes."""
+"""The one local training loop. What differs between methods is data: phases, scopes, proximal terms."""
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -11,7 +11,7 @@ from torch.nn.functional import cross_entropy
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from clients.loaders import Batch, Loader, merge_lone_examples
-from clients.proximal import Tether, Tethers
+from clients.proximal import ProximalStep, ProximalTerm
 from clients.scopes import Scope
 from clients.task import Criterion
 
@@ -130,7 +130,7 @@ def train(
     *,
     criterion: Criterion = cross_entropy,
     optimization: Optimization = Optimization(),
-    tethers: Sequence[Tether] = (),
+    proximal_terms: Sequence[ProximalTerm] = (),
     after_step: Callable[[], None] | None = None,
 ) -> TrainingResult:
     """Train ``model`` in place on a client's batches.
@@ -148,7 +148,7 @@ def train(
     scopes : scope of every state-dict entry, from :func:`clients.scopes.assign_scopes`
     criterion : mean loss of a batch from the model's outputs and the targets
     optimization : see there
-    tethers : pulls beside the data loss, solved implicitly: stable whatever their strength
+    proximal_terms : pulls beside the data loss, solved implicitly: stable whatever their strength
     after_step : called after every step
 
     Raises
@@ -163,7 +163,7 @@ def train(
         for phase in schedule:
             done = _train_phase(
                 *(model, loader, phase, scopes, trainable, criterion, optimization),
-                *(tethers, after_step),
+                *(proximal_terms, after_step),
             )
             if done.steps:
                 result = TrainingResult(done.loss, result.steps + done.steps)
@@ -185,14 +185,14 @@ def _train_phase(
     trainable: frozenset[str],
     criterion: Criterion,
     optimization: Optimization,
-    tethers: Sequence[Tether],
+    proximal_terms: Sequence[ProximalTerm],
     after_step: Callable[[], None] | None,
 ) -> TrainingResult:
     parameters = _freeze_all_but(model, phase.trains, scopes, trainable)
     if not parameters:
         return TrainingResult(math.nan, 0)
     optimizer = optimization.build(parameters.values())
-    held = Tethers(tethers, parameters)
+    proximal = ProximalStep(proximal_terms, parameters)
     live_norms = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.training]
     device = device_of(model)
     total, count, steps = torch.zeros((), device=device), 0, 0
@@ -207,7 +207,7 @@ def _train_phase(
         if optimization.gradient_clip:
             nn.utils.clip_grad_norm_(parameters.values(), optimization.gradient_clip)
         optimizer.step()
-        held.pull(optimizer)
+        proximal.apply(optimizer)
         if after_step:
             after_step()
         total += loss.detach() * size

@@ -36,13 +36,13 @@ from pfl_flower.client.model_card import about_model
 from pfl_flower.client.node_config import node_of
 from pfl_flower.config.run_config import ConfigError, RunConfig, under_home
 from pfl_flower.config.validators import split_words
-from pfl_flower.data import ClientData, DataError, DataFacts, Federation, federation
+from pfl_flower.data import ClientData, DataError, DataSchema, Federation, federation
 from pfl_flower.data.schema import Split
 from pfl_flower.models import Architecture, build_model
 from strategies import NO_GROUP
 from strategies.protocol import (
-    DATA_CARD,
-    DATA_FACTS,
+    CLIENT_SCHEMA,
+    DATA_SCHEMA,
     GROUP,
     METADATA,
     METHOD,
@@ -130,7 +130,7 @@ def build_client(
     node = node_of(context)
     torch.set_num_threads(config.threads)
     everybody = federation(node.settings(config.data), node.num_partitions)
-    whole = everybody.client(node.partition, config.facts)
+    whole = everybody.client(node.partition, config.schema)
     data = whole.at(server_round, config.num_server_rounds)
     phase = whole.phase_at(server_round, config.num_server_rounds)
     model, initial = initial_model(config.architecture, config.seed)
@@ -159,7 +159,7 @@ def build_client(
         num_examples=data.num_examples,
         schedule=config.local_schedule,
         optimization=config.optimization,
-        pulls=config.pulls,
+        proximal_rules=config.proximal_rules,
         fine_tuning=config.fine_tuning,
         task=config.client_task,
         stream=_stream(whole, phase),
@@ -223,7 +223,7 @@ def _metadata(config: RunConfig, context: Context, data: Federation) -> dict[str
     ConfigError
         If an entry is named that the node config does not have.
     """
-    if not config.row.tells_metadata:
+    if not config.row.asks_metadata:
         return {}
     stated = context.node_config.get(METADATA)
     if stated is None:
@@ -239,7 +239,7 @@ def _metadata(config: RunConfig, context: Context, data: Federation) -> dict[str
 
 def _labels(config: RunConfig) -> str:
     """The numbering of the classes, which decides what each output of a head means."""
-    return ",".join(map(str, config.required_facts.labels))
+    return ",".join(map(str, config.required_schema.labels))
 
 
 def _personal_directory(config: RunConfig, context: Context) -> Path | None:
@@ -265,16 +265,16 @@ class Registrar(NumPyClient):
         self.node = node_of(context)
 
     def get_properties(self, config: dict[str, Any]) -> dict[str, Any]:
-        """Return ``partition-id``, ``num-partitions`` and ``data-card``."""
+        """Return ``partition-id``, ``num-partitions`` and ``client-schema``."""
         answer: dict[str, Any] = {
             PARTITION_ID: self.node.number,
             NUM_PARTITIONS: self.node.num_partitions,
         }
-        if DATA_CARD in str(config.get(PROPERTIES, "")).split(","):
+        if CLIENT_SCHEMA in str(config.get(PROPERTIES, "")).split(","):
             try:
                 settings = self.node.settings(self.config.data)
                 data = federation(settings, self.node.num_partitions)
-                answer[DATA_CARD] = data.card(self.node.partition).to_json()
+                answer[CLIENT_SCHEMA] = data.client_schema(self.node.partition).to_json()
             except DataError as error:
                 raise DataError(f"client {self.node.number}: {error}") from error
         return answer
@@ -290,9 +290,9 @@ def make_app(run_config: Mapping[str, Any] | None = None) -> ClientApp:
 
     def build(context: Context, message_config: Mapping[str, Any]) -> NamedClient:
         values = context.run_config if run_config is None else run_config
-        config = _config_of(tuple(values.items()), str(message_config.get(DATA_FACTS, "")))
-        asked = DATA_CARD in str(message_config.get(PROPERTIES, ""))
-        if DATA_FACTS not in message_config and (config.known_facts is None or asked):
+        config = _config_of(tuple(values.items()), str(message_config.get(DATA_SCHEMA, "")))
+        asked = CLIENT_SCHEMA in str(message_config.get(PROPERTIES, ""))
+        if DATA_SCHEMA not in message_config and (config.known_schema is None or asked):
             return Registrar(config, context)
 
         def under(method: str, own_model: bool = False) -> PersonalClient:
@@ -308,7 +308,7 @@ def make_app(run_config: Mapping[str, Any] | None = None) -> ClientApp:
             return SafeguardedClient({method: under(method, True) for method in methods})
         client = under(str(message_config.get(METHOD, config.method)))
         if THRESHOLD in message_config:
-            classes = len(config.required_facts.labels)
+            classes = len(config.required_schema.labels)
             return ThresholdClient(client, str(config.threshold), config.objective, classes)
         return client
 
@@ -316,10 +316,10 @@ def make_app(run_config: Mapping[str, Any] | None = None) -> ClientApp:
 
 
 @lru_cache(maxsize=8)
-def _config_of(values: tuple[tuple[str, Any], ...], facts: str) -> RunConfig:
-    """Return a run config, with the facts in a message if there are any; read once a process."""
+def _config_of(values: tuple[tuple[str, Any], ...], schema: str) -> RunConfig:
+    """Return a run config, with the schema in a message if there are any; read once a process."""
     config = RunConfig.parse(dict(values))
-    return replace(config, facts=DataFacts.from_json(facts)) if facts else config
+    return replace(config, schema=DataSchema.from_json(schema)) if schema else config
 
 
 app = make_app()

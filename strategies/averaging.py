@@ -20,7 +20,7 @@ from flwr.serverapp.strategy import FedAvg
 from numpy.typing import NDArray
 
 from strategies.arrays import as_part, encode, is_finite, num_bytes, part_of, view, weighted_mean
-from strategies.client_registry import Roster
+from strategies.client_registry import ClientRegistry
 from strategies.protocol import ARRAYS, CONFIG, NUM_EXAMPLES, SERVER_ROUND
 from strategies.replies import (
     ClientReport,
@@ -124,7 +124,7 @@ evaluate_metrics_aggr_fn
         self.parameter_names = frozenset(parameter_names or ())
         self.seed = seed
         self.reports: list[ClientReport] = []
-        self.roster = Roster(seed, configrecord_key)
+        self.registry = ClientRegistry(seed, configrecord_key)
         self.rounds_before = 0
         """Rounds played before this start, when a run is resumed: Flower counts from 1 again."""
         self._velocity: dict[str, NDArray[Any]] = {}
@@ -137,7 +137,7 @@ evaluate_metrics_aggr_fn
     @property
     def clients(self) -> dict[int, int]:
         """Node id -> the client's own number, as far as known."""
-        return self.roster.clients
+        return self.registry.clients
 
     def state_arrays(self) -> dict[str, NDArray[Any]]:
         """Return what the strategy carries from round to round, for a checkpoint."""
@@ -195,7 +195,7 @@ evaluate_metrics_aggr_fn
         server_round : told to the clients
         nodes : ids of the nodes to ask
         """
-        nodes = sorted(nodes, key=self.roster.order)
+        nodes = sorted(nodes, key=self.registry.order)
         messages = self._messages(server_round, arrays, config, nodes, MessageType.EVALUATE)
         parsed = self._take_apart(grid.send_and_receive(messages, timeout=timeout), False)
         drop_duplicates(parsed)
@@ -211,7 +211,7 @@ evaluate_metrics_aggr_fn
         """Return the nodes of this phase, ordered by their clients' numbers."""
         if fraction == 0.0:
             return []
-        return self.roster.sample(
+        return self.registry.sample(
             grid,
             self._construct_messages,
             phase,
@@ -331,7 +331,7 @@ evaluate_metrics_aggr_fn
             if reply.client != reply.node_id:
                 self.clients[reply.node_id] = reply.client
             reply.client = self.clients.get(reply.node_id, reply.client)
-        return sorted(replies, key=lambda reply: self.roster.order(reply.node_id))
+        return sorted(replies, key=lambda reply: self.registry.order(reply.node_id))
 
     def _report(self, server_round: int, phase: Phase, replies: Sequence[Reply]) -> None:
         dropped = [reply for reply in replies if reply.dropped]

@@ -17,7 +17,7 @@ MakeMessages = Callable[[RecordDict, list[int], str], Iterable[Message]]
 """(content, node ids, message type) -> messages."""
 
 
-class Roster:
+class ClientRegistry:
     """The clients' own numbers, and sampling that depends on these only.
 
     Parameters

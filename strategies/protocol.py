@@ -45,17 +45,17 @@ PERSONAL_ROUND = "personal-round"
 """Property: the round in which the client last kept personal parameters in this run, before the
 query's ``server-round``; 0 if it kept none."""
 
-DATA_CARD = "data-card"
+CLIENT_SCHEMA = "client-schema"
 """Property: what the client tells of its data before the first round, as JSON."""
 
-DATA_FACTS = "data-facts"
+DATA_SCHEMA = "data-schema"
 """Config: the cards of all clients put together, as JSON."""
 
-JOIN_EXAMPLES = "join-examples"
+ADAPTATION_EXAMPLES = "adaptation-examples"
 """Config of an evaluation: the client was not trained with the others; before it is evaluated it
 fits its own part on so many of its training examples (-1: all, 0: none)."""
 
-JOIN_STEPS = "join-steps"
+ADAPTATION_STEPS = "adaptation-steps"
 """Config: the minibatch steps of that."""
 
 SAFEGUARD = "safeguard"

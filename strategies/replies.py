@@ -183,18 +183,18 @@ def drop_non_finite(replies: Sequence[Reply]) -> bool:
     return any(reply.dropped for reply in replies)
 
 
-MOST_TIMES = 1e8
-"""See :func:`drop_beyond_belief`; clients may well differ by a factor of some thousand in the unit
+MOST_TIMES_THE_MEDIAN = 1e8
+"""See :func:`drop_outliers`; clients may well differ by a factor of some thousand in the unit
 of a feature, which is squared there."""
 
 
-def drop_beyond_belief(
+def drop_outliers(
     replies: Sequence[Reply], sizes: Mapping[str, Sequence[float] | NDArray[Any]]
 ) -> None:
     """Mark replies dropped that tell something far beyond what most tell.
 
-    With at least three clients none may have more than :data:`MOST_TIMES` the median. A client
-    that lies within that is believed.
+    With at least three clients none may have more than :data:`MOST_TIMES_THE_MEDIAN` the median. A
+    client that lies within that is believed.
 
     Parameters
     ----------
@@ -204,11 +204,11 @@ def drop_beyond_belief(
     if len(replies) < 3:
         return
     for name, values in sizes.items():
-        largest = MOST_TIMES * np.median(values)
+        largest = MOST_TIMES_THE_MEDIAN * np.median(values)
         for reply, size in zip(replies, values, strict=True):
             if largest > 0 and size > largest:
-                times = size / largest * MOST_TIMES
-                reply.dropped = f"{name!r} is beyond belief: {times:.0e} times what most tell"
+                times = size / largest * MOST_TIMES_THE_MEDIAN
+                reply.dropped = f"{name!r} is an outlier: {times:.0e} times what most tell"
 
 
 def _reference(specs: Sequence[Spec], record: ArrayRecord | None) -> Spec:

@@ -15,8 +15,8 @@ from clients.loaders import Loader, in_memory_loader
 from clients.personal import NDArrays, PersonalClient, Scalars
 from strategies.arrays import project
 from strategies.protocol import (
+    ADAPTATION_EXAMPLES,
     GRADIENT_RELIABILITY,
-    JOIN_EXAMPLES,
     LOSS_EXAMPLES,
     PROJECTION_SEED,
     PROJECTION_SIZE,
@@ -45,8 +45,8 @@ class GroupedClient(PersonalClient):
         Parameters
         ----------
         parameters : the shared and group arrays, in the order of ``shared_names``
-        config : ``projection-size`` and ``projection-seed`` are read, and ``join-examples``: how
-            many examples to use (-1, all, by default)
+        config : ``projection-size`` and ``projection-seed`` are read, and ``adaptation-examples``:
+            how many examples to use (-1, all, by default)
 
         Returns
         -------
@@ -61,9 +61,9 @@ class GroupedClient(PersonalClient):
             zero.
         """
         self._load(parameters, stored=False)
-        examples = int(config.get(JOIN_EXAMPLES, ALL))
+        examples = int(config.get(ADAPTATION_EXAMPLES, ALL))
         # A client that joins draws as in joining, so that it is the same few examples.
-        with self._random(0, "join" if JOIN_EXAMPLES in config else "gradient"):
+        with self._random(0, "join" if ADAPTATION_EXAMPLES in config else "gradient"):
             inputs, targets, _ = take_examples(self._examples if examples else (), examples)
             vector = self._gradient(inputs, targets)
             reliability = self._reliability(inputs, targets)
@@ -80,7 +80,7 @@ class GroupedClient(PersonalClient):
         ----------
         candidates : the shared and group arrays of each model, in the order of ``shared_names``
         config : ``loss-examples`` is read, ``train`` (by default) or ``validation``, and
-            ``join-examples``: how many of the training examples to use (-1, all, by default);
+            ``adaptation-examples``: how many of the training examples to use (-1, all, by default);
             with that the client's own part is its first one; else it is that of before
             ``server-round``
 
@@ -93,11 +93,11 @@ class GroupedClient(PersonalClient):
         ValueError
             If there are no examples, or an array has a wrong shape.
         """
-        joins = JOIN_EXAMPLES in config
+        joins = ADAPTATION_EXAMPLES in config
         server_round = int(config.get(SERVER_ROUND, 0))
         with self._random(*((0, "join") if joins else (server_round, "losses"))):
             loader = self._loss_examples(
-                str(config.get(LOSS_EXAMPLES, "train")), int(config.get(JOIN_EXAMPLES, ALL))
+                str(config.get(LOSS_EXAMPLES, "train")), int(config.get(ADAPTATION_EXAMPLES, ALL))
             )
             found = []
             for parameters in candidates:

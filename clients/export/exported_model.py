@@ -30,7 +30,7 @@ SCALES = "scales"
 """About a model: ``{"inputs": [means, deviations], "target": [mean, deviation]}`` (JSON); examples
 are brought to mean 0 and deviation 1 before the model sees them, and back."""
 
-READINGS = "readings"
+MEASUREMENTS = "readings"
 """About a model: what a client does to its readings before the model sees them, in words; empty
 for nothing."""
 
@@ -50,7 +50,7 @@ _KINDS: Mapping[str, type] = {
 Build = Callable[..., nn.Module]
 
 
-class TakingOutError(ValueError):
+class ExportError(ValueError):
     """A model that cannot be taken out, or used."""
 
 
@@ -65,22 +65,22 @@ def take_out(directory: Path, client: str, target: Path) -> PersonalizedModel:
 
     Raises
     ------
-    TakingOutError
+    ExportError
         If it is not clear whose, there is no such model, or the file is there.
     PersonalStateError
         If the model cannot be read, or the file not be written.
     """
     files = model_files(directory)
     if not files:
-        raise TakingOutError(
+        raise ExportError(
             f"{directory} holds no whole model; there is one after a client's first evaluation"
         )
     if not client and len(files) > 1:
-        raise TakingOutError(f"whose model? --client is one of {', '.join(files)}")
+        raise ExportError(f"whose model? --client is one of {', '.join(files)}")
     if (client or next(iter(files))) not in files:
-        raise TakingOutError(f"there is no model of {client!r}; there are {', '.join(files)}")
+        raise ExportError(f"there is no model of {client!r}; there are {', '.join(files)}")
     if target.exists():
-        raise TakingOutError(f"{target} is there already; name another file")
+        raise ExportError(f"{target} is there already; name another file")
     model = read_model(files[client or next(iter(files))])
     write_model(target, model)
     return model
@@ -97,13 +97,13 @@ def network_of(model: PersonalizedModel, stated: str = "") -> nn.Module:
 
     Raises
     ------
-    TakingOutError
+    ExportError
         If there is no such function, the file does not say what it is to be given, or its network
         has other parameters.
     """
     name = stated or model.about.get(NETWORK, "")
     if not stated and name != TRUSTED:
-        raise TakingOutError(
+        raise ExportError(
             f"the file says that {name!r} builds its network; a file is not believed about code: "
             f"say it yourself with --network {name or 'module:function'}"
         )
@@ -113,13 +113,13 @@ def network_of(model: PersonalizedModel, stated: str = "") -> nn.Module:
         try:
             network = _function(name)(**told(model, ARGUMENTS))
         except (TypeError, ValueError, KeyError) as error:
-            raise TakingOutError(f"what the file says of its network fits none: {error}") from error
+            raise ExportError(f"what the file says of its network fits none: {error}") from error
     if not isinstance(network, nn.Module):
-        raise TakingOutError(f"{name} returned a {type(network).__name__}, no torch.nn.Module")
+        raise ExportError(f"{name} returned a {type(network).__name__}, no torch.nn.Module")
     try:
         network.load_state_dict(dict(model.entries))
     except RuntimeError as error:
-        raise TakingOutError(f"the network of {name} does not fit the model: {error}") from error
+        raise ExportError(f"the network of {name} does not fit the model: {error}") from error
     return network.eval()
 
 
@@ -128,7 +128,7 @@ def told(model: PersonalizedModel, key: str) -> Any:
 
     Raises
     ------
-    TakingOutError
+    ExportError
         If it does not say it: the client was not told ``about`` its model.
     """
     try:
@@ -137,7 +137,7 @@ def told(model: PersonalizedModel, key: str) -> Any:
             raise ValueError(f"{found!r} is no {_KINDS[key].__name__}")
         return found
     except (KeyError, ValueError) as error:
-        raise TakingOutError(
+        raise ExportError(
             f"the file does not say the {key} of its model; give the client an 'about' that does"
         ) from error
 
@@ -149,7 +149,7 @@ def _function(name: str) -> Build:
             raise ImportError("write module:function")
         return getattr(importlib.import_module(module), function)  # type: ignore[no-any-return]
     except (ImportError, AttributeError) as error:
-        raise TakingOutError(f"{name!r} names no function that can be imported: {error}") from error
+        raise ExportError(f"{name!r} names no function that can be imported: {error}") from error
 
 
 @torch.no_grad()
@@ -168,7 +168,7 @@ def predict(
 
     Raises
     ------
-    TakingOutError
+    ExportError
         If the file does not say what outputs mean, or names more or fewer classes than there are.
     """
     scales = told(model, SCALES) if SCALES in model.about else {}
@@ -184,7 +184,7 @@ def predict(
     chances = outputs.softmax(dim=1).double()
     labels = told(model, LABELS)
     if len(labels) != chances.shape[1]:
-        raise TakingOutError(
+        raise ExportError(
             f"the file names {len(labels)} classes; its network has {chances.shape[1]} outputs"
         )
     chosen = _chosen(chances, model.thresholds)

@@ -1,8 +1,8 @@
 """Clients whose examples are nodes, or pairs of nodes, of a graph of their own.
 
 An example is a number: that of a node, or those of the two nodes of a pair. So everything that is
-made for examples (loaders, schedules, tethers, safeguards, any client of this package) works for
-graphs, too; the graph itself is what a :class:`GraphNetwork` looks at to make something of the
+made for examples (loaders, schedules, proximal_terms, safeguards, any client of this package) works
+for graphs, too; the graph itself is what a :class:`GraphNetwork` looks at to make something of the
 number. It stays on the device like the examples do.
 """
 

@@ -14,7 +14,7 @@ from clients.inference.fisher import fisher_diagonal
 from clients.inference.gaussian_posterior import Gaussian, PosteriorAverage, Values
 from clients.loaders import Loader
 from clients.personal import PERSONAL_PART, PersonalClient, Scalars
-from clients.proximal import Tether
+from clients.proximal import ProximalTerm
 from clients.scopes import Scope, ScopeError, names_of, select
 from clients.state.personal_state import Snapshot, tensor_spec
 from clients.task import Classification
@@ -129,7 +129,7 @@ class HierarchicalBayesClient(PersonalClient):
         if not self.num_examples:  # its posterior is the prior, whatever that becomes
             return math.nan, self._part(PERSONAL_PART, self.personal_names)
         with self._random(server_round, "train"):
-            loss = self._train_model(self._tethers())
+            loss = self._train_model(self.proximal_terms())
         with self._random(server_round, "fisher"):
             self._precision = self._information(self._examples)
         variances = self._prior.posterior_variance(self._precision)
@@ -161,14 +161,14 @@ class HierarchicalBayesClient(PersonalClient):
         fisher = fisher_diagonal(self.model, examples, self.task, names=self.prior_names)
         return {name: self._fitted_on * value for name, value in fisher.items()}
 
-    def _tethers(self) -> list[Tether]:
+    def proximal_terms(self) -> list[ProximalTerm]:
         """Return the pulls on the rest, and the prior's."""
         held = set(self.prior_names)
         pulls = [
-            Tether({n: c for n, c in t.centre.items() if n not in held}, t.strength)
-            for t in super()._tethers()
+            ProximalTerm({n: c for n, c in t.anchor.items() if n not in held}, t.strength)
+            for t in super().proximal_terms()
         ]
-        return [*pulls, self._prior.tether(self._fitted_on)]
+        return [*pulls, self._prior.proximal_term(self._fitted_on)]
 
     # ------------------------------------------------------------------ evaluation
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from clients.proximal import Tether
+from clients.proximal import ProximalTerm
 from clients.task import Classification, Task
 
 Values = dict[str, Tensor]
@@ -27,14 +27,14 @@ class Gaussian:
     mean: Mapping[str, Tensor]
     variance: Mapping[str, Tensor]
 
-    def tether(self, num_examples: int) -> Tether:
+    def proximal_term(self, num_examples: int) -> ProximalTerm:
         """Return the pull that it is, as a prior, beside the mean loss of ``n`` examples.
 
         The negative log posterior is ``n f(theta) + sum_j (theta_j - mu_j)^2 / (2 v_j)`` with the
         mean loss ``f``; divided by ``n`` that is a strength of ``1 / (n v_j)``.
         """
         strength = {name: (num_examples * v).reciprocal() for name, v in self.variance.items()}
-        return Tether(self.mean, strength)
+        return ProximalTerm(self.mean, strength)
 
     def posterior_variance(self, precision: Mapping[str, Tensor]) -> Values:
         """Return ``1 / (1 / v_j + h_j)`` (Laplace's approximation), with this as the prior.

@@ -12,8 +12,8 @@ from clients.inference.fisher import fisher_diagonal, normalized
 from clients.lifelong.change_detection import LossStatistics, has_jumped, loss_statistics
 from clients.loaders import Loader, count_examples
 from clients.personal import Scalars
-from clients.personalized_models.local_model import OwnModelClient, Values
-from clients.proximal import Tether
+from clients.personalized_models.local_model import LocalModelClient, Values
+from clients.proximal import ProximalTerm
 from clients.scopes import Scope
 from clients.state.personal_state import Snapshot, tensor_spec
 from clients.training import EVERYTHING
@@ -22,7 +22,7 @@ from strategies.arrays import Spec
 TASK, TASKS, LOSSES = "clock/task", "clock/tasks", "clock/losses"
 
 
-class LifelongClient(OwnModelClient):
+class LifelongClient(LocalModelClient):
     """Elastic weight consolidation on every device, with a proximal pull to the group.
 
     Per round, from the client's own ``theta``: train
@@ -81,7 +81,7 @@ class LifelongClient(OwnModelClient):
         super().__init__(*args, **kwargs)
 
     def _train(self, server_round: int, before: Snapshot | None) -> tuple[float, Values]:
-        received, group = self._values(), self._tethers()
+        received, group = self._values(), self.proximal_terms()
         self._put(self._own("own", before, received))
         kept = dict(before.arrays) if before else {}
         if not self.num_examples:  # nothing to learn, and nothing to tell a change by
@@ -148,7 +148,7 @@ class LifelongClient(OwnModelClient):
             f"fisher/{n}": value for n, value in fisher.items()
         }
 
-    def _memory(self, kept: Values) -> list[Tether]:
+    def _memory(self, kept: Values) -> list[ProximalTerm]:
         """Return the pull to what old tasks need; none during the first task."""
         memory = Snapshot(0, kept)
         anchor, fisher = memory.part("anchor"), memory.part("fisher")
@@ -156,7 +156,7 @@ class LifelongClient(OwnModelClient):
             return []
         device = next(iter(self._entries.values())).device
         return [
-            Tether(
+            ProximalTerm(
                 {name: value.to(device) for name, value in anchor.items()},
                 {name: times(self.strength, value.to(device)) for name, value in fisher.items()},
             )
@@ -168,9 +168,9 @@ class LifelongClient(OwnModelClient):
         self._put(self._own("own", before, self._values()))
         return {"tasks": int(before.arrays.get(TASKS, 1)) if before else 1}, None
 
-    def _way_in(self) -> tuple[frozenset[Scope], list[Tether]]:
+    def _way_in(self) -> tuple[frozenset[Scope], list[ProximalTerm]]:
         """An unseen client takes the received model as its own, and trains it near the group."""
-        return EVERYTHING, self._tethers()
+        return EVERYTHING, self.proximal_terms()
 
     def _unguarded_parts(self) -> tuple[str, ...]:
         return *super()._unguarded_parts(), "anchor"  # which was sent in a round before

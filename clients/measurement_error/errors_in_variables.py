@@ -24,7 +24,7 @@ from strategies.measurement_error.errors_in_variables import (
     moments_arrays,
 )
 
-FEWEST_READINGS = 2
+FEWEST_MEASUREMENTS = 2
 """A client calibrates if it has at least so many readings for each feature: the covariance of
 fewer would replace most of what they say by nothing."""
 
@@ -61,8 +61,8 @@ class ErrorsInVariablesClient(LinearClient):
     same for all devices however well they see. For prediction from readings as noisy as those of
     training they alone would be worse than the biased ones; so each client puts its own
     calibration ``E[X | W]`` before them, made of its own training readings and its stated noise:
-    one common model, a reliability of each client's own. With fewer than :data:`FEWEST_READINGS`
-    readings a feature it predicts from them as they are.
+    one common model, a reliability of each client's own. With fewer than
+    :data:`FEWEST_MEASUREMENTS` readings a feature it predicts from them as they are.
 
     Parameters
     ----------
@@ -131,7 +131,7 @@ class ErrorsInVariablesClient(LinearClient):
         Exact readings need none, and of too few training examples there is none to be made.
         """
         found = self._first_examples(self._calibrates_on) if self._noise.any() else None
-        if found is None or len(found[0]) < FEWEST_READINGS * self.layer.in_features:
+        if found is None or len(found[0]) < FEWEST_MEASUREMENTS * self.layer.in_features:
             return self.model
         # One thread: how many there are would decide on the last bits of eigenvectors.
         with threadpool_limits(1, user_api="blas"):

@@ -10,8 +10,8 @@ from torch.func import functional_call
 
 from clients.evaluation import Evaluation
 from clients.personal import Scalars
-from clients.personalized_models.local_model import OwnModelClient, Values
-from clients.proximal import Tether
+from clients.personalized_models.local_model import LocalModelClient, Values
+from clients.proximal import ProximalTerm
 from clients.scopes import Scope
 from clients.state.personal_state import Snapshot
 from clients.training import EVERYTHING
@@ -63,7 +63,7 @@ def mix(own: Values, shared: Values, alpha: float, parameters: Collection[str]) 
     }
 
 
-class APFLClient(OwnModelClient):
+class APFLClient(LocalModelClient):
     """APFL (Deng et al. 2020, Algorithm 1): predict with ``alpha v + (1 - alpha) w``.
 
     On every minibatch, with ``u`` the mixture: ``w <- w - eta grad f(w)`` as in FedAvg,
@@ -111,8 +111,8 @@ class APFLClient(OwnModelClient):
         with self._random(server_round, "train"):
             loss = self._train_model(
                 [
-                    Tether({f"shared.{n}": a for n, a in t.centre.items()}, t.strength)
-                    for t in self._tethers()
+                    ProximalTerm({f"shared.{n}": a for n, a in t.anchor.items()}, t.strength)
+                    for t in self.proximal_terms()
                 ],
                 model=model,
                 scopes={
@@ -132,7 +132,7 @@ class APFLClient(OwnModelClient):
         self._put(mix(own, received, alpha, dict(self.model.named_parameters())))
         return {}, None  # alpha is personal: it is not reported
 
-    def _way_in(self) -> tuple[frozenset[Scope], list[Tether]]:
+    def _way_in(self) -> tuple[frozenset[Scope], list[ProximalTerm]]:
         """An unseen client trains the mixture, unless alpha is 0."""
         return frozenset() if self.alpha == 0.0 else EVERYTHING, []
 

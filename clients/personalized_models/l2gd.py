@@ -7,7 +7,8 @@ from typing import Any
 from torch import Tensor, nn
 
 from clients.personalized_models.local_model import Values
-from clients.personalized_models.mr_mtl import ConstellationClient, check_overshoot
+from clients.personalized_models.mr_mtl import MRMTLClient
+from clients.personalized_models.strength import check_overshoot
 from clients.training import joint
 from strategies.randomness import generator
 
@@ -15,7 +16,7 @@ MOST_AVERAGING = 0.999
 """The largest probability of averaging that :func:`fitting_probability` returns."""
 
 
-class L2GDClient(ConstellationClient):
+class L2GDClient(MRMTLClient):
     """L2GD (Hanzely & Richtarik 2020, Algorithm 1): a coin decides between a step and the mean.
 
     With probability ``1 - p`` a step of SGD on ``f_i``; with ``p`` a step towards the mean of all
@@ -28,7 +29,7 @@ class L2GDClient(ConstellationClient):
 
     Parameters
     ----------
-    args, kwargs : as in :class:`ConstellationClient`; of ``schedule`` nothing is used, since the
+    args, kwargs : as in :class:`MRMTLClient`; of ``schedule`` nothing is used, since the
         coins decide the number of steps
     averaging_probability : p in (0, 1); 1 / p is the expected number of local steps a round.
         None: :func:`fitting_probability`, with which hardly any strength is too large

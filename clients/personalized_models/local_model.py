@@ -12,7 +12,7 @@ Values = dict[str, Tensor]
 """State-dict name -> tensor."""
 
 
-class OwnModelClient(PersonalClient):
+class LocalModelClient(PersonalClient):
     """Keep whole models in the personal state.
 
     The client's network holds one model at a time: subclasses put in it which one they train or

@@ -1,12 +1,4 @@
-"""Constellations: every client keeps a whole model of its own, tethered to a shared anchor.
-
-They seek ``min f_i(theta_i) + lambda/2 ||theta_i - theta_0||^2`` and differ in what the anchor
-``theta_0`` is: the FedAvg model (Ditto), the mean of the clients' models (MR-MTL, L2GD), or the
-minimizer of the clients' Moreau envelopes (pFedMe). Pulls are solved implicitly
-(:class:`clients.proximal.Tethers`), so that no ``lambda`` is too large for a learning rate.
-``lambda = 0`` is training alone, and at infinity a client's model is the shared one, trained as
-FedAvg trains it.
-"""
+"""MR-MTL: personalized models near their mean."""
 
 import math
 from collections.abc import Sequence
@@ -15,8 +7,9 @@ from typing import Any
 from clients.evaluation import Choice, Evaluation
 from clients.loaders import count_examples
 from clients.personal import Scalars
-from clients.personalized_models.local_model import OwnModelClient, Values
-from clients.proximal import Tether
+from clients.personalized_models.local_model import LocalModelClient, Values
+from clients.personalized_models.strength import strength_for
+from clients.proximal import ProximalTerm
 from clients.scopes import Scope
 from clients.state.personal_state import Snapshot
 from clients.training import EVERYTHING
@@ -25,24 +18,7 @@ FEWEST_TO_CHOOSE = 4
 """Validation examples; with fewer a client takes the middle one of its candidates."""
 
 
-def strength_for(num_examples: int, tau: float) -> float:
-    """Return ``1 / (n tau^2)``, the strength that fits an amount of data.
-
-    With a Gaussian prior of deviation ``tau`` around the anchor, the negative log posterior is
-    ``n f(theta) + ||theta - theta_0||^2 / (2 tau^2)``, with ``f`` the mean loss of ``n`` examples.
-
-    Raises
-    ------
-    ValueError
-        If ``tau`` is not above zero, or the number negative.
-    """
-    if not tau > 0 or num_examples < 0:
-        raise ValueError(f"tau must be > 0 and examples >= 0, got {tau} and {num_examples}")
-    precision = num_examples * tau**2
-    return 1.0 / precision if precision > 0 else math.inf
-
-
-class ConstellationClient(OwnModelClient):
+class MRMTLClient(LocalModelClient):
     """MR-MTL (Liu et al. 2022): own models around their mean, which is what clients send.
 
     Per round: ``theta_i <- train f_i + lambda/2 ||theta_i - theta_0||^2`` from the client's own
@@ -52,7 +28,7 @@ class ConstellationClient(OwnModelClient):
 
     Parameters
     ----------
-    args, kwargs : as in :class:`OwnModelClient`; ``pulls`` act where the shared model is trained,
+    args, kwargs : as in :class:`LocalModelClient`; ``pulls`` act where the shared model is trained,
         which is in Ditto, and at infinity
     strength : ``lambda >= 0``, infinity included; or several candidates, ascending: then the
         client keeps a model for each of them (time and state grow alike) and uses the one that
@@ -68,7 +44,7 @@ class ConstellationClient(OwnModelClient):
 
     sends_own = True
     """Whether the own model leaves the device."""
-    uses_pulls = False
+    uses_proximal_rules = False
 
     def __init__(
         self,
@@ -126,13 +102,15 @@ class ConstellationClient(OwnModelClient):
         anchor itself moves as FedAvg moves it.
         """
         if math.isinf(strength):
-            return self._train_model(self._tethers()), self._values()
-        loss = self._train_model([self._anchor(received, strength)])
+            return self._train_model(self.proximal_terms()), self._values()
+        loss = self._train_model([self._proximal_term(received, strength)])
         return loss, self._contribution(received, last)
 
-    def _anchor(self, centre: Values, strength: float) -> Tether:
+    def _proximal_term(self, centre: Values, strength: float) -> ProximalTerm:
         """Return a tether to a copy of the centre, which whoever has it may move."""
-        return Tether({n: centre[n].clone() for n, _ in self.model.named_parameters()}, strength)
+        return ProximalTerm(
+            {n: centre[n].clone() for n, _ in self.model.named_parameters()}, strength
+        )
 
     # ------------------------------------------------------------------ evaluation
 
@@ -150,11 +128,11 @@ class ConstellationClient(OwnModelClient):
         self._put(chosen[1])
         return {"lambda": chosen[0]}, choice.validation if choice else None
 
-    def _way_in(self) -> tuple[frozenset[Scope], list[Tether]]:
+    def _way_in(self) -> tuple[frozenset[Scope], list[ProximalTerm]]:
         """An unseen client takes the received model as its own, and trains it under the tether."""
         if math.isinf(self.default_strength):
             return frozenset(), []
-        return EVERYTHING, [self._anchor(self._values(), self.default_strength)]
+        return EVERYTHING, [self._proximal_term(self._values(), self.default_strength)]
 
     # ------------------------------------------------------------------ the inside
 
@@ -184,37 +162,3 @@ class ConstellationClient(OwnModelClient):
     ) -> Values:
         """Return the own model; at infinity it is the received one."""
         return received if math.isinf(strength) else self._own(part, before, received)
-
-
-class DittoClient(ConstellationClient):
-    """Ditto (Li et al. 2021, Algorithm 1): own models around the FedAvg model.
-
-    The own model is trained towards the shared one as it was received, which stays put during
-    the round; then the shared one is trained as FedAvg does, on the same batches, and sent. The
-    own model never leaves the device.
-    """
-
-    sends_own = False
-    uses_pulls = True
-
-    def _train(self, server_round: int, before: Snapshot | None) -> tuple[float, Values]:
-        received = self._values()
-        _, kept = super()._train(server_round, before)
-        self._put(received)
-        with self._random(server_round, "train"):
-            return self._train_model(self._tethers()), kept
-
-
-def check_overshoot(strength: float, largest: float, words: str) -> None:
-    """Refuse a strength with which a step to the anchor would go beyond it.
-
-    Raises
-    ------
-    ValueError
-        The message says the largest strength that is possible.
-    """
-    if strength > largest:
-        raise ValueError(
-            f"lambda {strength:g} goes beyond its anchor at every step; it may be at most "
-            f"{largest:g} ({words})"
-        )

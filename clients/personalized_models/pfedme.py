@@ -5,10 +5,11 @@ from dataclasses import replace
 from typing import Any
 
 from clients.personalized_models.local_model import Values
-from clients.personalized_models.mr_mtl import ConstellationClient, check_overshoot
+from clients.personalized_models.mr_mtl import MRMTLClient
+from clients.personalized_models.strength import check_overshoot
 
 
-class PFedMeClient(ConstellationClient):
+class PFedMeClient(MRMTLClient):
     """pFedMe (Dinh et al. 2020, Algorithm 1): gradient steps on Moreau envelopes.
 
     On every minibatch: ``inner_steps`` steps on ``f_i(theta) + lambda/2 ||theta - w||^2``, then
@@ -17,7 +18,7 @@ class PFedMeClient(ConstellationClient):
 
     Parameters
     ----------
-    args, kwargs : as in :class:`ConstellationClient`
+    args, kwargs : as in :class:`MRMTLClient`
     inner_steps : K, steps on every minibatch
     outer_learning_rate : eta
 
@@ -42,18 +43,18 @@ class PFedMeClient(ConstellationClient):
         if math.isinf(strength):
             return super()._train_own(server_round, strength, received, last)
         parameters = dict(self.model.named_parameters())
-        anchor = self._anchor(received, strength)
+        term = self._proximal_term(received, strength)
         rate, taken = self.outer_learning_rate * strength, 0
 
         def after_step() -> None:
             nonlocal taken
             taken += 1
             if taken % self.inner_steps == 0:
-                for name, centre in anchor.centre.items():
-                    centre.lerp_(parameters[name].detach(), rate)
+                for name, anchor in term.anchor.items():
+                    anchor.lerp_(parameters[name].detach(), rate)
 
         loss = self._train_model(
-            [anchor],
+            [term],
             schedule=tuple(replace(phase, repeats=self.inner_steps) for phase in self.schedule),
             after_step=after_step,
         )
@@ -64,4 +65,4 @@ class PFedMeClient(ConstellationClient):
             for name, value in self._values().items()
             if name not in parameters and value.is_floating_point()
         }
-        return loss, received | buffers | dict(anchor.centre)
+        return loss, received | buffers | dict(term.anchor)

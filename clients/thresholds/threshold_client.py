@@ -34,7 +34,7 @@ from strategies.thresholds.search import (
 SCORES = ("f1", "balanced-accuracy", "precision", "recall", "accuracy")
 """What every rule is scored by, on test examples: metrics ``<score>-<rule>``."""
 
-TOLD = tuple(f"{score}-{rule}" for score in SCORES for rule in RULES)
+REPORTED = tuple(f"{score}-{rule}" for score in SCORES for rule in RULES)
 """The metrics in the answer to ``choose``: shares, NaN where not known."""
 
 Floats = NDArray[np.float64]

@@ -10,9 +10,9 @@ from clients.export.exported_model import (
     ARGUMENTS,
     COLUMNS,
     LABELS,
+    MEASUREMENTS,
     NETWORK,
     OUTPUTS,
-    READINGS,
     SCALES,
     SHAPE,
     TASK,
@@ -39,30 +39,30 @@ def rebuild(**values: Any) -> nn.Module:
 
 def about_model(config: RunConfig) -> dict[str, str]:
     """Return the model card of a run's models; see :mod:`clients.export.exported_model`."""
-    facts, architecture = config.required_facts, config.architecture
+    schema, architecture = config.required_schema, config.architecture
     own = architecture.model not in MODELS
     scales: dict[str, Any] = {}
-    if facts.features is not None and facts.standardize:
-        deviations = feature_deviations(facts.features)
-        scales["inputs"] = [list(facts.features.means), [float(d) or 1.0 for d in deviations]]
-    if facts.task == "regression":
-        scales["target"] = target_scale(facts)
+    if schema.features is not None and schema.standardize:
+        deviations = feature_deviations(schema.features)
+        scales["inputs"] = [list(schema.features.means), [float(d) or 1.0 for d in deviations]]
+    if schema.task == "regression":
+        scales["target"] = target_scale(schema)
     return {
         NETWORK: architecture.model if own else TRUSTED,
         ARGUMENTS: json.dumps(asdict(architecture)),
-        SHAPE: json.dumps(facts.shape),
+        SHAPE: json.dumps(schema.shape),
         OUTPUTS: str(architecture.num_classes),
-        TASK: facts.task,
-        LABELS: json.dumps(facts.labels),
-        COLUMNS: json.dumps(facts.columns),
+        TASK: schema.task,
+        LABELS: json.dumps(schema.labels),
+        COLUMNS: json.dumps(schema.columns),
         SCALES: json.dumps(scales),
-        READINGS: _readings(config),
+        MEASUREMENTS: _readings(config),
     }
 
 
 def _readings(config: RunConfig) -> str:
     """Return what clients do to their readings, in words."""
-    if config.required_facts.graph:
+    if config.required_schema.graph:
         return "nodes of a graph, which is there"
     filled = [] if config.data.imputation == "none" else [f"filled in ({config.data.imputation})"]
     return " and ".join(filled + (["calibrated"] if config.data.calibrate_inputs else []))

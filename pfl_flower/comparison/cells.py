@@ -147,7 +147,7 @@ def result_of(run: MethodRun, config: Mapping[str, Any], num_clients: int) -> Ce
         method=run.method,
         seed=run.config.seed,
         config=config,
-        task=run.config.required_facts.task,
+        task=run.config.required_schema.task,
         rounds=np.array(rounds),
         clients=np.array(clients),
         test=table(run.score),
@@ -202,14 +202,14 @@ def label_counts(
     names that the clients give them (with ``taste`` these differ in meaning); a target of a
     regression is cut into ranges that are equally common over all clients.
     """
-    facts = run.config.required_facts
+    schema = run.config.required_schema
     data = federation(run.config.data, num_clients)
-    targets = [data.client(client, facts).train[1].numpy() for client in clients]
-    if facts.task == "classification":
-        names = tuple(str(label) for label in facts.labels)
+    targets = [data.client(client, schema).train[1].numpy() for client in clients]
+    if schema.task == "classification":
+        names = tuple(str(label) for label in schema.labels)
         return names, np.array([np.bincount(t, minlength=len(names)) for t in targets], float)
     edges = np.unique(np.quantile(np.concatenate(targets), np.linspace(0, 1, bins + 1)))
-    mean, scale = target_scale(facts)
+    mean, scale = target_scale(schema)
     users = edges * scale + mean
     names = tuple(f"{low:.4g} to {high:.4g}" for low, high in pairwise(users))
     return names, np.array([np.histogram(t, edges)[0] for t in targets], float)

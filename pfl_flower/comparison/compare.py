@@ -198,7 +198,7 @@ def _check_data(comparison: Comparison) -> None:
     data, errors = Federation(config.data, comparison.clients), []
     for client in range(data.num_clients):
         try:
-            data.card(client)
+            data.client_schema(client)
             return
         except DataError as error:
             errors.append(error)

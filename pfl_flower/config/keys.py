@@ -295,7 +295,7 @@ class RunKeys:
     late: float = key(
         0.0, "of clients that are there only from half of the rounds on", between(0, 0.9)
     )
-    joining_steps: int = key(100, "minibatch steps of a client that joins", between(0))
+    adaptation_steps: int = key(100, "minibatch steps of a client that joins", between(0))
     safeguard: bool = key(
         False, "each client may fall back on the global model or one trained alone"
     )

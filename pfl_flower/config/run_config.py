@@ -12,7 +12,7 @@ from clients import (
     FineTuning,
     LinkPrediction,
     Optimization,
-    Pull,
+    ProximalRule,
     Regression,
     Scope,
     Task,
@@ -20,10 +20,10 @@ from clients import (
 from clients.training import EVERYTHING, Schedule
 from pfl_flower.config.keys import RunKeys
 from pfl_flower.config.validators import split_words
-from pfl_flower.data import SOURCES, DataError, DataFacts, DataSettings, is_own
+from pfl_flower.data import SOURCES, DataError, DataSchema, DataSettings, is_own
 from pfl_flower.data.degradation.devices import PER_TIER, check_devices
 from pfl_flower.data.degradation.imputation import IMPUTATIONS
-from pfl_flower.data.degradation.measurements import check_readings
+from pfl_flower.data.degradation.measurements import check_measurements
 from pfl_flower.data.heterogeneity import parse_heterogeneity
 from pfl_flower.data.schema import target_scale
 from pfl_flower.methods.table import METHODS, SCHEDULES, Method
@@ -42,7 +42,7 @@ class RunConfig(RunKeys):
     A value of ``""`` (None here) leaves the choice to the method, as :data:`METHODS` has it.
     """
 
-    facts: DataFacts | None = None
+    schema: DataSchema | None = None
     """What the clients told of their data; not a key of the run config."""
 
     def __post_init__(self) -> None:
@@ -79,7 +79,7 @@ class RunConfig(RunKeys):
 
     def _check_model(self) -> None:
         """Refuse networks and methods for other kinds of data."""
-        known = self.known_facts
+        known = self.known_schema
         if known is None:
             return
         graphs = ", ".join(name for name, source in SOURCES.items() if source.graph)
@@ -113,7 +113,7 @@ class RunConfig(RunKeys):
         """Refuse thresholds where there are no classes, or nothing to find them on."""
         if self.threshold is None:
             return
-        known = self.known_facts
+        known = self.known_schema
         if known is not None and (known.task != "classification" or len(known.labels) < 2):
             kind = f"{len(known.labels)} class" if known.labels else known.task
             raise ConfigError(
@@ -148,10 +148,10 @@ class RunConfig(RunKeys):
         """Refuse devices and imputations that contradict one another, the data or the method."""
         try:
             check_devices(self.data)
-            if known := self.known_facts:
+            if known := self.known_schema:
                 source = SOURCES.get(self.dataset)
                 streams = source is not None and source.num_phases > 1
-                check_readings(self.data, known.shape, known.graph, streams)
+                check_measurements(self.data, known.shape, known.graph, streams)
         except DataError as error:
             raise ConfigError(str(error)) from error
         draws = IMPUTATIONS[self.data.imputation].draws
@@ -196,7 +196,7 @@ class RunConfig(RunKeys):
                     f"method {self.method!r} has no {hyphenated(name)}; there is one in "
                     f"{', '.join(having)}"
                 )
-        if (self.row.groups or self.row.tells_metadata) and self.initial:
+        if (self.row.groups or self.row.asks_metadata) and self.initial:
             many = "groups" if self.row.groups else "clients' models"
             raise ConfigError(
                 f"method {self.method!r} cannot start from shared arrays of an earlier run: "
@@ -207,12 +207,12 @@ class RunConfig(RunKeys):
             raise ConfigError(
                 f"personal={self.personal!r} leaves nothing for the groups of {self.method!r}"
             )
-        if self.row.makes_own_model and (self.personal or self.personal_decay):
+        if self.row.makes_local_model and (self.personal or self.personal_decay):
             raise ConfigError(
                 f"method {self.method!r} keeps a whole model of its own, beside which nothing of "
                 f"the shared one is personal; leave personal and personal-decay empty"
             )
-        if self.mu and not getattr(self.row.client, "uses_pulls", True):
+        if self.mu and not getattr(self.row.client, "uses_proximal_rules", True):
             raise ConfigError(f"method {self.method!r} has no mu: its pull is lambda")
         if self.server_momentum and not getattr(self.row.strategy, "uses_momentum", True):
             raise ConfigError(f"method {self.method!r} has no server-momentum; leave it at 0")
@@ -231,7 +231,7 @@ class RunConfig(RunKeys):
             raise ConfigError("lambda and tau are two ways to say the same; set one of them")
         try:
             arguments = self.client_arguments | self.strategy_arguments
-            task = self.known_facts.task if self.known_facts else None
+            task = self.known_schema.task if self.known_schema else None
             self.row.check(self.optimization, task=task, **arguments)
         except ValueError as error:
             raise ConfigError(f"{self.method}: {error}") from error
@@ -303,12 +303,12 @@ class RunConfig(RunKeys):
         return make(self.local_epochs, self.local_steps, self.head_epochs)
 
     @property
-    def pulls(self) -> tuple[Pull, ...]:
+    def proximal_rules(self) -> tuple[ProximalRule, ...]:
         """What parameters are tethered to."""
         return (
-            Pull(Scope.SHARED, "received", float(self.value("mu", 0.0))),
-            Pull(Scope.PERSONAL, "zero", float(self.value("personal_decay", 0.0))),
-            Pull(Scope.GROUP, "zero", float(self.value("group_decay", 0.0))),
+            ProximalRule(Scope.SHARED, "received", float(self.value("mu", 0.0))),
+            ProximalRule(Scope.PERSONAL, "zero", float(self.value("personal_decay", 0.0))),
+            ProximalRule(Scope.GROUP, "zero", float(self.value("group_decay", 0.0))),
         )
 
     @property
@@ -343,8 +343,8 @@ class RunConfig(RunKeys):
 
     def _for_task(self, values: dict[str, Any]) -> dict[str, Any]:
         """Replace what is left to the kind of task, once that is known."""
-        if self.known_facts:
-            numbers = self.known_facts.task == "regression"
+        if self.known_schema:
+            numbers = self.known_schema.task == "regression"
             if values.get("covariance") == "auto":
                 # that of all classes' coefficients is too large to be estimated whole
                 values["covariance"] = "full" if numbers else "diagonal"
@@ -379,18 +379,18 @@ class RunConfig(RunKeys):
         )
 
     @property
-    def known_facts(self) -> DataFacts | None:
+    def known_schema(self) -> DataSchema | None:
         """What is known of the data: what clients told, else what the table of data sets says."""
-        if self.facts is not None or is_own(self.dataset):
-            return self.facts
+        if self.schema is not None or is_own(self.dataset):
+            return self.schema
         source = SOURCES[self.dataset]
         if self.task == "link-prediction":
-            return DataFacts(source.shape, "link-prediction", graph=source.graph)
+            return DataSchema(source.shape, "link-prediction", graph=source.graph)
         labels = tuple(range(source.num_classes))
-        return DataFacts(source.shape, source.task, labels, graph=source.graph)
+        return DataSchema(source.shape, source.task, labels, graph=source.graph)
 
     @property
-    def required_facts(self) -> DataFacts:
+    def required_schema(self) -> DataSchema:
         """The same, where there is no way without.
 
         Raises
@@ -398,7 +398,7 @@ class RunConfig(RunKeys):
         ConfigError
             If no client has told anything yet.
         """
-        known = self.known_facts
+        known = self.known_schema
         if known is None:
             raise ConfigError(f"nothing is known of {self.dataset!r} before clients are asked")
         return known
@@ -406,29 +406,29 @@ class RunConfig(RunKeys):
     @property
     def client_task(self) -> Task:
         """The loss and the scores."""
-        facts = self.required_facts
-        if facts.task == "regression":
-            return Regression(unit=target_scale(facts)[1])
-        return LinkPrediction() if facts.task == "link-prediction" else Classification()
+        schema = self.required_schema
+        if schema.task == "regression":
+            return Regression(unit=target_scale(schema)[1])
+        return LinkPrediction() if schema.task == "link-prediction" else Classification()
 
     @property
     def architecture(self) -> Architecture:
         """The network: what the user chose, else what the method needs on this kind of data."""
-        facts = self.required_facts
-        image = len(facts.shape) == 3
+        schema = self.required_schema
+        image = len(schema.shape) == 3
         model = self.model
         if model == "auto":
-            base = "gcn" if facts.graph else "cnn" if image else "mlp"
+            base = "gcn" if schema.graph else "cnn" if image else "mlp"
             named = f"{self.row.block}-{base}" if self.row.block else base
             model = self.row.model or (named if named in MODELS else base)
-        elif facts.graph and f"{self.row.block}-{model}" in MODELS:
+        elif schema.graph and f"{self.row.block}-{model}" in MODELS:
             model = f"{self.row.block}-{model}"
         norm = self.value("norm", "batch")
-        links = facts.task == "link-prediction"
-        outputs = len(facts.labels) or 1
+        links = schema.task == "link-prediction"
+        outputs = len(schema.labels) or 1
         # where a mask is told, as many inputs again say which values were missing
         masks = IMPUTATIONS[self.data.imputation].masks
-        shape = (2 * facts.shape[0],) if masks else facts.shape
+        shape = (2 * schema.shape[0],) if masks else schema.shape
         return Architecture(model, shape, outputs, norm, self.adapter_size, links)
 
     @property

@@ -6,7 +6,7 @@ from pfl_flower.data.heterogeneity import HETEROGENEITIES
 from pfl_flower.data.partition.partitioners import PARTITIONS
 from pfl_flower.data.readers.own_clients import is_own, number_of_clients, stamp
 from pfl_flower.data.records import Examples, Source
-from pfl_flower.data.schema import DataCard, DataError, DataFacts
+from pfl_flower.data.schema import ClientSchema, DataError, DataSchema
 from pfl_flower.data.settings import DataSettings
 from pfl_flower.data.sources.registry import SOURCES
 
@@ -15,9 +15,9 @@ __all__ = [
     "PARTITIONS",
     "SOURCES",
     "ClientData",
-    "DataCard",
+    "ClientSchema",
     "DataError",
-    "DataFacts",
+    "DataSchema",
     "DataSettings",
     "Examples",
     "Federation",

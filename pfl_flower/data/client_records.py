@@ -142,7 +142,7 @@ def checked(
     arrays : ``x_train`` and ``y_train``, and maybe ``x_val``, ``y_val``, ``x_test`` and ``y_test``:
         numpy arrays, tensors or what numpy makes arrays of; other names are left alone unless they
         look like a misspelt split, and None is an array that is not there. One of
-        :data:`~pfl_flower.data.degradation.declared_errors.STATED` says how exact the inputs are
+        :data:`~pfl_flower.data.degradation.declared_errors.DECLARED` says how exact the inputs are
     where : file and client, for error messages
     columns : names of the features, if examples are rows of a table
     required : splits that must be there

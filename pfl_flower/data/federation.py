@@ -15,13 +15,13 @@ from pfl_flower.data.degradation.imputation import IMPUTATIONS
 from pfl_flower.data.degradation.measurements import check_raw, through_device
 from pfl_flower.data.heterogeneity import HETEROGENEITIES, draw_clusters, parse_heterogeneity
 from pfl_flower.data.moments import FEWEST_ROWS, moments
-from pfl_flower.data.partition.benchmark_clients import PooledClients
+from pfl_flower.data.partition.benchmark_clients import BenchmarkClients
 from pfl_flower.data.readers.own_clients import OwnClients, is_own
 from pfl_flower.data.records import Description, SourceRequest
 from pfl_flower.data.schema import (
-    DataCard,
+    ClientSchema,
     DataError,
-    DataFacts,
+    DataSchema,
     Label,
     Split,
     TaskName,
@@ -29,7 +29,7 @@ from pfl_flower.data.schema import (
     check_graph,
     fit_inputs,
     fit_targets,
-    merge_cards,
+    merge_schemas,
     ordered,
 )
 from pfl_flower.data.settings import DataSettings
@@ -54,15 +54,15 @@ class Federation:
     def __init__(self, settings: DataSettings, num_clients: int) -> None:
         self.settings = settings
         self.num_clients = num_clients
-        kind = OwnClients if is_own(settings.dataset) else PooledClients
-        self.clients: OwnClients | PooledClients = kind(settings, num_clients)
+        kind = OwnClients if is_own(settings.dataset) else BenchmarkClients
+        self.clients: OwnClients | BenchmarkClients = kind(settings, num_clients)
         self.true_clusters = draw_clusters(settings.cluster_sizes, num_clients, settings.seed)
         check_devices(settings)
         self.devices = plant_devices(settings, num_clients)
         self._raw: dict[int, RawClient] = {}
-        self._made: dict[tuple[int, DataFacts], ClientData] = {}
+        self._made: dict[tuple[int, DataSchema], ClientData] = {}
 
-    def card(self, client: int) -> DataCard:
+    def client_schema(self, client: int) -> ClientSchema:
         """Return what a client tells of its data before the first round."""
         raw = self._load(client)
         inputs, targets = raw.train
@@ -75,13 +75,13 @@ class Federation:
             labels.update(range(source.num_classes) if source else ())
         tells = len(targets) >= FEWEST_ROWS
         scales = self._standardizes(inputs)
-        tells_features = tells and (scales or self._fills_in(inputs))
+        reports_features = tells and (scales or self._fills_in(inputs))
         amounts = tells and task == "regression"
-        return DataCard(
+        return ClientSchema(
             shape=tuple(inputs.shape[1:] if raw.graph is None else raw.graph.features.shape[1:]),
             task=task,
             labels=ordered(labels),
-            features=moments(_as_numbers(inputs)) if tells_features else None,
+            features=moments(_as_numbers(inputs)) if reports_features else None,
             target=moments(torch.from_numpy(targets.astype(float))) if amounts else None,
             graph=raw.graph is not None,
             edges=self._edges_of(client),
@@ -108,12 +108,12 @@ class Federation:
 
         A connection of two clients' nodes is neither's, and dropped.
         """
-        if not isinstance(self.clients, PooledClients) or self.clients.pieces is None:
+        if not isinstance(self.clients, BenchmarkClients) or self.clients.pieces is None:
             return None
         return self.clients.pieces.kept, self.clients.pieces.dropped
 
     def _edges_of(self, client: int) -> tuple[int, int] | None:
-        if not isinstance(self.clients, PooledClients) or self.clients.pieces is None:
+        if not isinstance(self.clients, BenchmarkClients) or self.clients.pieces is None:
             return None
         pieces = self.clients.pieces
         return pieces.edges[client].shape[1] // 2, pieces.dropped_by[client]
@@ -134,65 +134,67 @@ class Federation:
         return [found[place] for place in order]
 
     @cached_property
-    def facts(self) -> DataFacts:
-        """What the clients' cards say together; a server learns it by asking them."""
-        return merge_cards({client: self.card(client) for client in range(self.num_clients)})[0]
+    def schema(self) -> DataSchema:
+        """What the clients' schemas say together; a server learns it by asking them."""
+        return merge_schemas(
+            {client: self.client_schema(client) for client in range(self.num_clients)}
+        )[0]
 
-    def client(self, client: int, facts: DataFacts | None = None) -> ClientData:
-        """Return the splits of one client, as all clients' :attr:`facts` have them by default.
+    def client(self, client: int, schema: DataSchema | None = None) -> ClientData:
+        """Return the splits of one client, as all clients' :attr:`schema` have them by default.
 
         Raises
         ------
         DataError
-            If the client's data cannot be read, or do not fit the facts.
+            If the client's data cannot be read, or do not fit the schema.
         """
-        key = (client, facts or self.facts)
+        key = (client, schema or self.schema)
         if key not in self._made:
             self._made[key] = self._make(*key)
         return self._made[key]
 
     def _load(self, client: int) -> RawClient:
         if client not in self._raw:
-            raw = as_stated(self.clients.load(client), self.settings.task)
+            raw = as_declared(self.clients.load(client), self.settings.task)
             check_raw(raw, self.settings)
             self._raw[client] = raw
         return self._raw[client]
 
-    def _make(self, client: int, facts: DataFacts) -> ClientData:
+    def _make(self, client: int, schema: DataSchema) -> ClientData:
         raw = self._load(client)
-        whole = self._splits(client, raw, facts, bool(raw.phases))
+        whole = self._splits(client, raw, schema, bool(raw.phases))
         if not raw.phases:
             return whole
-        phases = tuple(self._splits(client, phase, facts, True) for phase in raw.phases)
+        phases = tuple(self._splits(client, phase, schema, True) for phase in raw.phases)
         streams = self.settings.phases == "stream"
         starts = phase_starts(self.settings.seed, client, len(phases)) if streams else ()
         return replace(whole, phases=phases, starts=starts)
 
-    def _splits(self, client: int, raw: RawClient, facts: DataFacts, streams: bool) -> ClientData:
+    def _splits(self, client: int, raw: RawClient, schema: DataSchema, streams: bool) -> ClientData:
         if raw.graph is not None:
-            check_graph(raw.graph, facts)
-        check_columns(raw.columns, facts)
+            check_graph(raw.graph, schema)
+        check_columns(raw.columns, schema)
         parts = (raw.train, raw.validation, raw.test)
         train, validation, test = (
-            self._fit(client, part, facts, raw.graph is not None) for part in parts
+            self._fit(client, part, schema, raw.graph is not None) for part in parts
         )
         data = ClientData(train, validation, test, graph=raw.graph)
         if raw.graph is not None or streams:
             return data
         device = self.devices[client]
         stated = None if raw.stated is None else raw.stated.noise(raw.train[0])
-        return through_device(data, device, stated, facts, self.settings, client)
+        return through_device(data, device, stated, schema, self.settings, client)
 
-    def _fit(self, client: int, part: RawSplit | None, facts: DataFacts, nodes: bool) -> Split:
+    def _fit(self, client: int, part: RawSplit | None, schema: DataSchema, nodes: bool) -> Split:
         assert part is not None  # both kinds of clients give all three
         inputs = _as_numbers(part[0])
-        inputs = inputs if nodes else fit_inputs(inputs, facts)
-        targets = fit_targets(part[1], facts)
+        inputs = inputs if nodes else fit_inputs(inputs, schema)
+        targets = fit_targets(part[1], schema)
         for name in parse_heterogeneity(self.settings.heterogeneity):
-            if facts.task == "link-prediction":
+            if schema.task == "link-prediction":
                 raise DataError(f"heterogeneity {name!r} changes no links; use none")
             inputs, targets = HETEROGENEITIES[name](
-                inputs, targets, len(facts.labels), self.true_clusters[client], self.settings.seed
+                inputs, targets, len(schema.labels), self.true_clusters[client], self.settings.seed
             )
         if targets.ndim != 1:
             raise DataError(f"{self.settings.dataset!r} needs heterogeneity 'interest'")
@@ -224,7 +226,7 @@ def _task(raw: RawClient) -> TaskName:
     return "regression" if raw.train[1].dtype.kind == "f" else "classification"
 
 
-def as_stated(raw: RawClient, task: str) -> RawClient:
+def as_declared(raw: RawClient, task: str) -> RawClient:
     """Return a client's examples with targets of the kind that the task needs.
 
     Fractions are for regression, everything else is classes, unless ``task`` says otherwise: whole
@@ -256,7 +258,7 @@ def as_stated(raw: RawClient, task: str) -> RawClient:
 
     train = convert(raw.train)
     assert train is not None
-    phases = tuple(as_stated(phase, task) for phase in raw.phases)
+    phases = tuple(as_declared(phase, task) for phase in raw.phases)
     return replace(
         raw,
         train=train,

@@ -1,7 +1,7 @@
-"""What a server must know of data it never sees: cards of the clients, put together.
+"""What a server must know of data it never sees: schemas of the clients, put together.
 
 Before the first round every client tells the shape of an example, its labels and, where features
-are to be standardised or filled in, their mean and variance. From the cards come the size of the
+are to be standardised or filled in, their mean and variance. From the schemas come the size of the
 network, one numbering of the classes for everybody, and the federated mean and deviation of every
 feature. No example leaves its client.
 """
@@ -33,7 +33,7 @@ class DataError(ValueError):
 
 
 @dataclass(frozen=True)
-class DataCard:
+class ClientSchema:
     """What one client tells of its data.
 
     Attributes
@@ -66,12 +66,12 @@ class DataCard:
     columns: tuple[str, ...] = ()
 
     def to_json(self) -> str:
-        """Return the card as text."""
+        """Return the schema as text."""
         return json.dumps(asdict(self))
 
     @classmethod
-    def from_json(cls, text: str) -> "DataCard":
-        """Return the card that :meth:`to_json` wrote."""
+    def from_json(cls, text: str) -> "ClientSchema":
+        """Return the schema that :meth:`to_json` wrote."""
         values = json.loads(text)
         return cls(
             tuple(values["shape"]),
@@ -97,35 +97,35 @@ def _moments_of(values: Mapping[str, Any] | None) -> Moments | None:
     )
 
 
-DataFacts = DataCard
-"""The cards of all clients put together: the same fields, over everybody."""
+DataSchema = ClientSchema
+"""The schemas of all clients put together: the same fields, over everybody."""
 
 
-def merge_cards(cards: Mapping[int, DataCard]) -> tuple[DataFacts, dict[int, str]]:
-    """Return the facts, and for every client whose data do not fit the others' the reason.
+def merge_schemas(schemas: Mapping[int, ClientSchema]) -> tuple[DataSchema, dict[int, str]]:
+    """Return the schema, and for every client whose data do not fit the others' the reason.
 
     The shape and task that most clients have are the federation's (ties: the lowest client's).
 
     Parameters
     ----------
-    cards : client -> its card, at least one
+    schemas : client -> its schema, at least one
     """
-    kinds = Counter(_kind(card) for _, card in sorted(cards.items()))
+    kinds = Counter(_kind(own) for _, own in sorted(schemas.items()))
     kind, common = kinds.most_common(1)[0]
     graph, shape, task = kind
     deviants = {
-        client: f"its {_noun(card.graph)} have shape {card.shape} and are for {card.task}; the "
+        client: f"its {_noun(own.graph)} have shape {own.shape} and are for {own.task}; the "
         f"{_noun(graph)} of {common} clients have shape {shape} and are for {task}"
-        for client, card in sorted(cards.items())
-        if _kind(card) != kind
+        for client, own in sorted(schemas.items())
+        if _kind(own) != kind
     }
-    columns, misnamed = _common_columns({c: card for c, card in cards.items() if c not in deviants})
-    fitting = [card for client, card in sorted(cards.items()) if client not in deviants | misnamed]
-    labels = {label for card in fitting for label in card.labels}
-    features = [card.features for card in fitting if card.features and card.features.finite]
-    targets = [card.target for card in fitting if card.target and card.target.finite]
-    cuts = [card.edges for card in fitting if card.edges is not None]
-    facts = DataFacts(
+    columns, misnamed = _common_columns({c: own for c, own in schemas.items() if c not in deviants})
+    fitting = [own for client, own in sorted(schemas.items()) if client not in deviants | misnamed]
+    labels = {label for own in fitting for label in own.labels}
+    features = [own.features for own in fitting if own.features and own.features.finite]
+    targets = [own.target for own in fitting if own.target and own.target.finite]
+    cuts = [own.edges for own in fitting if own.edges is not None]
+    schema = DataSchema(
         shape,
         task,
         ordered(labels),
@@ -133,18 +133,22 @@ def merge_cards(cards: Mapping[int, DataCard]) -> tuple[DataFacts, dict[int, str
         merge_moments(targets) if targets else None,
         graph,
         (sum(kept for kept, _ in cuts), sum(dropped for _, dropped in cuts)) if cuts else None,
-        all(card.standardize for card in fitting),
+        all(own.standardize for own in fitting),
         columns,
     )
-    return facts, deviants | misnamed
+    return schema, deviants | misnamed
 
 
-def _common_columns(cards: Mapping[int, DataCard]) -> tuple[tuple[str, ...], dict[int, str]]:
+def _common_columns(schemas: Mapping[int, ClientSchema]) -> tuple[tuple[str, ...], dict[int, str]]:
     """Return the names that most tables have for their features, and who has others, with reason.
 
     Who has no names, because his data are no table, is taken at the word of his shape.
     """
-    named = {client: card.columns for client, card in sorted(cards.items()) if card.columns}
+    named = {
+        client: client_schema.columns
+        for client, client_schema in sorted(schemas.items())
+        if client_schema.columns
+    }
     if not named:
         return (), {}
     common, count = Counter(named.values()).most_common(1)[0]
@@ -165,9 +169,9 @@ def _only_in(own: tuple[str, ...], common: tuple[str, ...]) -> str:
     return f"its table has the features {mine} in place of {theirs} in the tables"
 
 
-def _kind(card: DataCard) -> tuple[bool, tuple[int, ...], TaskName]:
+def _kind(client_schema: ClientSchema) -> tuple[bool, tuple[int, ...], TaskName]:
     """Return what the data of all clients must have in common."""
-    return card.graph, card.shape, card.task
+    return client_schema.graph, client_schema.shape, client_schema.task
 
 
 def _noun(graph: bool) -> str:
@@ -180,71 +184,72 @@ def ordered(labels: set[Label]) -> tuple[Label, ...]:
     return (*numbers, *sorted(label for label in labels if isinstance(label, str)))
 
 
-def target_scale(facts: DataFacts) -> tuple[float, float]:
+def target_scale(schema: DataSchema) -> tuple[float, float]:
     """Return mean and deviation of the targets of a regression, which trains on unit deviation."""
-    if facts.target is None:
+    if schema.target is None:
         return 0.0, 1.0
-    return facts.target.means[0], math.sqrt(facts.target.variances[0]) or 1.0
+    return schema.target.means[0], math.sqrt(schema.target.variances[0]) or 1.0
 
 
-def fleet_means(facts: DataFacts) -> NDArray[np.float64]:
+def fleet_means(schema: DataSchema) -> NDArray[np.float64]:
     """Return the fleet's mean of every feature, flat, in the unit of the model; 0 where unknown."""
-    if facts.features is None or facts.standardize:
-        return np.zeros(math.prod(facts.shape))
-    return np.array(facts.features.means)
+    if schema.features is None or schema.standardize:
+        return np.zeros(math.prod(schema.shape))
+    return np.array(schema.features.means)
 
 
-class FactsError(DataError):
-    """A client's data that do not fit the facts of the federation."""
+class SchemaError(DataError):
+    """A client's data that do not fit the schema of the federation."""
 
 
-def check_graph(graph: Graph, facts: DataFacts) -> None:
+def check_graph(graph: Graph, schema: DataSchema) -> None:
     """Check that a client's graph is one like everybody's.
 
     Raises
     ------
-    FactsError
+    SchemaError
         If the federation's examples are no nodes of graphs, or their features are others in number.
     """
-    if not facts.graph:
-        raise FactsError("examples are nodes of a graph; the federation's are not")
-    if tuple(graph.features.shape[1:]) != facts.shape:
-        raise FactsError(
-            f"nodes have {graph.features.shape[1]} features; the federation's have {facts.shape[0]}"
+    if not schema.graph:
+        raise SchemaError("examples are nodes of a graph; the federation's are not")
+    if tuple(graph.features.shape[1:]) != schema.shape:
+        raise SchemaError(
+            f"nodes have {graph.features.shape[1]} features; "
+            f"the federation's have {schema.shape[0]}"
         )
 
 
-def check_columns(columns: tuple[str, ...], facts: DataFacts) -> None:
+def check_columns(columns: tuple[str, ...], schema: DataSchema) -> None:
     """Check that the features of a client's table are those of everybody's tables.
 
     Raises
     ------
-    FactsError
+    SchemaError
         If they are not; who has no table has no names, and is taken at the word of his shape.
     """
-    if columns and facts.columns and columns != facts.columns:
-        raise FactsError(f"{_only_in(columns, facts.columns)} of the federation")
+    if columns and schema.columns and columns != schema.columns:
+        raise SchemaError(f"{_only_in(columns, schema.columns)} of the federation")
 
 
-def fit_inputs(inputs: Tensor, facts: DataFacts) -> Tensor:
-    """Return float32 inputs, standardised where the facts say so; a constant feature becomes 0.
+def fit_inputs(inputs: Tensor, schema: DataSchema) -> Tensor:
+    """Return float32 inputs, standardised where the schema says so; a constant feature becomes 0.
 
     Raises
     ------
-    FactsError
+    SchemaError
         If an example has another shape than the federation's, whose examples may be nodes.
     """
-    if facts.graph:
-        raise FactsError("examples are not nodes of a graph; the federation's are")
-    if tuple(inputs.shape[1:]) != facts.shape:
-        raise FactsError(
-            f"examples have shape {tuple(inputs.shape[1:])}; the federation's have {facts.shape}"
+    if schema.graph:
+        raise SchemaError("examples are not nodes of a graph; the federation's are")
+    if tuple(inputs.shape[1:]) != schema.shape:
+        raise SchemaError(
+            f"examples have shape {tuple(inputs.shape[1:])}; the federation's have {schema.shape}"
         )
-    if facts.features is None or not facts.standardize:
+    if schema.features is None or not schema.standardize:
         return inputs
-    deviations = feature_deviations(facts.features)
-    scale = _tensor(np.where(deviations > 0, deviations, 1.0)).reshape(facts.shape)
-    mean = _tensor(np.array(facts.features.means)).reshape(facts.shape)
+    deviations = feature_deviations(schema.features)
+    scale = _tensor(np.where(deviations > 0, deviations, 1.0)).reshape(schema.shape)
+    mean = _tensor(np.array(schema.features.means)).reshape(schema.shape)
     return ((inputs.double() - mean) / scale).float()
 
 
@@ -252,26 +257,26 @@ def _tensor(values: NDArray[np.float64]) -> Tensor:
     return torch.from_numpy(values)
 
 
-def fit_targets(targets: NDArray[Any], facts: DataFacts) -> Tensor:
+def fit_targets(targets: NDArray[Any], schema: DataSchema) -> Tensor:
     """Return class numbers 0..C-1 (int64), or numbers of mean 0 and deviation 1 (float32).
 
     Links stay 1.0 and 0.0 (float32).
 
     Raises
     ------
-    FactsError
+    SchemaError
         If a label is unknown to the federation.
     """
-    if facts.task == "link-prediction":
+    if schema.task == "link-prediction":
         return torch.from_numpy(targets).float()
-    if facts.task == "regression":
-        mean, deviation = target_scale(facts)
+    if schema.task == "regression":
+        mean, deviation = target_scale(schema)
         return torch.from_numpy((targets.astype(np.float64) - mean) / deviation).float()
-    known = {label: number for number, label in enumerate(facts.labels)}
+    known = {label: number for number, label in enumerate(schema.labels)}
     found, places = np.unique(targets, return_inverse=True)
     if unknown := [label for label in found.tolist() if label not in known]:
-        raise FactsError(
-            f"labels {unknown} are unknown to the federation, which has {facts.labels}"
+        raise SchemaError(
+            f"labels {unknown} are unknown to the federation, which has {schema.labels}"
         )
     numbers = np.array([known[label] for label in found.tolist()], dtype=np.int64)
     return torch.from_numpy(numbers[places].reshape(targets.shape))

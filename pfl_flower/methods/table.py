@@ -16,10 +16,12 @@ from clients.hierarchical.hierarchical_linear import HierarchicalLinearClient, c
 from clients.lifelong.lifelong import LifelongClient
 from clients.measurement_error.errors_in_variables import ErrorsInVariablesClient
 from clients.personalized_models.apfl import APFLClient
+from clients.personalized_models.ditto import DittoClient
 from clients.personalized_models.l2gd import MOST_AVERAGING, L2GDClient, largest_l2gd_strength
-from clients.personalized_models.local_model import OwnModelClient
-from clients.personalized_models.mr_mtl import ConstellationClient, DittoClient, check_overshoot
+from clients.personalized_models.local_model import LocalModelClient
+from clients.personalized_models.mr_mtl import MRMTLClient
 from clients.personalized_models.pfedme import PFedMeClient
+from clients.personalized_models.strength import check_overshoot
 from clients.training import EVERYTHING, Schedule
 from strategies import (
     CFL,
@@ -97,19 +99,19 @@ class Method:
         return "group" in self.settings
 
     @property
-    def tells_metadata(self) -> bool:
+    def asks_metadata(self) -> bool:
         """Whether clients are asked what they tell of themselves."""
         return "use_metadata" in self.settings
 
     @property
     def keeps_model(self) -> bool:
         """Whether clients keep a whole model of their own."""
-        return isinstance(self.client, type) and issubclass(self.client, OwnModelClient)
+        return isinstance(self.client, type) and issubclass(self.client, LocalModelClient)
 
     @property
-    def makes_own_model(self) -> bool:
+    def makes_local_model(self) -> bool:
         """Whether every client ends with a whole model of its own, kept or computed anew."""
-        return self.keeps_model or getattr(self.client, "makes_own_model", False)
+        return self.keeps_model or getattr(self.client, "makes_local_model", False)
 
 
 def _check_pfedme(
@@ -273,7 +275,7 @@ METHODS: Mapping[str, Method] = {
         settings={"lambda_": 0.3, "tau": None},
         strengths={"lambda": (0.1, 0.3, 1.0)},
         candidates=AUTO,
-        client=ConstellationClient,
+        client=MRMTLClient,
     ),
     "pfedme": Method(
         summary="own models around a minimizer of Moreau envelopes",

@@ -80,8 +80,8 @@ class MethodRun:
     @property
     def edges(self) -> tuple[int, int] | None:
         """How many connections of a graph the cut into clients kept and dropped; None without."""
-        facts = self.config.known_facts
-        return None if facts is None else facts.edges
+        schema = self.config.known_schema
+        return None if schema is None else schema.edges
 
     @property
     def last_round(self) -> int:

@@ -58,7 +58,7 @@ def describe_thresholds(run: MethodRun) -> list[str]:
     if not summary or rule is None:
         return [f"{run.method}: no client found a threshold"] if rule and run.thresholds else []
     own = summary[rule]
-    labels = run.config.required_facts.labels
+    labels = run.config.required_schema.labels
     about = str(run.config.threshold_metric)
     about += f", positive: {labels[1]}" if len(labels) == 2 else ""
     others = {"half": "with 0.5 for all", "global": "with one threshold for all"}

@@ -168,7 +168,7 @@ class Checkpoints:
 def _about(config: RunConfig) -> dict[str, Any]:
     return {
         "config": {k: v for k, v in config.dump().items() if k not in _FREE},
-        "facts": config.required_facts.to_json(),
+        "schema": config.required_schema.to_json(),
         "code": code_digest(config),
         "versions": versions(),
     }
@@ -204,7 +204,7 @@ def _about_file(folder: Path) -> Path:
 
 
 def read_about(folder: Path) -> dict[str, Any]:
-    """Return what a results folder says of its run: name, config, facts, code, unseen clients.
+    """Return what a results folder says of its run: name, config, schema, code, unseen clients.
 
     Raises
     ------
@@ -214,7 +214,7 @@ def read_about(folder: Path) -> dict[str, Any]:
     path = _about_file(folder)
     try:
         content = json.loads(path.read_text())
-        needed = {"run", "config", "facts", "code", "unseen", "late", "versions"}
+        needed = {"run", "config", "schema", "code", "unseen", "late", "versions"}
         if not isinstance(content, dict) or not needed <= content.keys():
             raise ValueError("it does not hold what it should")
     except FileNotFoundError as error:
@@ -248,10 +248,10 @@ def _check_same(there: Mapping[str, Any], here: Mapping[str, Any], folder: str) 
             f"need not give the same numbers. Go back to that version, or start a new run from its "
             f"shared arrays with initial"
         )
-    if there["facts"] != here["facts"]:
+    if there["schema"] != here["schema"]:
         raise FederationError(
             f"{folder} cannot be resumed: the clients' data are not what they were. They were "
-            f"{there['facts']} and are {here['facts']}"
+            f"{there['schema']} and are {here['schema']}"
         )
     if there["versions"] != here["versions"]:
         log(

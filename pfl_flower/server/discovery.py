@@ -1,4 +1,4 @@
-"""Who is there? The census of a federation before its first round."""
+"""Who is there? The discovery of a federation before its first round."""
 
 import time
 from collections import Counter
@@ -12,8 +12,8 @@ from flwr.common.logger import log
 from flwr.serverapp import Grid
 
 from pfl_flower.config.run_config import RunConfig
-from pfl_flower.data import DataCard
-from strategies.protocol import CONFIG, DATA_CARD, NUM_PARTITIONS, PARTITION_ID, PROPERTIES
+from pfl_flower.data import ClientSchema
+from strategies.protocol import CLIENT_SCHEMA, CONFIG, NUM_PARTITIONS, PARTITION_ID, PROPERTIES
 
 _POLL = 0.2  # seconds between looks at who is there
 _SETTLED = 5.0  # seconds without a new node after which those that are there are all
@@ -30,12 +30,12 @@ class Population:
     Attributes
     ----------
     clients : node id -> the client's number, of every node that answered
-    cards : the client's number -> what it tells of its data
+    schemas : the client's number -> what it tells of its data
     failures : node id -> why it cannot take part
     """
 
     clients: Mapping[int, int]
-    cards: Mapping[int, DataCard]
+    schemas: Mapping[int, ClientSchema]
     failures: Mapping[int, str] = field(default_factory=dict)
 
 
@@ -54,27 +54,29 @@ def wait_for_clients(grid: Grid, config: RunConfig) -> Population:
         If no node is there, or every one says that it cannot load its data (and no other has
         come for a few seconds); the message has the commonest reason.
     """
-    census = _Census(grid, config)
+    discovery = _Discovery(grid, config)
     start = last_change = time.monotonic()
-    while not census.complete:
+    while not discovery.complete:
         now = time.monotonic()
-        if census.update():
+        if discovery.update():
             last_change = now
-        elif census.nodes and len(census.failures) == len(census.nodes):
+        elif discovery.nodes and len(discovery.failures) == len(discovery.nodes):
             if now - last_change > min(_SETTLED, config.wait):
-                raise FederationError(f"no client can start: {commonest(census.failures.values())}")
+                raise FederationError(
+                    f"no client can start: {commonest(discovery.failures.values())}"
+                )
         elif now - start > config.wait:
-            if not census.nodes:
+            if not discovery.nodes:
                 raise FederationError(f"no node connected within {config.wait:g} seconds")
-            log(WARNING, "Going on without the others: %s", census)
+            log(WARNING, "Going on without the others: %s", discovery)
             break
-        if not census.complete:
+        if not discovery.complete:
             time.sleep(_POLL)
-    log(INFO, "Nodes: %s", census)
-    return Population(census.clients, census.cards, census.failures)
+    log(INFO, "Nodes: %s", discovery)
+    return Population(discovery.clients, discovery.schemas, discovery.failures)
 
 
-class _Census:
+class _Discovery:
     """Who is there, who can work, and how many there should be."""
 
     def __init__(self, grid: Grid, config: RunConfig) -> None:
@@ -82,7 +84,7 @@ class _Census:
         self.expected = self.minimum = config.min_nodes
         self.nodes: set[int] = set()
         self.clients: dict[int, int] = {}
-        self.cards: dict[int, DataCard] = {}
+        self.schemas: dict[int, ClientSchema] = {}
         self.failures: dict[int, str] = {}
         self._pending: set[str] = set()
 
@@ -96,7 +98,7 @@ class _Census:
         """Ask nodes that are new, take in answers; return whether anything happened."""
         fresh = sorted(set(self.grid.get_node_ids()) - self.nodes)
         self.nodes.update(fresh)
-        wanted = f"{PARTITION_ID},{NUM_PARTITIONS},{DATA_CARD}"
+        wanted = f"{PARTITION_ID},{NUM_PARTITIONS},{CLIENT_SCHEMA}"
         question = RecordDict({CONFIG: ConfigRecord({PROPERTIES: wanted})})
         messages = [Message(question, node, MessageType.QUERY) for node in fresh]
         self._pending.update(self.grid.push_messages(messages) if messages else ())
@@ -114,7 +116,7 @@ class _Census:
             return
         answer = reply.content.config_records[PROPERTIES]
         self.clients[node] = cast(int, answer[PARTITION_ID])
-        self.cards[self.clients[node]] = DataCard.from_json(str(answer[DATA_CARD]))
+        self.schemas[self.clients[node]] = ClientSchema.from_json(str(answer[CLIENT_SCHEMA]))
         if not self.minimum:
             self.expected = max(self.expected, cast(int, answer[NUM_PARTITIONS]))
 

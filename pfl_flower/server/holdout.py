@@ -9,7 +9,7 @@ from flwr.serverapp import Grid
 from clients.adaptation import ALL
 from pfl_flower.config.run_config import RunConfig
 from strategies import ClientReport, PartialAveraging
-from strategies.protocol import JOIN_EXAMPLES, JOIN_STEPS
+from strategies.protocol import ADAPTATION_EXAMPLES, ADAPTATION_STEPS
 from strategies.randomness import generator
 
 LOCAL_EXAMPLES = (0, 1, 5, 20, ALL)
@@ -38,7 +38,7 @@ def _draw(config: RunConfig, what: str, fraction: float, clients: Iterable[int])
     return frozenset(drawn.tolist())
 
 
-def let_join(
+def adapt_unseen(
     strategy: PartialAveraging,
     grid: Grid,
     arrays: ArrayRecord,
@@ -61,7 +61,7 @@ def let_join(
     """
     reports = {}
     for examples in LOCAL_EXAMPLES if nodes else ():
-        asked = {**about, JOIN_EXAMPLES: examples, JOIN_STEPS: config.joining_steps}
+        asked = {**about, ADAPTATION_EXAMPLES: examples, ADAPTATION_STEPS: config.adaptation_steps}
         reports[examples] = strategy.evaluate_nodes(
             grid, config.num_server_rounds, arrays, ConfigRecord(asked), nodes, config.timeout
         )

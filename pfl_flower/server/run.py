@@ -21,7 +21,7 @@ from pfl_flower.server.callbacks import Progress, news_of
 from pfl_flower.server.checkpoint import Saved
 from pfl_flower.server.discovery import FederationError, commonest, wait_for_clients
 from pfl_flower.server.fallback import candidates_of, let_choose
-from pfl_flower.server.holdout import let_join
+from pfl_flower.server.holdout import adapt_unseen
 from pfl_flower.server.session import Session, open_session, saved_state
 from pfl_flower.server.thresholds import let_threshold
 from strategies import ClientReport, GroupAveraging, PartialAveraging
@@ -53,7 +53,7 @@ def play(
     FederationError
         If no node connects, none can work, or the run cannot be resumed.
     """
-    if config.known_facts:
+    if config.known_schema:
         for name in methods_of(config):
             _check_rules(config.for_method(name))  # a rule that fits nothing ends the run here
     session = open_session(grid, config, wait_for_clients(grid, config), folder)
@@ -74,13 +74,13 @@ def _check_rules(config: RunConfig) -> None:
     scopes = scopes_of(config)
     prior_of(config)
     model, _ = initial_model(config.architecture, config.seed)
-    if isinstance(model, GraphNetwork) != config.required_facts.graph:
-        needed = "a clients.GraphNetwork" if config.required_facts.graph else "another network"
+    if isinstance(model, GraphNetwork) != config.required_schema.graph:
+        needed = "a clients.GraphNetwork" if config.required_schema.graph else "another network"
         raise ConfigError(
             f"model {config.model!r} is a {type(model).__name__}; {config.dataset!r} needs {needed}"
         )
     shared = set(names_of(scopes, Scope.SHARED, Scope.GROUP))
-    if config.row.tells_metadata and shared.isdisjoint(n for n, _ in model.named_parameters()):
+    if config.row.asks_metadata and shared.isdisjoint(n for n, _ in model.named_parameters()):
         raise ConfigError(
             f"personal={config.personal_rule!r} leaves nothing for {config.method!r} to write"
         )
@@ -100,7 +100,7 @@ def build_strategy(config: RunConfig) -> PartialAveraging:
     shared = set(names_of(scopes_of(config), Scope.SHARED, Scope.GROUP))
     if config.row.groups:
         arguments["group_names"] = names_of(scopes_of(config), Scope.GROUP)
-    if config.row.groups or config.row.tells_metadata:
+    if config.row.groups or config.row.asks_metadata:
         arguments["query_timeout"] = config.timeout
     if names := prior_of(config):
         arguments["prior_names"] = names
@@ -137,7 +137,7 @@ def run_method(session: Session, config: RunConfig, progress: Progress | None = 
     personal = [*names_of(scopes, Scope.PERSONAL), *prior_of(config)]
     grouped = names_of(scopes, Scope.GROUP)
     sizes = {"shared": names_of(scopes, Scope.SHARED), **({"group": grouped} if grouped else {})}
-    sizes |= {"personal": list(initial) if config.row.makes_own_model else personal}
+    sizes |= {"personal": list(initial) if config.row.makes_local_model else personal}
     strategy = build_strategy(config)
     strategy.clients.update(session.clients)
     saved = saved_state(session, config, bool(personal) or config.row.keeps_model)
@@ -151,7 +151,9 @@ def run_method(session: Session, config: RunConfig, progress: Progress | None = 
     log(INFO, "Method %s: %s", config.method, config.row.summary)
     about = session.about(config.method)
     saved = _play_rounds(session, config, strategy, saved, progress)
-    joined = let_join(strategy, session.grid, saved.arrays, config, about, sorted(session.unseen))
+    joined = adapt_unseen(
+        strategy, session.grid, saved.arrays, config, about, sorted(session.unseen)
+    )
     parameters = {scope: sum(initial[n].numel() for n in names) for scope, names in sizes.items()}
     return MethodRun(
         config,

@@ -12,15 +12,15 @@ from flwr.common.logger import log
 from flwr.serverapp import Grid
 
 from pfl_flower.config.run_config import RunConfig, under_home
-from pfl_flower.data import DataFacts
-from pfl_flower.data.schema import merge_cards
+from pfl_flower.data import DataSchema
+from pfl_flower.data.schema import merge_schemas
 from pfl_flower.server.checkpoint import Checkpoints, Saved, read_about
 from pfl_flower.server.discovery import FederationError, Population
 from pfl_flower.server.holdout import choose_late, choose_unseen
 from pfl_flower.subgrid import GridWithout
 from strategies.protocol import (
     CONFIG,
-    DATA_FACTS,
+    DATA_SCHEMA,
     METHOD,
     NUM_ROUNDS,
     PERSONAL_ROUND,
@@ -40,7 +40,7 @@ class Session:
     Attributes
     ----------
     grid : all nodes
-    config : of the run, with the facts of the data
+    config : of the run, with the schema of the data
     clients : node id -> the client's number, as far as known
     misfits : nodes whose data do not fit the others'
     unseen : nodes that are held out of training
@@ -65,7 +65,7 @@ class Session:
         return {
             METHOD: method,
             NUM_ROUNDS: self.config.num_server_rounds,
-            DATA_FACTS: self.config.required_facts.to_json(),
+            DATA_SCHEMA: self.config.required_schema.to_json(),
             RUN: self.run,
         }
 
@@ -82,24 +82,28 @@ class Session:
 
 def open_session(grid: Grid, config: RunConfig, there: Population, folder: Path | None) -> Session:
     """Put together what the clients told, and say what is odd about it."""
-    facts, misfits = merge_cards(there.cards)
+    schema, misfits = merge_schemas(there.schemas)
     if folder is None and config.resume:
         folder = under_home(config.resume)
     if folder is not None and config.resume:  # the same again, whoever is there today
         about = read_about(folder)
         unseen, late = frozenset(about["unseen"]), frozenset(about["late"])
     else:
-        fit = there.cards.keys() - misfits.keys()
+        fit = there.schemas.keys() - misfits.keys()
         unseen = choose_unseen(config, fit)
         late = choose_late(config, fit - unseen)
     # Who is held out of training has no part in means and deviations either, but may have a class
     # that nobody else has, and a piece of the graph that was cut.
     left_out = unseen | misfits.keys()
-    seen = {client: card for client, card in there.cards.items() if client not in left_out}
-    of_seen = merge_cards(seen or there.cards)[0]
-    facts = replace(of_seen, labels=facts.labels, edges=facts.edges)
-    _log_facts(facts, misfits)
-    config = replace(config, facts=facts)
+    seen = {
+        client: client_schema
+        for client, client_schema in there.schemas.items()
+        if client not in left_out
+    }
+    of_seen = merge_schemas(seen or there.schemas)[0]
+    schema = replace(of_seen, labels=schema.labels, edges=schema.edges)
+    _log_schema(schema, misfits)
+    config = replace(config, schema=schema)
     checkpoints = None if folder is None else Checkpoints(folder, config, unseen, late)
     return Session(
         grid,
@@ -122,15 +126,17 @@ def _after_kind(reason: str) -> str:
     return reason.removeprefix("DataError: ")
 
 
-def _log_facts(facts: DataFacts, misfits: Mapping[int, str]) -> None:
+def _log_schema(schema: DataSchema, misfits: Mapping[int, str]) -> None:
     for client, reason in misfits.items():
         log(WARNING, "Client %d cannot take part: %s", client, reason)
-    number = "links" if facts.task == "link-prediction" else "a number (regression)"
-    what = f"{len(facts.labels)} classes" if facts.labels else number
-    log(INFO, "Data: examples of shape %s, to predict %s", facts.shape, what)
-    if facts.labels and facts.labels != tuple(range(len(facts.labels))):
-        log(WARNING, "Labels %s become classes 0 to %d", list(facts.labels), len(facts.labels) - 1)
-        if len(facts.labels) >= MANY and all(isinstance(label, int) for label in facts.labels):
+    number = "links" if schema.task == "link-prediction" else "a number (regression)"
+    what = f"{len(schema.labels)} classes" if schema.labels else number
+    log(INFO, "Data: examples of shape %s, to predict %s", schema.shape, what)
+    if schema.labels and schema.labels != tuple(range(len(schema.labels))):
+        log(
+            WARNING, "Labels %s become classes 0 to %d", list(schema.labels), len(schema.labels) - 1
+        )
+        if len(schema.labels) >= MANY and all(isinstance(label, int) for label in schema.labels):
             log(WARNING, "So many whole numbers may be amounts: then set task=regression")
 
 

@@ -11,7 +11,7 @@ from flwr.app import ArrayRecord, ConfigRecord
 from flwr.common.logger import log
 from flwr.serverapp import Grid
 
-from clients.thresholds.threshold_client import TOLD
+from clients.thresholds.threshold_client import REPORTED
 from pfl_flower.config.run_config import RunConfig
 from strategies import ClientReport, PartialAveraging
 from strategies.protocol import (
@@ -56,7 +56,7 @@ def let_threshold(
         message = ConfigRecord({**about, **question})
         return strategy.evaluate_nodes(grid, last, arrays, message, nodes, config.timeout)
 
-    labels = config.required_facts.labels
+    labels = config.required_schema.labels
     classes = 1 if len(labels) == 2 else len(labels)
     counts = histograms_of(ask({THRESHOLD: "count"}), classes)
     fleets = [
@@ -90,7 +90,7 @@ def histograms_of(reports: Sequence[ClientReport], classes: int) -> Counts:
 
 def _checked(report: ClientReport) -> ClientReport:
     """Return a report of scores; dropped, with a logged reason, if these are none."""
-    values = {name: report.metrics.get(name) for name in TOLD}
+    values = {name: report.metrics.get(name) for name in REPORTED}
     odd = [n for n, v in values.items() if v is None or not (math.isnan(v) or 0 <= v <= 1)]
     if report.dropped or not odd:
         return report

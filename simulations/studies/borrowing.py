@@ -40,7 +40,7 @@ SITE_SIZES = (2, 5, 10, 20, 40, 400)
 
 def _clients(run: MethodRun) -> list[ClientData]:
     data = federation(run.config.data, run.num_clients)
-    return [data.client(client, run.config.facts) for client in range(run.num_clients)]
+    return [data.client(client, run.config.schema) for client in range(run.num_clients)]
 
 
 def _design(inputs: Any) -> Floats:
@@ -92,7 +92,7 @@ def measure_planted(run: MethodRun) -> Measures:
     clients = _clients(run)
     found, own = estimates(run, clients)
     truth = planted_truth(run.config.seed, len(clients))
-    mean, deviation = target_scale(run.config.required_facts)
+    mean, deviation = target_scale(run.config.required_schema)
     prior, wanted = scaled(truth, mean, deviation)
     found["oracle"] = posterior(own, prior).mean
     misses = {name: deviation * (values - wanted) for name, values in found.items()}
@@ -111,7 +111,7 @@ def measure_sites(run: MethodRun) -> Measures:
     """Take every client's number of examples and mean squared error on its test examples."""
     clients = _clients(run)
     found, own = estimates(run, clients)
-    _, deviation = target_scale(run.config.required_facts)
+    _, deviation = target_scale(run.config.required_schema)
     errors: dict[str, list[float]] = {name: [] for name in found}
     for client, data in enumerate(clients):
         design, targets = _design(data.test[0]), data.test[1].double().numpy()

@@ -23,7 +23,7 @@ from pfl_flower.utils.files import write_csv
 from simulations.study import Arm, Claim, Measures, Outcome, Study
 from strategies.arrays import view
 from strategies.hypernetwork.network import Hypernetwork
-from strategies.protocol import JOIN_EXAMPLES, JOIN_STEPS, NUM_PARTITIONS, PARTITION_ID
+from strategies.protocol import ADAPTATION_EXAMPLES, ADAPTATION_STEPS, NUM_PARTITIONS, PARTITION_ID
 from strategies.randomness import named_seed
 
 NUM_CLIENTS = 60
@@ -123,7 +123,7 @@ def _score(
 
     Its accuracy, or R2 where numbers are predicted: both are at most 1, and more is better.
     """
-    asked = {JOIN_EXAMPLES: examples, JOIN_STEPS: steps}
+    asked = {ADAPTATION_EXAMPLES: examples, ADAPTATION_STEPS: steps}
     _, _, metrics = client.evaluate([start[name] for name in client.shared_names], asked)
     return float(metrics["r2" if run.score == "rmse" else run.score])
 
@@ -164,7 +164,7 @@ def _mean_head(run: MethodRun) -> dict[str, NDArray[Any]]:
     heads: dict[str, list[NDArray[Any]]] = {}
     for number in sorted(run.by_client()):
         client = _client(config, number)
-        asked = {JOIN_EXAMPLES: ALL, JOIN_STEPS: max(STEPS)}
+        asked = {ADAPTATION_EXAMPLES: ALL, ADAPTATION_STEPS: max(STEPS)}
         client.evaluate([shared[name] for name in client.shared_names], asked)
         for name in client.personal_names:
             heads.setdefault(name, []).append(client.model.state_dict()[name].numpy())

@@ -66,7 +66,7 @@ def predicted(run: MethodRun) -> list[Known]:
     model.load_state_dict(final)
     found = []
     for client in range(run.num_clients):
-        own = data.client(client, config.facts)
+        own = data.client(client, config.schema)
         validation, test = (predictions(model, [part], 2) for part in (own.validation, own.test))
         found.append((own.train[1].numpy(), validation, test))
     return found

@@ -99,7 +99,7 @@ def _arms(federation: str) -> list[Arm]:
 
 
 STUDY = Study(
-    name="constellation",
+    name="proximal",
     question="Own models around a shared one: how strong should the pull be?",
     num_clients=10,
     config={

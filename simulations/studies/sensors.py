@@ -29,7 +29,7 @@ TRUTH = np.array(SLOPES)
 
 def measure_slopes(run: MethodRun) -> Measures:
     """Take the slopes that the run ends with, in the unit of the outcome."""
-    _, deviation = target_scale(run.config.required_facts)
+    _, deviation = target_scale(run.config.required_schema)
     first = view(next(iter(run.arrays.values())))[0]  # a layer's weight, or all coefficients
     return {"slopes": (deviation * first[: len(TRUTH)].astype(np.float64)).tolist()}
 

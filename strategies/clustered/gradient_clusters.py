@@ -25,10 +25,10 @@ from strategies.clustered.similarity_clustering import (
     noise_examples,
 )
 from strategies.protocol import (
+    ADAPTATION_EXAMPLES,
     GRADIENT,
     GRADIENT_QUERY,
     GRADIENT_RELIABILITY,
-    JOIN_EXAMPLES,
     PROJECTION_SEED,
     PROJECTION_SIZE,
     SERVER_ROUND,
@@ -202,7 +202,7 @@ class GradientClusters(GroupAveraging):
     def _signatures(
         self, server_round: int, config: ConfigRecord, grid: Grid, nodes: Sequence[int]
     ) -> dict[int, Signature]:
-        if not nodes or config.get(JOIN_EXAMPLES) == 0:
+        if not nodes or config.get(ADAPTATION_EXAMPLES) == 0:
             return {}
         asked = {
             SERVER_ROUND: server_round,
@@ -272,7 +272,7 @@ class GradientClusters(GroupAveraging):
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> None:
         """Move clients whose validation loss is clearly lower under another cluster's model."""
-        nodes = sorted(grid.get_node_ids(), key=self.roster.order)
+        nodes = sorted(grid.get_node_ids(), key=self.registry.order)
         found = self.losses(server_round, arrays, config, grid, nodes, "validation")
         for client, losses in found.items():
             group = self.groups.get(client, NO_GROUP)

@@ -26,8 +26,8 @@ from strategies.averaging import PartialAveraging
 from strategies.clustered.assignments import NO_GROUP, Grouping, Placement
 from strategies.properties import ask_properties
 from strategies.protocol import (
+    ADAPTATION_EXAMPLES,
     GROUP,
-    JOIN_EXAMPLES,
     LOSS,
     LOSS_EXAMPLES,
     LOSS_GROUPS,
@@ -208,9 +208,9 @@ class GroupAveraging(PartialAveraging):
     def unplaced(self, grid: Grid, nodes: Iterable[int]) -> list[int]:
         """Return those nodes whose clients have not been placed, by their clients' numbers."""
         nodes = list(nodes)
-        self.roster.identify(grid, self._construct_messages, nodes)
+        self.registry.identify(grid, self._construct_messages, nodes)
         found = [node for node in nodes if self.client_of(node) not in self.groups]
-        return sorted(found, key=self.roster.order)
+        return sorted(found, key=self.registry.order)
 
     def place(
         self,
@@ -245,7 +245,7 @@ class GroupAveraging(PartialAveraging):
             told.append((node, group if isinstance(group, int) and group >= 0 else NO_GROUP))
         if told and all(group == NO_GROUP for _, group in told):
             log(WARNING, "No client tells a group (node config group=0, 1, ...); this is FedAvg")
-        for node, group in sorted(told, key=lambda pair: self.roster.order(pair[0])):
+        for node, group in sorted(told, key=lambda pair: self.registry.order(pair[0])):
             reason = "told by the client" if group != NO_GROUP else "the client has no group"
             self.put(server_round, self.client_of(node), group, np.nan, reason)
 
@@ -313,7 +313,7 @@ class GroupAveraging(PartialAveraging):
         -------
         client -> that loss
         """
-        if not nodes or config.get(JOIN_EXAMPLES) == 0:
+        if not nodes or config.get(ADAPTATION_EXAMPLES) == 0:
             return {}
         lowest: dict[int, float] = {}
         for client, losses in self.losses(server_round, arrays, config, grid, nodes).items():
@@ -407,7 +407,7 @@ class GroupAveraging(PartialAveraging):
             if reply.dropped:
                 log(WARNING, "Node %d tells no %s: %s", reply.node_id, what, reply.dropped)
         good = [reply for reply in replies if not reply.dropped]
-        return sorted(good, key=lambda reply: self.roster.order(reply.node_id))
+        return sorted(good, key=lambda reply: self.registry.order(reply.node_id))
 
     # ------------------------------------------------------------------ the way up
 

@@ -86,7 +86,7 @@ class IFCA(GroupAveraging):
         nodes: Sequence[int],
     ) -> None:
         """Let everybody who takes part in the round choose anew; plant what has collapsed."""
-        self.roster.identify(grid, self._construct_messages, nodes)
+        self.registry.identify(grid, self._construct_messages, nodes)
         if not self.models:
             if len(nodes) < self.clusters:
                 raise ValueError(

@@ -28,7 +28,7 @@ from strategies.hierarchical.mixed_effects_em import (
     spread,
 )
 from strategies.protocol import PROTOCOL
-from strategies.replies import Reply, drop_beyond_belief
+from strategies.replies import Reply, drop_outliers
 
 MEAN, COVARIANCE, UNCERTAINTY, NOISE = NAMES = ("mean", "covariance", "uncertainty", "noise")
 """Names of the arrays that travel, the same and of the same shapes both ways: ``(d,)``, ``(d, d)``,
@@ -204,11 +204,11 @@ class HierarchicalLinear(PartialAveraging):
         """Return the prior after a step; marks replies dropped that no client's data can give."""
         for reply in replies:
             try:
-                check_told(reply.views, reply.weight, self.protocol)
+                check_declared(reply.views, reply.weight, self.protocol)
             except ValueError as error:
                 reply.dropped = str(error)
         possible = [reply for reply in replies if not reply.dropped]
-        drop_beyond_belief(possible, _sizes(possible))
+        drop_outliers(possible, _sizes(possible))
         good = [reply for reply in replies if not reply.dropped]
         sent = self._sent or ArrayRecord()
         if not good:
@@ -240,7 +240,7 @@ class HierarchicalLinear(PartialAveraging):
         return spread(prior, mean, self.covariance)
 
 
-def check_told(arrays: Arrays, examples: float, protocol: str = "iterative") -> None:
+def check_declared(arrays: Arrays, examples: float, protocol: str = "iterative") -> None:
     """Refuse arrays that cannot come from a client's data.
 
     Parameters

@@ -28,7 +28,7 @@ VALUES_AT_ONCE = 2**24
 """Generated values that a backward pass holds at once (64 MB of float32)."""
 
 
-FARTHEST, MOST_TIMES, FEWEST_FOR_MEDIAN = 30.0, 10.0, 3
+FARTHEST, MOST_TIMES_THE_MEDIAN, FEWEST_FOR_MEDIAN = 30.0, 10.0, 3
 """See :func:`bounded`."""
 
 
@@ -297,9 +297,9 @@ def bounded(
 
     The size of a change is its root mean square in deviations of the first values. With fewer than
     :data:`FEWEST_FOR_MEDIAN` clients it may be :data:`FARTHEST`. With more it may be
-    :data:`MOST_TIMES` the median size, and always 1 (at the end most clients may have nothing left
-    to learn); one that is above :data:`FARTHEST`, and 10 times as large as it may be, is no honest
-    client's.
+    :data:`MOST_TIMES_THE_MEDIAN` the median size, and always 1 (at the end most clients may have
+    nothing left to learn); one that is above :data:`FARTHEST`, and 10 times as large as it may be,
+    is no honest client's.
 
     Parameters
     ----------
@@ -312,7 +312,7 @@ def bounded(
     """
     sizes = np.sqrt(np.square(moved / scale, dtype=np.float64).mean(axis=1))
     many = len(sizes) >= FEWEST_FOR_MEDIAN
-    largest = max(1.0, MOST_TIMES * float(np.median(sizes))) if many else FARTHEST
+    largest = max(1.0, MOST_TIMES_THE_MEDIAN * float(np.median(sizes))) if many else FARTHEST
     factors = np.minimum(1.0, largest / np.maximum(sizes, 1e-30))
     shortened: NDArray[np.float32] = (moved * factors[:, None]).astype(np.float32)
     believed: NDArray[np.bool_] = sizes <= max(FARTHEST, 10 * largest) if many else sizes >= 0

@@ -168,7 +168,7 @@ class PFedHN(PartialAveraging):
         """
         server_round += self.rounds_before
         nodes = self._sample(grid, server_round, "train", self.fraction_train, self.min_train_nodes)
-        asked = nodes if self.network else sorted(grid.get_node_ids(), key=self.roster.order)
+        asked = nodes if self.network else sorted(grid.get_node_ids(), key=self.registry.order)
         self.meet(server_round, arrays, config, grid, asked)
         clients = [self._client_of(node) for node in nodes]
         self._known.grow(clients, self._told(clients))
@@ -228,7 +228,7 @@ class PFedHN(PartialAveraging):
         learning_rate : of Adam
         """
         self.meet(server_round, arrays, config, grid, nodes)
-        nodes = sorted(nodes, key=self.roster.order)
+        nodes = sorted(nodes, key=self.registry.order)
         clients = [self._client_of(node) for node in nodes]
         self._known.grow(clients, self._told(clients), late=True)
         self._left_out = set()
@@ -255,7 +255,7 @@ class PFedHN(PartialAveraging):
 
         Its columns, and what they are standardised by, are those of the clients met first.
         """
-        self.roster.identify(grid, self._construct_messages, nodes)
+        self.registry.identify(grid, self._construct_messages, nodes)
         new = [node for node in nodes if self._client_of(node) not in self.metadata]
         if self.use_metadata:
             answers = ask_properties(
@@ -265,7 +265,7 @@ class PFedHN(PartialAveraging):
                 server_round=server_round,
                 timeout=self.query_timeout,
             )
-            for node in sorted(answers, key=self.roster.order):
+            for node in sorted(answers, key=self.registry.order):
                 if isinstance(number := answers[node].get(PARTITION_ID), int):
                     self.clients[node] = number
                 # of two nodes that say they are one client the first counts

@@ -25,7 +25,7 @@ from strategies.measurement_error.corrected_moments import (
     coefficients,
     pooled_errors,
 )
-from strategies.replies import Reply, drop_beyond_belief
+from strategies.replies import Reply, drop_outliers
 
 COEFFICIENTS, GRAM, ERRORS = NAMES = ("coefficients", "gram", "errors")
 """Names of the arrays that travel, the same and of the same shapes both ways: ``(K, d + 1)``,
@@ -62,7 +62,7 @@ class ErrorsInVariables(PartialAveraging):
 
     What leaves a device is not harmless: moments hold the sums of products of the client's
     features and targets, and with one example that example. Of what clients state only what cannot
-    be is refused, and what is far beyond that of most (:func:`drop_beyond_belief`): a client that
+    be is refused, and what is far beyond that of most (:func:`drop_outliers`): a client that
     lies within that is believed.
 
     Parameters
@@ -121,7 +121,7 @@ class ErrorsInVariables(PartialAveraging):
             except (ValueError, np.linalg.LinAlgError) as error:
                 reply.dropped = str(error)
         possible = [reply for reply in replies if not reply.dropped]
-        drop_beyond_belief(possible, _sizes(possible))
+        drop_outliers(possible, _sizes(possible))
         told = {r.client: moments_of(r.views) for r in possible if not r.dropped}
         if not told:
             return sent

@@ -9,7 +9,7 @@ from tests.helpers import flat, tiny_client
 
 
 def config(examples, steps=20):
-    return {"join-examples": examples, "join-steps": steps, "server-round": 3}
+    return {"adaptation-examples": examples, "adaptation-steps": steps, "server-round": 3}
 
 
 def joined(client, examples, steps=20):

@@ -276,7 +276,7 @@ def test_a_device_with_a_name_is_told_its_number_before_it_trains(monkeypatch):
     _, said = play_with(monkeypatch, "fedper", name="ward", **{INSPECT: True})
     asked = next(words for _, words in said if "query: " in words)
     assert asked.startswith("ward (client 0), round -, query: received no arrays; keeps no arrays;")
-    assert asked.endswith("tells partition-id, num-partitions, data-card")
+    assert asked.endswith("tells partition-id, num-partitions, client-schema")
 
 
 def test_a_client_that_would_send_its_head_sends_an_error(monkeypatch):

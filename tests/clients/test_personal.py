@@ -19,7 +19,7 @@ from clients import (
     Optimization,
     PersonalClient,
     PersonalState,
-    Pull,
+    ProximalRule,
     Scope,
     TrainingDivergedError,
     assign_scopes,
@@ -148,14 +148,20 @@ def test_zero_fine_tuning_epochs_are_fedavg():
 
 def test_mu_zero_is_fedavg_bitwise_and_a_pull_holds_every_step():
     plain = fit(tiny_client("none", schedule=joint(5)))[0]
-    zero = fit(tiny_client("none", schedule=joint(5), pulls=[Pull(Scope.SHARED, "received", 0.0)]))
+    zero = fit(
+        tiny_client(
+            "none", schedule=joint(5), proximal_rules=[ProximalRule(Scope.SHARED, "received", 0.0)]
+        )
+    )
     np.testing.assert_array_equal(flat(plain), flat(zero[0]))
     settings = Optimization(learning_rate=0.05, momentum=0.0)
     start = TinyNet().state_dict()["body.weight"].numpy()
     distance = []
     for mu in (0.0, 1.0, 10.0):
-        pulls = [Pull(Scope.SHARED, "received", mu)]
-        client = tiny_client("none", schedule=joint(20), pulls=pulls, optimization=settings)
+        pulls = [ProximalRule(Scope.SHARED, "received", mu)]
+        client = tiny_client(
+            "none", schedule=joint(20), proximal_rules=pulls, optimization=settings
+        )
         distance.append(np.linalg.norm(fit(client)[0][0] - start))
     assert distance[0] > distance[1] > distance[2] > 0
 

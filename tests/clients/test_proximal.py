@@ -6,8 +6,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from torch import nn
 
-from clients import Pull, Scope, Tether
-from clients.proximal import Tethers, combine
+from clients import ProximalRule, ProximalTerm, Scope
+from clients.proximal import ProximalStep, combine
 
 
 def parameter(*values):
@@ -18,14 +18,14 @@ def sgd(theta, rate=0.1, momentum=0.0):
     return torch.optim.SGD(theta.values(), lr=rate, momentum=momentum)
 
 
-def descend(theta, tethers, optimizer, curvature, goal, steps):
+def descend(theta, proximal_terms, optimizer, curvature, goal, steps):
     """Minimize curvature/2 (theta - goal)^2 plus the pulls."""
-    held = Tethers(tethers, theta)
+    proximal = ProximalStep(proximal_terms, theta)
     for _ in range(steps):
         for parameter in theta.values():
             parameter.grad = curvature * (parameter.detach() - goal)
         optimizer.step()
-        held.pull(optimizer)
+        proximal.apply(optimizer)
 
 
 def double(*values):
@@ -34,9 +34,9 @@ def double(*values):
 
 def test_the_value_is_half_the_weighted_square():
     theta = {"w": parameter(3.0, 3.0)}
-    tether = Tether({"w": double(1.0, 1.0)}, {"w": double(0.0, 2.0)})
+    tether = ProximalTerm({"w": double(1.0, 1.0)}, {"w": double(0.0, 2.0)})
     assert tether.value(theta).item() == pytest.approx(0.5 * 2 * 4)
-    assert Tether({}, 1.0).value(theta).item() == 0.0
+    assert ProximalTerm({}, 1.0).value(theta).item() == 0.0
 
 
 @pytest.mark.parametrize(
@@ -44,7 +44,7 @@ def test_the_value_is_half_the_weighted_square():
 )
 def test_bad_strengths_are_refused(strength):
     with pytest.raises(ValueError, match="strength"):
-        Tether({"w": torch.zeros(1)}, strength)
+        ProximalTerm({"w": torch.zeros(1)}, strength)
 
 
 @given(
@@ -59,7 +59,7 @@ def test_the_step_solves_the_proximal_problem(strength, rate, start):
     theta["w"].grad = torch.zeros_like(theta["w"])
     optimizer = sgd(theta, rate)
     optimizer.step()
-    Tethers([Tether({"w": double(1.0)}, strength)], theta).pull(optimizer)
+    ProximalStep([ProximalTerm({"w": double(1.0)}, strength)], theta).apply(optimizer)
     expected = (start + rate * strength * 1.0) / (1 + rate * strength)
     assert theta["w"].item() == pytest.approx(expected, abs=1e-12)
 
@@ -70,7 +70,7 @@ def test_the_fixed_point_is_the_closed_form(momentum, strength):
     # f = h/2 (w - g)^2 with a pull c to a: argmin (h g + c a) / (h + c); explicit steps would
     # diverge from c = 20 on
     theta = {"w": parameter(-1.0)}
-    tether = Tether({"w": double(-1.0)}, strength)
+    tether = ProximalTerm({"w": double(-1.0)}, strength)
     descend(theta, [tether], sgd(theta, 0.1, momentum), 2.0, 3.0, 2000)
     assert theta["w"].item() == pytest.approx((2 * 3 - strength) / (2 + strength), abs=1e-9)
 
@@ -79,7 +79,9 @@ def test_the_pull_is_felt_in_full_from_the_first_steps_on():
     # With momentum, the trajectory is that of explicit steps when both are small: the pull enters
     # the buffer, so it is amplified as the data's gradient is.
     implicit, explicit = {"w": parameter(1.0)}, {"w": parameter(1.0)}
-    descend(implicit, [Tether({"w": double(0.0)}, 2.0)], sgd(implicit, 1e-4, 0.9), 1.0, 5.0, 500)
+    descend(
+        implicit, [ProximalTerm({"w": double(0.0)}, 2.0)], sgd(implicit, 1e-4, 0.9), 1.0, 5.0, 500
+    )
     optimizer = sgd(explicit, 1e-4, 0.9)
     for _ in range(500):
         explicit["w"].grad = (explicit["w"].detach() - 5.0) + 2.0 * explicit["w"].detach()
@@ -91,30 +93,37 @@ def test_the_pull_is_felt_in_full_from_the_first_steps_on():
 @given(st.floats(1e-3, 1e9), st.floats(1e-3, 10.0), st.floats(0.0, 0.99))
 def test_the_pull_alone_never_diverges(strength, rate, momentum):
     theta = {"w": parameter(1.0)}
-    descend(theta, [Tether({"w": double(0.0)}, strength)], sgd(theta, rate, momentum), 0.0, 0.0, 50)
+    descend(
+        theta,
+        [ProximalTerm({"w": double(0.0)}, strength)],
+        sgd(theta, rate, momentum),
+        0.0,
+        0.0,
+        50,
+    )
     assert abs(theta["w"].item()) < 1.0
 
 
 @pytest.mark.parametrize("make", [sgd, lambda theta: torch.optim.Adam(theta.values(), lr=0.1)])
 def test_infinity_means_exactly_the_centre(make):
     theta = {"w": parameter(0.1, -7.3)}
-    centre = double(1 / 3, 1e-9)
-    descend(theta, [Tether({"w": centre}, math.inf)], make(theta), 2.0, 3.0, 3)
-    assert theta["w"].tolist() == centre.tolist()
+    anchor = double(1 / 3, 1e-9)
+    descend(theta, [ProximalTerm({"w": anchor}, math.inf)], make(theta), 2.0, 3.0, 3)
+    assert theta["w"].tolist() == anchor.tolist()
 
 
 @pytest.mark.parametrize("strength", [0.0, 1.0, 50.0])
 def test_adam_has_the_same_fixed_point(strength):
     theta = {"w": parameter(-1.0)}
     optimizer = torch.optim.Adam(theta.values(), lr=0.01)
-    descend(theta, [Tether({"w": double(-1.0)}, strength)], optimizer, 2.0, 3.0, 20000)
+    descend(theta, [ProximalTerm({"w": double(-1.0)}, strength)], optimizer, 2.0, 3.0, 20000)
     assert theta["w"].item() == pytest.approx((2 * 3 - strength) / (2 + strength), abs=1e-5)
 
 
 def test_a_strength_of_zero_is_bitwise_no_tether():
     plain, held = {"w": parameter(0.3)}, {"w": parameter(0.3)}
     descend(plain, [], sgd(plain, 0.1, 0.9), 1.1, 0.7, 9)
-    tether = Tether({"w": double(5.0)}, 0.0)
+    tether = ProximalTerm({"w": double(5.0)}, 0.0)
     descend(held, [tether, tether], sgd(held, 0.1, 0.9), 1.1, 0.7, 9)
     assert plain["w"].item() == held["w"].item()
 
@@ -122,22 +131,24 @@ def test_a_strength_of_zero_is_bitwise_no_tether():
 def test_one_strength_per_parameter_and_free_where_it_is_zero():
     theta = {"w": parameter(-1.0, -1.0, -1.0)}
     strength = {"w": double(0.0, 2.0, math.inf)}
-    descend(theta, [Tether({"w": double(-1.0, -1.0, -1.0)}, strength)], sgd(theta), 2.0, 3.0, 500)
+    descend(
+        theta, [ProximalTerm({"w": double(-1.0, -1.0, -1.0)}, strength)], sgd(theta), 2.0, 3.0, 500
+    )
     torch.testing.assert_close(theta["w"].detach(), double(3.0, 1.0, -1.0))
 
 
 def test_several_pulls_add_up():
     # (H + lambda F + mu) theta = H goal + lambda F old + mu group
     theta = {"w": parameter(0.0, 0.0)}
-    fisher = Tether({"w": double(-1.0, -1.0)}, {"w": double(0.0, 3.0)})
-    group = Tether({"w": double(4.0, 4.0)}, 0.5)
+    fisher = ProximalTerm({"w": double(-1.0, -1.0)}, {"w": double(0.0, 3.0)})
+    group = ProximalTerm({"w": double(4.0, 4.0)}, 0.5)
     descend(theta, [fisher, group], sgd(theta), 2.0, 3.0, 500)
     expected = double((2 * 3 + 0.5 * 4) / 2.5, (2 * 3 - 3 + 0.5 * 4) / 5.5)
     torch.testing.assert_close(theta["w"].detach(), expected)
 
 
 def test_combining_infinite_and_finite_pulls():
-    strength, centre = combine(
+    strength, anchor = combine(
         [
             (math.inf, double(1.0, 1.0)),
             (double(2.0, math.inf), double(5.0, 5.0)),
@@ -145,32 +156,32 @@ def test_combining_infinite_and_finite_pulls():
         ]
     )
     assert strength.tolist() == [math.inf, math.inf]
-    assert centre.tolist() == [1.0, 3.0]
-    strength, centre = combine([(0.0, double(1.0)), (double(0.0), double(2.0))])
-    assert (strength.item(), centre.item()) == (0.0, 0.0)
+    assert anchor.tolist() == [1.0, 3.0]
+    strength, anchor = combine([(0.0, double(1.0)), (double(0.0), double(2.0))])
+    assert (strength.item(), anchor.item()) == (0.0, 0.0)
 
 
 def test_only_trained_parameters_feel_a_pull():
     theta = {"w": parameter(1.0)}
-    Tethers([Tether({"other": double(0.0)}, 1.0)], theta).pull(sgd(theta))
+    ProximalStep([ProximalTerm({"other": double(0.0)}, 1.0)], theta).apply(sgd(theta))
     assert theta["w"].item() == 1.0
 
 
 def test_a_pull_copies_its_centre_and_holds_its_scope_only():
     theta = {"w": parameter(1.0), "head": parameter(2.0)}
     scopes = {"w": Scope.SHARED, "head": Scope.PERSONAL}
-    received = Pull(Scope.SHARED, "received", 0.1).tether(theta, scopes)
-    assert received.centre.keys() == {"w"}
+    received = ProximalRule(Scope.SHARED, "received", 0.1).term(theta, scopes)
+    assert received.anchor.keys() == {"w"}
     with torch.no_grad():
         theta["w"] += 1
-    assert received.centre["w"].item() == 1.0
-    zero = Pull(Scope.PERSONAL, "zero", 0.1).tether(theta, scopes)
-    assert zero.centre["head"].item() == 0.0
-    assert Pull(Scope.GROUP, "zero", 0.1).tether(theta, scopes) is None
-    assert Pull(Scope.SHARED, "zero", 0.0).tether(theta, scopes) is None
+    assert received.anchor["w"].item() == 1.0
+    zero = ProximalRule(Scope.PERSONAL, "zero", 0.1).term(theta, scopes)
+    assert zero.anchor["head"].item() == 0.0
+    assert ProximalRule(Scope.GROUP, "zero", 0.1).term(theta, scopes) is None
+    assert ProximalRule(Scope.SHARED, "zero", 0.0).term(theta, scopes) is None
 
 
 @pytest.mark.parametrize("strength", [-0.1, math.nan, math.inf])
 def test_bad_pulls_are_refused(strength):
     with pytest.raises(ValueError, match="strength"):
-        Pull(Scope.SHARED, "received", strength)
+        ProximalRule(Scope.SHARED, "received", strength)

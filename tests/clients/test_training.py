@@ -12,8 +12,8 @@ from clients import (
     FineTuning,
     Optimization,
     Phase,
+    ProximalTerm,
     Scope,
-    Tether,
     TrainingDivergedError,
     assign_scopes,
     body_only,
@@ -90,8 +90,10 @@ def test_strength_zero_is_no_tether_bitwise_and_a_strong_one_holds():
     centre = {name: p.detach().clone() for name, p in held.named_parameters()}
     train(plain, loader(), joint(5), scopes, optimization=settings)
     for model, strength in ((tethered, 0.0), (held, 90.0)):
-        tethers = [Tether(centre, strength)]
-        train(model, loader(), joint(5), scopes, optimization=settings, tethers=tethers)
+        proximal_terms = [ProximalTerm(centre, strength)]
+        train(
+            model, loader(), joint(5), scopes, optimization=settings, proximal_terms=proximal_terms
+        )
     assert not changed(state(plain), tethered)
     far = (plain.head.weight - centre["head.weight"]).norm()
     near = (held.head.weight - centre["head.weight"]).norm()

@@ -155,7 +155,7 @@ def test_nothing_personal_is_in_a_message_of_an_unseen_client_or_a_safeguard():
     grid = Inspected(make_app(config.dump()), 4)
     list(play(grid, config))
     rounds = 3 * (3 * 3 * 2)  # methods, clients, rounds, train and evaluate
-    assert grid.replies == 4 + rounds + 3 * 5 + 3  # census, rounds, joining, choosing
+    assert grid.replies == 4 + rounds + 3 * 5 + 3  # discovery, rounds, joining, choosing
     assert grid.secrets
 
 
@@ -163,9 +163,9 @@ def test_a_card_holds_no_example():
     config = RunConfig.parse(SMALL | {"dataset": "breast-cancer", "method": "fedavg"})
     data = Federation(config.data, 4)
     grid = Inspected(make_app(config.dump()), 4)
-    cards = wait_for_clients(grid, config).cards
+    schemas = wait_for_clients(grid, config).schemas
     for client in range(4):
-        values = set(cards[client].features.means) | set(cards[client].features.variances)
+        values = set(schemas[client].features.means) | set(schemas[client].features.variances)
         rows = data.clients.load(client).train[0].astype(float)
         assert len(values) == 60
         assert len(values & set(rows.ravel().tolist())) <= 1  # a mean can be somebody's value

@@ -55,8 +55,8 @@ def test_a_claim():
     assert not Claim("x", float("nan"), 0.5).holds
 
 
-def test_a_constellation_draws_its_curves_and_takes_lambda_on_validation(tmp_path, capsys):
-    arguments = ["constellation", "--seeds", "0,1", "--rounds", "1", "--jobs", "1"]
+def test_the_proximal_study_draws_its_curves_and_takes_lambda_on_validation(tmp_path, capsys):
+    arguments = ["proximal", "--seeds", "0,1", "--rounds", "1", "--jobs", "1"]
     assert main([*arguments, "--out", str(tmp_path)]) == 0
     for name in ("dirichlet.png", "mild-taste.png", "accuracy.png"):
         assert (tmp_path / name).exists()
@@ -114,7 +114,7 @@ ELSEWHERE = ("social-large",)
 """In test_social.py."""
 
 REAL_GRAPHS = ("social-cora", "social-citeseer", "social-twitch")
-LONG = ("gallery", "constellation", "borrowing-digits", *REAL_GRAPHS)
+LONG = ("gallery", "proximal", "borrowing-digits", *REAL_GRAPHS)
 """Five to ten minutes each on two cores: before a release, not at every change."""
 
 

@@ -21,9 +21,9 @@ class StatedErrors:
 
     Attributes
     ----------
-    kind : one of :data:`STATED`: ``noise``, variances; ``replicates``, several readings of the same
-        things; or ``reliability``, the share of the variance of readings that is the true values',
-        above 0 and at most 1
+    kind : one of :data:`DECLARED`: ``noise``, variances; ``replicates``, several readings of the
+        same things; or ``reliability``, the share of the variance of readings that is the true
+        values', above 0 and at most 1
     values : ``(d,)`` float64; of replicates ``(R, N, d)``, R readings of each of N things
     """
 
@@ -57,7 +57,7 @@ def stated_errors(
 
     Parameters
     ----------
-    arrays : maybe with one of :data:`STATED`
+    arrays : maybe with one of :data:`DECLARED`
     training : ``(N, ...)``, inputs of d numbers each
     where : for error messages
 
@@ -66,7 +66,7 @@ def stated_errors(
     DataError
         If several are stated, or one has another shape or values that cannot be.
     """
-    stated = [name for name in STATED if arrays.get(name) is not None]
+    stated = [name for name in DECLARED if arrays.get(name) is not None]
     if not stated:
         return None
     if len(stated) > 1:
@@ -116,5 +116,5 @@ _VARIANCE: Mapping[str, Callable[[Floats, np.ndarray], Floats]] = {
 }
 """What may be stated -> (it, training inputs) -> the variance of the errors."""
 
-STATED = tuple(_VARIANCE)
+DECLARED = tuple(_VARIANCE)
 """Names of the arrays of which one may say how exact readings are."""

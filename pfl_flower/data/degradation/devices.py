@@ -138,7 +138,7 @@ def plant_devices(settings: DataSettings, num_clients: int) -> list[Device]:
     ]
 
 
-def take_readings(
+def take_measurements(
     device: Device, parts: Sequence[Floats], seed: int, client: int
 ) -> tuple[Floats, ...]:
     """Return what a device reads of the parts of its client's examples.

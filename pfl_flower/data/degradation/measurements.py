@@ -22,12 +22,12 @@ from pfl_flower.data.degradation.devices import (
     PER_TIER,
     Device,
     check_share,
-    take_readings,
+    take_measurements,
     tier_values,
 )
 from pfl_flower.data.degradation.imputation import FILLING, IMPUTATIONS, empty_columns
 from pfl_flower.data.moments import KnownValues, feature_deviations
-from pfl_flower.data.schema import DataError, DataFacts, fleet_means
+from pfl_flower.data.schema import DataError, DataSchema, fleet_means
 from pfl_flower.data.settings import DataSettings
 from strategies.randomness import named_seed
 
@@ -37,7 +37,7 @@ ENOUGH_TO_VARY = 20
 """With so many examples, a feature that never varies is taken for a sensor that is stuck."""
 
 
-def check_readings(
+def check_measurements(
     settings: DataSettings, shape: tuple[int, ...], graph: bool, streams: bool
 ) -> None:
     """Refuse devices and imputations that do not fit the kind of data.
@@ -81,10 +81,11 @@ def check_raw(raw: RawClient, settings: DataSettings) -> None:
     Raises
     ------
     DataError
-        See :func:`check_readings`; or if values are missing, and nothing is to take their place.
+        See :func:`check_measurements`; or if values are missing, and nothing is to take their
+        place.
     """
     inputs = raw.train[0]
-    check_readings(settings, inputs.shape[1:], raw.graph is not None, bool(raw.phases))
+    check_measurements(settings, inputs.shape[1:], raw.graph is not None, bool(raw.phases))
     parts = [part[0] for part in (raw.train, raw.validation, raw.test) if part is not None]
     lacks = raw.graph is None and any(bool(np.isnan(part).any()) for part in parts)
     if lacks and not IMPUTATIONS[settings.imputation].allows_missing:
@@ -98,7 +99,7 @@ def through_device(
     data: ClientData,
     device: Device,
     stated: Floats | None,
-    facts: DataFacts,
+    schema: DataSchema,
     settings: DataSettings,
     client: int,
 ) -> ClientData:
@@ -110,7 +111,7 @@ def through_device(
     device : what takes the readings
     stated : ``(d,)`` variance of the errors that readings of one's own are stated to have, in the
         unit of the model; None if nothing is stated
-    facts : of the federation
+    schema : of the federation
     settings : say what is filled in, and whether inputs are calibrated
     client : its number
     """
@@ -121,15 +122,17 @@ def through_device(
     changes = not device.perfect or lacks or calibrates
     if not changes and not imputation.masks and imputation.draws == 1:
         rows = data.train[0].flatten(1).numpy()  # as they are: images may be large
-        return replace(data, quality=_quality(rows, device, stated, facts))
+        return replace(data, quality=_quality(rows, device, stated, schema))
     # One thread: how many there are would decide on the last bits of sums.
     with threadpool_limits(1, user_api="blas"):
-        parts = take_readings(device, [_flat(part[0]) for part in splits], settings.seed, client)
-        quality = _quality(parts[0], device, stated, facts)
-        _tell_of_empty(parts[0], facts, client)
-        filled, told = _filled(parts, quality, facts, settings, client)
+        parts = take_measurements(
+            device, [_flat(part[0]) for part in splits], settings.seed, client
+        )
+        quality = _quality(parts[0], device, stated, schema)
+        _tell_of_empty(parts[0], schema, client)
+        filled, told = _filled(parts, quality, schema, settings, client)
     train, validation, test = (
-        (_shaped(part, facts), targets) for part, (_, targets) in zip(filled, splits, strict=True)
+        (_shaped(part, schema), targets) for part, (_, targets) in zip(filled, splits, strict=True)
     )
     return replace(
         data,
@@ -144,7 +147,7 @@ def through_device(
 def _filled(
     parts: tuple[Floats, ...],
     quality: DataQuality,
-    facts: DataFacts,
+    schema: DataSchema,
     settings: DataSettings,
     client: int,
 ) -> tuple[tuple[Floats, ...], DataQuality]:
@@ -158,7 +161,7 @@ def _filled(
     if imputation.draws == 1:  # what is drawn, as readings are, has their error
         lost = np.isnan(parts[0]).sum(axis=0) / max(len(parts[0]), 1)
         quality = replace(quality, noise=(1.0 - lost) * quality.noise)
-    centre = fleet_means(facts)
+    centre = fleet_means(schema)
     apart = tuple(part - centre for part in parts)  # 0 is the fleet's mean
     filled = imputation.fill(apart, named_seed(settings.seed, "imputation", client))
     filled = tuple(part + centre for part in filled)
@@ -178,14 +181,14 @@ def _flat(inputs: Tensor) -> Floats:
     return rows
 
 
-def _shaped(rows: Floats, facts: DataFacts) -> Tensor:
+def _shaped(rows: Floats, schema: DataSchema) -> Tensor:
     """Return rows of numbers as float32 examples; vectors may have become longer, or several."""
     made = torch.from_numpy(rows).float()
-    return made if len(facts.shape) == 1 else made.reshape(len(made), *facts.shape)
+    return made if len(schema.shape) == 1 else made.reshape(len(made), *schema.shape)
 
 
 def _quality(
-    training: NDArray[Any], device: Device, stated: Floats | None, facts: DataFacts
+    training: NDArray[Any], device: Device, stated: Floats | None, schema: DataSchema
 ) -> DataQuality:
     """Return what a client tells of its training readings, ``(N, d)``.
 
@@ -200,24 +203,24 @@ def _quality(
     noise = np.full(size, device.noise**2) + (0.0 if stated is None else stated)
     lost = np.isnan(training)
     missing = float(lost.mean()) if lost.size else 0.0
-    if len(facts.shape) != 1 and not noise.any():
+    if len(schema.shape) != 1 and not noise.any():
         return DataQuality(count, missing, noise, np.ones(size))
     training = training.astype(np.float64, copy=False)
     known = KnownValues.of(training)
     # Of one reading or none no variance is known: a true one of 1 is that of standardised features.
     reliability = reliability_of(noise, np.where(known.number > 1, known.variances, 1.0 + noise))
-    if len(facts.shape) == 1:
+    if len(schema.shape) == 1:
         lowest = np.where(lost, np.inf, training).min(axis=0, initial=np.inf)
         highest = np.where(lost, -np.inf, training).max(axis=0, initial=-np.inf)
         stuck = (known.number >= ENOUGH_TO_VARY) & (lowest == highest)
-        if facts.features is not None:
-            stuck &= feature_deviations(facts.features) > 0
+        if schema.features is not None:
+            stuck &= feature_deviations(schema.features) > 0
         # What never varies has no error that would have to be corrected for either.
         noise, reliability = np.where(stuck, 0.0, noise), np.where(stuck, 0.0, reliability)
     return DataQuality(count, missing, noise, reliability)
 
 
-def _tell_of_empty(training: Floats, facts: DataFacts, client: int) -> None:
+def _tell_of_empty(training: Floats, schema: DataSchema, client: int) -> None:
     if len(empty := empty_columns(training)):
         some = ", ".join(map(str, empty[:10].tolist())) + (", ..." if len(empty) > 10 else "")
         log(
@@ -225,5 +228,5 @@ def _tell_of_empty(training: Floats, facts: DataFacts, client: int) -> None:
             "client %d has no training value of feature %s; %s takes its place",
             client,
             some,
-            "the fleet's mean" if len(facts.shape) == 1 else "0",
+            "the fleet's mean" if len(schema.shape) == 1 else "0",
         )

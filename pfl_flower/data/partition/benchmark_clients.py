@@ -19,7 +19,7 @@ from pfl_flower.data.subgraph import Pieces, cut
 from strategies.randomness import named_seed
 
 
-class PooledClients:
+class BenchmarkClients:
     """Every client's own part of a pool; no example has two owners.
 
     Where the pool is a graph, a client has its own nodes and the connections among them. All of its
@@ -147,4 +147,4 @@ def _load(
     return SOURCES[dataset].load(SourceRequest(directory, download, seed, num_clients))
 
 
-__all__ = ["PooledClients", "RawSplit"]
+__all__ = ["BenchmarkClients", "RawSplit"]

@@ -105,5 +105,5 @@ def metis(edges: Ints, num_nodes: int, num_clients: int, seed: int) -> Ints:
     return np.asarray(parts, dtype=np.int64)
 
 
-CUTS: Mapping[str, Cut] = {"louvain": louvain, "metis": metis}
+GRAPH_PARTITIONS: Mapping[str, Cut] = {"louvain": louvain, "metis": metis}
 """Name of a partition of the nodes of a graph -> the cut. A new one is one row."""

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from pfl_flower.data.partition.graph_partition import CUTS
+from pfl_flower.data.partition.graph_partition import GRAPH_PARTITIONS
 from pfl_flower.data.records import Examples
 from pfl_flower.data.schema import DataError
 
@@ -78,9 +78,9 @@ PARTITIONS: Mapping[str, Callable[[PartitionRequest], Any]] = {
     "dirichlet": _dirichlet,
     "pathological": _pathological,
     "natural": _natural,
-    **{name: _cut_of_a_graph(name) for name in CUTS},
+    **{name: _cut_of_a_graph(name) for name in GRAPH_PARTITIONS},
 }
-"""Name of a partition -> flwr-datasets partitioner. A new one is one row, here or in ``CUTS``."""
+"""Name of a partition -> flwr-datasets partitioner. A new one is a row, here or there."""
 
 _BY_LABEL = ("dirichlet", "pathological")
 
@@ -107,8 +107,8 @@ def partition(examples: Examples, name: str, request: PartitionRequest) -> list[
         )
     if name in _BY_LABEL and examples.targets.is_floating_point():
         raise DataError(f"partition {name!r} needs classes; a regression can use iid or natural")
-    if name in CUTS and examples.edges is not None:
-        cut = CUTS[name]
+    if name in GRAPH_PARTITIONS and examples.edges is not None:
+        cut = GRAPH_PARTITIONS[name]
         owner = cut(examples.edges.numpy(), len(examples), request.num_clients, request.seed)
         return [np.flatnonzero(owner == client) for client in range(request.num_clients)]
     disable_progress_bars()

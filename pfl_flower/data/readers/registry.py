@@ -18,7 +18,7 @@ from pfl_flower.data.client_records import (
     checked,
     client_index,
 )
-from pfl_flower.data.degradation.declared_errors import STATED
+from pfl_flower.data.degradation.declared_errors import DECLARED
 from pfl_flower.data.readers.graph import checked_graph, parts_of_graph
 from pfl_flower.data.readers.huggingface import HubData
 from pfl_flower.data.readers.table import TableData
@@ -94,7 +94,7 @@ def _natural_order(file: Path) -> tuple[list[str | int], str]:
 
 def _read_npz(file: Path) -> dict[str, np.ndarray]:
     """Return the arrays of a client's file that have the names of splits, or state noise."""
-    names = {f"{axis}_{split}" for axis in "xy" for split in SPLITS} | set(STATED)
+    names = {f"{axis}_{split}" for axis in "xy" for split in SPLITS} | set(DECLARED)
     try:
         archive = np.load(file, allow_pickle=False)
         if not isinstance(archive, np.lib.npyio.NpzFile):

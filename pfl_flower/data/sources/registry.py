@@ -17,14 +17,14 @@ from pfl_flower.data.records import Examples, Source, SourceRequest
 from pfl_flower.data.schema import DataError
 from pfl_flower.data.settings import default_cache
 from pfl_flower.data.sources import described_clients as described
-from pfl_flower.data.sources.diabetes_sites import NUM_FEATURES as SITES_FEATURES
+from pfl_flower.data.sources.diabetes_sites import NUM_FEATURES as DIABETES_SITES_FEATURES
 from pfl_flower.data.sources.diabetes_sites import diabetes_sites
 from pfl_flower.data.sources.heart_disease import NUM_FEATURES as HEART_FEATURES
 from pfl_flower.data.sources.heart_disease import heart_disease
 from pfl_flower.data.sources.hospitals import NUM_FEATURES as HOSPITALS_FEATURES
 from pfl_flower.data.sources.hospitals import hospitals
 from pfl_flower.data.sources.planetoid_and_twitch import TWITCH_FEATURES, planetoid, twitch
-from pfl_flower.data.sources.planted import NUM_FEATURES as PLANTED_FEATURES
+from pfl_flower.data.sources.planted import NUM_FEATURES as MIXED_EFFECTS_FEATURES
 from pfl_flower.data.sources.planted import planted
 from pfl_flower.data.sources.smartwatch import NUM_ACTIVITIES, NUM_FEATURES, NUM_PHASES, smartwatch
 from pfl_flower.data.sources.social import SocialWorld, social
@@ -200,10 +200,10 @@ SOURCES: Mapping[str, Source] = {
     "fashion-mnist": Source(_torchvision("FashionMNIST"), (1, 28, 28), 10),
     "cifar10": Source(_torchvision("CIFAR10"), (3, 32, 32), 10),
     "cifar100": Source(_torchvision("CIFAR100"), (3, 32, 32), 100),
-    "planted": Source(planted, (PLANTED_FEATURES,), 0, generated=True, heterogeneity="none"),
+    "planted": Source(planted, (MIXED_EFFECTS_FEATURES,), 0, generated=True, heterogeneity="none"),
     "diabetes-sites": Source(
         diabetes_sites,
-        (SITES_FEATURES,),
+        (DIABETES_SITES_FEATURES,),
         0,
         standardize=True,
         generated=True,

@@ -243,7 +243,7 @@ def test_with_a_limit_of_examples_it_is_the_first_personal_part():
     trained(records)
     client = grouped(records=records)
     models, arrays = candidates(client)
-    losses, count, _ = client.losses(arrays, {"join-examples": 6})
+    losses, count, _ = client.losses(arrays, {"adaptation-examples": 6})
     few = in_memory_loader(*(part[:6] for part in examples(20)), 6)
     expected = [loss_of(model, TinyNet().head, few) for model in models]
     assert count == 6
@@ -270,7 +270,7 @@ def test_another_word_is_refused():
     ("options", "values"),
     [
         ({"count": 0}, {}),
-        ({}, {"join-examples": 0}),
+        ({}, {"adaptation-examples": 0}),
         ({"validation": None}, {"loss-examples": "validation"}),
     ],
 )
@@ -294,7 +294,7 @@ def test_a_client_that_joins_is_asked_about_the_examples_it_joins_with():
     client = GroupedClient(
         model, assign_scopes(model, "head", "rest"), Recording(), num_examples=20, partition_id=1
     )
-    joins = {"join-examples": 6, "join-steps": 1, "server-round": 3}
+    joins = {"adaptation-examples": 6, "adaptation-steps": 1, "server-round": 3}
     client.evaluate(start(client), joins)
     gradient(client, join_examples=6)
     client.losses([start(client)], joins)

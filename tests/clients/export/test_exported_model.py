@@ -16,7 +16,7 @@ from clients.export.example_files import ExampleFileError, read_examples
 from clients.export.exported_model import (
     NETWORK,
     TRUSTED,
-    TakingOutError,
+    ExportError,
     network_of,
     table,
     take_out,
@@ -108,7 +108,7 @@ def test_numbers_come_in_their_own_unit(tmp_path, method):
 def test_a_calibration_is_part_of_the_model(tmp_path):
     config = {"method": "errors-in-variables", "dataset": "breast-cancer", "noise": 0.5}
     found = run(tmp_path, **config)
-    data = federation(found.config.data, 3).client(1, found.config.facts)
+    data = federation(found.config.data, 3).client(1, found.config.schema)
     model = read_model(exported(tmp_path))
     outputs = network_of(model)(data.test[0])
     right = (outputs.argmax(dim=1) == data.test[1]).double().mean()
@@ -158,7 +158,7 @@ def test_code_is_believed_from_who_runs_it_only(tmp_path, capsys):
     network = network_of(model, "tests.clients.export.test_exported_model:build_own")
     assert torch.equal(network.layer.weight, model.entries["layer.weight"])
     assert not network.training
-    with pytest.raises(TakingOutError, match="names no function"):
+    with pytest.raises(ExportError, match="names no function"):
         network_of(model, "tests.clients.export.test_exported_model:missing")
 
 
@@ -450,19 +450,19 @@ def test_whose_it_is_must_be_clear_and_nothing_is_overwritten(tmp_path):
     with pytest.raises(RuntimeError, match="there is no directory"):
         take_out(device, "", tmp_path / "a")
     device.mkdir()
-    with pytest.raises(TakingOutError, match="holds no whole model"):
+    with pytest.raises(ExportError, match="holds no whole model"):
         take_out(device, "", tmp_path / "a")
     for name in ("one", "two"):
         path, _ = stored(tmp_path)
         path.rename(device / f"{name}.model.safetensors")
     assert list(model_files(device)) == ["one", "two"]
-    with pytest.raises(TakingOutError, match="--client is one of one, two"):
+    with pytest.raises(ExportError, match="--client is one of one, two"):
         take_out(device, "", tmp_path / "a")
-    with pytest.raises(TakingOutError, match="no model of 'three'"):
+    with pytest.raises(ExportError, match="no model of 'three'"):
         take_out(device, "three", tmp_path / "a")
     assert take_out(device, "one", tmp_path / "a").round == 4
     assert (tmp_path / "a").stat().st_mode & 0o777 == 0o600
-    with pytest.raises(TakingOutError, match="there already"):
+    with pytest.raises(ExportError, match="there already"):
         take_out(device, "two", tmp_path / "a")
 
 

@@ -12,7 +12,7 @@ from clients import (
     Optimization,
     PersonalClient,
     PersonalState,
-    Pull,
+    ProximalRule,
     Regression,
     Scope,
     ScopeError,
@@ -64,7 +64,7 @@ def evaluated(client, sent, **config):
 
 def test_the_pull_is_one_over_examples_and_variance():
     variance = torch.tensor([0.0, 0.5, 2.0])
-    found = Gaussian({"w": torch.zeros(3)}, {"w": variance}).tether(10).of("w")
+    found = Gaussian({"w": torch.zeros(3)}, {"w": variance}).proximal_term(10).of("w")
     torch.testing.assert_close(found, torch.tensor([math.inf, 0.2, 0.05]))
 
 
@@ -279,8 +279,11 @@ def test_what_the_user_froze_has_no_prior():
 
 
 def test_other_pulls_leave_the_part_with_a_prior_alone():
-    strong = [Pull(Scope.SHARED, "received", 1e9), Pull(Scope.PERSONAL, "zero", 1e9)]
-    client = bayes_client(pulls=strong)
+    strong = [
+        ProximalRule(Scope.SHARED, "received", 1e9),
+        ProximalRule(Scope.PERSONAL, "zero", 1e9),
+    ]
+    client = bayes_client(proximal_rules=strong)
     sent = first_arrays(client, 1e6)
     reply, _, _ = fitted(client, sent)
     np.testing.assert_allclose(reply["body.weight"], sent["body.weight"], atol=1e-6)

@@ -152,7 +152,7 @@ def test_the_round_changes_no_bit():
 @pytest.mark.parametrize("count", [0, 1, 3, -1])
 def test_an_unseen_client_takes_the_posterior_of_its_first_examples(count):
     one = client()
-    one.evaluate(sent(prior()), {"join-examples": count, "join-steps": 0})
+    one.evaluate(sent(prior()), {"adaptation-examples": count, "adaptation-steps": 0})
     found = coefficients(one.model)
     if count == 0:
         np.testing.assert_allclose(found, prior().mean, rtol=1e-6)

@@ -10,7 +10,7 @@ from clients import (
     ForeignStateError,
     Optimization,
     PersonalState,
-    Pull,
+    ProximalRule,
     Regression,
     Scope,
     assign_scopes,
@@ -35,13 +35,13 @@ def make(records=None, data=None, announced=0, mu=0.0, validation=None, model=No
     loaders = [in_memory_loader(*data, 8, shuffle=True)]
     loaders += [in_memory_loader(*validation, 64) if validation else None]
     options.setdefault("state", PersonalState(records if records is not None else RecordDict()))
-    pulls = (Pull(Scope.SHARED, "received", mu),)
+    pulls = (ProximalRule(Scope.SHARED, "received", mu),)
     return LifelongClient(
         model,
         assign_scopes(model, "none"),
         *loaders,
         in_memory_loader(*data, 64),
-        pulls=pulls,
+        proximal_rules=pulls,
         task_id=announced,
         **options,
     )
@@ -88,7 +88,7 @@ def test_the_fixed_point_is_the_closed_form(strength, mu):
             in_memory_loader(x, x[:, 0] * goal, 1),
             schedule=joint(0, 200),
             optimization=Optimization(learning_rate=0.1, momentum=0.5),
-            pulls=(Pull(Scope.SHARED, "received", mu),) if number else (),
+            proximal_rules=(ProximalRule(Scope.SHARED, "received", mu),) if number else (),
             task=Regression(),
             state=PersonalState(records),
             strength=strength,
@@ -314,7 +314,7 @@ def test_memory_survives_a_restart_and_is_refused_by_another_objective(tmp_path)
 def test_an_unseen_client_takes_the_shared_model_near_the_group():
     client = make(mu=1e9)
     before = client.get_parameters({})
-    client.evaluate(before, {"join-examples": 8, "join-steps": 5})
+    client.evaluate(before, {"adaptation-examples": 8, "adaptation-steps": 5})
     trained = dict(client.model.named_parameters())
     for name, values in zip(client.shared_names, before, strict=True):
         if name in trained:

@@ -138,11 +138,11 @@ def test_exact_readings_and_no_examples_need_no_calibration():
 def test_an_unseen_client_calibrates_on_the_examples_it_may_use():
     train = readings(200)
     one = client(train, told=quality(200))
-    evaluated(one, TRUE_MODEL, **{"join-examples": 50, "join-steps": 3})
+    evaluated(one, TRUE_MODEL, **{"adaptation-examples": 50, "adaptation-steps": 3})
     inputs, _ = one._first_examples(50)
     matrix, _ = calibration(inputs.double().numpy(), np.full(2, NOISE))
     np.testing.assert_allclose(one._predictor().matrix.numpy(), matrix, rtol=1e-5, atol=1e-6)
-    evaluated(one, TRUE_MODEL, **{"join-examples": 0, "join-steps": 3})
+    evaluated(one, TRUE_MODEL, **{"adaptation-examples": 0, "adaptation-steps": 3})
     assert one._predictor() is one.model
 
 

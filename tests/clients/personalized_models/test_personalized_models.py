@@ -22,9 +22,11 @@ from clients import (
 )
 from clients.evaluation import Choice
 from clients.personalized_models.apfl import APFLClient, Mixture, mix
+from clients.personalized_models.ditto import DittoClient
 from clients.personalized_models.l2gd import L2GDClient, approach, coin_runs, largest_l2gd_strength
-from clients.personalized_models.mr_mtl import ConstellationClient, DittoClient, strength_for
+from clients.personalized_models.mr_mtl import MRMTLClient
 from clients.personalized_models.pfedme import PFedMeClient
+from clients.personalized_models.strength import strength_for
 from tests.helpers import TinyNet, examples, flat
 
 CURVATURES = np.array([0.5, 2.0, 4.0])
@@ -95,7 +97,7 @@ def test_ditto_ends_at_its_closed_form(strength):
 @pytest.mark.parametrize("strength", [0.3, 2.0, 20.0])
 @pytest.mark.parametrize("steps", [1, 4])
 def test_mr_mtl_ends_at_its_closed_form_which_is_not_dittos(strength, steps):
-    anchor, mine = Quadratics(ConstellationClient, steps, rate=0.2, strength=strength).run(250)
+    anchor, mine = Quadratics(MRMTLClient, steps, rate=0.2, strength=strength).run(250)
     assert anchor == pytest.approx(envelope_mean(strength), abs=1e-5)
     expected = (CURVATURES * OPTIMA + strength * anchor) / (CURVATURES + strength)
     np.testing.assert_allclose(mine, expected, atol=1e-5)
@@ -103,7 +105,7 @@ def test_mr_mtl_ends_at_its_closed_form_which_is_not_dittos(strength, steps):
 
 
 def test_mr_mtls_anchor_is_the_mean_of_all_when_only_some_take_part():
-    clients = Quadratics(ConstellationClient, 4, rate=0.2, strength=2.0, participation=2 / 3)
+    clients = Quadratics(MRMTLClient, 4, rate=0.2, strength=2.0, participation=2 / 3)
     anchor, mine = clients.run(400, per_round=2)
     assert anchor == pytest.approx(mine.mean(), abs=1e-9)
     assert anchor == pytest.approx(envelope_mean(2.0), abs=1e-5)
@@ -190,7 +192,7 @@ def play(client, rounds, start=None):
 
 ALL = [
     (DittoClient, {"strength": 0.3}),
-    (ConstellationClient, {"strength": 0.3}),
+    (MRMTLClient, {"strength": 0.3}),
     (PFedMeClient, {"strength": 15.0}),
     (L2GDClient, {"strength": 0.3}),
     (APFLClient, {}),
@@ -236,7 +238,7 @@ def test_ditto_at_zero_is_training_alone_and_sends_what_fedavg_sends():
     assert torch.equal(own(client)["head.weight"], alone.head.weight)
 
 
-@pytest.mark.parametrize("kind", [DittoClient, ConstellationClient, PFedMeClient, L2GDClient])
+@pytest.mark.parametrize("kind", [DittoClient, MRMTLClient, PFedMeClient, L2GDClient])
 def test_at_infinity_the_own_model_is_the_shared_one(kind):
     client = make(kind, strength=math.inf)
     play(client, 2)
@@ -370,7 +372,7 @@ def test_auto_takes_what_validation_says_and_reports_it():
     assert scores[chosen] == max(scores.values())
 
 
-@pytest.mark.parametrize("kind", [DittoClient, ConstellationClient, PFedMeClient, L2GDClient])
+@pytest.mark.parametrize("kind", [DittoClient, MRMTLClient, PFedMeClient, L2GDClient])
 def test_each_candidate_is_trained_as_if_it_were_alone(kind):
     grid = (0.1, 0.5, 0.9, math.inf)
     together = make(kind, strength=grid)
@@ -408,7 +410,7 @@ def test_auto_with_too_few_validation_examples_takes_the_middle():
 
 
 def test_auto_of_mr_mtl_sends_the_chosen_model():
-    client = make(ConstellationClient, strength=(0.0, 100.0))
+    client = make(MRMTLClient, strength=(0.0, 100.0))
     sent = play(client, 3)
     chosen = client.evaluate(sent, {"server-round": 3})[2]["lambda"]
     kept = own(client, f"own-{chosen:g}")
@@ -420,7 +422,9 @@ def test_an_unseen_client_trains_the_received_model_under_the_tether():
     start = TinyNet().state_dict()
     for strength, moves in ((0.0, True), (1e9, False), (math.inf, False)):
         client = make(DittoClient, strength=strength)
-        client.evaluate(client.get_parameters({}), {"join-examples": 8, "join-steps": 5})
+        client.evaluate(
+            client.get_parameters({}), {"adaptation-examples": 8, "adaptation-steps": 5}
+        )
         moved = (client.model.head.weight - start["head.weight"]).abs().max() > 1e-4
         assert bool(moved) is moves, strength
 
@@ -434,7 +438,7 @@ def test_personal_state_of_another_objective_is_refused(tmp_path):
     play(client(DittoClient, "ditto", strength=0.3), 1)
     play(client(DittoClient, "ditto", strength=1.0), 1)  # another lambda goes on from there
     for kind, method, options in (
-        (ConstellationClient, "mr-mtl", {"strength": 0.3}),
+        (MRMTLClient, "mr-mtl", {"strength": 0.3}),
         (APFLClient, "apfl", {}),
         (DittoClient, "ditto", {"strength": (0.1, 1.0)}),
     ):
@@ -509,7 +513,7 @@ def test_an_unseen_client_of_apfl_fits_its_mixture_unless_that_is_the_shared_mod
     for alpha, moves in ((0.0, False), (0.5, True), (None, True)):
         client = make(APFLClient, alpha=alpha)
         received = client.get_parameters({})
-        client.evaluate(received, {"join-examples": 8, "join-steps": 5})
+        client.evaluate(received, {"adaptation-examples": 8, "adaptation-steps": 5})
         assert np.array_equal(flat(received), flat(client.get_parameters({}))) is not moves
 
 

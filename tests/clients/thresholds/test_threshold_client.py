@@ -296,7 +296,7 @@ def test_choosing_tells_scores_of_every_rule_and_keeps_one():
         assert threshold not in metrics.values()
 
 
-def prevalence_told(client, monkeypatch):
+def prevalence_reported(client, monkeypatch):
     """What a client takes for positives and examples to learn from, of each class."""
     found = []
     whole = Evidence.__init__
@@ -319,7 +319,7 @@ def counted(client):
 
 def test_every_example_to_learn_from_counts_once_in_the_prevalence(monkeypatch):
     plain = tiny_client(count=21)
-    assert prevalence_told(thresholding(plain), monkeypatch) == counted(plain)
+    assert prevalence_reported(thresholding(plain), monkeypatch) == counted(plain)
 
 
 def test_examples_that_no_epoch_takes_count_in_the_prevalence(monkeypatch):
@@ -328,7 +328,7 @@ def test_examples_that_no_epoch_takes_count_in_the_prevalence(monkeypatch):
     short = tiny_client(count=21, num_examples=21)
     short.train_loader = in_memory_loader(inputs, targets, 8, shuffle=True, drop_last=True)
     assert count_examples(short.train_loader) == 16
-    assert prevalence_told(thresholding(short), monkeypatch) == counted(plain)
+    assert prevalence_reported(thresholding(short), monkeypatch) == counted(plain)
 
 
 def test_examples_with_several_fillings_count_once_in_the_prevalence(monkeypatch):
@@ -336,7 +336,7 @@ def test_examples_with_several_fillings_count_once_in_the_prevalence(monkeypatch
     inputs, targets = plain.train_loader.dataset.tensors
     filled = tiny_client(count=21, num_examples=21)
     filled.train_loader = in_memory_loader(inputs.repeat(4, 1), targets.repeat(4), 8)
-    assert prevalence_told(thresholding(filled), monkeypatch) == counted(plain)
+    assert prevalence_reported(thresholding(filled), monkeypatch) == counted(plain)
 
 
 def test_the_evaluated_model_is_the_one_that_is_evaluated():

@@ -8,16 +8,16 @@ import pytest
 from clients.export.exported_model import SCALES
 from pfl_flower.client.model_card import about_model, rebuild
 from pfl_flower.config.run_config import RunConfig
-from pfl_flower.data import DataFacts
+from pfl_flower.data import DataSchema
 from pfl_flower.data.moments import Moments
 
 FEATURES = Moments(10, (1.0, 5.0), (4.0, 0.0))
 
 
-def scales(**facts):
-    known = DataFacts((2,), "classification", (0, 1), features=FEATURES)
+def scales(**schema):
+    known = DataSchema((2,), "classification", (0, 1), features=FEATURES)
     config = RunConfig.parse({"dataset": "table:x.csv", "model": "linear", "heterogeneity": "none"})
-    return json.loads(about_model(replace(config, facts=replace(known, **facts)))[SCALES])
+    return json.loads(about_model(replace(config, schema=replace(known, **schema)))[SCALES])
 
 
 def test_features_are_standardised_where_the_clients_do_it():

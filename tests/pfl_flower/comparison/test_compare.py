@@ -261,8 +261,8 @@ def test_shuffled_test_labels_change_no_choice(tmp_path, monkeypatch):
 
     client = Federation.client
 
-    def shuffled(self, number, facts=None):
-        data = client(self, number, facts)
+    def shuffled(self, number, schema=None):
+        data = client(self, number, schema)
         inputs, targets = data.test
         return replace(data, test=(inputs, targets.roll(7)))
 

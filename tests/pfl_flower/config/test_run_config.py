@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from clients import Pull, Scope
+from clients import ProximalRule, Scope
 from pfl_flower.client.node_config import Node, node_of
 from pfl_flower.client_app import make_app
 from pfl_flower.config.run_config import ConfigError, RunConfig
@@ -103,7 +103,9 @@ def test_wrong_values_name_the_valid_ones(values, words):
 
 
 def test_whole_numbers_are_fine_where_fractions_are_expected():
-    assert RunConfig.parse({"alpha": 1, "mu": 2}).pulls[0] == Pull(Scope.SHARED, "received", 2.0)
+    assert RunConfig.parse({"alpha": 1, "mu": 2}).pulls[0] == ProximalRule(
+        Scope.SHARED, "received", 2.0
+    )
 
 
 @pytest.mark.parametrize("name", METHODS)

@@ -45,7 +45,7 @@ def test_clients_partition_the_data_and_every_split_is_disjoint(options):
         for inputs, targets in splits(federation, client):
             assert inputs.dtype == torch.float32
             assert targets.dtype == torch.int64
-            assert inputs.shape[1:] == federation.facts.shape
+            assert inputs.shape[1:] == federation.schema.shape
 
 
 def test_the_seed_decides_everything():

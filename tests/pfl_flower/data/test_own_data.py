@@ -12,7 +12,7 @@ from pfl_flower.client_app import make_app
 from pfl_flower.config.run_config import ConfigError, RunConfig
 from pfl_flower.data import DataSettings, Federation, number_of_clients
 from pfl_flower.data.moments import FEWEST_ROWS
-from pfl_flower.data.schema import merge_cards
+from pfl_flower.data.schema import merge_schemas
 from pfl_flower.engines import simulate
 from pfl_flower.grid import InProcessGrid
 from pfl_flower.results.files import describe, write
@@ -44,7 +44,7 @@ def test_a_folder_of_clients_learns(folder):
     config = {**SHORT, "num-server-rounds": 6, "dataset": f"folder:{folder}", "method": "fedper"}
     (run,) = simulate(config, 4)
     assert number_of_clients(run.config.data) == 4
-    assert run.config.required_facts.labels == (3, 7)
+    assert run.config.required_schema.labels == (3, 7)
     assert run.config.architecture.num_classes == 2
     assert min(run.by_client().values()) > 0.75
 
@@ -101,10 +101,10 @@ def table(path, count=240, missing=False, **columns):
 def test_a_table_is_standardised_by_moments_that_clients_tell(tmp_path):
     config = {**SHORT, **table(tmp_path / "t.csv"), "label-column": "ill", "method": "fedper"}
     (run,) = simulate({**config, "num-server-rounds": 6}, 4)
-    facts = run.config.required_facts
-    assert facts.labels == ("no", "yes")
+    schema = run.config.required_schema
+    assert schema.labels == ("no", "yes")
     data = Federation(run.config.data, 4)
-    together = torch.cat([data.client(client, facts).train[0] for client in range(4)])
+    together = torch.cat([data.client(client, schema).train[0] for client in range(4)])
     torch.testing.assert_close(together.mean(dim=0), torch.zeros(2), atol=1e-5, rtol=0)
     torch.testing.assert_close(together.std(dim=0, correction=0), torch.ones(2), atol=1e-4, rtol=0)
     assert np.mean(list(run.by_client().values())) > 0.8
@@ -115,9 +115,9 @@ def test_what_the_census_asks_for_is_what_the_cards_say(tmp_path):
     grid = InProcessGrid(make_app(config.dump()), 4)
     there = wait_for_clients(grid, config)
     data = Federation(config.data, 4)
-    assert there.cards == {client: data.card(client) for client in range(4)}
-    assert merge_cards(there.cards)[0] == data.facts
-    rows = sum(card.features.count for card in there.cards.values())
+    assert there.schemas == {client: data.client_schema(client) for client in range(4)}
+    assert merge_schemas(there.schemas)[0] == data.schema
+    rows = sum(client_schema.features.count for client_schema in there.schemas.values())
     assert rows < 240  # only training examples
 
 
@@ -160,13 +160,13 @@ def test_numbers_can_be_classes_or_amounts(tmp_path):
     config = {**SHORT, **table(tmp_path / "t.csv", count=80, cost=np.arange(80) % 3)}
     config["label-column"] = "cost"
     (run,) = simulate(config, 4)
-    assert run.config.required_facts.labels == (0, 1, 2)
+    assert run.config.required_schema.labels == (0, 1, 2)
     (run,) = simulate({**config, "task": "regression"}, 4)
-    assert run.config.required_facts.task == "regression"
+    assert run.config.required_schema.task == "regression"
     config |= table(tmp_path / "t.csv", count=80, cost=np.arange(80) % 3 + 0.0)
     assert simulate(config, 4)[0].score == "rmse"
     (run,) = simulate({**config, "task": "classification"}, 4)
-    assert run.config.required_facts.labels == (0, 1, 2)
+    assert run.config.required_schema.labels == (0, 1, 2)
     config |= table(tmp_path / "t.csv", count=80, cost=np.arange(80) % 3 + 0.5)
     with pytest.raises(FederationError, match="needs labels, but the targets are fractions"):
         simulate({**config, "task": "classification"}, 4)
@@ -212,8 +212,8 @@ def test_a_local_data_set_of_hugging_face(tmp_path):
     for partition in ({"partition": "iid"}, {"partition": "dirichlet", "alpha": 1.0}):
         (run,) = simulate({**config, **partition}, 4)
         assert len(run.by_client()) == 4
-        assert run.config.required_facts.shape == (3,)
-        assert run.config.required_facts.features is not None
+        assert run.config.required_schema.shape == (3,)
+        assert run.config.required_schema.features is not None
 
 
 def test_unseen_clients_have_no_part_in_means_but_may_have_a_class_of_their_own(tmp_path):
@@ -231,10 +231,10 @@ def test_unseen_clients_have_no_part_in_means_but_may_have_a_class_of_their_own(
         if choose_unseen(RunConfig(unseen=0.25, seed=seed), range(4)) == {2}:
             break
     (run,) = simulate({**config, "seed": seed}, 4)
-    facts = run.config.required_facts
-    assert facts.labels == (3, 7, 9)
+    schema = run.config.required_schema
+    assert schema.labels == (3, 7, 9)
     data = Federation(run.config.data, 4)
-    assert facts.features.count == sum(data.card(n).features.count for n in (0, 1, 3))
+    assert schema.features.count == sum(data.client_schema(n).features.count for n in (0, 1, 3))
     assert not any(report.dropped for report in run.joined[0])
 
 
@@ -287,8 +287,8 @@ def test_a_client_with_few_rows_tells_no_means(tmp_path):
     frame.drop(few).to_csv(tmp_path / "t.csv", index=False)
     data = Federation(RunConfig.parse({**SHORT, **config}).data, 4)
     assert len(data.client(1).train[1]) == FEWEST_ROWS - 1
-    assert data.card(1).features is None
-    assert data.card(0).features is not None
+    assert data.client_schema(1).features is None
+    assert data.client_schema(0).features is not None
 
 
 def test_held_out_clients_do_not_change_what_most_clients_data_look_like(folder):
@@ -298,7 +298,7 @@ def test_held_out_clients_do_not_change_what_most_clients_data_look_like(folder)
     for seed in range(3):
         config = {**SHORT, "dataset": f"folder:{folder}", "unseen": 0.4, "seed": seed}
         (run,) = simulate(config, 5)
-        assert run.config.required_facts.shape == (4,)
+        assert run.config.required_schema.shape == (4,)
         assert len(run.by_client()) == 2
 
 

@@ -9,12 +9,12 @@ from hypothesis.extra.numpy import arrays
 
 from pfl_flower.data.moments import Moments, merge_moments, moments
 from pfl_flower.data.schema import (
-    DataCard,
-    FactsError,
+    ClientSchema,
+    SchemaError,
     check_columns,
     fit_inputs,
     fit_targets,
-    merge_cards,
+    merge_schemas,
     target_scale,
 )
 
@@ -42,87 +42,98 @@ def test_moments_of_different_columns_cannot_be_merged():
         merge_moments([])
 
 
-def card(shape=(2,), task="classification", labels=(0, 1), **options):
-    return DataCard(shape, task, labels, **options)
+def client_schema(shape=(2,), task="classification", labels=(0, 1), **options):
+    return ClientSchema(shape, task, labels, **options)
 
 
 def test_a_card_is_the_same_after_its_way_as_text():
-    whole = card(
+    whole = client_schema(
         labels=(3, "b"),
         features=Moments(4, (0.1, 1e-9), (1.0, 3.3)),
         standardize=False,
         target=Moments(4, (0.5,), (2.0,)),
         columns=("age", "weight"),
     )
-    for one in (whole, card()):
-        assert DataCard.from_json(one.to_json()) == one
-        assert hash(DataCard.from_json(one.to_json())) == hash(one)
+    for one in (whole, client_schema()):
+        assert ClientSchema.from_json(one.to_json()) == one
+        assert hash(ClientSchema.from_json(one.to_json())) == hash(one)
 
 
 def test_labels_of_all_clients_get_one_order():
-    facts, misfits = merge_cards(
-        {2: card(labels=("b", 10)), 0: card(labels=(9,)), 1: card(labels=("a", 10))}
+    schema, misfits = merge_schemas(
+        {
+            2: client_schema(labels=("b", 10)),
+            0: client_schema(labels=(9,)),
+            1: client_schema(labels=("a", 10)),
+        }
     )
-    assert facts.labels == (9, 10, "a", "b")
+    assert schema.labels == (9, 10, "a", "b")
     assert not misfits
-    assert fit_targets(np.array(["b", "a"]), facts).tolist() == [3, 2]
-    assert fit_targets(np.array([10, 9, 10]), facts).tolist() == [1, 0, 1]
-    with pytest.raises(FactsError, match=r"labels \[8\] are unknown to the federation"):
-        fit_targets(np.array([9, 8]), facts)
+    assert fit_targets(np.array(["b", "a"]), schema).tolist() == [3, 2]
+    assert fit_targets(np.array([10, 9, 10]), schema).tolist() == [1, 0, 1]
+    with pytest.raises(SchemaError, match=r"labels \[8\] are unknown to the federation"):
+        fit_targets(np.array([9, 8]), schema)
 
 
 def test_clients_whose_examples_have_another_shape_cannot_take_part():
-    cards = {0: card((5,)), 1: card((4,)), 2: card((4,)), 3: card((4,), "regression", ())}
-    facts, misfits = merge_cards(cards)
-    assert facts.shape == (4,)
+    schemas = {
+        0: client_schema((5,)),
+        1: client_schema((4,)),
+        2: client_schema((4,)),
+        3: client_schema((4,), "regression", ()),
+    }
+    schema, misfits = merge_schemas(schemas)
+    assert schema.shape == (4,)
     assert set(misfits) == {0, 3}
     assert "shape (5,)" in misfits[0]
     assert "the examples of 2 clients have shape (4,)" in misfits[0]
-    assert merge_cards({1: card((4,)), 0: card((5,))})[0].shape == (5,)  # a tie: the lowest client
+    assert merge_schemas({1: client_schema((4,)), 0: client_schema((5,))})[0].shape == (
+        5,
+    )  # a tie: the lowest client
 
 
 def test_clients_whose_tables_have_other_columns_cannot_take_part():
     """Columns of the same number, but not the same, would be averaged by their places."""
-    ours = DataCard((2,), "classification", (0,), columns=("age", "weight"))
-    other = DataCard((2,), "classification", (1,), columns=("age", "height"))
-    nameless = DataCard((2,), "classification", (2,))
-    facts, deviants = merge_cards({0: other, 1: ours, 2: nameless, 3: ours})
-    assert facts == DataCard((2,), "classification", (0, 2), columns=("age", "weight"))
+    ours = ClientSchema((2,), "classification", (0,), columns=("age", "weight"))
+    other = ClientSchema((2,), "classification", (1,), columns=("age", "height"))
+    nameless = ClientSchema((2,), "classification", (2,))
+    schema, deviants = merge_schemas({0: other, 1: ours, 2: nameless, 3: ours})
+    assert schema == ClientSchema((2,), "classification", (0, 2), columns=("age", "weight"))
     words = "its table has the features 'height' in place of 'weight' in the tables of 2 clients"
     assert deviants == {0: words}
-    with pytest.raises(FactsError, match="'height' in place of 'weight'"):
-        check_columns(other.columns, facts)
-    check_columns(nameless.columns, facts)
-    check_columns(ours.columns, facts)
+    with pytest.raises(SchemaError, match="'height' in place of 'weight'"):
+        check_columns(other.columns, schema)
+    check_columns(nameless.columns, schema)
+    check_columns(ours.columns, schema)
 
 
 def test_one_clients_overflow_is_not_everybodys():
-    fine = card(task="regression", labels=(), target=Moments(5, (1.0,), (2.0,)))
-    odd = card(task="regression", labels=(), target=Moments(5, (1e200,), (float("inf"),)))
-    facts, misfits = merge_cards({0: fine, 1: odd})
-    assert facts.target == fine.target
+    fine = client_schema(task="regression", labels=(), target=Moments(5, (1.0,), (2.0,)))
+    odd = client_schema(task="regression", labels=(), target=Moments(5, (1e200,), (float("inf"),)))
+    schema, misfits = merge_schemas({0: fine, 1: odd})
+    assert schema.target == fine.target
     assert not misfits
 
 
 def test_features_become_standard_and_a_constant_one_becomes_zero():
     rows = torch.tensor([[1.0, 0.1, 5.0], [3.0, 0.1, 5.0]])
-    facts = card((3,), features=moments(rows))
-    fitted = fit_inputs(rows, facts)
+    schema = client_schema((3,), features=moments(rows))
+    fitted = fit_inputs(rows, schema)
     assert fitted.dtype == torch.float32
     assert fitted.tolist() == [[-1.0, 0.0, 0.0], [1.0, 0.0, 0.0]]
-    unseen_client = fit_inputs(torch.tensor([[2.0, 0.2, 6.0]]), facts)
+    unseen_client = fit_inputs(torch.tensor([[2.0, 0.2, 6.0]]), schema)
     assert unseen_client.abs().max() <= 1.0
-    with pytest.raises(FactsError, match=r"shape \(2,\); the federation's have \(3,\)"):
-        fit_inputs(rows[:, :2], facts)
-    assert fit_inputs(rows, card((3,))) is rows
+    with pytest.raises(SchemaError, match=r"shape \(2,\); the federation's have \(3,\)"):
+        fit_inputs(rows[:, :2], schema)
+    assert fit_inputs(rows, client_schema((3,))) is rows
 
 
 def test_targets_of_a_regression_become_standard():
     targets = np.array([10.0, 30.0])
-    facts = card(task="regression", labels=(), target=moments(torch.from_numpy(targets)))
-    assert fit_targets(targets, facts).tolist() == [-1.0, 1.0]
-    assert target_scale(facts) == (20.0, 10.0)
-    constant = card(task="regression", labels=(), target=Moments(2, (7.0,), (0.0,)))
+    schema = client_schema(task="regression", labels=(), target=moments(torch.from_numpy(targets)))
+    assert fit_targets(targets, schema).tolist() == [-1.0, 1.0]
+    assert target_scale(schema) == (20.0, 10.0)
+    constant = client_schema(task="regression", labels=(), target=Moments(2, (7.0,), (0.0,)))
     assert fit_targets(np.array([7.0]), constant).tolist() == [0.0]
 
 
@@ -152,15 +163,15 @@ def test_merged_moments_leave_missing_values_out():
     assert merged.counts == (11, 6, 0)
     assert merged.means == pytest.approx((both.mean(), 2 * np.mean(second), 0))
     assert merged.variances == pytest.approx((both.var(), 4 * np.var(second), 0))
-    facts = card((3,), features=merged)
-    assert DataCard.from_json(facts.to_json()) == facts
+    schema = client_schema((3,), features=merged)
+    assert ClientSchema.from_json(schema.to_json()) == schema
     # what nobody has ever seen is left as it is
-    assert fit_inputs(torch.zeros(1, 3), facts)[0, 2] == 0
+    assert fit_inputs(torch.zeros(1, 3), schema)[0, 2] == 0
 
 
 @pytest.mark.parametrize("counts", [(3,), (3, -1), (1, 2, 3)])
 def test_counts_that_cannot_be_are_not_everybodys(counts):
-    fine = card((2,), features=Moments(5, (1.0, 1.0), (2.0, 2.0)))
-    odd = card((2,), features=Moments(5, (9.0, 9.0), (1.0, 1.0), counts))
-    facts, _ = merge_cards({0: fine, 1: odd})
-    assert facts.features == fine.features
+    fine = client_schema((2,), features=Moments(5, (1.0, 1.0), (2.0, 2.0)))
+    odd = client_schema((2,), features=Moments(5, (9.0, 9.0), (1.0, 1.0), counts))
+    schema, _ = merge_schemas({0: fine, 1: odd})
+    assert schema.features == fine.features

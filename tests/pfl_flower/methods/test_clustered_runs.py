@@ -448,7 +448,7 @@ def test_unseen_clients_do_not_make_the_others_revise_their_groups():
     assert not [
         client
         for client, message in grid.of_type("query.losses")
-        if "join-examples" in message.content["config"]
+        if "adaptation-examples" in message.content["config"]
     ]
 
 

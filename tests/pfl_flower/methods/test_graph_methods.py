@@ -100,7 +100,7 @@ def test_gradients_of_single_nodes_are_those_of_every_layer(method, model):
 @pytest.mark.parametrize("method", ["community-adapters", "hierarchical-bayes", "ditto"])
 def test_unseen_clients_late_clients_and_safeguards(method, task, tmp_path):
     extras = {"unseen": 0.2, "late": 0.2, "fraction-train": 0.6, "safeguard": True}
-    config = SMALL | {"method": method, "task": task, "local-epochs": 1, "joining-steps": 5}
+    config = SMALL | {"method": method, "task": task, "local-epochs": 1, "adaptation-steps": 5}
     runs = simulate(config | extras, 5)
     assert [run.label or run.method for run in runs] == [
         *(method, "fedavg", "local", f"{method} safeguarded"),

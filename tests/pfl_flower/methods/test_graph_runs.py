@@ -165,7 +165,7 @@ def test_no_message_holds_a_personal_head_of_a_community(task):
 
 
 def test_an_unseen_client_of_a_known_community_has_its_adapters_and_head():
-    (run,) = simulate(SMALL | COMMUNITIES | {"unseen": 0.1, "joining-steps": 5}, 8)
+    (run,) = simulate(SMALL | COMMUNITIES | {"unseen": 0.1, "adaptation-steps": 5}, 8)
     (report,) = run.joined[0]
     community = report.client // 2
     assert report.metrics["group"] == community

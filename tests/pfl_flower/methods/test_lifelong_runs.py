@@ -244,7 +244,7 @@ def test_people_of_wisdm_are_in_ascending_order_and_halve_what_two_phases_share(
     inputs = federation.client(0).train[0]
     assert torch.isfinite(inputs).all()
     assert (inputs[:, 1] == 0).all()
-    assert federation.facts.labels == tuple(range(18))
+    assert federation.schema.labels == tuple(range(18))
 
 
 def test_more_clients_than_people_is_an_error(tmp_path):

@@ -267,7 +267,7 @@ def test_an_unseen_client_that_may_train_fits_its_whole_model(method):
     context = Context(0, 0, node, RecordDict(), {})
     client = build_client(config, context, durable=False, own_model=True)
     before = {name: tensor.clone() for name, tensor in client.model.named_parameters()}
-    client.evaluate(client.get_parameters({}), {"join-examples": ALL, "join-steps": 3})
+    client.evaluate(client.get_parameters({}), {"adaptation-examples": ALL, "adaptation-steps": 3})
     moved = {n for n, tensor in client.model.named_parameters() if not tensor.equal(before[n])}
     assert moved == (set(before) if method == "pfedhn" else {"head.weight", "head.bias"})
 

@@ -39,7 +39,7 @@ CONFIG = {
     "fine-tuning-epochs": "0,1",
     "threshold": "shared-curve",
 }
-TOLD = {f"{score}-{rule}" for score in SCORES for rule in RULES}
+REPORTED = {f"{score}-{rule}" for score in SCORES for rule in RULES}
 
 
 class Watched(InProcessGrid):
@@ -73,7 +73,7 @@ def watched(config, clients):
 def test_every_kind_of_method_has_thresholds(method):
     (run,) = simulate(CONFIG | {"method": method, "model": "mlp", "unseen": 0.25}, 5)
     assert not any(report.dropped for report in run.thresholds)
-    assert all(report.metrics.keys() >= TOLD for report in run.thresholds)
+    assert all(report.metrics.keys() >= REPORTED for report in run.thresholds)
     unseen_clients = {r.client for reports in run.joined.values() for r in reports}
     assert len(run.thresholds) == 5 - len(unseen_clients) == 4
     assert unseen_clients.isdisjoint({report.client for report in run.thresholds})
@@ -101,7 +101,7 @@ DIGITS = {"dataset": "digits", "partition": "dirichlet", "validation-fraction": 
 def test_no_threshold_is_in_any_message_and_only_histograms_and_scores_are(config):
     config = CONFIG | config
     grid, (run,) = watched(config, 4)
-    classes = len(run.config.required_facts.labels)
+    classes = len(run.config.required_schema.labels)
     assert len(grid.exchanges) == 2 * 4
     steps = [message.content.config_records["config"][THRESHOLD] for message, _ in grid.exchanges]
     assert steps == 4 * ["count"] + 4 * ["choose"]
@@ -110,7 +110,7 @@ def test_no_threshold_is_in_any_message_and_only_histograms_and_scores_are(confi
         assert not reply.content.array_records
         (metrics,) = reply.content.metric_records.values()
         about = {"num-examples", "loss", "partition-id"}
-        assert metrics.keys() == about | ({THRESHOLD_HISTOGRAM} if step == "count" else TOLD)
+        assert metrics.keys() == about | ({THRESHOLD_HISTOGRAM} if step == "count" else REPORTED)
         if step == "count":
             told = metrics[THRESHOLD_HISTOGRAM]
             assert len(told) == (1 if classes == 2 else classes) * 2 * BINS
@@ -185,8 +185,8 @@ def spoilt(monkeypatch, change):
 
     whole = Federation.client
 
-    def client(self, number, facts=None):
-        return change(number, whole(self, number, facts))
+    def client(self, number, schema=None):
+        return change(number, whole(self, number, schema))
 
     monkeypatch.setattr(Federation, "client", client)
 
@@ -232,7 +232,7 @@ def test_a_hospital_with_one_class_only(monkeypatch, label):
     own = run.thresholds[2]
     assert not own.dropped
     assert own.metrics["f1-personal"] == own.metrics["f1-global"]
-    assert all(np.isfinite(own.metrics[name]) for name in TOLD)
+    assert all(np.isfinite(own.metrics[name]) for name in REPORTED)
 
 
 def test_a_hospital_that_tests_on_nobody_ill_is_left_out_of_the_means(monkeypatch):

@@ -8,7 +8,7 @@ from sklearn.linear_model import LogisticRegression
 from pfl_flower.data import DataError, DataSettings, Federation
 from pfl_flower.data.partition import benchmark_clients as pooled
 from pfl_flower.data.records import Examples
-from pfl_flower.data.schema import DataCard, FactsError
+from pfl_flower.data.schema import ClientSchema, SchemaError
 from pfl_flower.data.sources.social import SocialWorld, degree_factors, friends, grow, renamings
 from pfl_flower.data.subgraph import both_ways, connections, cut
 from strategies.randomness import generator
@@ -66,8 +66,8 @@ def test_a_cut_keeps_what_is_inside_and_counts_what_is_between(drawn, random):
 def test_examples_are_the_numbers_of_a_clients_nodes():
     federation = Federation(SOCIAL, 4)
     about = {"graph": True, "edges": federation.edges, "standardize": False}
-    assert federation.facts == DataCard((32,), "classification", tuple(range(6)), **about)
-    assert DataCard.from_json(federation.facts.to_json()) == federation.facts
+    assert federation.schema == ClientSchema((32,), "classification", tuple(range(6)), **about)
+    assert ClientSchema.from_json(federation.schema.to_json()) == federation.schema
     pool = federation.clients.examples
     for client in range(4):
         graph, mine = federation.client(client).graph, federation.clients.indices[client]
@@ -98,10 +98,10 @@ def test_few_labels_do_not_make_the_graph_smaller():
 def test_data_that_are_no_graph_have_none():
     federation = Federation(DataSettings(), 2)
     assert federation.edges is None
-    assert federation.facts.edges is None
+    assert federation.schema.edges is None
     assert federation.client(0).graph is None
     assert federation.community(0) is None
-    assert not federation.facts.graph
+    assert not federation.schema.graph
 
 
 def test_a_graph_whose_clients_are_pieces_has_no_other_partition():
@@ -121,14 +121,19 @@ def test_the_labels_of_nodes_can_be_called_by_other_names_but_nodes_have_no_ligh
 
 
 def test_an_unseen_clients_nodes_must_have_as_many_features_as_everybodys():
-    federation, card = Federation(SOCIAL, 4), DataCard((7,), "classification", tuple(range(6)))
-    with pytest.raises(FactsError, match="nodes of a graph; the federation's are not"):
-        federation.client(0, card)
-    with pytest.raises(FactsError, match="32 features; the federation's have 7"):
-        federation.client(0, DataCard((7,), "classification", tuple(range(6)), graph=True))
+    federation, client_schema = (
+        Federation(SOCIAL, 4),
+        ClientSchema((7,), "classification", tuple(range(6))),
+    )
+    with pytest.raises(SchemaError, match="nodes of a graph; the federation's are not"):
+        federation.client(0, client_schema)
+    with pytest.raises(SchemaError, match="32 features; the federation's have 7"):
+        federation.client(0, ClientSchema((7,), "classification", tuple(range(6)), graph=True))
     pictures = Federation(DataSettings(), 2)
-    with pytest.raises(FactsError, match="examples are not nodes of a graph; the federation's are"):
-        pictures.client(0, DataCard((1, 8, 8), "classification", tuple(range(10)), graph=True))
+    with pytest.raises(
+        SchemaError, match="examples are not nodes of a graph; the federation's are"
+    ):
+        pictures.client(0, ClientSchema((1, 8, 8), "classification", tuple(range(10)), graph=True))
 
 
 def multi_hot(_):
@@ -151,7 +156,7 @@ def _small(monkeypatch):
 def test_features_that_are_bytes_become_numbers_of_the_same_size():
     federation = Federation(DataSettings(dataset="small", partition="iid"), 1)
     assert federation.client(0).graph.features[:2].tolist() == [[0, 255], [1, 0]]
-    assert federation.facts.features is None
+    assert federation.schema.features is None
 
 
 @pytest.mark.usefixtures("_small")

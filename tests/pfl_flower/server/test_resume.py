@@ -157,7 +157,7 @@ def test_other_data_are_refused(complete):
     config, folder = complete
     about = folder / "run" / "checkpoint" / "about.json"
     content = json.loads(about.read_text())
-    about.write_text(json.dumps({**content, "facts": "{}"}))
+    about.write_text(json.dumps({**content, "schema": "{}"}))
     with pytest.raises(FederationError, match="the clients' data are not what they were"):
         simulate(config, 3)
 

@@ -14,7 +14,7 @@ from strategies import HierarchicalLinear
 from strategies.arrays import to_record, view
 from strategies.hierarchical.hierarchical_linear import (
     NAMES,
-    check_told,
+    check_declared,
     contribution_arrays,
     first_prior,
     moments_arrays,
@@ -138,16 +138,16 @@ def test_a_reply_that_cannot_be_is_dropped_and_the_others_count(what, protocol):
 
 def test_moments_that_do_not_belong_together_are_refused():
     arrays = moments_arrays(DATA[2])
-    check_told(arrays, 7.0, "one-shot")
+    check_declared(arrays, 7.0, "one-shot")
     for change in (
         {"noise": np.array([0.1, 7.0])},  # less than the inputs explain of the targets
         {"noise": np.array([float(DATA[2].square), 5.0])},  # fewer than there are ones
         {"mean": 100 * arrays["mean"]},
     ):
         with pytest.raises(ValueError, match=r"semidefinite|adds up to 7 instead of 5"):
-            check_told(arrays | change, 7.0, "one-shot")
+            check_declared(arrays | change, 7.0, "one-shot")
     with pytest.raises(ValueError, match="missing"):
-        check_told({"mean": np.zeros(3)}, 7.0)
+        check_declared({"mean": np.zeros(3)}, 7.0)
 
 
 def test_without_a_good_reply_the_prior_stays():

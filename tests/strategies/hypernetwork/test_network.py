@@ -15,7 +15,7 @@ from strategies.hypernetwork.network import Hypernetwork, bounded, pull_back
 from tests.helpers import run_alone
 
 EMBEDDING, HIDDEN, CLIENTS = 5, 7, 4
-TOLD = [
+REPORTED = [
     {"age": 20.0, "region": "north"},
     {"age": 40.0, "region": "south"},
     {"region": "south"},
@@ -31,7 +31,7 @@ def linear(seed=0):
     return {name: values.astype(np.float32) for name, values in arrays.items()}
 
 
-def network_of(told=TOLD, start=None, **options):
+def network_of(told=REPORTED, start=None, **options):
     """A network whose last layer is far from zero."""
     sizes = {"embedding_size": EMBEDDING, "hidden_size": HIDDEN, **options}
     network = Hypernetwork(start or linear(), Columns.of(told), **sizes)
@@ -78,7 +78,7 @@ def after_training(row, client, rate, steps=1):
     return own.detach()
 
 
-def pulled(network, free, moved, weights=WEIGHTS, told=TOLD):
+def pulled(network, free, moved, weights=WEIGHTS, told=REPORTED):
     """The gradients that ``pull_back`` adds, by name; of the free parts as ``free``."""
     network.zero_grad(set_to_none=True)
     free.grad = None
@@ -90,7 +90,7 @@ def pulled(network, free, moved, weights=WEIGHTS, told=TOLD):
 def gradient(network, free, function):
     """The gradient of a function of the generated rows, by autograd."""
     tensors = {**dict(network.named_parameters()), "free": free}
-    value = function(network(network.embed(TOLD, free)))
+    value = function(network(network.embed(REPORTED, free)))
     return dict(zip(tensors, torch.autograd.grad(value, list(tensors.values())), strict=True))
 
 
@@ -103,7 +103,7 @@ def assert_close(found, expected, rtol=1e-9):
 
 def rows_of(network, free):
     with torch.no_grad():
-        return network(network.embed(TOLD, free))
+        return network(network.embed(REPORTED, free))
 
 
 # ---------------------------------------------------------------------- the gradient
@@ -166,8 +166,8 @@ def test_it_is_what_finite_differences_say(exact):
 )
 def test_in_single_precision_and_without_metadata_too(weights, with_metadata, seed):
     count = len(weights)
-    told = TOLD[:count] if with_metadata else [{}] * count
-    network = network_of(TOLD if with_metadata else [])
+    told = REPORTED[:count] if with_metadata else [{}] * count
+    network = network_of(REPORTED if with_metadata else [])
     free = free_parts(count, torch.float32)
     moved = np.random.default_rng(seed).normal(size=(count, 8)).astype(np.float32)
     found = pulled(network, free, moved, weights, told)
@@ -197,7 +197,7 @@ def test_it_adds_to_what_is_there(exact):
     network, free = exact
     moved = np.random.default_rng(3).normal(size=(CLIENTS, 8))
     once = pulled(network, free, moved)
-    pull_back(network, TOLD, free, moved, WEIGHTS)
+    pull_back(network, REPORTED, free, moved, WEIGHTS)
     torch.testing.assert_close(network.last.bias.grad, 2 * once["last.bias"])
     torch.testing.assert_close(free.grad, 2 * once["free"])
 
@@ -211,13 +211,13 @@ def test_it_starts_close_to_the_common_start_in_units_of_each_tensor():
         "wide": np.linspace(-5, 5, 60, dtype=np.float32).reshape(6, 10),
         "bias": np.zeros(3, dtype=np.float32),
     }
-    network = Hypernetwork(start, Columns.of(TOLD))
+    network = Hypernetwork(start, Columns.of(REPORTED))
     scale = network.arrays(network.scale.numpy())
     whole = np.concatenate([values.ravel() for values in start.values()]).std()
     for name, deviation in (("narrow", start["narrow"].std()), ("wide", start["wide"].std())):
         np.testing.assert_allclose(scale[name], np.full(start[name].shape, deviation), rtol=1e-5)
     np.testing.assert_allclose(scale["bias"], whole, rtol=1e-5)
-    for name, values in network.generate(TOLD[0]).items():
+    for name, values in network.generate(REPORTED[0]).items():
         assert 0 < np.abs(values.numpy() - start[name]).max() < 0.3 * scale[name].max()
 
 
@@ -227,7 +227,7 @@ def test_tensors_have_their_own_shapes_and_dtypes():
         "double": np.zeros((), np.float64),
         "none": np.zeros((0, 4), np.float32),
     }
-    found = Hypernetwork(start, Columns.of(TOLD)).generate(TOLD[0])
+    found = Hypernetwork(start, Columns.of(REPORTED)).generate(REPORTED[0])
     shapes = {name: (tuple(values.shape), values.dtype) for name, values in found.items()}
     assert shapes == {
         "half": ((2, 1, 3), torch.float16),
@@ -238,7 +238,7 @@ def test_tensors_have_their_own_shapes_and_dtypes():
 
 def test_the_same_seed_writes_the_same_and_another_another():
     def generated(seed):
-        return network_written(Hypernetwork(linear(), Columns.of(TOLD), seed=seed))
+        return network_written(Hypernetwork(linear(), Columns.of(REPORTED), seed=seed))
 
     state = torch.get_rng_state()
     assert generated(3) == generated(3) != generated(4)
@@ -246,16 +246,16 @@ def test_the_same_seed_writes_the_same_and_another_another():
 
 
 def network_written(network):
-    return [values.numpy().tobytes() for values in network.generate(TOLD[0]).values()]
+    return [values.numpy().tobytes() for values in network.generate(REPORTED[0]).values()]
 
 
 def test_what_a_client_tells_decides_what_is_written():
     network = network_of()
-    one, other = (network.generate(told)["weight"] for told in TOLD[:2])
+    one, other = (network.generate(told)["weight"] for told in REPORTED[:2])
     assert not torch.equal(one, other)
-    assert torch.equal(one, network.generate(dict(TOLD[0]))["weight"])
+    assert torch.equal(one, network.generate(dict(REPORTED[0]))["weight"])
     free = torch.ones(EMBEDDING)
-    assert not torch.equal(one, network.generate(TOLD[0], free)["weight"])
+    assert not torch.equal(one, network.generate(REPORTED[0], free)["weight"])
 
 
 def test_flags_never_set_in_training_mean_nothing():
@@ -295,7 +295,7 @@ def test_an_unseen_client_is_at_zero_beside_metadata_and_at_the_centre_without()
 )
 def test_what_cannot_be_generated_is_refused(start, options, words):
     with pytest.raises(ValueError, match=words):
-        Hypernetwork(linear() if start is None else start, Columns.of(TOLD), **options)
+        Hypernetwork(linear() if start is None else start, Columns.of(REPORTED), **options)
 
 
 # ---------------------------------------------------------------------- fitting an unseen client
@@ -308,18 +308,18 @@ def train(values, steps=3):
 
 
 def own_loss(network, free):
-    found = network.generate(TOLD[0], free)
+    found = network.generate(REPORTED[0], free)
     row = torch.cat([found["weight"].reshape(-1), found["bias"]])
     return float(loss_of(row.double(), 0))
 
 
-@pytest.mark.parametrize("told", [TOLD, []])
+@pytest.mark.parametrize("told", [REPORTED, []])
 def test_fitting_moves_the_free_part_alone_and_lowers_the_loss(told):
     network = network_of(told, embedding_size=16, hidden_size=32)
     network.centre.fill_(1.0)
     before = {name: values.clone() for name, values in network.state_dict().items()}
     start = network.unseen_client().clone()
-    losses = [own_loss(network, network.fit(train, TOLD[0], rounds=r)) for r in (0, 5, 40)]
+    losses = [own_loss(network, network.fit(train, REPORTED[0], rounds=r)) for r in (0, 5, 40)]
     assert losses[0] == own_loss(network, start)
     assert losses[0] > losses[1] > losses[2]
     for name, values in network.state_dict().items():
@@ -329,8 +329,8 @@ def test_fitting_moves_the_free_part_alone_and_lowers_the_loss(told):
 
 def test_fitting_no_round_gives_the_start_and_never_changes_it():
     network, start = network_of(), torch.ones(EMBEDDING)
-    assert torch.equal(network.fit(train, TOLD[0], start, rounds=0), start)
-    found = network.fit(train, TOLD[0], start, rounds=2)
+    assert torch.equal(network.fit(train, REPORTED[0], start, rounds=0), start)
+    found = network.fit(train, REPORTED[0], start, rounds=2)
     assert torch.equal(start, torch.ones(EMBEDDING))
     assert not torch.equal(found, start)
     assert not found.requires_grad
@@ -339,16 +339,16 @@ def test_fitting_no_round_gives_the_start_and_never_changes_it():
 def test_the_first_step_of_fitting_goes_down_the_gradient():
     network, rate = network_of(), 1e-3
     free = torch.zeros(1, EMBEDDING, requires_grad=True)
-    rows = network(network.embed(TOLD[:1], free))
+    rows = network(network.embed(REPORTED[:1], free))
     (slope,) = torch.autograd.grad(loss_of(rows[0].double(), 0), free)
-    found = network.fit(lambda values: train(values, 1), TOLD[0], rounds=1, learning_rate=rate)
+    found = network.fit(lambda values: train(values, 1), REPORTED[0], rounds=1, learning_rate=rate)
     torch.testing.assert_close(found, -rate * slope[0].sign(), rtol=1e-3, atol=0)
 
 
 # ---------------------------------------------------------------------- files
 
 
-@pytest.mark.parametrize("told", [TOLD, []])
+@pytest.mark.parametrize("told", [REPORTED, []])
 def test_a_network_comes_back_from_its_file_bit_for_bit(tmp_path, told):
     network = network_of(told)
     network.centre.copy_(torch.arange(EMBEDDING))

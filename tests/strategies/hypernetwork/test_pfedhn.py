@@ -24,7 +24,7 @@ START = {
     "n": np.zeros(2, np.float32),
 }
 NAMES = ("w", "b")
-TOLD = {c: {"size": float(c), "side": "left" if c % 2 else "right"} for c in range(6)}
+REPORTED = {c: {"size": float(c), "side": "left" if c % 2 else "right"} for c in range(6)}
 
 
 def strategy_of(**options):
@@ -38,7 +38,7 @@ def halfway(client, arrays):
     return {name: (values + client) / 2 for name, values in arrays.items()}
 
 
-def app_of(told=TOLD, step=halfway, asked=None):
+def app_of(told=REPORTED, step=halfway, asked=None):
     """Clients that tell what they are to tell, and train by a rule."""
     app = ClientApp()
 
@@ -71,7 +71,7 @@ def app_of(told=TOLD, step=halfway, asked=None):
     return app
 
 
-def grid_of(count=4, told=TOLD, step=halfway, asked=None):
+def grid_of(count=4, told=REPORTED, step=halfway, asked=None):
     return InProcessGrid(app_of(told, step, asked), count)
 
 
@@ -147,11 +147,11 @@ def test_every_client_is_sent_what_the_network_writes_for_it_and_the_common_rest
             own += 0.5
     for client, arrays in sent(strategy, grid, 4).items():
         free = strategy.embeddings.free[client].detach()
-        written = strategy.network.generate(TOLD[client], free)
+        written = strategy.network.generate(REPORTED[client], free)
         assert list(arrays) == list(START)
         for name in NAMES:
             np.testing.assert_array_equal(arrays[name], written[name].numpy())
-        row = explicit_row(strategy.network, TOLD[client], free).detach()
+        row = explicit_row(strategy.network, REPORTED[client], free).detach()
         np.testing.assert_allclose(strategy.network.flat(arrays), row, rtol=1e-4, atol=1e-6)
         np.testing.assert_array_equal(arrays["n"], START["n"])
 
@@ -163,7 +163,9 @@ def test_evaluation_is_of_the_whole_embedding_even_where_training_dropped_its_fr
     messages = strategy.configure_evaluate(4, record, ConfigRecord(), grid)
     for message in messages:
         client = message.metadata.dst_node_id - 100
-        written = strategy.network.generate(TOLD[client], strategy.embeddings.free[client].detach())
+        written = strategy.network.generate(
+            REPORTED[client], strategy.embeddings.free[client].detach()
+        )
         found = decoded(message.content["arrays"])
         np.testing.assert_array_equal(found["w"], written["w"].numpy())
 
@@ -174,14 +176,14 @@ def test_clients_are_asked_for_their_metadata_once():
     record = play(strategy, grid, 3)
     list(strategy.configure_evaluate(3, record, ConfigRecord(), grid))
     assert sorted(asked) == list(range(6))
-    assert strategy.metadata == TOLD
+    assert strategy.metadata == REPORTED
 
 
 def test_what_is_told_is_standardised_by_everybody_there_not_by_those_of_the_first_round():
     strategy = strategy_of(fraction_train=0.5)
     play(strategy, grid_of(6))
     assert len(trained_in(strategy, 1)) == 3
-    assert strategy.network.columns == Columns.of(TOLD.values())
+    assert strategy.network.columns == Columns.of(REPORTED.values())
 
 
 def test_without_metadata_nobody_is_asked_and_embeddings_differ_from_the_start():
@@ -197,21 +199,21 @@ def test_without_metadata_nobody_is_asked_and_embeddings_differ_from_the_start()
 
 @pytest.mark.parametrize("text", ['{"size": NaN}', "no JSON", "[" * 100_000])
 def test_a_client_whose_metadata_cannot_be_used_counts_as_one_that_tells_nothing(text, caplog):
-    strategy, grid = strategy_of(), grid_of(4, told={**TOLD, 2: text})
+    strategy, grid = strategy_of(), grid_of(4, told={**REPORTED, 2: text})
     logging.getLogger("flwr").addHandler(caplog.handler)
     try:
         play(strategy, grid, 2)
     finally:
         logging.getLogger("flwr").removeHandler(caplog.handler)
     assert "it counts as one that tells nothing" in caplog.text
-    assert strategy.metadata == {0: TOLD[0], 1: TOLD[1], 2: {}, 3: TOLD[3]}
+    assert strategy.metadata == {0: REPORTED[0], 1: REPORTED[1], 2: {}, 3: REPORTED[3]}
     assert strategy.embeddings.free.keys() == {0, 1, 2, 3}
 
 
 @pytest.mark.parametrize("number", [1e30, 1e38, 1e308, -1.7e308])
 @pytest.mark.parametrize("corrupted-clients", [(2,), (2, 3)])
 def test_clients_that_tell_absurd_numbers_leave_everybody_a_model(number, corrupted_clients):
-    told = TOLD | {client: {"size": number} for client in corrupted_clients}
+    told = REPORTED | {client: {"size": number} for client in corrupted_clients}
     strategy, grid = strategy_of(), grid_of(4, told=told)
     play(strategy, grid, 3)
     assert is_finite(strategy)
@@ -232,7 +234,7 @@ def test_a_client_whose_category_is_new_is_named(caplog):
     play(strategy, grid)
     logging.getLogger("flwr").addHandler(caplog.handler)
     try:
-        later = grid_of(4, told={**TOLD, 3: {"side": "above"}})
+        later = grid_of(4, told={**REPORTED, 3: {"side": "above"}})
         play(strategy, later, first=2)
     finally:
         logging.getLogger("flwr").removeHandler(caplog.handler)
@@ -282,7 +284,7 @@ def test_the_step_goes_along_the_gradient_at_the_weights_that_wrote_what_was_sen
     loss = torch.zeros(())
     for client, values in arrays.items():
         used = torch.zeros(6) if client in dropped else free[client]
-        row = explicit_row(network, TOLD[client], used)
+        row = explicit_row(network, REPORTED[client], used)
         np.testing.assert_allclose(network.flat(values), row.detach(), rtol=1e-4, atol=1e-6)
         target = torch.from_numpy(network.flat(halfway(client, values)))
         loss = loss + weights[client] * (row - target).square().sum() / 2
@@ -325,7 +327,7 @@ def test_buffers_are_averaged_and_parameters_generated():
     np.testing.assert_allclose(arrays["n"], expected, rtol=1e-6)
     network = strategy.network
     with torch.no_grad():
-        told = [TOLD[client] for client in range(3)]
+        told = [REPORTED[client] for client in range(3)]
         free = torch.stack([strategy.embeddings.free[client] for client in range(3)])
         row = network(network.embed(told, free).mean(0, keepdim=True))[0].numpy()
     for name, values in network.arrays(row).items():
@@ -584,7 +586,7 @@ def test_an_unseen_client_is_sent_a_model_from_its_metadata_and_leaves_no_trace(
     }
     assert got.keys() == {4, 5}
     for client, arrays in got.items():
-        for name, values in strategy.network.generate(TOLD[client]).items():
+        for name, values in strategy.network.generate(REPORTED[client]).items():
             np.testing.assert_array_equal(arrays[name], values.numpy())
     assert strategy.metadata == before
     assert bits(strategy) == state

@@ -316,7 +316,7 @@ def test_what_is_far_beyond_what_most_tell_is_dropped(what):
     np.testing.assert_array_equal(found, coefficients(pooled_errors(DATA[1:]))[0])
     (bad,) = [report for report in strategy.reports if report.dropped]
     assert bad.client == 0
-    assert "beyond belief" in bad.dropped
+    assert "outlier" in bad.dropped
 
 
 def test_sums_beyond_all_numbers_never_end_a_run():

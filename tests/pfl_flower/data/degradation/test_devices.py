@@ -19,7 +19,7 @@ from pfl_flower.data.degradation.devices import (
     increasing,
     plant_devices,
     ranks,
-    take_readings,
+    take_measurements,
 )
 from pfl_flower.engines import simulate
 from strategies.randomness import generator
@@ -33,7 +33,7 @@ rates = st.floats(0, 0.95)
 
 def read(device, values=TRUE, client=0):
     """What a device reads of training examples."""
-    return take_readings(device, (values, NOTHING, NOTHING), 100, client)[0]
+    return take_measurements(device, (values, NOTHING, NOTHING), 100, client)[0]
 
 
 def data(**options):
@@ -124,7 +124,7 @@ def test_readings_are_clipped_after_their_error():
 
 def test_stuck_features_are_the_same_ones_in_all_parts():
     parts = (TRUE[:50], TRUE[50:60], TRUE[60:90])
-    found = take_readings(Device(stuck=0.5), parts, 100, 3)
+    found = take_measurements(Device(stuck=0.5), parts, 100, 3)
     stuck = np.ptp(found[0], axis=0) == 0
     assert stuck.sum() == 2
     for part, true in zip(found, parts, strict=True):
@@ -153,7 +153,7 @@ def test_the_same_seed_gives_the_same_bits_and_clients_differ():
     device = Device(missing=0.3, noise=1.0, stuck=0.25, clipped=2.0)
     np.testing.assert_array_equal(read(device), read(device))
     assert (np.isnan(read(device)) != np.isnan(read(device, client=1))).any()
-    parts = take_readings(device, (TRUE[:99], TRUE[:99], TRUE[:99]), 100, 0)
+    parts = take_measurements(device, (TRUE[:99], TRUE[:99], TRUE[:99]), 100, 0)
     assert (np.isnan(parts[1]) != np.isnan(parts[2])).any()
 
 
@@ -161,7 +161,7 @@ def test_the_same_seed_gives_the_same_bits_and_clients_differ():
 def test_every_client_and_every_part_has_draws_of_its_own(device):
     """Of the same values, nothing is read in the same way twice."""
     same = (TRUE[:99],) * 3
-    found = [part for client in (0, 1) for part in take_readings(device, same, 100, client)]
+    found = [part for client in (0, 1) for part in take_measurements(device, same, 100, client)]
     lost = [np.isnan(part) if device.missing else part for part in found]
     assert not any(np.array_equal(*pair) for pair in combinations(lost, 2))
 
@@ -169,13 +169,15 @@ def test_every_client_and_every_part_has_draws_of_its_own(device):
 @pytest.mark.parametrize("missingness", MISSINGNESS)
 def test_readings_to_train_on_do_not_depend_on_those_to_be_tested_on(missingness):
     device = Device(missing=0.3, missingness=missingness, noise=1.0, stuck=0.25)
-    one, other = (take_readings(device, (TRUE, NOTHING, tests), 100, 0) for tests in (TRUE, -TRUE))
+    one, other = (
+        take_measurements(device, (TRUE, NOTHING, tests), 100, 0) for tests in (TRUE, -TRUE)
+    )
     np.testing.assert_array_equal(one[0], other[0])
 
 
 def test_a_corrupted_clients_noise_is_like_its_training_values_everywhere():
     parts = (TRUE, NOTHING, 9.0 + 5.0 * TRUE)
-    found = take_readings(Device(corrupted=True), parts, 100, 0)[2]
+    found = take_measurements(Device(corrupted=True), parts, 100, 0)[2]
     assert found.mean(axis=0) == pytest.approx(TRUE.mean(axis=0), abs=0.04)
     assert found.std(axis=0) == pytest.approx(TRUE.std(axis=0), rel=0.03)
 
@@ -424,7 +426,7 @@ def test_the_federation_refuses_it_too():
     with pytest.raises(DataError, match="is a graph"):
         data(dataset="social", partition="natural", noise="1").client(0)
     with pytest.raises(DataError, match="imputation 'mask' needs"):
-        data(dataset="digits", imputation="mask").card(0)
+        data(dataset="digits", imputation="mask").client_schema(0)
     with pytest.raises(DataError, match="set imputation"):
         data(missing="0.1")
 
@@ -438,7 +440,7 @@ def test_a_run_on_bad_devices_is_the_same_every_time():
     config = {
         **{"dataset": "breast-cancer", "method": "fedavg", "baselines": "", "seed": 100},
         **{"num-server-rounds": 2, "noise": "0,2", "missing": "0,0.5", "corrupted-clients": 1},
-        **{"imputation": "mean", "calibrate-inputs": True, "unseen": 0.34, "joining-steps": 5},
+        **{"imputation": "mean", "calibrate-inputs": True, "unseen": 0.34, "adaptation-steps": 5},
     }
     one, other = (simulate(config, num_clients=6)[0] for _ in range(2))
     assert [r.metrics for r in one.reports] == [r.metrics for r in other.reports]

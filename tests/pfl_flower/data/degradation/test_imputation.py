@@ -13,7 +13,7 @@ import torch
 
 from pfl_flower.client_app import build_client
 from pfl_flower.config.run_config import RunConfig
-from pfl_flower.data import ClientData, DataError, DataFacts, DataSettings, Federation
+from pfl_flower.data import ClientData, DataError, DataSchema, DataSettings, Federation
 from pfl_flower.data.degradation.devices import Device
 from pfl_flower.data.degradation.imputation import DRAWS, IMPUTATIONS
 from pfl_flower.data.degradation.measurements import through_device
@@ -337,7 +337,7 @@ def test_pixels_are_filled_in_where_the_model_sees_them(monkeypatch):
 def test_missing_values_of_ones_own_are_refused_unless_something_takes_their_place(monkeypatch):
     name = own(monkeypatch, lambda client: {"x_train": _gaps(client)})
     with pytest.raises(DataError, match=r"missing \(NaN\).*or set imputation \(mean, conditional"):
-        Federation(DataSettings(dataset=name), 2).card(0)
+        Federation(DataSettings(dataset=name), 2).client_schema(0)
     found = Federation(DataSettings(dataset=name, imputation="mean"), 2).client(0)
     assert bool(torch.isfinite(found.train[0]).all())
 
@@ -361,15 +361,15 @@ def test_infinite_values_are_refused_whatever_takes_the_place_of_missing_ones(mo
     inputs[3, 1] = math.inf
     name = own(monkeypatch, lambda _: {"x_train": inputs})
     with pytest.raises(DataError, match="1 of 40 examples"):
-        Federation(DataSettings(dataset=name, imputation="mean"), 2).card(0)
+        Federation(DataSettings(dataset=name, imputation="mean"), 2).client_schema(0)
 
 
 def test_every_client_draws_what_is_missing_by_itself():
     split = (torch.from_numpy(_gaps(0)), torch.arange(40) % 2)
     settings = DataSettings(imputation="multiple", seed=100)
-    facts = DataFacts((3,), "classification", (0, 1))
+    schema = DataSchema((3,), "classification", (0, 1))
     one, other = (
-        through_device(ClientData(split, split, split), Device(), None, facts, settings, client)
+        through_device(ClientData(split, split, split), Device(), None, schema, settings, client)
         for client in (0, 1)
     )
     assert not torch.equal(one.test[0], other.test[0])
@@ -407,7 +407,7 @@ def test_a_table_may_lack_values_and_is_standardised_by_those_it_has(tmp_path):
     (tmp_path / "t.csv").write_text("\n".join(lines))
     settings = DataSettings(dataset=f"table:{tmp_path / 't.csv'}", imputation="mean", seed=100)
     found = Federation(settings, 2)
-    features = found.facts.features
+    features = found.schema.features
     assert features is not None
     assert np.isfinite([*features.means, *features.variances]).all()
     trained = [found.clients.load(client).train[0] for client in range(2)]
@@ -438,17 +438,17 @@ def test_a_folder_may_lack_values_and_state_its_noise(tmp_path):
     assert 0 < told.reliability[2] < told.reliability[0] < 1
 
 
-STATED = {
+DECLARED = {
     "noise": lambda inputs: [0.5, 0.0, 0.2],
     "reliability": lambda inputs: [0.5, 1.0, 0.8],
     "replicates": lambda inputs: np.stack([inputs, inputs + np.array([1.0, 0.0, 2.0])]),
 }
 
 
-@pytest.mark.parametrize("name", STATED)
+@pytest.mark.parametrize("name", DECLARED)
 def test_stated_noise_is_told(monkeypatch, name):
     inputs = np.nan_to_num(_gaps(0))
-    dataset = own(monkeypatch, lambda _: {"x_train": inputs, name: STATED[name](inputs)})
+    dataset = own(monkeypatch, lambda _: {"x_train": inputs, name: DECLARED[name](inputs)})
     found = Federation(DataSettings(dataset=dataset, seed=100), 2).client(0)
     told, training = found.quality, found.train[0].double().numpy()
     assert told is not None
@@ -495,7 +495,7 @@ def test_noise_of_pixels_is_told_in_the_unit_of_the_model(monkeypatch, name):
 def test_noise_that_cannot_be_is_refused(monkeypatch, arrays, words):
     name = own(monkeypatch, lambda _: {"x_train": np.nan_to_num(_gaps(0))} | arrays)
     with pytest.raises(DataError, match=words):
-        Federation(DataSettings(dataset=name), 2).card(0)
+        Federation(DataSettings(dataset=name), 2).client_schema(0)
 
 
 @pytest.mark.parametrize("reliability", [0.0, 1.2])

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pfl_flower.data import PARTITIONS, DataError, DataSettings, Federation
-from pfl_flower.data.partition.graph_partition import CUTS, louvain, metis
+from pfl_flower.data.partition.graph_partition import GRAPH_PARTITIONS, louvain, metis
 from pfl_flower.data.partition.partitioners import PartitionRequest, partition
 from pfl_flower.data.records import Examples
 from pfl_flower.data.subgraph import both_ways, connections
@@ -59,20 +59,20 @@ def test_with_fewer_communities_than_clients_the_largest_are_cut_further():
     assert len(np.unique(louvain(both(path), 300, many, 100))) == many
 
 
-@pytest.mark.parametrize("name", CUTS)
+@pytest.mark.parametrize("name", GRAPH_PARTITIONS)
 def test_a_cut_keeps_most_connections_inside_and_the_seed_decides_it(name):
     if name == "metis":
         pytest.importorskip("pymetis")
     graph = networkx.planted_partition_graph(6, 30, 0.4, 0.01, seed=1)
     edges = both(graph)
-    owner = CUTS[name](edges, 180, 3, 100)
+    owner = GRAPH_PARTITIONS[name](edges, 180, 3, 100)
     assert owner.shape == (180,)
     assert owner.dtype == np.int64
     assert np.bincount(owner).tolist() == pytest.approx([60, 60, 60], abs=3)
     inside = (owner[edges[0]] == owner[edges[1]]).mean()
     assert inside > 0.9
-    assert (CUTS[name](edges, 180, 3, 100) == owner).all()
-    assert (CUTS[name](edges[:, ::-1].copy(), 180, 3, 100) == owner).all()
+    assert (GRAPH_PARTITIONS[name](edges, 180, 3, 100) == owner).all()
+    assert (GRAPH_PARTITIONS[name](edges[:, ::-1].copy(), 180, 3, 100) == owner).all()
 
 
 @settings(max_examples=20)
@@ -99,7 +99,7 @@ def test_metis_says_how_to_install_it(monkeypatch):
         metis(both(networkx.complete_graph(8)), 8, 2, 100)
 
 
-@pytest.mark.parametrize("name", CUTS)
+@pytest.mark.parametrize("name", GRAPH_PARTITIONS)
 def test_data_without_edges_cannot_be_cut(name):
     assert name in PARTITIONS
     with pytest.raises(DataError, match=f"'{name}' cuts a graph, and these data have no edges"):

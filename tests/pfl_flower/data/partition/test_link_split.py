@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from clients.graphs.graph import Graph
 from pfl_flower.data import DataError, DataSettings, Federation
 from pfl_flower.data.partition.link_split import link_splits, strangers
-from pfl_flower.data.schema import DataCard
+from pfl_flower.data.schema import ClientSchema
 from pfl_flower.data.subgraph import both_ways, connections
 from strategies.randomness import generator
 
@@ -129,7 +129,7 @@ def test_a_client_with_too_few_connections_is_an_error(pairs, message):
 def test_links_of_a_pool():
     federation = Federation(LINKS, 4)
     about = {"graph": True, "edges": federation.edges, "standardize": False}
-    assert federation.facts == DataCard((32,), "link-prediction", (), **about)
+    assert federation.schema == ClientSchema((32,), "link-prediction", (), **about)
     whole = Federation(DataSettings(dataset="social", partition="natural", seed=100), 4)
     for client in range(4):
         data, edges = federation.client(client), whole.client(client).graph.edges

@@ -145,8 +145,8 @@ def test_a_function_that_returns_nothing_useful_is_told_of_graphs(monkeypatch):
 
 def test_a_graph_of_ones_own_is_split_by_the_fractions():
     federation = Federation(DataSettings(dataset=NAME, max_examples=4, min_examples=4), 2)
-    assert federation.facts.graph
-    assert federation.facts.shape == (3,)
+    assert federation.schema.graph
+    assert federation.schema.shape == (3,)
     data = federation.client(0)
     sizes = [len(targets) for _, targets in (data.train, data.validation, data.test)]
     assert sizes == [4, 1, 2]
@@ -160,18 +160,18 @@ def test_a_graph_of_ones_own_is_split_by_the_fractions():
 def test_links_of_a_graph_of_ones_own():
     settings = DataSettings(dataset=NAME, task="link-prediction")
     federation = Federation(settings, 2)
-    assert federation.facts.task == "link-prediction"
+    assert federation.schema.task == "link-prediction"
     data = federation.client(1)
     assert len(data.train[1]) + len(data.validation[1]) + len(data.test[1]) == 20
     assert data.graph.edges.shape[1] == int(data.train[1].sum()) * 2
     assert federation.community(1) == 0
     with pytest.raises(DataError, match="client 2 has no connections"):
-        federation.card(2)
+        federation.client_schema(2)
 
 
 def test_a_client_of_one_node_can_neither_train_nor_test():
     with pytest.raises(DataError, match="has 1 labelled nodes; it needs one to train and one to"):
-        Federation(DataSettings(dataset=NAME), 3).card(2)
+        Federation(DataSettings(dataset=NAME), 3).client_schema(2)
 
 
 def test_isolated_nodes_and_no_edges_at_all_are_fine():
@@ -183,10 +183,10 @@ def test_amounts_of_nodes_can_be_predicted(monkeypatch):
     amounts = triangle_and_one(y=np.array([1.0, 2.0, np.nan, 4.0]))
     monkeypatch.setattr("pfl_flower.data.readers.registry.resolve", lambda _: lambda *_: amounts)
     federation = Federation(DataSettings(dataset="my:graphs"), 1)
-    assert federation.facts.task == "regression"
+    assert federation.schema.task == "regression"
     assert federation.client(0).train[1].dtype == torch.float32
     as_classes = Federation(DataSettings(dataset="my:graphs", task="classification"), 1)
-    assert as_classes.facts.labels == (1, 2, 4)
+    assert as_classes.schema.labels == (1, 2, 4)
     assert as_classes.client(0).graph is not None
 
 

@@ -54,7 +54,7 @@ def test_every_client_has_its_examples_in_its_splits(dataset):
     federation = Federation(settings(dataset, validation_fraction=0.25), CLIENTS)
     shape = (8,) if dataset.endswith("regression") else (1, 8, 8)
     dtype = torch.float32 if dataset.endswith("regression") else torch.int64
-    assert tuple(federation.facts.shape) == shape
+    assert tuple(federation.schema.shape) == shape
     for client in range(CLIENTS):
         data = federation.client(client)
         sizes = [len(targets) for _, targets in (data.train, data.validation, data.test)]

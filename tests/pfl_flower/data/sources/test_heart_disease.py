@@ -95,7 +95,7 @@ def test_a_torn_file_is_refused(folder, text, words):
 def test_nothing_can_be_left_missing_and_hospitals_cannot_be_mixed(folder):
     found = Federation(settings(folder, imputation="none"), 4)
     with pytest.raises(DataError, match="'heart-disease' has missing values.*set imputation"):
-        found.card(0)
+        found.client_schema(0)
     with pytest.raises(ConfigError, match="set partition='natural'"):
         RunConfig.parse({"dataset": "heart-disease"})
 

@@ -147,7 +147,7 @@ def test_the_real_planetoid(dataset, nodes, edges, counts):
     pool = federation.clients.examples
     assert (len(pool), pool.edges.shape[1]) == (nodes, edges)
     assert pool.targets.bincount().tolist() == counts
-    assert pool.inputs.shape[1:] == federation.facts.shape
+    assert pool.inputs.shape[1:] == federation.schema.shape
     kept, dropped = federation.edges
     assert kept + dropped == edges // 2
     assert dropped < 0.2 * kept

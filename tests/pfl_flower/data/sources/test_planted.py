@@ -47,8 +47,8 @@ def test_a_planted_client_is_the_same_however_many_there_are():
 def test_planted_features_stay_as_they_are():
     settings = DataSettings("planted", "natural", seed=100, validation_fraction=0.0)
     everybody = federation(settings, 3)
-    assert everybody.facts.features is None
-    assert everybody.facts.target is not None
+    assert everybody.schema.features is None
+    assert everybody.schema.target is not None
     raw = planted(request(3)).inputs
     train = everybody.client(0).train[0]
     assert {tuple(row) for row in train.tolist()} <= {tuple(row) for row in raw.tolist()}
