@@ -1,4 +1,4 @@
-"""The one local training loop. What differs between methods is data: phases, scopes, proximal terms."""
+"""The one local training loop. Methods differ in data only: phases, scopes, proximal terms."""
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence

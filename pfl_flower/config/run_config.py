@@ -2,7 +2,7 @@
 
 import difflib
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import Field, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, cast
@@ -32,7 +32,35 @@ from strategies.thresholds.search import Objective
 
 
 class ConfigError(ValueError):
-    """An unknown key, or a value that is not allowed, in the run config."""
+    """An unknown key, or a value that is not allowed, in the run config or the node config.
+
+    Parameters
+    ----------
+    message : str
+        What is wrong, where, and what would be right.
+    key, value : optional
+        The key that is wrong, with hyphens, and its value.
+    choices : optional
+        What would be right, where it is one of a few.
+
+    Attributes
+    ----------
+    key, value, choices
+        The same; None (choices: empty) where they do not apply.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        key: str | None = None,
+        value: Any = None,
+        choices: Iterable[str] = (),
+    ) -> None:
+        super().__init__(message)
+        self.key = key
+        self.value = value
+        self.choices = tuple(choices)
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ feature. No example leaves its client.
 import json
 import math
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
@@ -29,7 +29,43 @@ Label = int | str
 
 
 class DataError(ValueError):
-    """A data set that is missing, cannot be read, or cannot be split as asked."""
+    """A data set that is missing, cannot be read, or cannot be split as asked.
+
+    Parameters
+    ----------
+    message : str
+        What is wrong, where, and what would be right.
+    key, value : optional
+        The run key (or array, column, argument) that is wrong, and its value.
+    client : int or str, optional
+        The client whose data are meant.
+    path : str, optional
+        The file or folder.
+    choices : optional
+        What would be right, where it is one of a few.
+
+    Attributes
+    ----------
+    key, value, client, path, choices
+        The same; None (choices: empty) where they do not apply.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        key: str | None = None,
+        value: Any = None,
+        client: int | str | None = None,
+        path: str | None = None,
+        choices: Iterable[str] = (),
+    ) -> None:
+        super().__init__(message)
+        self.key = key
+        self.value = value
+        self.client = client
+        self.path = path
+        self.choices = tuple(choices)
 
 
 @dataclass(frozen=True)
