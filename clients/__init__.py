@@ -5,7 +5,7 @@
 """
 
 from clients.app import client_app
-from clients.clustered.clustered_client import GroupedClient
+from clients.clustered.clustered_client import ClusteredClient
 from clients.clustered.start_gradient import start_gradient
 from clients.evaluation import FineTuning, evaluate, fine_tune
 from clients.graphs.graph import Graph, GraphNetwork, bind
@@ -44,6 +44,7 @@ from clients.training import (
 __all__ = [
     "APFLClient",
     "Classification",
+    "ClusteredClient",
     "CorruptStateError",
     "DittoClient",
     "ErrorsInVariablesClient",
@@ -51,7 +52,6 @@ __all__ = [
     "ForeignStateError",
     "Graph",
     "GraphNetwork",
-    "GroupedClient",
     "HierarchicalBayesClient",
     "HierarchicalLinearClient",
     "L2GDClient",

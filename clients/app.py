@@ -9,7 +9,7 @@ from flwr.clientapp import ClientApp
 from flwr.clientapp.typing import Mod
 from numpy.typing import NDArray
 
-from clients.clustered.clustered_client import GroupedClient
+from clients.clustered.clustered_client import ClusteredClient
 from clients.message_log import inspector
 from clients.personal import NDArrays, Scalars
 from strategies.arrays import to_record, view
@@ -134,11 +134,11 @@ def _answer_group_queries(app: ClientApp, build: BuildClient) -> None:
         return Message(RecordDict({METRICS: record}), reply_to=message)
 
 
-def _grouped(client: NamedClient) -> GroupedClient:
-    if not isinstance(client, GroupedClient):
+def _grouped(client: NamedClient) -> ClusteredClient:
+    if not isinstance(client, ClusteredClient):
         raise ValueError(
             f"a {type(client).__name__} tells no gradient and no losses; to have a group found for "
-            f"it, it must be a GroupedClient"
+            f"it, it must be a ClusteredClient"
         )
     return client
 

@@ -49,9 +49,6 @@ class LinearClient(PersonalClient):
         If the model is not linear, a part of it is personal, or a regression has several outputs.
     """
 
-    uses_proximal_rules = False
-    takes_draws = False
-
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         if self.personal_names:

@@ -98,15 +98,6 @@ class PersonalClient(NumPyClient):
         iterated only once.
     """
 
-    uses_proximal_rules = True
-    """Whether ``pulls`` have a place in the method."""
-
-    takes_draws = True
-    """Whether a training example may be there several times, filled in by different draws."""
-
-    makes_local_model = False
-    """Whether every client ends with a whole model of its own, whatever the scopes."""
-
     def __init__(
         self,
         model: nn.Module,

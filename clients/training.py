@@ -65,6 +65,14 @@ def body_only(epochs: int, steps: int = 0) -> Schedule:
     return (Phase(_OTHERS, epochs, steps),)
 
 
+SCHEDULES: Mapping[str, Callable[[int, int, int], Schedule]] = {
+    "joint": lambda epochs, steps, head_epochs: joint(epochs, steps),
+    "head-then-body": head_then_body,
+    "body-only": lambda epochs, steps, head_epochs: body_only(epochs, steps),
+}
+"""Name of a schedule -> (local epochs, local steps, head epochs) -> phases."""
+
+
 @dataclass(frozen=True)
 class Optimization:
     """How a client steps. The optimizer starts afresh in every phase of every round.

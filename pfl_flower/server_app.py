@@ -6,12 +6,13 @@ from flwr.app import Context
 from flwr.common.logger import log
 from flwr.serverapp import Grid, ServerApp
 
-from pfl_flower.config.run_config import RunConfig, under_home
+from pfl_flower.config.run_config import RunConfig
 from pfl_flower.results.files import describe, results_folder, write
 from pfl_flower.results.method_run import MethodRun
 from pfl_flower.server.callbacks import Progress, TensorBoard
 from pfl_flower.server.discovery import FederationError
 from pfl_flower.server.run import play
+from pfl_flower.utils.files import under_home
 
 app = ServerApp()
 

@@ -14,7 +14,7 @@ from typing import NamedTuple
 from rich.console import Console
 from rich.markup import escape
 
-from pfl_flower.config.run_config import ConfigError
+from pfl_flower.config.errors import ConfigError
 from pfl_flower.data import DataError
 from pfl_flower.engines import ENGINES
 from pfl_flower.server.discovery import FederationError

@@ -75,11 +75,6 @@ evaluate_metrics_aggr_fn
         If an argument is out of range, or ``server_momentum`` comes without ``parameter_names``.
     """
 
-    uses_momentum = True
-    """Whether ``server_momentum`` has a place in the strategy."""
-    uses_weighting = True
-    """Whether ``weighting`` has."""
-
     def __init__(
         self,
         fraction_train: float = 1.0,
@@ -127,6 +122,8 @@ evaluate_metrics_aggr_fn
         self.registry = ClientRegistry(seed, configrecord_key)
         self.rounds_before = 0
         """Rounds played before this start, when a run is resumed: Flower counts from 1 again."""
+        self.query_bytes = [0, 0]
+        """Payload bytes of queries beside training, down and up, of all clients together."""
         self._velocity: dict[str, NDArray[Any]] = {}
         self._sent: ArrayRecord | None = None
         self._bytes_down = 0
@@ -150,6 +147,14 @@ evaluate_metrics_aggr_fn
     def first_arrays(self, arrays: ArrayRecord) -> ArrayRecord:
         """Return what the clients are sent first, from the model's own shared arrays."""
         return arrays
+
+    def outcome(self) -> dict[str, Any]:
+        """Return what the strategy has to show beside its arrays, by name: nothing here."""
+        return {}
+
+    def client_arrays(self) -> dict[int, ArrayRecord]:
+        """Return client -> arrays of its own that it is sent, whoever else there is: none here."""
+        return {}
 
     def summary(self) -> None:
         """Log what this strategy averages and how."""

@@ -12,7 +12,7 @@ from torch import nn
 
 from clients import PersonalClient, PersonalState, assign_scopes, in_memory_loader
 from pfl_flower.grid import identify_process
-from pfl_flower.methods.table import METHODS
+from pfl_flower.methods import METHODS
 from strategies.arrays import to_record
 from strategies.protocol import ARRAYS, METRICS, NUM_EXAMPLES, PARTITION_ID
 

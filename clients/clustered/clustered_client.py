@@ -25,7 +25,7 @@ from strategies.protocol import (
 from strategies.randomness import generator
 
 
-class GroupedClient(PersonalClient):
+class ClusteredClient(PersonalClient):
     """A :class:`PersonalClient` that a server can find a group for.
 
     It answers two more questions: what is your gradient at these arrays

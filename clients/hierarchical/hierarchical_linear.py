@@ -65,8 +65,6 @@ class HierarchicalLinearClient(LinearClient):
         the protocol is one-shot in classification.
     """
 
-    makes_local_model = True
-
     def __init__(
         self, *args: Any, protocol: Literal["iterative", "one-shot"] = "iterative", **kwargs: Any
     ) -> None:

@@ -46,9 +46,9 @@ class LifelongClient(LocalModelClient):
     Parameters
     ----------
     args, kwargs : as in :class:`PersonalClient`; ``mu`` is the strength of its ``pulls``
-    strength : ``lambda >= 0``; at infinity what matters to old tasks at all (``F_j > 0``) stays
-    decay : in [0, 1], what is left of the old Fisher information at a change
-    samples : as in :func:`clients.inference.fisher.fisher_diagonal`; 0 is exact
+    lambda_ : ``lambda >= 0``; at infinity what matters to old tasks at all (``F_j > 0``) stays
+    fisher_decay : in [0, 1], what is left of the old Fisher information at a change
+    fisher_samples : as in :func:`clients.inference.fisher.fisher_diagonal`; 0 is exact
     task_id : number of the task that the examples at hand belong to, where the data announce it;
         None: the client finds out by itself. It compares the losses of its own model on the
         examples at hand, before it is trained on them, with those on its validation examples (its
@@ -58,25 +58,27 @@ class LifelongClient(LocalModelClient):
     Raises
     ------
     ValueError
-        If ``strength`` or ``decay`` is out of range.
+        If ``lambda_`` or ``fisher_decay`` is out of range.
     """
 
     def __init__(
         self,
         *args: Any,
-        strength: float = 1.0,
-        decay: float = 1.0,
-        samples: int = 0,
+        lambda_: float = 1.0,
+        fisher_decay: float = 1.0,
+        fisher_samples: int = 0,
         task_id: int | None = None,
         **kwargs: Any,
     ) -> None:
-        if not strength >= 0:
-            raise ValueError(f"lambda must be >= 0, got {strength}")
-        if not 0 <= decay <= 1:
-            raise ValueError(f"the Fisher information's decay must be in [0, 1], got {decay}")
-        self.strength = strength
-        self.decay = decay
-        self.samples = samples
+        if not lambda_ >= 0:
+            raise ValueError(f"lambda must be >= 0, got {lambda_}")
+        if not 0 <= fisher_decay <= 1:
+            raise ValueError(
+                f"the Fisher information's decay must be in [0, 1], got {fisher_decay}"
+            )
+        self.lambda_ = lambda_
+        self.fisher_decay = fisher_decay
+        self.fisher_samples = fisher_samples
         self.task_id = task_id
         super().__init__(*args, **kwargs)
 
@@ -121,9 +123,9 @@ class LifelongClient(LocalModelClient):
 
         Where it has none, what an earlier run took belongs to an older model, and counts no more.
         """
-        if self.strength == 0.0:
+        if self.lambda_ == 0.0:
             return {n: torch.zeros_like(t) for n, t in kept.items() if n.startswith("recent/")}
-        found = fisher_diagonal(self.model, self._examples, self.task, samples=self.samples)
+        found = fisher_diagonal(self.model, self._examples, self.task, samples=self.fisher_samples)
         return {f"recent/{name}": value.cpu() for name, value in normalized(found).items()}
 
     def _has_changed(self, server_round: int, kept: Values) -> bool:
@@ -143,7 +145,7 @@ class LifelongClient(LocalModelClient):
         """Make the last task part of what is remembered."""
         anchor, old = before.part("own"), before.part("fisher")
         recent = before.part("recent")
-        fisher = {n: self.decay * old[n] + f if old else f for n, f in recent.items()}
+        fisher = {n: self.fisher_decay * old[n] + f if old else f for n, f in recent.items()}
         return {f"anchor/{n}": anchor[n] for n in recent} | {
             f"fisher/{n}": value for n, value in fisher.items()
         }
@@ -152,13 +154,13 @@ class LifelongClient(LocalModelClient):
         """Return the pull to what old tasks need; none during the first task."""
         memory = Snapshot(0, kept)
         anchor, fisher = memory.part("anchor"), memory.part("fisher")
-        if not anchor or self.strength == 0.0:
+        if not anchor or self.lambda_ == 0.0:
             return []
         device = next(iter(self._entries.values())).device
         return [
             ProximalTerm(
                 {name: value.to(device) for name, value in anchor.items()},
-                {name: times(self.strength, value.to(device)) for name, value in fisher.items()},
+                {name: times(self.lambda_, value.to(device)) for name, value in fisher.items()},
             )
         ]
 

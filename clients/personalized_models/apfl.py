@@ -74,24 +74,24 @@ class APFLClient(LocalModelClient):
     Parameters
     ----------
     args, kwargs : as in :class:`PersonalClient`
-    alpha : weight of the own model, in [0, 1]; None: it adapts, from 0.5 on. A gradient clip
+    mixing : ``alpha``, weight of the own model, in [0, 1]; None: it adapts, from 0.5 on. A gradient clip
         bounds the gradients of both models together
 
     Raises
     ------
     ValueError
-        If ``alpha`` is out of range.
+        If ``mixing`` is out of range.
     """
 
-    def __init__(self, *args: Any, alpha: float | None = None, **kwargs: Any) -> None:
-        if alpha is not None and not 0 <= alpha <= 1:
-            raise ValueError(f"alpha must be in [0, 1], got {alpha}")
-        self.alpha = alpha
+    def __init__(self, *args: Any, mixing: float | None = None, **kwargs: Any) -> None:
+        if mixing is not None and not 0 <= mixing <= 1:
+            raise ValueError(f"mixing must be in [0, 1], got {mixing}")
+        self.mixing = mixing
         super().__init__(*args, **kwargs)
 
     def _train(self, server_round: int, before: Snapshot | None) -> tuple[float, Values]:
         received = self._values()
-        alpha = torch.tensor(self._alpha(before), requires_grad=self.alpha is None)
+        alpha = torch.tensor(self._alpha(before), requires_grad=self.mixing is None)
         own = copy.deepcopy(self.model)
         own.load_state_dict(self._own("own", before, received))
         model = Mixture(self.model, own, alpha)
@@ -133,12 +133,12 @@ class APFLClient(LocalModelClient):
         return {}, None  # alpha is personal: it is not reported
 
     def _way_in(self) -> tuple[frozenset[Scope], list[ProximalTerm]]:
-        """An unseen client trains the mixture, unless alpha is 0."""
-        return frozenset() if self.alpha == 0.0 else EVERYTHING, []
+        """An unseen client trains the mixture, unless the weight is 0."""
+        return frozenset() if self.mixing == 0.0 else EVERYTHING, []
 
     def _alpha(self, before: Snapshot | None) -> float:
-        if self.alpha is not None:
-            return self.alpha
+        if self.mixing is not None:
+            return self.mixing
         return float(before.arrays["mixing/alpha"]) if before else START
 
     def _expected(self) -> Spec:

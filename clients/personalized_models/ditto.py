@@ -14,7 +14,6 @@ class DittoClient(MRMTLClient):
     """
 
     sends_own = False
-    uses_proximal_rules = True
 
     def _train(self, server_round: int, before: Snapshot | None) -> tuple[float, Values]:
         received = self._values()

@@ -47,7 +47,7 @@ class L2GDClient(MRMTLClient):
         if self.optimization.optimizer != "sgd":
             raise ValueError("L2GD balances its averaging with plain SGD; use optimizer 'sgd'")
         self.optimization = replace(self.optimization, momentum=0.0)
-        rate, finite = self.optimization.learning_rate, [*filter(math.isfinite, self.strengths)]
+        rate, finite = self.optimization.learning_rate, [*filter(math.isfinite, self.lambdas)]
         if averaging_probability is None:
             averaging_probability = fitting_probability(rate, max(finite, default=0.0))
         self.averaging_probability = averaging_probability

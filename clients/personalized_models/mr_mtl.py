@@ -30,11 +30,11 @@ class MRMTLClient(LocalModelClient):
     ----------
     args, kwargs : as in :class:`LocalModelClient`; ``pulls`` act where the shared model is trained,
         which is in Ditto, and at infinity
-    strength : ``lambda >= 0``, infinity included; or several candidates, ascending: then the
+    lambda_ : ``lambda >= 0``, infinity included; or several candidates, ascending: then the
         client keeps a model for each of them (time and state grow alike) and uses the one that
         is best on its own validation examples. The choice is reported as metric ``lambda``.
         At infinity what is kept is the shared model
-    tau : instead of ``strength``: it becomes :func:`strength_for` the client's examples
+    tau : instead of ``lambda_``: it becomes :func:`strength_for` the client's examples
 
     Raises
     ------
@@ -44,31 +44,30 @@ class MRMTLClient(LocalModelClient):
 
     sends_own = True
     """Whether the own model leaves the device."""
-    uses_proximal_rules = False
 
     def __init__(
         self,
         *args: Any,
-        strength: float | Sequence[float] | None = None,
+        lambda_: float | Sequence[float] | None = None,
         tau: float | None = None,
         **kwargs: Any,
     ) -> None:
-        if (strength is None) == (tau is None):
-            raise ValueError("give either strength or tau")
-        candidates = strength if isinstance(strength, Sequence) else (strength or 0.0,)
+        if (lambda_ is None) == (tau is None):
+            raise ValueError("give either lambda_ or tau")
+        candidates = lambda_ if isinstance(lambda_, Sequence) else (lambda_ or 0.0,)
         if not all(value >= 0 for value in candidates) or not candidates:
-            raise ValueError(f"lambda must be >= 0, got {strength}")
+            raise ValueError(f"lambda must be >= 0, got {lambda_}")
         if list(candidates) != sorted(set(candidates)):
-            raise ValueError(f"the candidates of lambda must ascend, got {strength}")
-        self.strengths = tuple(candidates)
+            raise ValueError(f"the candidates of lambda must ascend, got {lambda_}")
+        self.lambdas = tuple(candidates)
         super().__init__(*args, **kwargs)
         if tau is not None:
-            self.strengths = (strength_for(self.num_examples, tau),)
+            self.lambdas = (strength_for(self.num_examples, tau),)
 
     @property
-    def default_strength(self) -> float:
+    def default_lambda(self) -> float:
         """The only strength, or the middle candidate."""
-        return self.strengths[len(self.strengths) // 2]
+        return self.lambdas[len(self.lambdas) // 2]
 
     # ------------------------------------------------------------------ training
 
@@ -119,7 +118,7 @@ class MRMTLClient(LocalModelClient):
     ) -> tuple[Scalars, Evaluation | None]:
         received = self._values()
         choice = self._choice()
-        chosen = self.default_strength, received
+        chosen = self.default_lambda, received
         for part, strength in self._candidates().items():
             own = self._start(part, strength, before, received)
             self._put(own)
@@ -130,15 +129,15 @@ class MRMTLClient(LocalModelClient):
 
     def _way_in(self) -> tuple[frozenset[Scope], list[ProximalTerm]]:
         """An unseen client takes the received model as its own, and trains it under the tether."""
-        if math.isinf(self.default_strength):
+        if math.isinf(self.default_lambda):
             return frozenset(), []
-        return EVERYTHING, [self._proximal_term(self._values(), self.default_strength)]
+        return EVERYTHING, [self._proximal_term(self._values(), self.default_lambda)]
 
     # ------------------------------------------------------------------ the inside
 
     def _choice(self) -> Choice | None:
         """Return the choice among candidates, where there is one and enough to make it on."""
-        if len(self.strengths) == 1 or self.validation_loader is None:
+        if len(self.lambdas) == 1 or self.validation_loader is None:
             return None
         if count_examples(self.validation_loader) < FEWEST_TO_CHOOSE:
             return None
@@ -146,13 +145,13 @@ class MRMTLClient(LocalModelClient):
 
     def _prefers(self, choice: Choice | None, strength: float) -> bool:
         """Return whether the candidate in the network is the best yet."""
-        return choice.add(self.model) if choice else strength == self.default_strength
+        return choice.add(self.model) if choice else strength == self.default_lambda
 
     def _candidates(self) -> dict[str, float]:
         """Return where the own model of each strength is kept."""
-        if len(self.strengths) == 1:
-            return {"own": self.strengths[0]}
-        return {f"own-{strength:g}": strength for strength in self.strengths}
+        if len(self.lambdas) == 1:
+            return {"own": self.lambdas[0]}
+        return {f"own-{strength:g}": strength for strength in self.lambdas}
 
     def _model_parts(self) -> tuple[str, ...]:
         return tuple(self._candidates())

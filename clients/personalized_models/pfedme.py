@@ -34,7 +34,7 @@ class PFedMeClient(MRMTLClient):
         super().__init__(*args, **kwargs)
         self.inner_steps = inner_steps
         self.outer_learning_rate = outer_learning_rate
-        for strength in filter(math.isfinite, self.strengths):
+        for strength in filter(math.isfinite, self.lambdas):
             check_overshoot(strength, 1.0 / outer_learning_rate, "1 / outer learning rate")
 
     def _train_own(

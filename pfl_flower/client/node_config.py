@@ -8,7 +8,7 @@ from flwr.app import Context
 
 from clients.message_log import INSPECT, PERSONAL_DIR
 from clients.state.personal_state import check_name
-from pfl_flower.config.run_config import ConfigError
+from pfl_flower.config.errors import ConfigError
 from pfl_flower.data import DataSettings, is_own
 from strategies.protocol import NUM_PARTITIONS, PARTITION_ID
 

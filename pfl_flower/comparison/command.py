@@ -14,9 +14,10 @@ from pfl_flower.comparison.compare import Comparison, Outcome, allowed_keys, com
 from pfl_flower.comparison.report import write_report
 from pfl_flower.comparison.scores import recommend
 from pfl_flower.comparison.tables import cell_text, row_name, table_rows
-from pfl_flower.config.run_config import KEYS, ConfigError
+from pfl_flower.config.errors import ConfigError
+from pfl_flower.config.run_config import KEYS
 from pfl_flower.engines import ENGINES
-from pfl_flower.methods.table import METHODS
+from pfl_flower.methods import METHODS
 from pfl_flower.utils.files import file_name
 
 _SHOWN = {

@@ -13,16 +13,17 @@ from pfl_flower.comparison.cells import Cell, CellResult, load_cell, run_cell, s
 from pfl_flower.comparison.guarded import safeguard_all
 from pfl_flower.comparison.runner import Job, run_jobs
 from pfl_flower.comparison.selection import BASELINES, direction, evaluated, select_round
-from pfl_flower.config.run_config import KEYS, METHOD_KEYS, ConfigError, RunConfig, hyphenated
+from pfl_flower.config.errors import ConfigError
+from pfl_flower.config.run_config import KEYS, SET_BY_METHOD, RunConfig
 from pfl_flower.data import DataError, Federation, is_own, number_of_clients
 from pfl_flower.engines import Engine
-from pfl_flower.methods.table import METHODS
+from pfl_flower.methods import METHODS
 from pfl_flower.server.callbacks import RoundNews, TensorBoard
 from pfl_flower.utils.files import write_json
 
 OWN_KEYS = frozenset(
     {"method", "baselines", "seed", "safeguard", "resume", "initial", "results-dir"}
-    | {"personal-dir", "tensorboard", *map(hyphenated, METHOD_KEYS)}
+    | {"personal-dir", "tensorboard", *SET_BY_METHOD}
 )
 """Keys of the run config that a comparison decides itself, or that make one method another."""
 

@@ -28,7 +28,7 @@ from pfl_flower.comparison.wording import (
     listed,
     score_words,
 )
-from pfl_flower.methods.table import METHODS
+from pfl_flower.methods import METHODS
 
 DIVERGED = -1.0
 """Below this coefficient of determination a regression has come to nothing."""

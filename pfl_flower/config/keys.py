@@ -1,16 +1,18 @@
-"""The keys of the run config: each with its default, a line on what it is, and what it may be."""
+"""The common run keys: each with its default, a line of help, and what it may be.
 
-import math
+The keys that only some methods have are in :mod:`pfl_flower.methods`.
+"""
+
 from dataclasses import dataclass
 
 from clients.thresholds.rules import RULES
+from clients.training import SCHEDULES
 from pfl_flower.config.validators import (
     between,
     choice,
     epochs,
     key,
     names,
-    number_or,
     per_tier,
     sizes,
 )
@@ -19,11 +21,8 @@ from pfl_flower.data.degradation.devices import MISSINGNESS
 from pfl_flower.data.degradation.imputation import IMPUTATIONS
 from pfl_flower.data.heterogeneity import HETEROGENEITIES
 from pfl_flower.data.readers.registry import OWN
-from pfl_flower.methods.table import COMMUNITIES, METHODS, SCHEDULES
+from pfl_flower.methods import METHODS
 from pfl_flower.models import MODELS
-from strategies.clustered.similarity_clustering import CLUSTERERS
-from strategies.hierarchical.hierarchical_linear import PROTOCOLS
-from strategies.hierarchical.mixed_effects_em import STRUCTURES
 from strategies.thresholds.search import METRICS
 
 TIERS = (str, float)
@@ -31,8 +30,8 @@ TIERS = (str, float)
 
 
 @dataclass(frozen=True)
-class RunKeys:
-    """Every key; in a run config it is written with hyphens, and without a last underscore."""
+class CommonKeys:
+    """The keys that every method has; in a run config they are written with hyphens."""
 
     method: str = key("fedper", "what is done", choice(*METHODS))
     baselines: str = key(
@@ -111,162 +110,10 @@ class RunKeys:
     norm: str | None = key(None, "layer", choice("none", "batch", "group"), kind=str)
     adapter_size: int = key(8, "bottleneck or rank of adapters", between(1))
     personal: str | None = key(None, "rule: what is personal", kind=str)
-    group: str | None = key(
-        None, "rule: what clients of one group share; rest: all that is not personal", kind=str
-    )
     schedule: str | None = key(None, "local training", choice(*SCHEDULES), kind=str)
     mu: float | None = key(None, "pull to the received model", between(0), kind=float)
     personal_decay: float | None = key(
         None, "pull of personal parameters to zero", between(0), kind=float
-    )
-    lambda_: float | str | None = key(
-        None,
-        "pull of own models to their anchor; auto: each client chooses",
-        number_or(0, math.inf, "auto", "inf"),
-        kind=(float, str),
-    )
-    tau: float | None = key(
-        None,
-        "instead of lambda: deviation of own models around the anchor; lambda = 1 / (n tau^2)",
-        between(1e-6),
-        kind=float,
-    )
-    mixing: float | str | None = key(
-        None,
-        "weight of the own model in apfl; auto: it adapts",
-        number_or(0, 1, "auto"),
-        kind=(float, str),
-    )
-    inner_steps: int | None = key(None, "of pfedme, on every minibatch", between(1), kind=int)
-    outer_learning_rate: float | None = key(
-        None, "of pfedme, towards the own model", between(0, open_low=True), kind=float
-    )
-    averaging_probability: float | None = key(
-        None,
-        "of l2gd's coin; empty: as large as lambda needs, at least 0.1",
-        between(0.001, 0.999),
-        kind=float,
-    )
-    fisher_decay: float | None = key(
-        None, "of lifelong, what is left of old Fisher information", between(0, 1), kind=float
-    )
-    fisher_samples: int | None = key(
-        None,
-        "of lifelong: labels drawn for an example; 0: exact, all classes",
-        between(0),
-        kind=int,
-    )
-    task_changes: str | None = key(
-        None, "of lifelong: how it learns of them", choice("announced", "detected"), kind=str
-    )
-    clusters: int | None = key(
-        None, "number of clusters; 0: found, in gradient-clusters", between(0), kind=int
-    )
-    clusterer: str | None = key(
-        None, "of gradient-clusters: how they are found", choice(*CLUSTERERS), kind=str
-    )
-    agreement: float | None = key(
-        None,
-        "of gradient-clusters: least cosine of gradients, free of noise, within a cluster",
-        between(0.01, 0.99),
-        kind=float,
-    )
-    few_examples: int | None = key(
-        None, "of gradient-clusters: clients with fewer found no cluster", between(0), kind=int
-    )
-    smallest_cluster: int | None = key(
-        None, "of gradient-clusters: fewest clients of a cluster", between(1), kind=int
-    )
-    projection_size: int | None = key(
-        None, "of gradient-clusters: length of the gradients sent; 0: whole", between(0), kind=int
-    )
-    revise_every: int | None = key(
-        None,
-        "of gradient-clusters: rounds between looks at validation losses; 0: never",
-        between(0),
-        kind=int,
-    )
-    restart: int | None = key(None, "of ifca: names another start", between(0), kind=int)
-    mean_below: float | None = key(
-        None,
-        "of cfl: a cluster is split below this ratio of its mean update to its clients' own",
-        between(0, open_low=True),
-        kind=float,
-    )
-    median_above: float | None = key(
-        None,
-        "of cfl: and only while its clients' updates are above this part of those of round 1",
-        between(0),
-        kind=float,
-    )
-    use_metadata: bool | None = key(
-        None, "of pfedhn: models are written from what clients tell of themselves", kind=bool
-    )
-    server_learning_rate: float | None = key(
-        None, "of pfedhn's hypernetwork", between(0, 0.5, open_low=True), kind=float
-    )
-    embedding_size: int | None = key(
-        None, "of pfedhn: length of a client's embedding", between(1), kind=int
-    )
-    protocol: str | None = key(
-        None,
-        "of hierarchical-linear: what clients tell; auto: one-shot, iterative for classes",
-        choice("auto", *PROTOCOLS),
-        kind=str,
-    )
-    covariance: str | None = key(
-        None,
-        "of hierarchical-linear: of clients' coefficients; auto: full, diagonal for classes",
-        choice("auto", *STRUCTURES),
-        kind=str,
-    )
-    restricted: bool | None = key(
-        None,
-        "of hierarchical-linear: count in that the prior's mean is an estimate",
-        kind=bool,
-    )
-    prior: str | None = key(None, "of hierarchical-bayes, a rule: what has a prior", kind=str)
-    prior_variance: float | None = key(
-        None,
-        "of hierarchical-bayes: first variance of the prior",
-        between(0, 1e30, open_low=True),
-        kind=float,
-    )
-    prior_weight: float | None = key(
-        None,
-        "of hierarchical-bayes: clients' worth of evidence that all variances of a tensor are one",
-        between(0),
-        kind=float,
-    )
-    posterior_samples: int | None = key(
-        None,
-        "of hierarchical-bayes: draws that predictions are averaged over; 0: the posterior mean",
-        between(0),
-        kind=int,
-    )
-    group_decay: float | None = key(
-        None, "of community-adapters: pull of a group's parameters to zero", between(0), kind=float
-    )
-    communities: str | None = key(
-        None, "of community-adapters: how they are known", choice(*COMMUNITIES), kind=str
-    )
-    largest_share: float | None = key(
-        None,
-        "of quality-weighted: no client counts for more; empty: three times an equal share",
-        between(0, 1, open_low=True),
-        kind=float,
-    )
-    least_quality: float | None = key(
-        None,
-        "of quality-weighted: clients of a lower (1 - missing) x reliability do not count",
-        between(0, 1),
-        kind=float,
-    )
-    update_clip: float | None = key(
-        None,
-        "of quality-weighted: longest update, in medians of all clients' updates; 0: any",
-        between(0),
-        kind=float,
     )
     whole_graph: int = key(
         20_000, "most nodes of a graph trained on as a whole, in one batch", between(0)

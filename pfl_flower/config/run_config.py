@@ -1,11 +1,10 @@
 """The run config: typed, validated, with errors that name the valid choices."""
 
 import difflib
-import math
-from collections.abc import Iterable, Mapping
-from dataclasses import Field, dataclass, fields, replace
-from pathlib import Path
-from typing import Any, cast
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
+from functools import cached_property
+from typing import Any
 
 from clients import (
     Classification,
@@ -17,252 +16,55 @@ from clients import (
     Scope,
     Task,
 )
-from clients.training import EVERYTHING, Schedule
-from pfl_flower.config.keys import RunKeys
-from pfl_flower.config.validators import split_words
-from pfl_flower.data import SOURCES, DataError, DataSchema, DataSettings, is_own
-from pfl_flower.data.degradation.devices import PER_TIER, check_devices
+from clients.training import EVERYTHING, SCHEDULES, Schedule
+from pfl_flower.config.compatibility import check_compatibility
+from pfl_flower.config.errors import ConfigError
+from pfl_flower.config.keys import CommonKeys
+from pfl_flower.config.validators import check_value, convert
+from pfl_flower.data import SOURCES, DataSchema, DataSettings, is_own
+from pfl_flower.data.degradation.devices import PER_TIER
 from pfl_flower.data.degradation.imputation import IMPUTATIONS
-from pfl_flower.data.degradation.measurements import check_measurements
-from pfl_flower.data.heterogeneity import parse_heterogeneity
 from pfl_flower.data.schema import target_scale
-from pfl_flower.methods.table import METHODS, SCHEDULES, Method
-from pfl_flower.models import GRAPH_MODELS, IMAGE_MODELS, MODELS, Architecture
+from pfl_flower.methods import METHOD_KEYS, METHODS, Method, keys_of, methods_with
+from pfl_flower.methods.method import MethodKeys
+from pfl_flower.models import MODELS, Architecture
+from pfl_flower.utils.text import hyphenated, split_words
 from strategies.thresholds.search import Objective
 
-
-class ConfigError(ValueError):
-    """An unknown key, or a value that is not allowed, in the run config or the node config.
-
-    Parameters
-    ----------
-    message : str
-        What is wrong, where, and what would be right.
-    key, value : optional
-        The key that is wrong, with hyphens, and its value.
-    choices : optional
-        What would be right, where it is one of a few.
-
-    Attributes
-    ----------
-    key, value, choices
-        The same; None (choices: empty) where they do not apply.
-    """
-
-    def __init__(
-        self,
-        message: str,
-        *,
-        key: str | None = None,
-        value: Any = None,
-        choices: Iterable[str] = (),
-    ) -> None:
-        super().__init__(message)
-        self.key = key
-        self.value = value
-        self.choices = tuple(choices)
+_SET_BY_METHOD = ("personal", "schedule", "mu", "personal_decay")
 
 
 @dataclass(frozen=True)
-class RunConfig(RunKeys):
+class RunConfig(CommonKeys):
     """Everything that decides a run: the keys, and what follows from them.
 
-    A value of ``""`` (None here) leaves the choice to the method, as :data:`METHODS` has it.
+    A common key that is None leaves the choice to the method. It is validated when it is made;
+    :meth:`for_method` and :meth:`with_schema` make each other config once.
+
+    Parameters
+    ----------
+    others
+        The common run keys, see :class:`pfl_flower.config.keys.CommonKeys`.
+    own : mapping
+        Of the keys that the method has for itself, those that the user set: field -> value.
+    schema : DataSchema, optional
+        What the clients reported of their data; not a key of the run config.
+
+    Raises
+    ------
+    ConfigError
+        If a value is not allowed, or values do not go together.
     """
 
+    own: Mapping[str, Any] = field(default_factory=dict)
     schema: DataSchema | None = None
-    """What the clients told of their data; not a key of the run config."""
 
     def __post_init__(self) -> None:
-        for item in KEYS.values():
-            value = getattr(self, item.name)
-            if value is not None and (wanted := item.metadata["check"](value)):
-                raise ConfigError(f"{key_of(item)} is {value!r}; it must be {wanted}")
-        if self.min_examples > self.max_examples:
-            raise ConfigError(
-                f"min-examples {self.min_examples} is above max-examples {self.max_examples}"
-            )
-        if self.validation_fraction + self.test_fraction >= 1:
-            raise ConfigError("validation-fraction and test-fraction leave nothing to train on")
-        self._check_model()
-        if self.cluster_sizes and not parse_heterogeneity(self.data.heterogeneity):
-            raise ConfigError(
-                "clusters differ by their heterogeneity, and there is none here; set one, such as "
-                "heterogeneity='taste'"
-            )
-        if self.revise_every and not self.validation_fraction:
-            raise ConfigError("revise-every needs validation examples; set validation-fraction")
-        if self.late and self.num_server_rounds < 2:
-            raise ConfigError("late clients come after half of the rounds; there must be 2 or more")
-        if self.initial and self.baseline_names:
-            raise ConfigError(
-                "initial starts the method ahead of its baselines, which would be no comparison; "
-                "set baselines=''"
-            )
-        self._check_correction()
-        self._check_own_keys()
-        self._check_phases()
-        self._check_threshold()
-        self._check_devices()
-
-    def _check_model(self) -> None:
-        """Refuse networks and methods for other kinds of data."""
-        known = self.known_schema
-        if known is None:
-            return
-        graphs = ", ".join(name for name, source in SOURCES.items() if source.graph)
-        if self.task == "link-prediction" and not known.graph:
-            raise ConfigError(
-                f"links are predicted in graphs, and {self.dataset!r} is none: {graphs}"
-            )
-        if self.row.graphs and not known.graph:
-            raise ConfigError(
-                f"method {self.method!r} is for graphs, and {self.dataset!r} is none; use "
-                f"{graphs}, or method {self.method.removesuffix('-gnn')!r}"
-            )
-        if known.graph and self.row.model and self.row.model not in GRAPH_MODELS:
-            raise ConfigError(
-                f"method {self.method!r} is for model={self.row.model!r} only, which cannot look "
-                f"at the graph that {self.dataset!r} is; use another method"
-            )
-        if self.model in MODELS and (self.model in GRAPH_MODELS) != known.graph:
-            fitting = GRAPH_MODELS if known.graph else set(MODELS) - GRAPH_MODELS
-            raise ConfigError(
-                f"model {self.model!r} does not fit {self.dataset!r}, which is "
-                f"{'a graph' if known.graph else 'no graph'}; use {', '.join(sorted(fitting))}"
-            )
-        if self.model in IMAGE_MODELS and len(known.shape) != 3:
-            raise ConfigError(
-                f"model {self.model!r} needs images, {self.dataset!r} has shape {known.shape}; "
-                f"use {', '.join(sorted(set(MODELS) - IMAGE_MODELS - GRAPH_MODELS))}"
-            )
-
-    def _check_threshold(self) -> None:
-        """Refuse thresholds where there are no classes, or nothing to find them on."""
-        if self.threshold is None:
-            return
-        known = self.known_schema
-        if known is not None and (known.task != "classification" or len(known.labels) < 2):
-            kind = f"{len(known.labels)} class" if known.labels else known.task
-            raise ConfigError(
-                f"thresholds tell 2 or more classes apart, and {self.dataset!r} is {kind}; leave "
-                f"threshold empty"
-            )
-        if not self.validation_fraction and not is_own(self.dataset):
-            raise ConfigError("threshold needs validation examples; set validation-fraction")
-        if self.streams:
-            raise ConfigError(
-                f"{self.dataset!r} comes in phases, and a client's validation examples are of the "
-                f"phase at hand only, so no threshold is found for all; set phases='joint'"
-            )
-
-    def _check_phases(self) -> None:
-        """Refuse what data with clients of their own, or that come in phases, cannot have."""
-        source = SOURCES.get(self.dataset)
-        if source is None:
-            return
-        if (source.natural or source.num_phases > 1) and self.partition != "natural":
-            raise ConfigError(f"{self.dataset!r} has clients of its own; set partition='natural'")
-        if source.num_phases == 1:
-            return
-        if self.streams and (self.safeguard or self.lambda_ == "auto"):
-            raise ConfigError(
-                f"{self.dataset!r} comes in phases, and a client's validation examples are of the "
-                f"phase at hand only: nothing can be chosen on them for all phases (safeguard, "
-                f"lambda='auto'). Set phases='joint', or choose yourself"
-            )
-
-    def _check_devices(self) -> None:
-        """Refuse devices and imputations that contradict one another, the data or the method."""
-        try:
-            check_devices(self.data)
-            if known := self.known_schema:
-                source = SOURCES.get(self.dataset)
-                streams = source is not None and source.num_phases > 1
-                check_measurements(self.data, known.shape, known.graph, streams)
-        except DataError as error:
-            raise ConfigError(str(error)) from error
-        draws = IMPUTATIONS[self.data.imputation].draws
-        if draws > 1 and not getattr(self.row.client, "takes_draws", True):
-            raise ConfigError(
-                f"method {self.method!r} is a sum over examples, of which imputation "
-                f"{self.imputation!r} would count each {draws} times; use another imputation"
-            )
-
-    def _check_correction(self) -> None:
-        """Refuse what makes no sense beside a method that corrects for the errors of readings."""
-        if not self.row.corrects_errors:
-            return
-        if self.model not in ("auto", self.row.model):
-            raise ConfigError(
-                f"method {self.method!r} is for model={self.row.model!r} only, not {self.model!r}: "
-                f"dividing weights of a deep network by a reliability has no meaning; use another "
-                f"method with calibrate-inputs=true"
-            )
-        if self.calibrate_inputs:
-            raise ConfigError(
-                f"method {self.method!r} corrects for the errors of readings itself; with "
-                f"calibrate-inputs they would be corrected twice. Leave calibrate-inputs at false"
-            )
-        if IMPUTATIONS[self.data.imputation].masks:
-            raise ConfigError(
-                f"method {self.method!r} needs the error of every input, and of those that say "
-                f"what is missing there is none; set imputation to mean or conditional"
-            )
-        if self.personal or self.personal_decay:
-            raise ConfigError(
-                f"method {self.method!r} solves for one model, of which nothing is personal but "
-                f"each client's calibration; leave personal and personal-decay empty"
-            )
-
-    def _check_own_keys(self) -> None:
-        """Refuse keys that the method has no use for, and values that its client refuses."""
-        for name in OWN_KEYS:
-            if getattr(self, name) is not None and name not in self.row.settings:
-                having = [method for method, row in METHODS.items() if name in row.settings]
-                raise ConfigError(
-                    f"method {self.method!r} has no {hyphenated(name)}; there is one in "
-                    f"{', '.join(having)}"
-                )
-        if (self.row.groups or self.row.asks_metadata) and self.initial:
-            many = "groups" if self.row.groups else "clients' models"
-            raise ConfigError(
-                f"method {self.method!r} cannot start from shared arrays of an earlier run: "
-                f"of its {many} they are the mean. Leave initial empty"
-            )
-        nothing_left = self.group is None and self.group_rule == "none"
-        if self.row.groups and (self.personal == "all" or nothing_left):
-            raise ConfigError(
-                f"personal={self.personal!r} leaves nothing for the groups of {self.method!r}"
-            )
-        if self.row.makes_local_model and (self.personal or self.personal_decay):
-            raise ConfigError(
-                f"method {self.method!r} keeps a whole model of its own, beside which nothing of "
-                f"the shared one is personal; leave personal and personal-decay empty"
-            )
-        if self.mu and not getattr(self.row.client, "uses_proximal_rules", True):
-            raise ConfigError(f"method {self.method!r} has no mu: its pull is lambda")
-        if self.server_momentum and not getattr(self.row.strategy, "uses_momentum", True):
-            raise ConfigError(f"method {self.method!r} has no server-momentum; leave it at 0")
-        if self.weighting and not getattr(self.row.strategy, "uses_weighting", True):
-            raise ConfigError(
-                f"method {self.method!r} has no weighting: its clients all count alike; leave it "
-                f"empty"
-            )
-        if self.row.model and self.model in MODELS and self.model != self.row.model:
-            raise ConfigError(
-                f"method {self.method!r} is for model={self.row.model!r} only, not {self.model!r}"
-            )
-        if self.lambda_ == "auto" and not self.row.candidates:
-            raise ConfigError(f"method {self.method!r} has no lambda='auto'; set a number")
-        if self.lambda_ is not None and self.tau is not None:
-            raise ConfigError("lambda and tau are two ways to say the same; set one of them")
-        try:
-            arguments = self.client_arguments | self.strategy_arguments
-            task = self.known_schema.task if self.known_schema else None
-            self.row.check(self.optimization, task=task, **arguments)
-        except ValueError as error:
-            raise ConfigError(f"{self.method}: {error}") from error
+        for name, item in KEYS.items():
+            check_value(name, getattr(self, item.name), item)
+        for name, item in keys_of(self.row).items():
+            check_value(name, getattr(self.own_keys, item.name), item)
+        check_compatibility(self)
 
     @classmethod
     def parse(cls, values: Mapping[str, Any]) -> "RunConfig":
@@ -271,114 +73,95 @@ class RunConfig(RunKeys):
         Raises
         ------
         ConfigError
-            If a key is unknown, a value has a wrong type or is out of range; the message names
-            the valid choices.
+            If a key is unknown or of another method, or a value has a wrong type or is out of
+            range; the message names the valid choices.
         """
-        parsed = {}
+        common = {
+            KEYS[name].name: convert(name, value, KEYS[name])
+            for name, value in values.items()
+            if name in KEYS
+        }
+        method = common.get("method", CommonKeys.method)
+        check_value("method", method, KEYS["method"])
+        known, own = keys_of(METHODS[method]), {}
         for name, value in values.items():
-            if name not in KEYS:
-                close = difflib.get_close_matches(name, KEYS, n=1)
-                hint = f"did you mean {close[0]!r}? " if close else ""
-                raise ConfigError(f"unknown key {name!r}; {hint}valid keys: {', '.join(KEYS)}")
-            parsed[KEYS[name].name] = _convert(name, value, KEYS[name])
-        return cls(**parsed)
+            if name in KEYS:
+                continue
+            if name not in METHOD_KEYS:
+                raise _unknown(name, value)
+            if value in ("", None):
+                continue
+            if name not in known:
+                having = methods_with(name)
+                raise ConfigError(
+                    f"method {method!r} has no {name}; there is one in {', '.join(having)}",
+                    key=name,
+                    value=value,
+                    choices=having,
+                )
+            own[known[name].name] = convert(name, value, known[name])
+        return cls(**common, own=own)
 
     def for_method(self, name: str) -> "RunConfig":
         """Return this config for another method on the same clients, data and network.
 
-        What the user set for the first method's own sake (rules, schedule, pulls) falls back to
-        the other method's row.
+        What the user set for the first method's own sake (rules, schedule, strengths) falls back
+        to the other method's row. Each is made, and validated, once.
         """
         if name == self.method:
             return self
-        return replace(
-            self,
-            method=name,
-            model=self.architecture.model,
-            norm=self.architecture.norm,
-            initial="",
-            **cast(dict[str, Any], dict.fromkeys(METHOD_KEYS)),
-        )
+        if name not in self._of_methods:
+            changes: dict[str, Any] = dict.fromkeys(_SET_BY_METHOD)
+            changes |= {"model": self.architecture.model, "norm": self.architecture.norm}
+            self._of_methods[name] = replace(self, method=name, initial="", own={}, **changes)
+        return self._of_methods[name]
+
+    @cached_property
+    def _of_methods(self) -> dict[str, "RunConfig"]:
+        return {}
+
+    def with_schema(self, schema: DataSchema) -> "RunConfig":
+        """Return this config with what the clients reported of their data."""
+        return self if schema == self.schema else replace(self, schema=schema)
 
     @property
     def row(self) -> Method:
         """The method's row."""
         return METHODS[self.method]
 
-    def value(self, name: str, otherwise: Any) -> Any:
-        """Return a setting: the user's, else the method's, else ``otherwise``."""
-        stated = getattr(self, name)
-        return self.row.settings.get(name, otherwise) if stated is None else stated
+    @cached_property
+    def own_keys(self) -> MethodKeys:
+        """The run keys that the method has for itself: what the user set, else its defaults."""
+        return self.row.keys(**self.own)
+
+    def setting(self, name: str) -> Any:
+        """Return a common key whose default a method decides: the user's, else the method's."""
+        given = getattr(self, name)
+        return self.row.default(name) if given is None else given
 
     @property
     def personal_rule(self) -> str:
         """The rule of what is personal."""
-        return str(self.value("personal", "none"))
+        return str(self.setting("personal"))
 
     @property
     def group_rule(self) -> str:
-        """The rule of what is shared within groups only: not what the user made personal."""
-        rule = str(self.value("group", "none"))
-        if self.group is None and self.personal:
-            taken = split_words(self.personal)
-            rule = ",".join(word for word in split_words(rule) if word not in taken) or "none"
-        return rule
+        """The rule of what is shared within groups only."""
+        return self.own_keys.group_rule(self)
 
     @property
     def local_schedule(self) -> Schedule:
         """The phases of local training."""
-        make = SCHEDULES[self.value("schedule", "joint")]
+        make = SCHEDULES[self.setting("schedule")]
         return make(self.local_epochs, self.local_steps, self.head_epochs)
 
     @property
     def proximal_rules(self) -> tuple[ProximalRule, ...]:
-        """What parameters are tethered to."""
+        """What parameters are held near."""
         return (
-            ProximalRule(Scope.SHARED, "received", float(self.value("mu", 0.0))),
-            ProximalRule(Scope.PERSONAL, "zero", float(self.value("personal_decay", 0.0))),
-            ProximalRule(Scope.GROUP, "zero", float(self.value("group_decay", 0.0))),
+            ProximalRule(Scope.SHARED, "received", float(self.setting("mu"))),
+            ProximalRule(Scope.PERSONAL, "zero", float(self.setting("personal_decay"))),
         )
-
-    @property
-    def client_arguments(self) -> dict[str, Any]:
-        """What the method's client is told beyond what every client is: argument -> value."""
-        values = {
-            argument: self.value(name, None)
-            for name, argument in CLIENT_ARGUMENTS.items()
-            if name in self.row.settings
-        }
-        if values.get("tau") is not None:
-            values["strength"] = None
-        elif values.get("strength") == "auto":
-            values["strength"] = self.row.candidates
-        elif "strength" in values:
-            values["strength"] = float(values["strength"])
-        if self.row.keeps_model:
-            values["participation"] = self.fraction_train
-        if values.get("alpha") == "auto":
-            values["alpha"] = None
-        return self._for_task(values)
-
-    @property
-    def strategy_arguments(self) -> dict[str, Any]:
-        """What the method's strategy is told beyond what every one is: argument -> value."""
-        values = {
-            argument: self.value(name, None)
-            for name, argument in STRATEGY_ARGUMENTS.items()
-            if name in self.row.settings
-        }
-        return self._for_task(values)
-
-    def _for_task(self, values: dict[str, Any]) -> dict[str, Any]:
-        """Replace what is left to the kind of task, once that is known."""
-        if self.known_schema:
-            numbers = self.known_schema.task == "regression"
-            if values.get("covariance") == "auto":
-                # that of all classes' coefficients is too large to be estimated whole
-                values["covariance"] = "full" if numbers else "diagonal"
-            if values.get("protocol") == "auto":
-                values["protocol"] = "one-shot" if numbers else "iterative"
-        return values
 
     @property
     def objective(self) -> Objective:
@@ -406,9 +189,9 @@ class RunConfig(RunKeys):
             self.gradient_clip,
         )
 
-    @property
+    @cached_property
     def known_schema(self) -> DataSchema | None:
-        """What is known of the data: what clients told, else what the table of data sets says."""
+        """What is known of the data: what clients reported, else what the table of sources says."""
         if self.schema is not None or is_own(self.dataset):
             return self.schema
         source = SOURCES[self.dataset]
@@ -424,7 +207,7 @@ class RunConfig(RunKeys):
         Raises
         ------
         ConfigError
-            If no client has told anything yet.
+            If no client has reported anything yet.
         """
         known = self.known_schema
         if known is None:
@@ -439,7 +222,7 @@ class RunConfig(RunKeys):
             return Regression(unit=target_scale(schema)[1])
         return LinkPrediction() if schema.task == "link-prediction" else Classification()
 
-    @property
+    @cached_property
     def architecture(self) -> Architecture:
         """The network: what the user chose, else what the method needs on this kind of data."""
         schema = self.required_schema
@@ -451,23 +234,22 @@ class RunConfig(RunKeys):
             model = self.row.model or (named if named in MODELS else base)
         elif schema.graph and f"{self.row.block}-{model}" in MODELS:
             model = f"{self.row.block}-{model}"
-        norm = self.value("norm", "batch")
         links = schema.task == "link-prediction"
         outputs = len(schema.labels) or 1
-        # where a mask is told, as many inputs again say which values were missing
+        # where a mask is reported, as many inputs again say which values were missing
         masks = IMPUTATIONS[self.data.imputation].masks
         shape = (2 * schema.shape[0],) if masks else schema.shape
+        norm = self.setting("norm")
         return Architecture(model, shape, outputs, norm, self.adapter_size, links)
 
-    @property
+    @cached_property
     def data(self) -> DataSettings:
         """What decides every client's data."""
         values = {item.name: getattr(self, item.name) for item in fields(DataSettings)}
+        source = SOURCES.get(self.dataset)
         if self.heterogeneity is None:
-            own = is_own(self.dataset)
-            values["heterogeneity"] = "none" if own else SOURCES[self.dataset].heterogeneity
+            values["heterogeneity"] = source.heterogeneity if source else "none"
         if self.imputation is None:
-            source = SOURCES.get(self.dataset)
             values["imputation"] = source.imputation if source else "none"
         values |= {name: str(values[name]) for name in PER_TIER}
         return DataSettings(**values)
@@ -483,100 +265,34 @@ class RunConfig(RunKeys):
         """The other methods to run, without the first."""
         return tuple(n for n in dict.fromkeys(split_words(self.baselines)) if n != self.method)
 
+    @property
+    def method_names(self) -> tuple[str, ...]:
+        """The methods of a run: the one asked for, its baselines, what a safeguard needs."""
+        needed = ("fedavg", "local") if self.safeguard else ()
+        return tuple(dict.fromkeys((self.method, *self.baseline_names, *needed)))
+
     def dump(self) -> dict[str, Any]:
         """Return the config with hyphenated keys; what was left empty is ``""``."""
         values = {name: getattr(self, item.name) for name, item in KEYS.items()}
+        own = {hyphenated(name): value for name, value in self.own.items()}
+        values |= {name: own.get(name) for name in METHOD_KEYS}
         return {name: "" if value is None else value for name, value in values.items()}
 
 
-def under_home(text: str) -> Path:
-    """Return a folder that a config names; a relative one is under the home folder.
+KEYS = {hyphenated(item.name): item for item in fields(CommonKeys)}
+"""Common run key, with hyphens -> its field."""
 
-    The managed SuperLink, in which ``flwr run`` runs the server, has a working directory of its
-    own, which a user does not know.
-    """
-    path = Path(text).expanduser()
-    return path if path.is_absolute() else Path.home() / path
+SET_BY_METHOD = tuple(map(hyphenated, _SET_BY_METHOD)) + METHOD_KEYS
+"""Run keys that make one method another."""
 
 
-CLIENT_ARGUMENTS: Mapping[str, str] = {
-    "lambda_": "strength",
-    "tau": "tau",
-    "mixing": "alpha",
-    "inner_steps": "inner_steps",
-    "outer_learning_rate": "outer_learning_rate",
-    "averaging_probability": "averaging_probability",
-    "fisher_decay": "decay",
-    "fisher_samples": "samples",
-    "protocol": "protocol",
-    "prior": "prior",
-    "posterior_samples": "posterior_samples",
-}
-"""Field that only some methods have -> the argument of their clients."""
-
-STRATEGY_ARGUMENTS: Mapping[str, str] = {
-    "clusters": "clusters",
-    "clusterer": "clusterer",
-    "agreement": "threshold",
-    "few_examples": "few_examples",
-    "smallest_cluster": "smallest",
-    "projection_size": "projection_size",
-    "revise_every": "revise_every",
-    "restart": "restart",
-    "mean_below": "mean_below",
-    "median_above": "median_above",
-    "use_metadata": "use_metadata",
-    "server_learning_rate": "server_learning_rate",
-    "embedding_size": "embedding_size",
-    "protocol": "protocol",
-    "covariance": "covariance",
-    "restricted": "restricted",
-    "prior_variance": "prior_variance",
-    "prior_weight": "prior_weight",
-    "communities": "communities",
-    "largest_share": "largest_share",
-    "least_quality": "least_quality",
-    "update_clip": "update_clip",
-}
-"""Field that only some methods have -> the argument of their strategies."""
-
-OWN_KEYS = tuple(
-    dict.fromkeys((*CLIENT_ARGUMENTS, *STRATEGY_ARGUMENTS, "task_changes", "group", "group_decay"))
-)
-"""Fields that only some methods have."""
-
-METHOD_KEYS: tuple[str, ...] = (
-    *("personal", "schedule", "mu", "personal_decay"),
-    *OWN_KEYS,
-)
-"""Fields that make one method another."""
-
-
-def hyphenated(name: str) -> str:
-    """Return how the name of a field is written in a run config."""
-    return name.rstrip("_").replace("_", "-")
-
-
-def key_of(item: Field[Any]) -> str:
-    """Return how a field is written in a run config."""
-    return hyphenated(item.name)
-
-
-KEYS = {key_of(item): item for item in fields(RunConfig) if item.metadata}
-"""Hyphenated key -> its field."""
-
-
-def _convert(name: str, value: Any, item: Field[Any]) -> Any:
-    kinds = item.metadata["kind"]
-    kinds = kinds if isinstance(kinds, tuple) else (kinds,)
-    if item.default is None and value in ("", None):
-        return None
-    if float in kinds and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    if str in kinds and value == math.inf:
-        return "inf"  # which JSON knows, too
-    if type(value) not in kinds:
-        raise ConfigError(
-            f"{name} is {value!r}; it must be of type {' or '.join(k.__name__ for k in kinds)}"
-        )
-    return value
+def _unknown(name: str, value: Any) -> ConfigError:
+    valid = (*KEYS, *METHOD_KEYS)
+    close = difflib.get_close_matches(name, valid, n=1)
+    hint = f"did you mean {close[0]!r}? " if close else ""
+    return ConfigError(
+        f"unknown key {name!r}; {hint}valid keys: {', '.join(valid)}",
+        key=name,
+        value=value,
+        choices=valid,
+    )

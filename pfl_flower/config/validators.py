@@ -1,9 +1,12 @@
-"""What a value of the run config may be: each check says in words what would be right."""
+"""Run keys: how a key is declared, and what its value may be, with what would be right in words."""
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import field
+from dataclasses import Field, field, fields
 from typing import Any
+
+from pfl_flower.config.errors import ConfigError
+from pfl_flower.utils.text import split_words
 
 Check = Callable[[Any], str]
 """Value -> what it must be, or an empty string if it is fine."""
@@ -93,18 +96,90 @@ def anything(_: Any) -> str:
     return ""
 
 
-def split_words(value: str) -> list[str]:
-    """Return the words of a list that is separated by commas."""
-    return [word.strip() for word in value.split(",") if word.strip()]
-
-
 def key(
     default: Any,
     text: str,
     check: Check = anything,
     *,
     kind: type | tuple[type, ...] | None = None,
+    to: str = "",
 ) -> Any:
-    """Return a field of the config; ``kind`` is for those that may be left empty."""
+    """Return a field of a class of run keys.
+
+    Parameters
+    ----------
+    default : object
+        What it is where the user leaves it empty.
+    text : str
+        A line of help.
+    check : callable, optional
+        Value -> what it must be, in words; an empty text if it is fine.
+    kind : type or tuple of types, optional
+        Types of its values; that of the default otherwise.
+    to : str, default ""
+        Of a method's own key: whom it is passed to as an argument of the same name, ``"client"``,
+        ``"strategy"`` or both (``"client,strategy"``).
+    """
     kind = kind or type(default)
-    return field(default=default, metadata={"help": text, "check": check, "kind": kind})
+    metadata = {"help": text, "check": check, "kind": kind, "to": to.split(",")}
+    return field(default=default, metadata=metadata)
+
+
+def again(keys: type, name: str, default: Any, *, to: str | None = None) -> Any:
+    """Return a key that another class has, too, with a default of its own.
+
+    Parameters
+    ----------
+    keys, name : type and str
+        The other class, and the name of its field.
+    default : object
+        What it is where the user leaves it empty.
+    to : str, optional
+        Whom it is passed to, if that differs.
+    """
+    (known,) = (item for item in fields(keys) if item.name == name)
+    metadata = dict(known.metadata) | ({} if to is None else {"to": to.split(",")})
+    return field(default=default, metadata=metadata)
+
+
+def convert(name: str, value: Any, item: Field[Any]) -> Any:
+    """Return a value of a key as its field holds it; None where it is left empty.
+
+    Parameters
+    ----------
+    name : str
+        The key, with hyphens.
+    value : object
+        What was given.
+    item : dataclasses.Field
+        Made by :func:`key`.
+
+    Raises
+    ------
+    ConfigError
+        If the type is wrong.
+    """
+    kinds = item.metadata["kind"]
+    kinds = kinds if isinstance(kinds, tuple) else (kinds,)
+    if item.default is None and value in ("", None):
+        return None
+    if float in kinds and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if str in kinds and value == math.inf:
+        return "inf"  # which JSON knows, too
+    if type(value) not in kinds:
+        names = " or ".join(k.__name__ for k in kinds)
+        raise ConfigError(f"{name} is {value!r}; it must be of type {names}", key=name, value=value)
+    return value
+
+
+def check_value(name: str, value: Any, item: Field[Any]) -> None:
+    """Refuse a value that the key's check refuses.
+
+    Raises
+    ------
+    ConfigError
+        With what the value must be.
+    """
+    if value is not None and (wanted := item.metadata["check"](value)):
+        raise ConfigError(f"{name} is {value!r}; it must be {wanted}", key=name, value=value)

@@ -1,1 +1,37 @@
-"""The methods: one file a family."""
+"""The methods: one file a family. A family's rows are its ``METHODS``, and are found here."""
+
+from collections.abc import Mapping
+from dataclasses import Field, fields
+from importlib import import_module
+from pkgutil import iter_modules
+from typing import Any
+
+from pfl_flower.methods.method import Method
+from pfl_flower.utils.text import hyphenated
+
+_FAMILIES = [name for _, name, _ in iter_modules(__path__) if name != "method"]
+
+METHODS: Mapping[str, Method] = {
+    name: row
+    for family in sorted(_FAMILIES)
+    for name, row in import_module(f"{__name__}.{family}").METHODS.items()
+}
+"""Name of a method -> its row."""
+
+
+def keys_of(row: Method) -> dict[str, Field[Any]]:
+    """Return the run keys of a method's own: key, with hyphens -> field of ``row.keys``."""
+    return {hyphenated(item.name): item for item in fields(row.keys)}
+
+
+def methods_with(key: str) -> list[str]:
+    """Return the methods that have a run key of their own, ordered as in :data:`METHODS`."""
+    return [name for name, row in METHODS.items() if key in keys_of(row)]
+
+
+METHOD_KEYS: tuple[str, ...] = tuple(
+    dict.fromkeys(key for row in METHODS.values() for key in keys_of(row))
+)
+"""Run keys that only some methods have."""
+
+__all__ = ["METHODS", "METHOD_KEYS", "Method", "keys_of", "methods_with"]

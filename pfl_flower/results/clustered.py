@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from safetensors.numpy import save
 
 from pfl_flower.results.method_run import MethodRun
@@ -21,14 +20,18 @@ def sizes_of(grouping: Grouping) -> dict[int, int]:
     return {group: counts[group] for group in sorted(counts) if group != NO_GROUP}
 
 
-def describe_groups(grouping: Grouping, personal: bool = False) -> str:
+def describe_groups(run: MethodRun, personal: bool = False) -> str:
     """Say whose model a client has.
 
     Parameters
     ----------
-    grouping : who is in which group
-    personal : whether it also has something of its own
+    run : MethodRun
+        Of a method with groups.
+    personal : bool, default False
+        Whether a client also has something of its own.
     """
+    assert run.grouping is not None
+    grouping = run.grouping
     sizes = sizes_of(grouping)
     alone = sum(group == NO_GROUP for group in grouping.groups.values())
     shown = f"there {'is' if len(sizes) == 1 else 'are'} {len(sizes)}, of "
@@ -45,12 +48,6 @@ def describe_groups(grouping: Grouping, personal: bool = False) -> str:
         return words
     have = "is in none and has" if alone == 1 else "are in none and have"
     return f"{words}; {alone} {have} the mean over everybody"
-
-
-def bytes_to_find(run: MethodRun) -> NDArray[np.float64]:
-    """Return the payload bytes, down and up, that finding groups took of all clients together."""
-    found = run.grouping
-    return np.array([0, 0] if found is None else [found.bytes_down, found.bytes_up], np.float64)
 
 
 def group_summary(run: MethodRun) -> dict[str, Any]:

@@ -11,9 +11,6 @@ import numpy as np
 from safetensors.numpy import save
 
 from clients.adaptation import ALL
-from pfl_flower.config.run_config import under_home
-from pfl_flower.results.clustered import bytes_to_find, describe_groups, group_summary, write_groups
-from pfl_flower.results.hierarchical import write_shrinkage
 from pfl_flower.results.lifelong import STREAM_SCORES, num_phases, stream_scores
 from pfl_flower.results.method_run import MethodRun
 from pfl_flower.results.thresholds import (
@@ -21,8 +18,8 @@ from pfl_flower.results.thresholds import (
     threshold_summary,
     write_thresholds,
 )
-from pfl_flower.server.discovery import commonest
-from pfl_flower.utils.files import file_name, write_bytes, write_csv, write_json
+from pfl_flower.utils.files import file_name, under_home, write_bytes, write_csv, write_json
+from pfl_flower.utils.text import commonest
 from strategies.arrays import view
 from strategies.protocol import GROUP
 
@@ -68,7 +65,7 @@ def summarize(run: MethodRun) -> dict[str, Any]:
         for phase in ("train", "evaluate")
     }
     each = {p: np.mean(s, axis=0) if s else np.zeros(2) for p, s in sizes.items()}
-    finding = bytes_to_find(run) / (rounds * max(1, run.num_clients))
+    finding = np.array(run.query_bytes) / (rounds * max(1, run.num_clients))
     task = run.config.client_task
     return {
         "clients": run.num_clients,
@@ -85,7 +82,7 @@ def summarize(run: MethodRun) -> dict[str, Any]:
         "seconds_per_round": run.seconds / rounds,
         **_stream_summary(run),
         **({"edges": {"kept": run.edges[0], "dropped": run.edges[1]}} if run.edges else {}),
-        **group_summary(run),
+        **(run.config.row.summarize(run) if run.config.row.summarize else {}),
         **threshold_summary(run),
         "left_out": list(run.left_out),
         "dropped_replies": sum(bool(report.dropped) for report in run.reports),
@@ -132,28 +129,14 @@ def write(folder: Path, runs: Sequence[MethodRun]) -> None:
         write_csv(folder / "stream.csv", streams)
     arrays = {name: np.array(view(array)) for name, array in runs[0].arrays.items()}
     write_bytes(folder / "shared.safetensors", save(arrays))
-    write_groups(folder, runs)
-    _write_hypernetwork(folder, runs)
-    write_shrinkage(folder, runs)
+    for write_own in dict.fromkeys(run.config.row.write for run in runs):
+        if write_own is not None:
+            write_own(folder, runs)
     write_thresholds(folder, runs)
     from pfl_flower.plots.client_plots import plot_clients  # matplotlib takes a second to import
 
     values = {run.method: run.values() for run in runs}
     plot_clients(values, folder / f"{runs[0].score}.png", runs[0].score)
-
-
-def _write_hypernetwork(folder: Path, runs: Sequence[MethodRun]) -> None:
-    """Write what writes models, and what clients told of themselves."""
-    if runs[0].hypernetwork is not None:
-        write_bytes(folder / "hypernetwork.safetensors", runs[0].hypernetwork.to_bytes())
-    rows = [
-        {"method": run.method, "client": client}
-        | {f"metadata.{name}": value for name, value in metadata.items()}
-        for run in runs
-        for client, metadata in sorted(run.metadata.items())
-    ]
-    if rows:
-        write_csv(folder / "metadata.csv", rows)
 
 
 def describe(runs: Sequence[MethodRun]) -> list[str]:
@@ -163,16 +146,20 @@ def describe(runs: Sequence[MethodRun]) -> list[str]:
     if not own:
         reason = commonest(r.dropped for r in first.reports if r.phase == "evaluate")
         return [f"{first.method}: no client could be evaluated: {reason}"]
-    personal = first.parameters["personal"] or first.config.fine_tuning or first.hypernetwork
-    whose = "a model of its own" if personal else "the same model"
-    whose = describe_groups(first.grouping, bool(personal)) if first.grouping else whose
+    personal = bool(first.parameters["personal"] or first.config.fine_tuning)
+    say = first.config.row.describe or describe_model
     lines = [
-        f"{first.method}: {_everyone(len(own), first.num_clients)} {whose}. {_quality(first)}"
+        f"{first.method}: {_everyone(len(own), first.num_clients)} {say(first, personal)}. {_quality(first)}"
         f"{_remembered(first)}"
     ]
     lines += describe_thresholds(first)
     lines += [_against(first, other) for other in runs[1:]]
     return lines + [f"Left out: {words}" for words in first.left_out]
+
+
+def describe_model(run: MethodRun, personal: bool) -> str:
+    """Say whose model a client has."""
+    return "a model of its own" if personal else "the same model"
 
 
 def _quality(run: MethodRun) -> str:

@@ -2,14 +2,17 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from flwr.app import ArrayRecord
 
-from pfl_flower.config.run_config import RunConfig
 from strategies import ClientReport, Grouping
-from strategies.hypernetwork.metadata_encoder import Metadata
-from strategies.hypernetwork.network import Hypernetwork
+
+if TYPE_CHECKING:
+    from pfl_flower.config.run_config import RunConfig
+    from strategies.hypernetwork.metadata_encoder import Metadata
+    from strategies.hypernetwork.network import Hypernetwork
 
 
 def select(
@@ -41,14 +44,14 @@ class MethodRun:
     joined : number of local examples (-1: all) -> what clients did that joined after training
     label : name, where it is not the method's
     left_out : in words, which clients could not take part and why
-    grouping : who is in which group, of a method with groups
-    hypernetwork : what writes the models, of a method that has one
-    written : client -> what a hypernetwork wrote for it, where a safeguard has to choose
-    metadata : client that was trained -> what it told of itself, if it was asked
+    outcome : what the strategy shows beside its arrays, by name
+        (:meth:`strategies.PartialAveraging.outcome`)
+    client_arrays : client -> arrays of its own that it is sent, where a safeguard has to choose
+    query_bytes : payload bytes of queries beside training, down and up, of all clients together
     thresholds : what clients' decision thresholds are worth, under every rule, where there are any
     """
 
-    config: RunConfig
+    config: "RunConfig"
     reports: list[ClientReport]
     arrays: ArrayRecord
     seconds: float
@@ -56,16 +59,31 @@ class MethodRun:
     joined: Mapping[int, list[ClientReport]] = field(default_factory=dict)
     label: str = ""
     left_out: tuple[str, ...] = ()
-    grouping: Grouping | None = None
-    hypernetwork: Hypernetwork | None = None
-    metadata: Mapping[int, Metadata] = field(default_factory=dict)
-    written: Mapping[int, ArrayRecord] = field(default_factory=dict)
+    outcome: Mapping[str, Any] = field(default_factory=dict)
+    client_arrays: Mapping[int, ArrayRecord] = field(default_factory=dict)
+    query_bytes: tuple[int, int] = (0, 0)
     thresholds: Sequence[ClientReport] = ()
 
     @property
     def method(self) -> str:
         """Name of the method."""
         return self.label or self.config.method
+
+    @property
+    def grouping(self) -> Grouping | None:
+        """Who is in which group, of a method with groups."""
+        return self.outcome.get("grouping")
+
+    @property
+    def hypernetwork(self) -> "Hypernetwork | None":
+        """What writes the models, of a method that has one."""
+        return self.outcome.get("hypernetwork")
+
+    @property
+    def metadata(self) -> "Mapping[int, Metadata]":
+        """Client that was trained -> what it reported of itself, if it was asked."""
+        found: Mapping[int, Metadata] = self.outcome.get("metadata", {})
+        return found
 
     @property
     def score(self) -> str:

@@ -1,8 +1,7 @@
 """Who is there? The discovery of a federation before its first round."""
 
 import time
-from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from logging import INFO, WARNING
 from typing import cast
@@ -13,6 +12,7 @@ from flwr.serverapp import Grid
 
 from pfl_flower.config.run_config import RunConfig
 from pfl_flower.data import ClientSchema
+from pfl_flower.utils.text import commonest
 from strategies.protocol import CLIENT_SCHEMA, CONFIG, NUM_PARTITIONS, PARTITION_ID, PROPERTIES
 
 _POLL = 0.2  # seconds between looks at who is there
@@ -123,9 +123,3 @@ class _Discovery:
     def __str__(self) -> str:
         text = f"{len(self.nodes)} of {self.expected or '?'} are there"
         return text + f", {len(self.clients)} can work, {len(self.failures)} cannot"
-
-
-def commonest(reasons: Iterable[str]) -> str:
-    """Return the reason that occurs most; empty ones do not count."""
-    counts = Counter(filter(None, reasons))
-    return counts.most_common(1)[0][0] if counts else "nobody was asked"

@@ -39,7 +39,7 @@ def _strategy(candidates: Sequence[MethodRun], clients: Mapping[int, int]) -> Gr
             named = {f"{run.method}/{name}": array for name, array in model.items()}
             strategy.models[group] = ArrayRecord(named)
     for run in candidates:
-        for client, model in run.written.items():  # a model of its own is a group of its own
+        for client, model in run.client_arrays.items():  # a model of its own is a group of its own
             strategy.groups[client] = client
             named = {f"{run.method}/{name}": array for name, array in model.items()}
             strategy.models[client] = ArrayRecord(named)

@@ -12,21 +12,20 @@ from flwr.serverapp import Grid
 from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
-from clients import GraphNetwork, Scope
-from clients.scopes import names_of
-from pfl_flower.client_app import initial_model, prior_of, scopes_of
-from pfl_flower.config.run_config import ConfigError, RunConfig, under_home
+from pfl_flower.config.run_config import RunConfig
+from pfl_flower.model_setup import ModelSetup, model_setup
 from pfl_flower.results.method_run import MethodRun
 from pfl_flower.server.callbacks import Progress, news_of
 from pfl_flower.server.checkpoint import Saved
-from pfl_flower.server.discovery import FederationError, commonest, wait_for_clients
+from pfl_flower.server.discovery import FederationError, wait_for_clients
 from pfl_flower.server.fallback import candidates_of, let_choose
 from pfl_flower.server.holdout import adapt_unseen
 from pfl_flower.server.session import Session, open_session, saved_state
 from pfl_flower.server.thresholds import let_threshold
-from strategies import ClientReport, GroupAveraging, PartialAveraging
+from pfl_flower.utils.files import under_home
+from pfl_flower.utils.text import commonest
+from strategies import ClientReport, PartialAveraging
 from strategies.arrays import difference, spec_of, to_record
-from strategies.hypernetwork.pfedhn import PFedHN
 
 
 def play(
@@ -54,95 +53,61 @@ def play(
         If no node connects, none can work, or the run cannot be resumed.
     """
     if config.known_schema:
-        for name in methods_of(config):
-            _check_rules(config.for_method(name))  # a rule that fits nothing ends the run here
+        for name in config.method_names:  # a rule that fits nothing ends the run here
+            model_setup(config.for_method(name)).check()
     session = open_session(grid, config, wait_for_clients(grid, config), folder)
-    configs = [session.config.for_method(name) for name in methods_of(config)]
-    for each in configs:
-        _check_rules(each)
+    setups = [model_setup(session.config.for_method(name)) for name in config.method_names]
+    for setup in setups:
+        setup.check()
     runs = []
-    for each in configs:
-        runs.append(run_method(session, each, progress))
+    for setup in setups:
+        runs.append(run_method(session, setup, progress))
         yield runs[-1]
     if config.safeguard:
         about = session.about(config.method)
         yield let_choose(session.training_grid, candidates_of(config.method, runs), about)
 
 
-def _check_rules(config: RunConfig) -> None:
-    """Refuse rules that do not fit the network, or leave nothing for a hypernetwork to write."""
-    scopes = scopes_of(config)
-    prior_of(config)
-    model, _ = initial_model(config.architecture, config.seed)
-    if isinstance(model, GraphNetwork) != config.required_schema.graph:
-        needed = "a clients.GraphNetwork" if config.required_schema.graph else "another network"
-        raise ConfigError(
-            f"model {config.model!r} is a {type(model).__name__}; {config.dataset!r} needs {needed}"
-        )
-    shared = set(names_of(scopes, Scope.SHARED, Scope.GROUP))
-    if config.row.asks_metadata and shared.isdisjoint(n for n, _ in model.named_parameters()):
-        raise ConfigError(
-            f"personal={config.personal_rule!r} leaves nothing for {config.method!r} to write"
-        )
-
-
-def methods_of(config: RunConfig) -> tuple[str, ...]:
-    """Return the methods of a run: the one asked for, its baselines, what a safeguard needs."""
-    needed = ("fedavg", "local") if config.safeguard else ()
-    return tuple(dict.fromkeys((config.method, *config.baseline_names, *needed)))
-
-
-def build_strategy(config: RunConfig) -> PartialAveraging:
+def build_strategy(setup: ModelSetup) -> PartialAveraging:
     """Return the method's strategy; it trains whoever is there, once the federation is complete."""
+    config = setup.config
     torch.set_num_threads(config.threads)  # as clients do: it decides the order of sums
-    model, _ = initial_model(config.architecture, config.seed)
-    arguments = config.strategy_arguments
-    shared = set(names_of(scopes_of(config), Scope.SHARED, Scope.GROUP))
-    if config.row.groups:
-        arguments["group_names"] = names_of(scopes_of(config), Scope.GROUP)
-    if config.row.groups or config.row.asks_metadata:
-        arguments["query_timeout"] = config.timeout
-    if names := prior_of(config):
-        arguments["prior_names"] = names
     return config.row.strategy(
         fraction_train=config.fraction_train,
         min_train_nodes=1,
         min_evaluate_nodes=1,
         min_available_nodes=1,
-        weighting=config.value("weighting", "examples"),
+        weighting=config.setting("weighting"),
         server_momentum=config.server_momentum,
-        parameter_names=[name for name, _ in model.named_parameters() if name in shared],
+        parameter_names=setup.shared_parameters,
         seed=config.seed,
-        **arguments,
+        **config.own_keys.strategy_arguments(setup),
     )
 
 
-def run_method(session: Session, config: RunConfig, progress: Progress | None = None) -> MethodRun:
+def run_method(session: Session, setup: ModelSetup, progress: Progress | None = None) -> MethodRun:
     """Run one method from the common start, or from its last complete round, for all rounds.
 
     Parameters
     ----------
-    session : see :class:`Session`
-    config : of the method
-    progress : called after every round
+    session : Session
+        What all methods of the run have in common.
+    setup : ModelSetup
+        What the method trains.
+    progress : callable, optional
+        Called after every round.
 
     Raises
     ------
     FederationError
         If no client can train, or the run cannot be resumed.
     """
-    _, initial = initial_model(config.architecture, config.seed)
-    scopes = scopes_of(config)
-    shared = names_of(scopes, Scope.SHARED, Scope.GROUP)
-    personal = [*names_of(scopes, Scope.PERSONAL), *prior_of(config)]
-    grouped = names_of(scopes, Scope.GROUP)
-    sizes = {"shared": names_of(scopes, Scope.SHARED), **({"group": grouped} if grouped else {})}
-    sizes |= {"personal": list(initial) if config.row.makes_local_model else personal}
-    strategy = build_strategy(config)
+    config = setup.config
+    strategy = build_strategy(setup)
     strategy.clients.update(session.clients)
-    saved = saved_state(session, config, bool(personal) or config.row.keeps_model)
+    saved = saved_state(session, config, setup.keeps_state)
     if saved is None:
-        fresh = to_record({name: initial[name].numpy() for name in shared})
+        fresh = to_record({name: setup.initial[name].numpy() for name in setup.shared_names})
         try:
             fresh = strategy.first_arrays(fresh)
         except ValueError as error:
@@ -151,23 +116,19 @@ def run_method(session: Session, config: RunConfig, progress: Progress | None = 
     log(INFO, "Method %s: %s", config.method, config.row.summary)
     about = session.about(config.method)
     saved = _play_rounds(session, config, strategy, saved, progress)
-    joined = adapt_unseen(
-        strategy, session.grid, saved.arrays, config, about, sorted(session.unseen)
-    )
-    parameters = {scope: sum(initial[n].numel() for n in names) for scope, names in sizes.items()}
+    unseen = sorted(session.unseen)
     return MethodRun(
         config,
         saved.reports,
         saved.arrays,
         saved.seconds,
-        parameters,
-        joined,
+        setup.sizes,
+        adapt_unseen(strategy, session.grid, saved.arrays, config, about, unseen),
         left_out=session.left_out,
-        grouping=strategy.grouping if isinstance(strategy, GroupAveraging) else None,
-        hypernetwork=strategy.network if isinstance(strategy, PFedHN) else None,
-        metadata=strategy.metadata if isinstance(strategy, PFedHN) else {},
+        outcome=strategy.outcome(),
+        client_arrays=strategy.client_arrays() if config.safeguard else {},
+        query_bytes=(strategy.query_bytes[0], strategy.query_bytes[1]),
         thresholds=let_threshold(strategy, session.training_grid, saved.arrays, config, about),
-        written=strategy.written() if isinstance(strategy, PFedHN) and config.safeguard else {},
     )
 
 

@@ -11,13 +11,14 @@ from flwr.app import ConfigRecord, Message, MessageType, RecordDict
 from flwr.common.logger import log
 from flwr.serverapp import Grid
 
-from pfl_flower.config.run_config import RunConfig, under_home
+from pfl_flower.config.run_config import RunConfig
 from pfl_flower.data import DataSchema
 from pfl_flower.data.schema import merge_schemas
 from pfl_flower.server.checkpoint import Checkpoints, Saved, read_about
 from pfl_flower.server.discovery import FederationError, Population
 from pfl_flower.server.holdout import choose_late, choose_unseen
 from pfl_flower.subgrid import GridWithout
+from pfl_flower.utils.files import under_home
 from strategies.protocol import (
     CONFIG,
     DATA_SCHEMA,
@@ -103,7 +104,7 @@ def open_session(grid: Grid, config: RunConfig, there: Population, folder: Path 
     of_seen = merge_schemas(seen or there.schemas)[0]
     schema = replace(of_seen, labels=schema.labels, edges=schema.edges)
     _log_schema(schema, misfits)
-    config = replace(config, schema=schema)
+    config = config.with_schema(schema)
     checkpoints = None if folder is None else Checkpoints(folder, config, unseen, late)
     return Session(
         grid,

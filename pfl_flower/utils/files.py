@@ -53,3 +53,13 @@ def _plain(content: Any) -> Any:
     if isinstance(content, float) and not math.isfinite(content):
         return None
     return content
+
+
+def under_home(text: str) -> Path:
+    """Return a folder that a config names; a relative one is under the home folder.
+
+    The managed SuperLink, in which ``flwr run`` runs the server, has a working directory of its
+    own, which a user does not know.
+    """
+    path = Path(text).expanduser()
+    return path if path.is_absolute() else Path.home() / path

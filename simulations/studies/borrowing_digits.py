@@ -58,8 +58,8 @@ def measure(run: MethodRun) -> Measures:
     """Take how many examples clients train on and, of a prior, what became of it."""
     first = [r for r in run.reports if (r.round, r.phase) == (1, "train")]
     examples = {r.client: int(r.metrics["num-examples"]) for r in first if not r.dropped}
-    has_prior = "prior" in run.config.row.settings
-    names = ("calibration-error", "shrinkage") if has_prior else ()
+    reported = run.reports[-1].metrics
+    names = [name for name in ("calibration-error", "shrinkage") if name in reported]
     return {"examples": examples, **{name: run.by_client(name) for name in names}}
 
 

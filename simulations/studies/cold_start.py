@@ -14,9 +14,10 @@ from clients import PersonalClient
 from clients.adaptation import ALL, join
 from clients.rng import Seeded
 from clients.training import EVERYTHING
-from pfl_flower.client_app import build_client, initial_model
+from pfl_flower.client.build import build_client
 from pfl_flower.config.run_config import RunConfig
 from pfl_flower.data import federation
+from pfl_flower.model_setup import initial_model
 from pfl_flower.plots.client_plots import plot_curves
 from pfl_flower.results.method_run import MethodRun
 from pfl_flower.utils.files import write_csv

@@ -18,9 +18,9 @@ from numpy.typing import NDArray
 from clients.evaluation import Predictions, predictions
 from clients.thresholds.rules import RULES, Evidence, thresholds_of
 from clients.thresholds.threshold_client import SCORES, one_against_rest, scores_at
-from pfl_flower.client_app import initial_model
 from pfl_flower.comparison.gains import bootstrap_interval
 from pfl_flower.data import federation
+from pfl_flower.model_setup import initial_model
 from pfl_flower.plots.thresholds import Scored, plot_histograms, plot_operating_points
 from pfl_flower.results.method_run import MethodRun
 from simulations.study import Arm, Claim, Measures, Outcome, Study

@@ -28,7 +28,7 @@ def _name(method: str, federation: str) -> str:
 
 
 def _measure(run: MethodRun) -> Measures:
-    chosen = run.by_client("lambda") if run.config.row.keeps_model else {}
+    chosen = run.by_client("lambda") if run.config.row.local_model else {}
     return {"validation": float(np.mean(run.values("validation-accuracy"))), "lambda": chosen}
 
 

@@ -16,9 +16,10 @@ from numpy.typing import NDArray
 
 from clients import Scope, assign_scopes
 from clients.scopes import names_of
-from pfl_flower.client_app import build_client, initial_model
+from pfl_flower.client.build import build_client
 from pfl_flower.data import federation
 from pfl_flower.data.sources.social import SocialWorld
+from pfl_flower.model_setup import initial_model
 from pfl_flower.plots.client_plots import plot_curves
 from pfl_flower.plots.graphs import plot_adapters, plot_bars
 from pfl_flower.results.method_run import MethodRun

@@ -34,7 +34,7 @@ class CFL(GroupAveraging):
     ``1/mean_below^2`` clients (6 by default) are hardly ever split.
 
     A client that comes later is put in the group whose model has the lowest loss on its training
-    examples (query ``query.losses``, as :class:`clients.GroupedClient` answers it).
+    examples (query ``query.losses``, as :class:`clients.ClusteredClient` answers it).
 
     Parameters
     ----------

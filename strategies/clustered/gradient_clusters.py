@@ -57,7 +57,7 @@ class GradientClusters(GroupAveraging):
     One-shot clustering (after Sattler et al. 2021, arXiv:1910.01991, and Ghosh et al. 2020,
     arXiv:2006.04088): at a common start every client's gradient points to its own optimum, so
     similar clients are found before training begins. Clients have to answer the query
-    ``query.gradient``, as :class:`clients.GroupedClient` does.
+    ``query.gradient``, as :class:`clients.ClusteredClient` does.
 
     Before round 1 every node that is there tells its gradient at the arrays of the start. Clients
     with many examples found the clusters; the others join the one they agree with most, for which

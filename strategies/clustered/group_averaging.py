@@ -98,8 +98,6 @@ class GroupAveraging(PartialAveraging):
         self.models: dict[int, ArrayRecord] = {}
         """Group -> its arrays, once it has some of its own."""
         self.placements: list[Placement] = []
-        self.query_bytes = [0, 0]
-        """Payload bytes of queries, down and up."""
         for client, group in sorted(self.groups.items()):
             self.placements.append(Placement(1, client, group, np.nan, "given"))
 
@@ -114,6 +112,10 @@ class GroupAveraging(PartialAveraging):
             bytes_down=down,
             bytes_up=up,
         )
+
+    def outcome(self) -> dict[str, Any]:
+        """Return ``grouping``."""
+        return {"grouping": self.grouping}
 
     def summary(self) -> None:
         """Log what this strategy averages and how."""

@@ -25,7 +25,7 @@ class IFCA(GroupAveraging):
 
     Every round the clients that take part are asked for the loss of every model on their training
     examples, and train the one with the lowest (of equals the first). Clients have to answer the
-    query ``query.losses``, as :class:`clients.GroupedClient` does. A client that has not been
+    query ``query.losses``, as :class:`clients.ClusteredClient` does. A client that has not been
     asked yet is when it is to be evaluated.
 
     The models start apart: each is the start with the values of every parameter array shuffled.

@@ -137,9 +137,6 @@ class HierarchicalLinear(PartialAveraging):
         If an argument is unknown, or there is server momentum, which is for averaged parameters.
     """
 
-    uses_momentum = False
-    uses_weighting = False
-
     def __init__(
         self,
         *args: Any,

@@ -67,8 +67,6 @@ class PFedHN(PartialAveraging):
         If an argument is out of range, or there is a ``server_momentum``.
     """
 
-    uses_momentum = False
-
     def __init__(
         self,
         *args: Any,
@@ -127,7 +125,11 @@ class PFedHN(PartialAveraging):
         embedding, hidden = self.sizes
         log(INFO, "\t└──> Hypernetwork: embeddings of %d, hidden layer of %d", embedding, hidden)
 
-    def written(self) -> dict[int, ArrayRecord]:
+    def outcome(self) -> dict[str, Any]:
+        """Return the ``hypernetwork``, and the ``metadata`` of clients that reported some."""
+        return {"hypernetwork": self.network, "metadata": self.metadata}
+
+    def client_arrays(self) -> dict[int, ArrayRecord]:
         """Return client -> the parameters written for it, of all clients that are known."""
         clients = sorted(self.metadata.keys() | self._known.free.keys())
         network = self._known.network

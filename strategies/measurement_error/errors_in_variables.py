@@ -75,9 +75,6 @@ class ErrorsInVariables(PartialAveraging):
         If there is server momentum, which is for averaged parameters.
     """
 
-    uses_momentum = False
-    uses_weighting = False
-
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **{**kwargs, "weighting": "examples"})
         if self.server_momentum:

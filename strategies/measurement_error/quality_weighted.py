@@ -177,8 +177,6 @@ class QualityWeighted(PartialAveraging):
         If an argument is out of range.
     """
 
-    uses_weighting = False
-
     def __init__(
         self,
         *args: Any,

@@ -7,12 +7,13 @@ from flwr.app import Error, Message
 
 from clients import Scope
 from clients.scopes import names_of
-from pfl_flower.client_app import initial_model, make_app, prior_of, scopes_of
+from pfl_flower.client_app import make_app
 from pfl_flower.config.run_config import RunConfig
 from pfl_flower.data import Federation
 from pfl_flower.engines import simulate
 from pfl_flower.grid import InProcessGrid
-from pfl_flower.methods.table import METHODS
+from pfl_flower.methods import METHODS
+from pfl_flower.model_setup import initial_model, model_setup
 from pfl_flower.results.files import describe, write
 from pfl_flower.server.discovery import FederationError, wait_for_clients
 from pfl_flower.server.run import play
@@ -128,6 +129,12 @@ class Inspected(InProcessGrid):
         return reply
 
 
+def priors(config):
+    """Parameters that have a prior; none of a method without one."""
+    names = getattr(config.own_keys, "prior_names", lambda setup: ())
+    return names(model_setup(config))
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_nothing_personal_is_in_any_message(method):
     config = RunConfig.parse(SMALL | {"method": method} | data_for(method))
@@ -135,17 +142,19 @@ def test_nothing_personal_is_in_any_message(method):
     # pFedMe's w and theta meet, bit for bit, where no gradient of the data keeps them apart.
     grid.sends_own = method in ("mr-mtl", "l2gd", "lifelong", "pfedme", "hierarchical-bayes")
     (run,) = play(grid, config)
-    scopes = scopes_of(config)
+    scopes = model_setup(config).scopes
     # what travels is the model, but where the strategy makes something else of it
-    variances = {f"prior-variance/{name}" for name in prior_of(config)}
+    variances = {f"prior-variance/{name}" for name in priors(config)}
     travels = {*names_of(scopes, Scope.SHARED, Scope.GROUP), *variances}
     moments = {"hierarchical-linear": set(NAMES), "errors-in-variables": set(MOMENTS)}
     assert set(run.arrays) == moments.get(method, travels)
     asked = {"known-groups": 3, "community-adapters": 3, "gradient-clusters": 3, "pfedhn": 3}
     queries = {**asked, "ifca": 3 * 3}.get(method, 0)
     assert grid.replies == 3 + queries + 3 * 3 * 2
-    keeps = names_of(scopes, Scope.PERSONAL) or config.fine_tuning or prior_of(config)
-    keeps = keeps or (config.row.keeps_model and method not in ("mr-mtl", "l2gd", "pfedme"))
+    keeps = names_of(scopes, Scope.PERSONAL) or config.fine_tuning or priors(config)
+    keeps = keeps or (
+        config.row.local_model == "kept" and method not in ("mr-mtl", "l2gd", "pfedme")
+    )
     assert bool(grid.secrets) == bool(keeps)
 
 

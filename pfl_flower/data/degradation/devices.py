@@ -11,11 +11,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from pfl_flower.config.validators import split_words
 from pfl_flower.data.degradation.imputation import FILLING, IMPUTATIONS
 from pfl_flower.data.moments import KnownValues
 from pfl_flower.data.schema import DataError
 from pfl_flower.data.settings import DataSettings
+from pfl_flower.utils.text import split_words
 from strategies.randomness import generator
 
 Floats = NDArray[np.float64]

@@ -6,7 +6,7 @@ import torch
 from flwr.app import Message, RecordDict
 from torch import nn
 
-from clients import GroupedClient, PersonalState, Regression, assign_scopes, client_app, evaluate
+from clients import ClusteredClient, PersonalState, Regression, assign_scopes, client_app, evaluate
 from clients.clustered.start_gradient import start_gradient
 from clients.loaders import in_memory_loader
 from pfl_flower.grid import InProcessGrid
@@ -23,7 +23,7 @@ def grouped(personal="head", count=20, model=None, records=None, shuffle=False, 
     loader = in_memory_loader(*examples(count), max(count, 1), shuffle)
     validation = options.pop("validation", in_memory_loader(*examples(12, seed=99), 5))
     state = PersonalState(RecordDict() if records is None else records)
-    return GroupedClient(model, scopes, loader, validation, state=state, **options)
+    return ClusteredClient(model, scopes, loader, validation, state=state, **options)
 
 
 def start(client):
@@ -180,7 +180,7 @@ def test_the_reliability_is_that_of_noise_where_labels_are_noise():
     model = nn.Sequential(nn.Linear(4, 3, bias=False))
     found = []
     for seed in range(20):
-        client = GroupedClient(
+        client = ClusteredClient(
             model,
             assign_scopes(model, group="rest"),
             in_memory_loader(inputs, targets[torch.randperm(40)], 40),
@@ -194,7 +194,7 @@ def test_numbers_have_gradients_too():
     inputs, _ = examples(30)
     model = nn.Linear(4, 1)
     scopes, loader = assign_scopes(model, group="rest"), in_memory_loader(inputs, inputs[:, 0], 30)
-    client = GroupedClient(model, scopes, loader, task=Regression())
+    client = ClusteredClient(model, scopes, loader, task=Regression())
     vector, count, metrics = gradient(client)
     errors = model(inputs).detach()[:, 0] - inputs[:, 0]
     expected = torch.cat([2 * errors @ inputs / 30, 2 * errors.mean()[None]])
@@ -291,7 +291,7 @@ def test_a_client_that_joins_is_asked_about_the_examples_it_joins_with():
             return iter([(inputs[order], targets[order])])
 
     model = TinyNet()
-    client = GroupedClient(
+    client = ClusteredClient(
         model, assign_scopes(model, "head", "rest"), Recording(), num_examples=20, partition_id=1
     )
     joins = {"adaptation-examples": 6, "adaptation-steps": 1, "server-round": 3}
@@ -374,7 +374,7 @@ def test_a_plain_client_says_what_is_needed(kind):
     for reply in ask(kind, named(), build_plain, loss_groups="0"):
         assert reply.has_error()
         assert "a PersonalClient tells no gradient and no losses" in reply.error.reason
-        assert "must be a GroupedClient" in reply.error.reason
+        assert "must be a ClusteredClient" in reply.error.reason
 
 
 def test_a_client_without_examples_answers_with_an_error():

@@ -24,7 +24,7 @@ from clients.hierarchical.hierarchical_bayes import prior_parameters
 from clients.inference.gaussian_posterior import Gaussian, PosteriorAverage, mixture
 from clients.task import Classification
 from pfl_flower.engines import simulate
-from pfl_flower.methods.table import METHODS
+from pfl_flower.methods import METHODS
 from strategies import HierarchicalBayes
 from tests.helpers import TinyNet, examples
 

@@ -62,7 +62,7 @@ def fit(client, server_round, arrays=None):
 def test_without_pulls_it_is_plain_fine_tuning_bitwise():
     records, plain = RecordDict(), TinyNet()
     for server_round, number in enumerate([0, 0, 1, 1, 2], start=1):
-        client = make(records, task(number), announced=number, strength=0.0)
+        client = make(records, task(number), announced=number, lambda_=0.0)
         received = [
             np.asarray(values * 0 + 0.5, values.dtype) for values in client.get_parameters({})
         ]
@@ -91,7 +91,7 @@ def test_the_fixed_point_is_the_closed_form(strength, mu):
             proximal_rules=(ProximalRule(Scope.SHARED, "received", mu),) if number else (),
             task=Regression(),
             state=PersonalState(records),
-            strength=strength,
+            lambda_=strength,
             task_id=number,
         )
 
@@ -106,10 +106,10 @@ def test_at_infinity_what_matters_stays_and_the_rest_is_free():
     records = RecordDict()
     inputs, targets = task(0)
     inputs[:, 3] = 0.0  # the last feature never mattered
-    fit(make(records, (inputs, targets), strength=math.inf), 1)
-    before = kept(make(records, strength=math.inf)).part("own")
-    fit(make(records, task(1), announced=1, strength=math.inf), 2)
-    after = kept(make(records, strength=math.inf))
+    fit(make(records, (inputs, targets), lambda_=math.inf), 1)
+    before = kept(make(records, lambda_=math.inf)).part("own")
+    fit(make(records, task(1), announced=1, lambda_=math.inf), 2)
+    after = kept(make(records, lambda_=math.inf))
     fisher = after.part("fisher")
     assert (fisher["body.weight"][:, 3] == 0).all()
     for name, value in fisher.items():
@@ -128,11 +128,11 @@ def test_infinity_times_zero_is_zero():
 
 def test_batch_norm_keeps_the_statistics_under_which_the_memory_was_taken():
     records = RecordDict()
-    fit(make(records, strength=1.0), 1)
+    fit(make(records, lambda_=1.0), 1)
     before = kept(make(records)).part("own")
     assert before["bn.running_mean"].any()
     inputs, targets = task(1)
-    fit(make(records, (inputs + 3.0, targets), announced=1, strength=1.0), 2)
+    fit(make(records, (inputs + 3.0, targets), announced=1, lambda_=1.0), 2)
     after = kept(make(records)).part("own")
     for name in ("bn.running_mean", "bn.running_var", "bn.num_batches_tracked"):
         assert torch.equal(after[name], before[name])
@@ -141,11 +141,11 @@ def test_batch_norm_keeps_the_statistics_under_which_the_memory_was_taken():
 
 def test_fisher_information_of_an_older_model_is_not_kept():
     records = RecordDict()
-    fit(make(records, strength=1.0), 1)
+    fit(make(records, lambda_=1.0), 1)
     assert kept(make(records)).part("recent")
-    fit(make(records, strength=0.0), 2)
+    fit(make(records, lambda_=0.0), 2)
     assert not any(t.any() for t in kept(make(records)).part("recent").values())
-    fit(make(records, task(1), announced=1, strength=1.0), 3)  # nothing to consolidate
+    fit(make(records, task(1), announced=1, lambda_=1.0), 3)  # nothing to consolidate
     assert not any(t.any() for t in kept(make(records)).part("fisher").values())
 
 
@@ -161,7 +161,7 @@ def test_the_fisher_pull_preserves_the_old():
         records = RecordDict()
         for server_round in range(1, 21):
             number = int(server_round > 10)
-            client = make(records, task(number), announced=number, strength=strength)
+            client = make(records, task(number), announced=number, lambda_=strength)
             fit(client, server_round)
         losses[strength] = accuracy(client, task(0))
     assert losses[0.0] < losses[30.0] - 0.2
@@ -180,14 +180,14 @@ def test_an_announced_change_makes_the_last_task_part_of_the_memory():
     fit(make(records), 2)
     second = kept(make(records))
     assert not second.part("anchor")
-    client = make(records, task(1), announced=1, decay=0.5)
+    client = make(records, task(1), announced=1, fisher_decay=0.5)
     fit(client, 3)
     third = kept(client)
     for name, value in second.part("recent").items():
         assert torch.equal(third.part("fisher")[name], value)
         assert torch.equal(third.part("anchor")[name], second.part("own")[name])
     assert (int(third.arrays[TASK]), int(third.arrays[TASKS])) == (1, 2)
-    fit(make(records, task(2), announced=2, decay=0.5), 4)
+    fit(make(records, task(2), announced=2, fisher_decay=0.5), 4)
     fourth = kept(make(records))
     for name, value in third.part("recent").items():
         torch.testing.assert_close(
@@ -250,7 +250,7 @@ def test_a_class_that_the_old_head_never_saw_is_learnt():
     old, new = task(0, 60), task(1, 60)
     old = tuple(part[old[1] != 2] for part in old)
     for server_round in range(1, 11):
-        fit(make(records, old, strength=1.0), server_round)
+        fit(make(records, old, lambda_=1.0), server_round)
     memory = kept(make(records)).part("recent")["head.bias"]
     assert memory[2] < memory[:2].min()  # what it never saw it is freest to change
     only = tuple(part[new[1] == 2] for part in new)
@@ -258,7 +258,7 @@ def test_a_class_that_the_old_head_never_saw_is_learnt():
     client.evaluate(client.get_parameters({}), {})
     assert accuracy(client, only) == 0.0
     for server_round in range(11, 31):
-        client = make(records, new, announced=1, strength=1.0)
+        client = make(records, new, announced=1, lambda_=1.0)
         fit(client, server_round)
     assert accuracy(client, only) > 0.6
 
@@ -286,7 +286,7 @@ def test_no_strength_is_too_large_for_a_learning_rate():
             records,
             task(server_round),
             announced=server_round,
-            strength=1e6,
+            lambda_=1e6,
             mu=1e6,
             optimization=big,
         )

@@ -88,7 +88,7 @@ def envelope_mean(strength):
 
 @pytest.mark.parametrize("strength", [0.0, 0.3, 2.0, 100.0])
 def test_ditto_ends_at_its_closed_form(strength):
-    anchor, mine = Quadratics(DittoClient, rate=0.2, strength=strength).run(150)
+    anchor, mine = Quadratics(DittoClient, rate=0.2, lambda_=strength).run(150)
     assert anchor == pytest.approx(CURVATURES @ OPTIMA / CURVATURES.sum(), abs=1e-8)
     expected = (CURVATURES * OPTIMA + strength * anchor) / (CURVATURES + strength)
     np.testing.assert_allclose(mine, expected, atol=1e-5)
@@ -97,7 +97,7 @@ def test_ditto_ends_at_its_closed_form(strength):
 @pytest.mark.parametrize("strength", [0.3, 2.0, 20.0])
 @pytest.mark.parametrize("steps", [1, 4])
 def test_mr_mtl_ends_at_its_closed_form_which_is_not_dittos(strength, steps):
-    anchor, mine = Quadratics(MRMTLClient, steps, rate=0.2, strength=strength).run(250)
+    anchor, mine = Quadratics(MRMTLClient, steps, rate=0.2, lambda_=strength).run(250)
     assert anchor == pytest.approx(envelope_mean(strength), abs=1e-5)
     expected = (CURVATURES * OPTIMA + strength * anchor) / (CURVATURES + strength)
     np.testing.assert_allclose(mine, expected, atol=1e-5)
@@ -105,7 +105,7 @@ def test_mr_mtl_ends_at_its_closed_form_which_is_not_dittos(strength, steps):
 
 
 def test_mr_mtls_anchor_is_the_mean_of_all_when_only_some_take_part():
-    clients = Quadratics(MRMTLClient, 4, rate=0.2, strength=2.0, participation=2 / 3)
+    clients = Quadratics(MRMTLClient, 4, rate=0.2, lambda_=2.0, participation=2 / 3)
     anchor, mine = clients.run(400, per_round=2)
     assert anchor == pytest.approx(mine.mean(), abs=1e-9)
     assert anchor == pytest.approx(envelope_mean(2.0), abs=1e-5)
@@ -113,7 +113,7 @@ def test_mr_mtls_anchor_is_the_mean_of_all_when_only_some_take_part():
 
 @pytest.mark.parametrize("strength", [0.5, 3.0])
 def test_pfedme_ends_at_the_minimizer_of_the_envelopes(strength):
-    clients = Quadratics(PFedMeClient, strength=strength, inner_steps=25, outer_learning_rate=0.25)
+    clients = Quadratics(PFedMeClient, lambda_=strength, inner_steps=25, outer_learning_rate=0.25)
     anchor, mine = clients.run(120)
     assert anchor == pytest.approx(envelope_mean(strength), abs=1e-5)
     expected = (CURVATURES * OPTIMA + strength * anchor) / (CURVATURES + strength)
@@ -143,7 +143,7 @@ def test_l2gd_takes_the_steps_that_its_coins_say():
     assert runs[:, 1].mean() == pytest.approx(4.0, rel=0.05)
     assert runs[:, 0].mean() == pytest.approx(4 / 3, rel=0.05)
     # momentum would upset the balance with averaging, so there is none
-    clients = Quadratics(L2GDClient, momentum=0.9, strength=0.0, averaging_probability=0.3)
+    clients = Quadratics(L2GDClient, momentum=0.9, lambda_=0.0, averaging_probability=0.3)
     client = clients.client(1)
     client.fit([np.array([[0.7]])], {"server-round": 1})
     theta = 0.7
@@ -162,7 +162,7 @@ def test_averaging_leaves_the_mean_of_all_where_it_is():
 
 
 def test_apfl_ends_at_its_closed_form():
-    anchor, mine = Quadratics(APFLClient, alpha=0.6).run(250)
+    anchor, mine = Quadratics(APFLClient, mixing=0.6).run(250)
     assert anchor == pytest.approx(CURVATURES @ OPTIMA / CURVATURES.sum(), abs=1e-6)
     # v belongs to the w of the last local step, half a step away from the mean that is sent
     local = anchor - 0.1 * CURVATURES * (anchor - OPTIMA)
@@ -223,7 +223,7 @@ def test_own_models_stay_on_the_device(kind):
 
 
 def test_ditto_at_zero_is_training_alone_and_sends_what_fedavg_sends():
-    client = make(DittoClient, strength=0.0)
+    client = make(DittoClient, lambda_=0.0)
     start = client.get_parameters({})
     sent = play(client, 1)
     alone = TinyNet()
@@ -240,7 +240,7 @@ def test_ditto_at_zero_is_training_alone_and_sends_what_fedavg_sends():
 
 @pytest.mark.parametrize("kind", [DittoClient, MRMTLClient, PFedMeClient, L2GDClient])
 def test_at_infinity_the_own_model_is_the_shared_one(kind):
-    client = make(kind, strength=math.inf)
+    client = make(kind, lambda_=math.inf)
     play(client, 2)
     # and a resumed run finds that the client was there
     asked = {"properties": "personal-round", "server-round": 3}
@@ -252,8 +252,8 @@ def test_at_infinity_the_own_model_is_the_shared_one(kind):
 
 def test_at_infinity_a_model_of_before_is_forgotten():
     records = RecordDict()
-    play(make(DittoClient, records, strength=0.3), 2)
-    client = make(DittoClient, records, strength=math.inf)
+    play(make(DittoClient, records, lambda_=0.3), 2)
+    client = make(DittoClient, records, lambda_=math.inf)
     received = client.get_parameters({})
     client.evaluate(received, {"server-round": 3})
     assert np.array_equal(flat(client.get_parameters({})), flat(received))
@@ -276,7 +276,7 @@ def test_a_choice_takes_the_best_and_of_equals_the_first():
 
 
 def test_a_large_finite_strength_ends_near_the_anchor():
-    client = make(DittoClient, strength=1e8)
+    client = make(DittoClient, lambda_=1e8)
     start = client.get_parameters({})
     client.fit(start, {"server-round": 1})
     for name, values in zip(client.shared_names, start, strict=True):
@@ -286,7 +286,7 @@ def test_a_large_finite_strength_ends_near_the_anchor():
 
 def test_the_anchor_is_what_was_received_and_not_what_was_trained():
     # with a pull this strong, an anchor that moved with training would show
-    client = make(DittoClient, strength=1e6)
+    client = make(DittoClient, lambda_=1e6)
     start = client.get_parameters({})
     sent, _, _ = client.fit(start, {"server-round": 1})
     place = client.shared_names.index("head.weight")
@@ -295,7 +295,7 @@ def test_the_anchor_is_what_was_received_and_not_what_was_trained():
 
 
 def test_own_batch_norm_statistics_are_the_clients_own():
-    client = make(DittoClient, strength=0.3)
+    client = make(DittoClient, lambda_=0.3)
     start = client.get_parameters({})
     client.fit(start, {"server-round": 1})
     place = client.shared_names.index("bn.num_batches_tracked")
@@ -327,20 +327,20 @@ def test_bad_strengths(options, words):
 
 def test_strengths_with_which_a_step_would_overshoot_say_the_largest():
     with pytest.raises(ValueError, match="lambda 101 .* at most 100 "):
-        make(PFedMeClient, strength=101.0)
+        make(PFedMeClient, lambda_=101.0)
     sgd = Optimization(learning_rate=0.1)
-    make(L2GDClient, strength=1.1, optimization=sgd, averaging_probability=0.1)
+    make(L2GDClient, lambda_=1.1, optimization=sgd, averaging_probability=0.1)
     with pytest.raises(ValueError, match="lambda 1.2 .* at most 1.111"):
-        make(L2GDClient, strength=1.2, optimization=sgd, averaging_probability=0.1)
-    assert make(L2GDClient, strength=1.0, optimization=sgd).averaging_probability == 0.1
-    steep = make(L2GDClient, strength=(1.0, 90.0, math.inf), optimization=sgd)
+        make(L2GDClient, lambda_=1.2, optimization=sgd, averaging_probability=0.1)
+    assert make(L2GDClient, lambda_=1.0, optimization=sgd).averaging_probability == 0.1
+    steep = make(L2GDClient, lambda_=(1.0, 90.0, math.inf), optimization=sgd)
     assert steep.averaging_probability == pytest.approx(0.9)
     with pytest.raises(ValueError, match="averaging_probability must be in"):
-        make(L2GDClient, strength=0.1, averaging_probability=0.0)
+        make(L2GDClient, lambda_=0.1, averaging_probability=0.0)
 
 
 def test_no_strength_is_too_large_for_a_learning_rate():
-    client = make(DittoClient, strength=1e6, optimization=Optimization(learning_rate=0.5))
+    client = make(DittoClient, lambda_=1e6, optimization=Optimization(learning_rate=0.5))
     assert np.isfinite(flat(play(client, 5))).all()
     assert all(torch.isfinite(value).all() for value in own(client).values())
 
@@ -348,7 +348,7 @@ def test_no_strength_is_too_large_for_a_learning_rate():
 def test_a_strength_from_the_amount_of_data():
     assert strength_for(50, 0.5) == pytest.approx(1 / (50 * 0.25))
     assert strength_for(0, 0.5) == math.inf
-    assert make(DittoClient, count=20, tau=0.5).strengths == (1 / (20 * 0.25),)
+    assert make(DittoClient, count=20, tau=0.5).lambdas == (1 / (20 * 0.25),)
     client = make(DittoClient, count=20, tau=0.5)
     play(client, 1)
     assert client.evaluate(client.get_parameters({}), {})[2]["lambda"] == pytest.approx(0.2)
@@ -356,14 +356,14 @@ def test_a_strength_from_the_amount_of_data():
 
 def test_auto_takes_what_validation_says_and_reports_it():
     grid = (0.0, 0.3, math.inf)
-    client = make(DittoClient, strength=grid, count=40)
+    client = make(DittoClient, lambda_=grid, count=40)
     sent = play(client, 5)
     _, _, metrics = client.evaluate(sent, {"server-round": 5})
     chosen = metrics["lambda"]
     assert chosen in grid
     scores = {}
     for strength in grid:
-        alone = make(DittoClient, strength=strength, count=40)
+        alone = make(DittoClient, lambda_=strength, count=40)
         assert np.array_equal(flat(play(alone, 5)), flat(sent))  # Ditto's anchor ignores lambda
         _, _, found = alone.evaluate(sent, {"server-round": 5})
         scores[strength] = found["validation-accuracy"], -found["validation-loss"]
@@ -375,17 +375,17 @@ def test_auto_takes_what_validation_says_and_reports_it():
 @pytest.mark.parametrize("kind", [DittoClient, MRMTLClient, PFedMeClient, L2GDClient])
 def test_each_candidate_is_trained_as_if_it_were_alone(kind):
     grid = (0.1, 0.5, 0.9, math.inf)
-    together = make(kind, strength=grid)
+    together = make(kind, lambda_=grid)
     together.fit(together.get_parameters({}), {"server-round": 1})
     for strength in grid[:3]:
-        alone = make(kind, strength=strength)
+        alone = make(kind, lambda_=strength)
         alone.fit(alone.get_parameters({}), {"server-round": 1})
         for name, value in own(together, f"own-{strength:g}").items():
             assert torch.equal(value, own(alone)[name]), (strength, name)
 
 
 def test_what_a_client_received_is_not_moved_by_its_training():
-    client = make(PFedMeClient, strength=15.0)
+    client = make(PFedMeClient, lambda_=15.0)
     before = [values.copy() for values in client.get_parameters({})]
     received = [values.copy() for values in before]
     client.fit(received, {"server-round": 1})
@@ -404,13 +404,13 @@ def test_nothing_of_the_shared_model_can_be_personal(kind):
 
 
 def test_auto_with_too_few_validation_examples_takes_the_middle():
-    client = make(DittoClient, strength=(0.0, 0.3, math.inf), validation=3)
+    client = make(DittoClient, lambda_=(0.0, 0.3, math.inf), validation=3)
     sent = play(client, 1)
     assert client.evaluate(sent, {"server-round": 1})[2]["lambda"] == 0.3
 
 
 def test_auto_of_mr_mtl_sends_the_chosen_model():
-    client = make(MRMTLClient, strength=(0.0, 100.0))
+    client = make(MRMTLClient, lambda_=(0.0, 100.0))
     sent = play(client, 3)
     chosen = client.evaluate(sent, {"server-round": 3})[2]["lambda"]
     kept = own(client, f"own-{chosen:g}")
@@ -421,7 +421,7 @@ def test_auto_of_mr_mtl_sends_the_chosen_model():
 def test_an_unseen_client_trains_the_received_model_under_the_tether():
     start = TinyNet().state_dict()
     for strength, moves in ((0.0, True), (1e9, False), (math.inf, False)):
-        client = make(DittoClient, strength=strength)
+        client = make(DittoClient, lambda_=strength)
         client.evaluate(
             client.get_parameters({}), {"adaptation-examples": 8, "adaptation-steps": 5}
         )
@@ -435,8 +435,8 @@ def test_personal_state_of_another_objective_is_refused(tmp_path):
         made.state = PersonalState(RecordDict(), method, client="c", directory=tmp_path)
         return made
 
-    play(client(DittoClient, "ditto", strength=0.3), 1)
-    play(client(DittoClient, "ditto", strength=1.0), 1)  # another lambda goes on from there
+    play(client(DittoClient, "ditto", lambda_=0.3), 1)
+    play(client(DittoClient, "ditto", lambda_=1.0), 1)  # another lambda goes on from there
     for kind, method, options in (
         (MRMTLClient, "mr-mtl", {"strength": 0.3}),
         (APFLClient, "apfl", {}),
@@ -491,11 +491,11 @@ def test_alpha_adapts_within_its_bounds_and_a_stated_one_does_not():
     alpha = float(client.state.load(client._spec).arrays["mixing/alpha"])
     assert 0 <= alpha <= 1
     assert alpha != 0.5
-    fixed = make(APFLClient, alpha=0.25)
+    fixed = make(APFLClient, mixing=0.25)
     play(fixed, 2)
     assert float(fixed.state.load(fixed._spec).arrays["mixing/alpha"]) == 0.25
     with pytest.raises(ValueError, match=r"alpha must be in \[0, 1\], got 1.5"):
-        make(APFLClient, alpha=1.5)
+        make(APFLClient, mixing=1.5)
 
 
 def test_a_mixture_has_the_running_statistics_that_were_taken_of_it():
@@ -511,15 +511,15 @@ def test_a_mixture_has_the_running_statistics_that_were_taken_of_it():
 
 def test_an_unseen_client_of_apfl_fits_its_mixture_unless_that_is_the_shared_model():
     for alpha, moves in ((0.0, False), (0.5, True), (None, True)):
-        client = make(APFLClient, alpha=alpha)
+        client = make(APFLClient, mixing=alpha)
         received = client.get_parameters({})
         client.evaluate(received, {"adaptation-examples": 8, "adaptation-steps": 5})
         assert np.array_equal(flat(received), flat(client.get_parameters({}))) is not moves
 
 
 def test_apfl_at_one_trains_alone_and_at_zero_is_fedavg():
-    alone = make(APFLClient, alpha=1.0)
-    fedavg = make(APFLClient, alpha=0.0)
+    alone = make(APFLClient, mixing=1.0)
+    fedavg = make(APFLClient, mixing=0.0)
     sent = play(alone, 1)
     plain = TinyNet()
     with alone._random(1, "train"):

@@ -5,7 +5,8 @@ import pytest
 
 from pfl_flower.client.node_config import Node, node_of, number_of
 from pfl_flower.client_app import make_app
-from pfl_flower.config.run_config import ConfigError, RunConfig
+from pfl_flower.config.errors import ConfigError
+from pfl_flower.config.run_config import RunConfig
 from pfl_flower.data import DataSettings
 from pfl_flower.grid import InProcessGrid
 from pfl_flower.server.run import play

@@ -17,10 +17,11 @@ from pfl_flower.comparison.guarded import safeguarded
 from pfl_flower.comparison.scores import recommend
 from pfl_flower.comparison.selection import client_name, select_round
 from pfl_flower.comparison.tables import client_rows
-from pfl_flower.config.run_config import ConfigError, RunConfig
+from pfl_flower.config.errors import ConfigError
+from pfl_flower.config.run_config import RunConfig
 from pfl_flower.data import DataError
 from pfl_flower.engines import simulate
-from pfl_flower.methods.table import METHODS
+from pfl_flower.methods import METHODS
 from simulations.__main__ import main
 from tests.helpers import data_for
 

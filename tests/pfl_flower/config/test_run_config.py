@@ -6,10 +6,11 @@ import pytest
 from clients import ProximalRule, Scope
 from pfl_flower.client.node_config import Node, node_of
 from pfl_flower.client_app import make_app
-from pfl_flower.config.run_config import ConfigError, RunConfig
+from pfl_flower.config.errors import ConfigError
+from pfl_flower.config.run_config import RunConfig
 from pfl_flower.engines import simulate
 from pfl_flower.grid import InProcessGrid
-from pfl_flower.methods.table import METHODS
+from pfl_flower.methods import METHODS
 from pfl_flower.server.discovery import FederationError, wait_for_clients
 from tests.helpers import data_for
 

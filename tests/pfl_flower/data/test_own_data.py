@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from pfl_flower.client_app import make_app
-from pfl_flower.config.run_config import ConfigError, RunConfig
+from pfl_flower.config.errors import ConfigError
+from pfl_flower.config.run_config import RunConfig
 from pfl_flower.data import DataSettings, Federation, number_of_clients
 from pfl_flower.data.moments import FEWEST_ROWS
 from pfl_flower.data.schema import merge_schemas

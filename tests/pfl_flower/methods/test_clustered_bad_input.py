@@ -12,11 +12,12 @@ from safetensors.numpy import load_file
 
 from clients import PersonalClient
 from pfl_flower.client_app import make_app
-from pfl_flower.config.run_config import ConfigError, RunConfig
+from pfl_flower.config.errors import ConfigError
+from pfl_flower.config.run_config import RunConfig
 from pfl_flower.data import Federation
 from pfl_flower.engines import simulate
 from pfl_flower.grid import InProcessGrid
-from pfl_flower.methods.table import METHODS
+from pfl_flower.methods import METHODS
 from pfl_flower.results.files import describe, write
 from pfl_flower.server.run import play
 from strategies import NO_GROUP
@@ -275,7 +276,7 @@ def test_clients_that_know_no_such_query_are_in_none_and_it_is_fedavg(method, mo
     assert accuracy(run) == accuracy(fedavg)
     assert bits(run.arrays) == bits(fedavg.arrays)
     assert set(run.grouping.groups.values()) <= {NO_GROUP}
-    assert "it must be a GroupedClient" in log.text
+    assert "it must be a ClusteredClient" in log.text
     assert "no client is in a group" in describe([run])[0]
 
 

@@ -10,11 +10,12 @@ import pytest
 from clients import Scope
 from clients.adaptation import ALL
 from clients.scopes import names_of
-from pfl_flower.client_app import initial_model, make_app, scopes_of
+from pfl_flower.client_app import make_app
 from pfl_flower.config.run_config import RunConfig
 from pfl_flower.data import Federation
 from pfl_flower.engines import simulate
 from pfl_flower.grid import InProcessGrid
+from pfl_flower.model_setup import initial_model, model_setup
 from pfl_flower.server.fallback import FALLBACKS
 from pfl_flower.server.run import play
 from pfl_flower.subgrid import GridWithout
@@ -209,7 +210,7 @@ def test_nothing_personal_is_in_any_message(method, personal):
     options = {"method": method, "personal": personal}
     options |= {"projection-size": 0} if method == "gradient-clusters" else {}
     (run,), grid = played(options, Lengths)
-    scopes = scopes_of(run.config)
+    scopes = model_setup(run.config).scopes
     grouped = names_of(scopes, Scope.GROUP)
     assert set(run.arrays) == set(grouped)
     assert all(set(model) == set(grouped) for model in run.grouping.models.values())

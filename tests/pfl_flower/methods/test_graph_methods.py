@@ -5,10 +5,12 @@ import pytest
 from flwr.app import Context, RecordDict
 
 from clients.scopes import Scope, ScopeError
-from pfl_flower.client_app import build_client, scopes_of
-from pfl_flower.config.run_config import ConfigError, RunConfig
+from pfl_flower.client.build import build_client
+from pfl_flower.config.errors import ConfigError
+from pfl_flower.config.run_config import RunConfig
 from pfl_flower.engines import simulate
-from pfl_flower.methods.table import METHODS
+from pfl_flower.methods import METHODS
+from pfl_flower.model_setup import model_setup
 from pfl_flower.results.files import describe, write
 from strategies.arrays import view
 from tests.pfl_flower.methods.test_graph_runs import SMALL, metrics_of
@@ -170,7 +172,7 @@ def test_what_is_personal_is_not_the_communitys():
         {"dataset": "social", "partition": "natural", "method": "community-adapters"}
         | {"personal": "head"}
     )
-    scopes = scopes_of(config)
+    scopes = model_setup(config).scopes
     assert {scopes[n] for n in scopes if n.startswith("head")} == {Scope.PERSONAL}
     assert {scopes[n] for n in scopes if n.startswith("adapter")} == {Scope.GROUP}
 

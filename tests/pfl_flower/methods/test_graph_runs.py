@@ -10,7 +10,8 @@ import torch
 
 from clients import Scope
 from clients.graphs.graph import Graph
-from pfl_flower.client_app import build_client, initial_model, make_app, scopes_of
+from pfl_flower.client.build import build_client
+from pfl_flower.client_app import make_app
 from pfl_flower.config.run_config import RunConfig
 from pfl_flower.data import Federation, federation
 from pfl_flower.data.partition import benchmark_clients as pooled
@@ -18,6 +19,7 @@ from pfl_flower.data.partition.link_split import link_splits
 from pfl_flower.data.subgraph import both_ways, connections
 from pfl_flower.engines import simulate
 from pfl_flower.grid import InProcessGrid
+from pfl_flower.model_setup import initial_model, model_setup
 from pfl_flower.results.method_run import select
 from pfl_flower.server.discovery import FederationError
 from pfl_flower.server.run import play
@@ -115,7 +117,7 @@ def test_one_community_is_fedavg_of_everything_bitwise():
 def test_arrays_of_a_community_are_means_inside_it_and_the_others_over_everybody():
     run, grid = on_grid(COMMUNITIES, 8, Recording)
     assert run.grouping.groups == {client: client // 2 for client in range(8)}
-    scopes = scopes_of(run.config)
+    scopes = model_setup(run.config).scopes
     for (number, client), received in grid.sent.items():
         if number == 1:
             continue

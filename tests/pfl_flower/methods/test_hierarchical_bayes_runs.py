@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from pfl_flower.config.run_config import ConfigError, RunConfig
+from pfl_flower.config.errors import ConfigError
+from pfl_flower.config.run_config import RunConfig
 from pfl_flower.engines import simulate
 from pfl_flower.results.files import write
 from tests.helpers import decoded

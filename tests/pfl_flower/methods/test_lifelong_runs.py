@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import settings as quickly
 from hypothesis import strategies as st
 
-from pfl_flower.config.run_config import ConfigError, RunConfig
+from pfl_flower.config.errors import ConfigError
+from pfl_flower.config.run_config import RunConfig
 from pfl_flower.data import DataError, DataSettings, Federation
 from pfl_flower.data.client_data import phase_starts
 from pfl_flower.data.partition import benchmark_clients as pooled

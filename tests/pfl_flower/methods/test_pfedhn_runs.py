@@ -11,11 +11,14 @@ from flwr.app import Context, Message, RecordDict
 from clients import Scope
 from clients.adaptation import ALL
 from clients.scopes import names_of
-from pfl_flower.client_app import build_client, initial_model, make_app, scopes_of
-from pfl_flower.config.run_config import ConfigError, RunConfig
+from pfl_flower.client.build import build_client
+from pfl_flower.client_app import make_app
+from pfl_flower.config.errors import ConfigError
+from pfl_flower.config.run_config import RunConfig
 from pfl_flower.data import Federation, federation
 from pfl_flower.engines import simulate
 from pfl_flower.grid import InProcessGrid
+from pfl_flower.model_setup import initial_model, model_setup
 from pfl_flower.results.files import describe, write
 from pfl_flower.server.holdout import LOCAL_EXAMPLES, choose_unseen
 from pfl_flower.server.run import play
@@ -207,7 +210,7 @@ def test_a_node_whose_metadata_are_a_mistake_tells_the_run_and_does_not_end_it()
 
 def test_every_client_is_sent_its_own_parameters_and_everybodys_buffers():
     (run,), grid = played(grid=Recording, norm="batch", model="cnn")
-    scopes = scopes_of(run.config)
+    scopes = model_setup(run.config).scopes
     parameters = set(run.hypernetwork.shapes)
     buffers = set(scopes) - parameters
     assert buffers
@@ -276,7 +279,7 @@ def test_a_personal_head_stays_at_home():
     config = RunConfig.parse(BASE | {"personal": "head", "wait": 0.0})
     grid = Inspected(make_app(config.dump()), 3)
     (run,) = play(grid, config)
-    scopes = scopes_of(config)
+    scopes = model_setup(config).scopes
     personal = set(names_of(scopes, Scope.PERSONAL))
     assert personal == {"head.weight", "head.bias"}
     assert set(run.hypernetwork.shapes) == set(scopes) - personal

@@ -5,7 +5,8 @@ import pytest
 from flwr.app import MetricRecord
 
 from pfl_flower.client_app import make_app
-from pfl_flower.config.run_config import ConfigError, RunConfig
+from pfl_flower.config.errors import ConfigError
+from pfl_flower.config.run_config import RunConfig
 from pfl_flower.data import federation
 from pfl_flower.engines import simulate
 from pfl_flower.grid import InProcessGrid

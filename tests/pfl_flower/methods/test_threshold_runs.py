@@ -12,7 +12,8 @@ import torch
 from clients.thresholds.rules import RULES
 from clients.thresholds.threshold_client import SCORES, ThresholdClient
 from pfl_flower.client_app import make_app
-from pfl_flower.config.run_config import ConfigError, RunConfig
+from pfl_flower.config.errors import ConfigError
+from pfl_flower.config.run_config import RunConfig
 from pfl_flower.data import federation
 from pfl_flower.data.sources.hospitals import SIZES, TESTS, hospitals_of
 from pfl_flower.engines import simulate

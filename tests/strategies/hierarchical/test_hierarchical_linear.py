@@ -3,7 +3,8 @@ import pytest
 from flwr.app import ConfigRecord
 
 from pfl_flower.client_app import make_app
-from pfl_flower.config.run_config import ConfigError, RunConfig
+from pfl_flower.config.errors import ConfigError
+from pfl_flower.config.run_config import RunConfig
 from pfl_flower.engines import simulate
 from pfl_flower.grid import InProcessGrid
 from pfl_flower.results.files import write

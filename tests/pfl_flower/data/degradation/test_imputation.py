@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from pfl_flower.client_app import build_client
+from pfl_flower.client.build import build_client
 from pfl_flower.config.run_config import RunConfig
 from pfl_flower.data import ClientData, DataError, DataSchema, DataSettings, Federation
 from pfl_flower.data.degradation.devices import Device

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from pfl_flower.config.run_config import ConfigError, RunConfig
+from pfl_flower.config.errors import ConfigError
+from pfl_flower.config.run_config import RunConfig
 from pfl_flower.data import DataError, DataSettings, Federation
 from pfl_flower.data.partition import benchmark_clients as pooled
 from pfl_flower.data.sources.heart_disease import FOLDER, HOSPITALS
