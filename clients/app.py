@@ -26,6 +26,8 @@ from strategies.protocol import (
     PROPERTIES,
 )
 
+__all__ = ["client_app"]
+
 
 class NamedClient(Protocol):
     """A ``NumPyClient`` whose arrays have names, such as :class:`clients.PersonalClient`."""

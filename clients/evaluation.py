@@ -21,6 +21,8 @@ from clients.training import (
     train,
 )
 
+__all__ = ["FineTuning", "evaluate", "fine_tune"]
+
 
 @dataclass(frozen=True)
 class Evaluation:

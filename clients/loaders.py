@@ -7,6 +7,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, Sampler, TensorDataset
 
+__all__ = ["in_memory_loader"]
+
 Batch = Sequence[Tensor]
 """Inputs first, targets last; the first dimension of each is the example."""
 

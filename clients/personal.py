@@ -44,6 +44,8 @@ from strategies.protocol import (
 )
 from strategies.randomness import named_seed
 
+__all__ = ["PersonalClient"]
+
 NDArrays = list[NDArray[Any]]
 Scalars = dict[str, bool | bytes | float | int | str]
 

@@ -22,6 +22,8 @@ from torch import Tensor, nn
 
 from clients.scopes import Scope
 
+__all__ = ["ProximalRule", "ProximalTerm"]
+
 Strength = float | Mapping[str, Tensor]
 
 

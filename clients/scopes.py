@@ -26,6 +26,8 @@ from fnmatch import fnmatchcase
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
+__all__ = ["Scope", "ScopeError", "assign_scopes", "components", "select"]
+
 Parts = Mapping[str, Sequence[str]]
 """Name of a part -> paths of its modules."""
 

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy, mse_loss
 
+__all__ = ["Classification", "LinkPrediction", "Regression", "Task"]
+
 Criterion = Callable[[Tensor, Tensor], Tensor]
 """(outputs, targets) -> mean loss over the examples, a scalar tensor."""
 

@@ -15,6 +15,16 @@ from clients.proximal import ProximalStep, ProximalTerm
 from clients.scopes import Scope
 from clients.task import Criterion
 
+__all__ = [
+    "Optimization",
+    "Phase",
+    "TrainingDivergedError",
+    "body_only",
+    "head_then_body",
+    "joint",
+    "train",
+]
+
 EVERYTHING = frozenset(Scope)
 
 

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from strategies.hypernetwork.network import Hypernetwork
     from strategies.hypernetwork.pfedhn import PFedHN
 
-_WITH_TORCH = {
+_LAZY = {
     "Hypernetwork": "strategies.hypernetwork.network",
     "PFedHN": "strategies.hypernetwork.pfedhn",
 }
@@ -33,8 +33,8 @@ _WITH_TORCH = {
 
 def __getattr__(name: str) -> Any:
     """Import what needs torch when it is asked for."""
-    if name in _WITH_TORCH:
-        return getattr(import_module(_WITH_TORCH[name]), name)
+    if name in _LAZY:
+        return getattr(import_module(_LAZY[name]), name)
     raise AttributeError(f"module 'strategies' has no attribute {name!r}")
 
 

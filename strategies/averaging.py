@@ -34,6 +34,8 @@ from strategies.replies import (
     take_apart,
 )
 
+__all__ = ["PartialAveraging"]
+
 MetricsAggregation = Callable[[list[RecordDict], str], MetricRecord]
 
 

@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 from strategies.arrays import Spec, difference, is_finite, spec_of, view
 from strategies.protocol import PARTITION_ID
 
+__all__ = ["ClientReport", "Reply", "mean_metrics"]
+
 Phase = Literal["train", "evaluate"]
 
 

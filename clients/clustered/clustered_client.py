@@ -24,6 +24,8 @@ from strategies.protocol import (
 )
 from strategies.randomness import generator
 
+__all__ = ["ClusteredClient"]
+
 
 class ClusteredClient(PersonalClient):
     """A :class:`PersonalClient` that a server can find a group for.

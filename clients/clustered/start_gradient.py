@@ -12,6 +12,8 @@ from clients.scopes import NORM
 from clients.task import Task
 from clients.training import device_of
 
+__all__ = ["start_gradient"]
+
 BLOCK = 512
 """Most examples whose activations are in memory at a time."""
 

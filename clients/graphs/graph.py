@@ -14,6 +14,8 @@ from torch import Tensor, nn
 
 from clients.graphs.neighbor_sampling import Neighbours, sample
 
+__all__ = ["Graph", "GraphNetwork", "bind"]
+
 
 @dataclass(frozen=True, eq=False)
 class Graph:

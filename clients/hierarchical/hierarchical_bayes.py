@@ -21,6 +21,8 @@ from clients.task import Classification
 from strategies.arrays import Spec
 from strategies.protocol import PRIOR_VARIANCE
 
+__all__ = ["HierarchicalBayesClient"]
+
 OWN_PART, PRECISION_PART = "own", "precision"
 
 

@@ -37,6 +37,8 @@ from strategies.hierarchical.mixed_effects import (
 from strategies.hierarchical.mixed_effects_em import contribution
 from strategies.protocol import PROTOCOL
 
+__all__ = ["HierarchicalLinearClient"]
+
 LEVEL = 0.9
 """Probability of the predictive intervals that are reported."""
 

@@ -11,6 +11,8 @@ from clients.loaders import Loader
 from clients.task import Classification, Task
 from clients.training import device_of
 
+__all__ = ["fisher_diagonal"]
+
 GRADIENT_VALUES = 2**22
 """Values of per-example gradients that are held at once (16 MB of float32)."""
 

@@ -19,6 +19,8 @@ from clients.state.personal_state import Snapshot, tensor_spec
 from clients.training import EVERYTHING
 from strategies.arrays import Spec
 
+__all__ = ["LifelongClient"]
+
 TASK, TASKS, LOSSES = "clock/task", "clock/tasks", "clock/losses"
 
 

@@ -24,6 +24,8 @@ from strategies.measurement_error.errors_in_variables import (
     moments_arrays,
 )
 
+__all__ = ["ErrorsInVariablesClient"]
+
 FEWEST_MEASUREMENTS = 2
 """A client calibrates if it has at least so many readings for each feature: the covariance of
 fewer would replace most of what they say by nothing."""

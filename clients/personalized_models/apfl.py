@@ -17,6 +17,8 @@ from clients.state.personal_state import Snapshot
 from clients.training import EVERYTHING
 from strategies.arrays import Spec
 
+__all__ = ["APFLClient"]
+
 START = 0.5
 """Of a mixing weight that adapts."""
 
@@ -74,8 +76,8 @@ class APFLClient(LocalModelClient):
     Parameters
     ----------
     args, kwargs : as in :class:`PersonalClient`
-    mixing : ``alpha``, weight of the own model, in [0, 1]; None: it adapts, from 0.5 on. A gradient clip
-        bounds the gradients of both models together
+    mixing : ``alpha``, weight of the own model, in [0, 1]; None: it adapts, from 0.5
+        on. A gradient clip bounds the gradients of both models together
 
     Raises
     ------

@@ -4,6 +4,8 @@ from clients.personalized_models.local_model import Values
 from clients.personalized_models.mr_mtl import MRMTLClient
 from clients.state.personal_state import Snapshot
 
+__all__ = ["DittoClient"]
+
 
 class DittoClient(MRMTLClient):
     """Ditto (Li et al. 2021, Algorithm 1): own models around the FedAvg model.

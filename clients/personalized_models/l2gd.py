@@ -12,6 +12,8 @@ from clients.personalized_models.strength import check_overshoot
 from clients.training import joint
 from strategies.randomness import generator
 
+__all__ = ["L2GDClient"]
+
 MOST_AVERAGING = 0.999
 """The largest probability of averaging that :func:`fitting_probability` returns."""
 

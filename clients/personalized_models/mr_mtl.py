@@ -14,6 +14,8 @@ from clients.scopes import Scope
 from clients.state.personal_state import Snapshot
 from clients.training import EVERYTHING
 
+__all__ = ["MRMTLClient"]
+
 FEWEST_TO_CHOOSE = 4
 """Validation examples; with fewer a client takes the middle one of its candidates."""
 

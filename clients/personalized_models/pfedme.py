@@ -8,6 +8,8 @@ from clients.personalized_models.local_model import Values
 from clients.personalized_models.mr_mtl import MRMTLClient
 from clients.personalized_models.strength import check_overshoot
 
+__all__ = ["PFedMeClient"]
+
 
 class PFedMeClient(MRMTLClient):
     """pFedMe (Dinh et al. 2020, Algorithm 1): gradient steps on Moreau envelopes.

@@ -42,6 +42,14 @@ __all__ = [
     "PersonalState",
     "PersonalStateError",
     "Snapshot",
+]
+
+__all__ = [
+    "CorruptStateError",
+    "ForeignStateError",
+    "PersonalState",
+    "PersonalStateError",
+    "Snapshot",
     "check_name",
     "tensor_spec",
 ]

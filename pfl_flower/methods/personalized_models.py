@@ -1,4 +1,4 @@
-"""Methods in which every client keeps a whole personalized model: Ditto, MR-MTL, pFedMe, APFL, L2GD.
+"""Methods with a whole personalized model a client: Ditto, MR-MTL, pFedMe, APFL and L2GD.
 
 All but APFL hold it near an anchor by ``lambda/2 ||theta_i - theta_0||^2``.
 """

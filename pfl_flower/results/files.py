@@ -149,8 +149,8 @@ def describe(runs: Sequence[MethodRun]) -> list[str]:
     personal = bool(first.parameters["personal"] or first.config.fine_tuning)
     say = first.config.row.describe or describe_model
     lines = [
-        f"{first.method}: {_everyone(len(own), first.num_clients)} {say(first, personal)}. {_quality(first)}"
-        f"{_remembered(first)}"
+        f"{first.method}: {_everyone(len(own), first.num_clients)} {say(first, personal)}. "
+        f"{_quality(first)}{_remembered(first)}"
     ]
     lines += describe_thresholds(first)
     lines += [_against(first, other) for other in runs[1:]]

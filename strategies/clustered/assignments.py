@@ -7,6 +7,8 @@ from typing import Any, NamedTuple
 from flwr.app import ArrayRecord
 from numpy.typing import NDArray
 
+__all__ = ["NO_GROUP", "Grouping", "Placement"]
+
 NO_GROUP = -1
 """Number of the group of a client that is in none."""
 

@@ -16,6 +16,8 @@ from strategies.clustered.group_averaging import GroupAveraging
 from strategies.clustered.similarity_clustering import bipartition, cosine_similarities
 from strategies.replies import Reply
 
+__all__ = ["CFL"]
+
 _ENOUGH = 0.75
 """Part of a group's members whose updates must be known before it is split."""
 

@@ -35,6 +35,8 @@ from strategies.protocol import (
 )
 from strategies.randomness import named_seed
 
+__all__ = ["GradientClusters"]
+
 
 class Signature(NamedTuple):
     """What a client told of itself.

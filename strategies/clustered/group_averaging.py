@@ -37,6 +37,8 @@ from strategies.protocol import (
 )
 from strategies.replies import ClientReport, Reply, drop_duplicates, of_clients, take_apart
 
+__all__ = ["GroupAveraging"]
+
 Means = dict[str, NDArray[Any]]
 """Name of an array -> its mean."""
 

@@ -16,6 +16,8 @@ from strategies.clustered.assignments import NO_GROUP
 from strategies.clustered.group_averaging import GroupAveraging
 from strategies.randomness import generator
 
+__all__ = ["IFCA"]
+
 _REPLANTED = 3
 """How often a model that nobody picks is planted anew; then it is given up."""
 

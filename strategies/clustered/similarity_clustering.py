@@ -16,6 +16,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+__all__ = ["ClusteringRules"]
+
 Floats = NDArray[np.float64]
 Labels = NDArray[np.int64]
 

@@ -19,6 +19,8 @@ from strategies.clustered.similarity_clustering import (
 )
 from strategies.clustered.update_directions import PullSums
 
+__all__ = ["UpdateClusters"]
+
 _ENOUGH = 0.5
 """Part of the clients met so far of which enough must be known before communities are found."""
 

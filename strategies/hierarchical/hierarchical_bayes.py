@@ -21,6 +21,8 @@ from strategies.averaging import PartialAveraging
 from strategies.protocol import PRIOR_VARIANCE
 from strategies.replies import Reply
 
+__all__ = ["HierarchicalBayes"]
+
 SMALLEST_VARIANCE = 1e-12
 """A variance that would be smaller is this: then all clients have one value, to rounding."""
 

@@ -30,6 +30,8 @@ from strategies.hierarchical.mixed_effects_em import (
 from strategies.protocol import PROTOCOL
 from strategies.replies import Reply, drop_outliers
 
+__all__ = ["HierarchicalLinear"]
+
 MEAN, COVARIANCE, UNCERTAINTY, NOISE = NAMES = ("mean", "covariance", "uncertainty", "noise")
 """Names of the arrays that travel, the same and of the same shapes both ways: ``(d,)``, ``(d, d)``,
 ``(d, d)`` and ``(2,)``, float64. Down it is the prior."""

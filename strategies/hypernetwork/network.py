@@ -18,6 +18,8 @@ from torch import Tensor, nn
 
 from strategies.hypernetwork.metadata_encoder import Columns, Metadata, encode_all
 
+__all__ = ["Hypernetwork"]
+
 Values = dict[str, Tensor]
 """Name of a parameter -> tensor."""
 

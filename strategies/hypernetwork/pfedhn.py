@@ -24,6 +24,8 @@ from strategies.protocol import METADATA, PARTITION_ID
 from strategies.randomness import named_seed
 from strategies.replies import ClientReport, Reply, drop_deviants, drop_duplicates, drop_non_finite
 
+__all__ = ["PFedHN"]
+
 
 class PFedHN(PartialAveraging):
     """Send every client parameters that a hypernetwork wrote for it, and train that network.

@@ -27,6 +27,8 @@ from strategies.measurement_error.corrected_moments import (
 )
 from strategies.replies import Reply, drop_outliers
 
+__all__ = ["ErrorsInVariables"]
+
 COEFFICIENTS, GRAM, ERRORS = NAMES = ("coefficients", "gram", "errors")
 """Names of the arrays that travel, the same and of the same shapes both ways: ``(K, d + 1)``,
 ``(d + 1, d + 1)`` and ``(d,)``, float64, for K outputs and d features. Down, the first holds the

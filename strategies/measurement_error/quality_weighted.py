@@ -15,6 +15,8 @@ from strategies.averaging import PartialAveraging
 from strategies.protocol import EFFECTIVE_EXAMPLES, MISSING_RATE, RELIABILITY
 from strategies.replies import Reply, drop_non_finite
 
+__all__ = ["QualityWeighted"]
+
 Floats = NDArray[np.float64]
 
 TIMES_EQUAL = 3.0

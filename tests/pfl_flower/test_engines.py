@@ -135,6 +135,12 @@ def priors(config):
     return names(model_setup(config))
 
 
+def setup_keeps(config):
+    """Whether clients keep a model that is not what they send."""
+    sent = ("mr-mtl", "l2gd", "pfedme")
+    return config.row.local_model == "kept" and config.method not in sent
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_nothing_personal_is_in_any_message(method):
     config = RunConfig.parse(SMALL | {"method": method} | data_for(method))
@@ -152,9 +158,7 @@ def test_nothing_personal_is_in_any_message(method):
     queries = {**asked, "ifca": 3 * 3}.get(method, 0)
     assert grid.replies == 3 + queries + 3 * 3 * 2
     keeps = names_of(scopes, Scope.PERSONAL) or config.fine_tuning or priors(config)
-    keeps = keeps or (
-        config.row.local_model == "kept" and method not in ("mr-mtl", "l2gd", "pfedme")
-    )
+    keeps = keeps or setup_keeps(config)
     assert bool(grid.secrets) == bool(keeps)
 
 
