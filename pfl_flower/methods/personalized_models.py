@@ -33,13 +33,6 @@ class AnchorKeys(MethodKeys):
         number_or(0, math.inf, "auto", "inf"),
         kind=(float, str),
     )
-    tau: float | None = key(
-        None,
-        "instead of lambda: deviation of personalized models around the anchor; "
-        "lambda = 1 / (n tau^2)",
-        between(1e-6),
-        kind=float,
-    )
 
     candidates: ClassVar[tuple[float, ...]] = (0.0, 0.1, 0.3, 1.0, math.inf)
     """What clients choose from; the ends are training alone and the shared model."""
@@ -47,14 +40,10 @@ class AnchorKeys(MethodKeys):
     @property
     def strengths(self) -> tuple[float, ...]:
         """The strengths that clients keep a model for; none where they follow from ``tau``."""
-        if self.tau is not None:
-            return ()
         return self.candidates if self.lambda_ == "auto" else (float(self.lambda_),)
 
     def check(self, config: "RunConfig") -> None:
-        """Refuse two ways to say the same, and a choice that nothing can be chosen on."""
-        if self.tau is not None and "lambda_" in config.own:
-            raise ConfigError("lambda and tau are two ways to say the same; set one", key="tau")
+        """Refuse a choice that nothing can be chosen on."""
         if self.lambda_ == "auto" and config.streams:
             raise ConfigError(
                 f"{config.dataset!r} comes in phases, and a client's validation examples are of "
@@ -65,13 +54,41 @@ class AnchorKeys(MethodKeys):
             )
 
     def client_arguments(self, build: "ClientBuild") -> dict[str, Any]:
-        """Return the strengths, or what they follow from."""
-        if self.tau is not None:
-            chosen: dict[str, Any] = {"tau": self.tau}
-        else:
-            chosen = {"lambda_": self.strengths if self.lambda_ == "auto" else self.strengths[0]}
-        chosen["participation"] = build.config.fraction_train
-        return super().client_arguments(build) | chosen
+        """Return the strengths, and the share of clients that take part in a round."""
+        return super().client_arguments(build) | {
+            "lambda_": self.strengths if self.lambda_ == "auto" else float(self.lambda_),
+            "participation": build.config.fraction_train,
+        }
+
+
+@dataclass(frozen=True)
+class DeviationKeys(AnchorKeys):
+    """Keys of a method whose strength may follow from a deviation."""
+
+    tau: float | None = key(
+        None,
+        "instead of lambda: deviation of personalized models around the anchor; "
+        "lambda = 1 / (n tau^2)",
+        between(1e-6),
+        kind=float,
+        to="client",
+    )
+
+    @property
+    def strengths(self) -> tuple[float, ...]:
+        """The strengths that clients keep a model for; none where they follow from ``tau``."""
+        return super().strengths if self.tau is None else ()
+
+    def check(self, config: "RunConfig") -> None:
+        """Refuse two ways to say the same."""
+        super().check(config)
+        if self.tau is not None and "lambda_" in config.own:
+            raise ConfigError("lambda and tau are two ways to say the same; set one", key="tau")
+
+    def client_arguments(self, build: "ClientBuild") -> dict[str, Any]:
+        """Return the strengths, or the deviation."""
+        given = super().client_arguments(build)
+        return given if self.tau is None else given | {"lambda_": None}
 
 
 @dataclass(frozen=True)
@@ -94,7 +111,7 @@ class PFedMeKeys(AnchorKeys):
 
 
 @dataclass(frozen=True)
-class L2GDKeys(AnchorKeys):
+class L2GDKeys(DeviationKeys):
     """Keys of L2GD."""
 
     averaging_probability: float | None = key(
@@ -153,7 +170,7 @@ METHODS = {
     "ditto": Method(
         summary="personalized models near the FedAvg model, which lambda holds them to",
         source="Li et al. 2021, arXiv:2012.04221",
-        keys=AnchorKeys,
+        keys=DeviationKeys,
         refuses=LOCAL_MODEL,
         local_model="kept",
         strengths=_STRENGTHS,
@@ -162,7 +179,7 @@ METHODS = {
     "mr-mtl": Method(
         summary="personalized models near their mean",
         source="Liu et al. 2022, arXiv:2206.07902",
-        keys=AnchorKeys,
+        keys=DeviationKeys,
         refuses=LOCAL_MODEL | _NO_MU,
         local_model="kept",
         strengths=_STRENGTHS,
