@@ -35,7 +35,7 @@ RENAMED_KEYS = {"cluster-sizes": "tribes", "corrupted-clients": "liars"}
 RENAMED_VALUES: dict[tuple[str, Any], Any] = {}
 """(today's key, today's value) -> the value at 351bb59."""
 
-RENAMED_NAMES: dict[str, str] = {}
+RENAMED_NAMES = {"told by the client": "declared by the client"}
 """Name of a column, an entry or a file at 351bb59 -> today's."""
 
 DROPPED_KEYS: frozenset[str] = frozenset()

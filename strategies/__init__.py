@@ -8,6 +8,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from strategies.averaging import PartialAveraging
+from strategies.client_strategy import ClientStrategy
 from strategies.clustered.assignments import NO_GROUP, Grouping, Placement
 from strategies.clustered.cfl import CFL
 from strategies.clustered.gradient_clusters import GradientClusters
@@ -20,6 +21,7 @@ from strategies.hierarchical.hierarchical_linear import HierarchicalLinear
 from strategies.measurement_error.errors_in_variables import ErrorsInVariables
 from strategies.measurement_error.quality_weighted import QualityWeighted
 from strategies.replies import ClientReport, Reply, mean_metrics
+from strategies.rounds import Round
 
 if TYPE_CHECKING:
     from strategies.hypernetwork.network import Hypernetwork
@@ -43,6 +45,7 @@ __all__ = [
     "IFCA",
     "NO_GROUP",
     "ClientReport",
+    "ClientStrategy",
     "ClusteringRules",
     "ErrorsInVariables",
     "GradientClusters",
@@ -56,6 +59,7 @@ __all__ = [
     "Placement",
     "QualityWeighted",
     "Reply",
+    "Round",
     "UpdateClusters",
     "mean_metrics",
 ]

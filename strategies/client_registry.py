@@ -1,8 +1,9 @@
-"""Which node is which client, and who takes part in a round."""
+"""Which node is which client, who takes part in a round, and questions to clients."""
 
 import time
-from collections.abc import Callable, Iterable, Sequence
-from logging import INFO
+from collections.abc import Iterable, Mapping, Sequence
+from logging import INFO, WARNING
+from typing import Any
 
 from flwr.app import ConfigRecord, Message, MessageType, RecordDict
 from flwr.common.logger import log
@@ -13,8 +14,50 @@ from strategies.randomness import generator
 
 _IDENTIFY_TIMEOUT = 120.0  # seconds; a SuperNode may have to import torch before it can answer
 
-MakeMessages = Callable[[RecordDict, list[int], str], Iterable[Message]]
-"""(content, node ids, message type) -> messages."""
+
+def ask_properties(
+    grid: Grid,
+    nodes: Sequence[int],
+    names: str,
+    *,
+    config: Mapping[str, Any],
+    timeout: float,
+    config_key: str,
+) -> dict[int, Mapping[str, Any]]:
+    """Ask nodes for properties; return node id -> answer, of those that gave one.
+
+    The others are logged with the reason, and may be asked again.
+
+    Parameters
+    ----------
+    grid : Grid
+        To ask.
+    nodes : sequence of int
+        Ids of the nodes.
+    names : str
+        Of the properties, separated by commas.
+    config : mapping
+        Further entries of the message.
+    timeout : float
+        Seconds to wait for answers.
+    config_key : str
+        Name of the record that says what is asked for.
+    """
+    if not nodes:
+        return {}
+    question = ConfigRecord({**config, PROPERTIES: names})
+    content = RecordDict({config_key: question})
+    messages = [Message(content, node, MessageType.QUERY) for node in nodes]
+    found: dict[int, Mapping[str, Any]] = {}
+    for reply in grid.send_and_receive(messages, timeout=timeout):
+        node = reply.metadata.src_node_id
+        answer = reply.content.config_records.get(PROPERTIES) if reply.has_content() else None
+        if answer:
+            found[node] = answer
+        else:
+            reason = reply.error.reason if reply.has_error() else "no properties"
+            log(WARNING, "Node %d does not report its %s: %s", node, names, reason)
+    return found
 
 
 class ClientRegistry:
@@ -22,12 +65,15 @@ class ClientRegistry:
 
     Parameters
     ----------
-    seed : of client sampling
-    config_key : record of a query that says what is asked for
+    seed : int
+        Of client sampling.
+    config_key : str
+        Name of the record of a query that says what is asked for.
 
     Attributes
     ----------
-    clients : node id -> the client's own number, as far as known
+    clients : dict
+        Node id -> the client's own number, as far as known.
     """
 
     def __init__(self, seed: int, config_key: str) -> None:
@@ -36,14 +82,17 @@ class ClientRegistry:
         self.clients: dict[int, int] = {}
         self._identified: set[int] = set()
 
+    def client_of(self, node_id: int) -> int:
+        """Return the number of a node's client; the node id while it is not known."""
+        return self.clients.get(node_id, node_id)
+
     def order(self, node_id: int) -> tuple[bool, int, int]:
-        """Sort key: by the client's number, nodes that state none last, by node id."""
-        return node_id not in self.clients, self.clients.get(node_id, node_id), node_id
+        """Sort key: by the client's number, nodes that report none last, by node id."""
+        return node_id not in self.clients, self.client_of(node_id), node_id
 
     def sample(
         self,
         grid: Grid,
-        make: MakeMessages,
         phase: str,
         server_round: int,
         *,
@@ -55,16 +104,19 @@ class ClientRegistry:
 
         Parameters
         ----------
-        grid : to ask for nodes and, where a choice has to be made, for their clients' numbers
-        make : makes the messages of that query
-        phase, server_round : name the random choice
-        fraction, minimum : how many of those that are there, at least ``minimum``
-        needed : number of nodes to wait for
+        grid : Grid
+            To ask for nodes and, where a choice has to be made, for their clients' numbers.
+        phase, server_round : str and int
+            Name the random choice.
+        fraction, minimum : float and int
+            How many of those that are there, at least ``minimum``.
+        needed : int
+            Number of nodes to wait for.
         """
         nodes = _wait_for_nodes(grid, needed)
         count = max(int(len(nodes) * fraction), minimum)
         if count < len(nodes):
-            self.identify(grid, make, nodes)
+            self.identify(grid, nodes)
             nodes.sort(key=self.order)
             draw = generator(self.seed, "sample", phase, server_round)
             nodes = [nodes[i] for i in draw.choice(len(nodes), size=count, replace=False)]
@@ -72,31 +124,35 @@ class ClientRegistry:
         log(INFO, "configure_%s: sampled %d nodes", phase, len(nodes))
         return nodes
 
-    def identify(self, grid: Grid, make: MakeMessages, nodes: Sequence[int]) -> None:
+    def identify(self, grid: Grid, nodes: Iterable[int]) -> None:
         """Ask nodes not met before for their clients' numbers, once.
 
         A node that does not answer (another app's clients need not know the query) keeps its
-        node id as its number, until a reply of its states one.
+        node id as its number, until a reply of its reports one.
         """
         unknown = [n for n in nodes if n not in self.clients and n not in self._identified]
-        if not unknown:
-            return
         self._identified.update(unknown)
-        config = ConfigRecord({PROPERTIES: PARTITION_ID})
-        messages = make(RecordDict({self.config_key: config}), unknown, MessageType.QUERY)
-        for reply in grid.send_and_receive(messages, timeout=_IDENTIFY_TIMEOUT):
-            node_id = reply.metadata.src_node_id
-            answer = reply.content.config_records.get(PROPERTIES) if reply.has_content() else None
-            number = answer.get(PARTITION_ID) if answer else None
-            if isinstance(number, int):
-                self.clients[node_id] = number
+        self.take_in(
+            ask_properties(
+                *(grid, unknown, PARTITION_ID),
+                config={},
+                timeout=_IDENTIFY_TIMEOUT,
+                config_key=self.config_key,
+            )
+        )
+
+    def take_in(self, answers: Mapping[int, Mapping[str, Any]]) -> None:
+        """Note the clients' numbers in answers to a question."""
+        for node, answer in answers.items():
+            if isinstance(number := answer.get(PARTITION_ID), int):
+                self.clients[node] = number
 
 
 def _wait_for_nodes(grid: Grid, minimum: int) -> list[int]:
-    told = -1
+    logged = -1
     while len(nodes := list(grid.get_node_ids())) < minimum:
-        if len(nodes) != told:
-            told = len(nodes)
-            log(INFO, "Waiting for nodes: %d connected, %d needed", told, minimum)
+        if len(nodes) != logged:
+            logged = len(nodes)
+            log(INFO, "Waiting for nodes: %d connected, %d needed", logged, minimum)
         time.sleep(0.2)
     return nodes

@@ -5,9 +5,8 @@ from logging import INFO
 from typing import Any
 
 import numpy as np
-from flwr.app import ArrayRecord, ConfigRecord
+from flwr.app import ArrayRecord
 from flwr.common.logger import log
-from flwr.serverapp import Grid
 from numpy.typing import NDArray
 
 from strategies.arrays import as_part, part_of, project, view
@@ -15,6 +14,7 @@ from strategies.clustered.assignments import NO_GROUP
 from strategies.clustered.group_averaging import GroupAveraging
 from strategies.clustered.similarity_clustering import bipartition, cosine_similarities
 from strategies.replies import Reply
+from strategies.rounds import Round
 
 __all__ = ["CFL"]
 
@@ -104,36 +104,29 @@ class CFL(GroupAveraging):
         self.updates = {int(c): update for c, update in part_of(arrays, "update").items()}
         self.scale = float(part_of(arrays, "cfl").get("scale", np.nan))
 
-    def place(
-        self,
-        server_round: int,
-        arrays: ArrayRecord,
-        config: ConfigRecord,
-        grid: Grid,
-        nodes: Sequence[int],
-    ) -> None:
+    def place(self, current: Round, nodes: Sequence[int]) -> None:
         """Put new clients where the loss is lowest; while there is one group nothing is to be done.
 
         Whoever has trained by then is in it.
         """
         if len(self.models) > 1:
-            self.put_by_losses(server_round, arrays, config, grid, nodes)
+            self.put_by_losses(current, nodes)
 
     def aggregate_arrays(self, replies: list[Reply]) -> ArrayRecord:
         """Return the means, as :class:`GroupAveraging` does; then split what pulls apart."""
         for reply in replies:
             if reply.client not in self.groups and len(self.models) < 2:
-                self.put(self._round, reply.client, 0, np.nan, "the first group")
+                self.put(self.round.number, reply.client, 0, np.nan, "the first group")
         sent = {group: dict(record) for group, record in self.models.items()}
         arrays = super().aggregate_arrays(replies)
         good = [reply for reply in replies if not reply.dropped]
         for reply in good:
             group = self.groups.get(reply.client, NO_GROUP)
-            self.updates[reply.client] = self._update(reply, sent.get(group, self._sent or {}))
+            self.updates[reply.client] = self._update(reply, sent.get(group, self.round.sent))
         lengths = [float(np.linalg.norm(self.updates[reply.client])) for reply in good]
         if np.isnan(self.scale) and lengths:
             self.scale = float(np.median(lengths))
-        if self._round >= self.first_split:
+        if self.round.number >= self.first_split:
             for group in sorted(self.models):
                 self._split(group)
         return arrays
@@ -164,13 +157,17 @@ class CFL(GroupAveraging):
             INFO,
             "Round %d: group %d is split into %d and %d clients (mean update %.2f of the median "
             "one, mean cosine across %.2f)",
-            *(self._round, group, len(left), len(right), mean / median, across),
+            *(self.round.number, group, len(left), len(right), mean / median, across),
         )
         self.models[new] = self.models[group]
         for place in right:
-            self.put(self._round + 1, members[place], new, across, f"split from group {group}")
+            self.put(
+                self.round.number + 1, members[place], new, across, f"split from group {group}"
+            )
         for client in everybody:  # what it did in the old group says nothing of the new ones
             self.updates.pop(client, None)
             if client not in members:  # it is placed by its losses when it is there again
-                self.put(self._round + 1, client, NO_GROUP, np.nan, "no update of it is known")
+                self.put(
+                    self.round.number + 1, client, NO_GROUP, np.nan, "no update of it is known"
+                )
                 del self.groups[client]

@@ -9,7 +9,6 @@ from typing import Any, NamedTuple
 import numpy as np
 from flwr.app import ArrayRecord, ConfigRecord, RecordDict
 from flwr.common.logger import log
-from flwr.serverapp import Grid
 from numpy.typing import NDArray
 
 from strategies.arrays import as_part, part_of, to_record, view
@@ -24,6 +23,7 @@ from strategies.clustered.similarity_clustering import (
     nearest,
     noise_examples,
 )
+from strategies.errors import ArgumentError
 from strategies.protocol import (
     ADAPTATION_EXAMPLES,
     GRADIENT,
@@ -34,6 +34,7 @@ from strategies.protocol import (
     SERVER_ROUND,
 )
 from strategies.randomness import named_seed
+from strategies.rounds import Round
 
 __all__ = ["GradientClusters"]
 
@@ -87,7 +88,7 @@ class GradientClusters(GroupAveraging):
     """
 
     finds_groups = True
-    placing_state = (*GroupAveraging.placing_state, "signatures")
+    unseen_state = (*GroupAveraging.unseen_state, "signatures")
 
     def __init__(
         self,
@@ -160,54 +161,37 @@ class GradientClusters(GroupAveraging):
 
     # ------------------------------------------------------------------ placing clients
 
-    def arrange(
-        self,
-        server_round: int,
-        arrays: ArrayRecord,
-        config: ConfigRecord,
-        grid: Grid,
-        nodes: Sequence[int],
-    ) -> None:
+    def arrange(self, current: Round) -> None:
         """Place all clients that are there and have not told their gradients, and revise."""
-        everybody = self.unplaced(grid, grid.get_node_ids())
-        self.place(server_round, arrays, config, grid, everybody)
-        last = server_round - 1
+        assert current.grid is not None
+        self.place(current, self.unplaced(current.grid.get_node_ids()))
+        last = current.number - 1
         if self.revise_every and last and last % self.revise_every == 0 and self.models:
-            self._revise(server_round, arrays, config, grid)
+            self._revise(current)
 
-    def place(
-        self,
-        server_round: int,
-        arrays: ArrayRecord,
-        config: ConfigRecord,
-        grid: Grid,
-        nodes: Sequence[int],
-    ) -> None:
+    def place(self, current: Round, nodes: Sequence[int]) -> None:
         """Ask the nodes for their gradients, and find clusters for them."""
         if self.start_arrays is None:
-            self.start_arrays = ArrayRecord(dict(arrays))
-        new = self._signatures(server_round, config, grid, nodes)
+            self.start_arrays = ArrayRecord(dict(current.sent))
+        new = self._signatures(current, nodes)
         self.signatures |= new
         if not new:
             return
         if len(self.signatures) < self.rules.clusters:
-            there = len(list(grid.get_node_ids()))
+            assert current.grid is not None
+            there = len(list(current.grid.get_node_ids()))
             if there < self.rules.clusters:
-                raise ValueError(
-                    f"clusters is {self.rules.clusters}, but there are only {there} clients; use "
-                    f"at most {there}, or 0 to have the number found"
-                )
+                wanted = f"at most {there}, as there are no more clients, or 0 to be found"
+                raise ArgumentError("clusters", self.rules.clusters, wanted)
             log(WARNING, "Only %d gradients are known; others are awaited", len(self.signatures))
             return
-        self._found(server_round)
+        self._found(current.number)
 
-    def _signatures(
-        self, server_round: int, config: ConfigRecord, grid: Grid, nodes: Sequence[int]
-    ) -> dict[int, Signature]:
-        if not nodes or config.get(ADAPTATION_EXAMPLES) == 0:
+    def _signatures(self, current: Round, nodes: Sequence[int]) -> dict[int, Signature]:
+        if not nodes or current.config.get(ADAPTATION_EXAMPLES) == 0:
             return {}
         asked = {
-            SERVER_ROUND: server_round,
+            SERVER_ROUND: current.number,
             PROJECTION_SIZE: self.projection_size,
             PROJECTION_SEED: named_seed(self.seed, "projection"),
         }
@@ -215,12 +199,12 @@ class GradientClusters(GroupAveraging):
         content = RecordDict(
             {
                 self.arrayrecord_key: self.start_arrays,
-                self.configrecord_key: ConfigRecord({**config, **asked}),
+                self.configrecord_key: ConfigRecord({**current.config, **asked}),
             }
         )
         log(INFO, "Asking %d nodes for their gradients at the start", len(nodes))
         found: dict[int, Signature] = {}
-        replies = self.ask(grid, content, nodes, GRADIENT_QUERY, "gradient", with_arrays=True)
+        replies = self.ask(nodes, content, GRADIENT_QUERY, "gradient", with_arrays=True)
         told = [reply.views[GRADIENT].size for reply in replies if GRADIENT in reply.views]
         lengths = Counter([len(s.values) for s in self.signatures.values()] or told)
         for reply in replies:
@@ -270,12 +254,11 @@ class GradientClusters(GroupAveraging):
         least = self.rules.smallest
         return "agrees with no cluster" + (f" of {least} clients or more" if least > 1 else "")
 
-    def _revise(
-        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
-    ) -> None:
+    def _revise(self, current: Round) -> None:
         """Move clients whose validation loss is clearly lower under another cluster's model."""
-        nodes = sorted(grid.get_node_ids(), key=self.registry.order)
-        found = self.losses(server_round, arrays, config, grid, nodes, "validation")
+        assert current.grid is not None
+        nodes = sorted(current.grid.get_node_ids(), key=self.registry.order)
+        found = self.losses(current, nodes, "validation")
         for client, losses in found.items():
             group = self.groups.get(client, NO_GROUP)
             if group not in losses:
@@ -283,7 +266,7 @@ class GradientClusters(GroupAveraging):
             own = losses[group]
             best = lowest_of(losses)
             if losses[best] < self.margin * own:
-                self.put(server_round, client, best, losses[best], "a lower validation loss")
+                self.put(current.number, client, best, losses[best], "a lower validation loss")
 
 
 def _unusable(values: NDArray[Any] | None, length: int) -> str:

@@ -1,21 +1,18 @@
 """Averaging within groups of clients: some arrays over everybody, some within a group only."""
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from copy import copy
 from logging import INFO, WARNING
 from typing import Any
 
 import numpy as np
-from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, RecordDict
+from flwr.app import ArrayRecord, ConfigRecord, RecordDict
 from flwr.common.logger import log
-from flwr.serverapp import Grid
 from numpy.typing import NDArray
 
 from strategies.arrays import (
     as_numbered_parts,
     as_part,
     encode,
-    num_bytes,
     numbered_parts,
     part_of,
     to_record,
@@ -24,7 +21,7 @@ from strategies.arrays import (
 )
 from strategies.averaging import PartialAveraging
 from strategies.clustered.assignments import NO_GROUP, Grouping, Placement
-from strategies.properties import ask_properties
+from strategies.errors import ArgumentError
 from strategies.protocol import (
     ADAPTATION_EXAMPLES,
     GROUP,
@@ -32,10 +29,10 @@ from strategies.protocol import (
     LOSS_EXAMPLES,
     LOSS_GROUPS,
     LOSSES_QUERY,
-    PARTITION_ID,
     SERVER_ROUND,
 )
-from strategies.replies import ClientReport, Reply, drop_duplicates, of_clients, take_apart
+from strategies.replies import Reply
+from strategies.rounds import Round
 
 __all__ = ["GroupAveraging"]
 
@@ -60,8 +57,6 @@ class GroupAveraging(PartialAveraging):
         The arrays that are averaged within groups; all by default.
     groups : mapping of int to int, optional
         A client's own number (its ``"partition-id"``) -> its group.
-    query_timeout : float (default: 3600)
-        Seconds that clients have to answer what is asked beside training.
     others : as in :class:`PartialAveraging`
 
     Raises
@@ -74,15 +69,13 @@ class GroupAveraging(PartialAveraging):
     finds_groups = False
     """Whether groups are found, so that none can be given."""
 
-    placing_state: tuple[str, ...] = ("groups", "placements", "query_bytes")
-    """Attributes that placing clients changes."""
+    unseen_state: tuple[str, ...] = ("groups", "placements", "query_bytes")
 
     def __init__(
         self,
         *args: Any,
         group_names: Collection[str] | None = None,
         groups: Mapping[int, int] | None = None,
-        query_timeout: float = 3600.0,
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
@@ -96,7 +89,6 @@ class GroupAveraging(PartialAveraging):
         """Client -> group; :data:`NO_GROUP` for one that fits none, absent if not placed yet."""
         if negative := sorted(g for g in self.groups.values() if g < 0):
             raise ValueError(f"groups are numbered from 0, got {negative}")
-        self.query_timeout = query_timeout
         self.models: dict[int, ArrayRecord] = {}
         """Group -> its arrays, once it has some of its own."""
         self.placements: list[Placement] = []
@@ -162,113 +154,69 @@ class GroupAveraging(PartialAveraging):
 
     # ------------------------------------------------------------------ the way down
 
-    def configure_train(
-        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
-    ) -> Iterable[Message]:
-        """Sample clients, place them where they need it, and send each its group's arrays.
+    def prepare(self, current: Round) -> None:
+        """Assign clients to groups where they need it.
 
         Raises
         ------
-        ValueError
+        ArgumentError
             If there is no array of a name among ``group_names``.
         """
-        server_round += self.rounds_before
-        if self._all_in_groups:
-            self.group_names = frozenset(arrays)
-        if unknown := sorted(self.group_names - arrays.keys()):
-            raise ValueError(f"group_names has {unknown}, but the arrays are {list(arrays)}")
-        nodes = self._sample(grid, server_round, "train", self.fraction_train, self.min_train_nodes)
-        self.arrange(server_round, arrays, config, grid, nodes)
-        return self._messages(server_round, arrays, config, nodes, MessageType.TRAIN)
+        if current.phase == "train":
+            if self._all_in_groups:
+                self.group_names = frozenset(current.sent)
+            if unknown := sorted(self.group_names - current.sent.keys()):
+                raise ArgumentError("group_names", unknown, f"among {list(current.sent)}")
+            self.arrange(current)
+        else:
+            self.place(current, self.unplaced(current.nodes))
 
-    def configure_evaluate(
-        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
-    ) -> Iterable[Message]:
-        """Sample clients, place those that are in no group yet, and ask them to evaluate."""
-        server_round += self.rounds_before
-        nodes = self._sample(
-            grid, server_round, "evaluate", self.fraction_evaluate, self.min_evaluate_nodes
-        )
-        self.place(server_round, arrays, config, grid, self.unplaced(grid, nodes))
-        return self._messages(server_round, arrays, config, nodes, MessageType.EVALUATE)
+    def arrange(self, current: Round) -> None:
+        """Assign clients to groups before a round of training; here those that are new."""
+        self.place(current, self.unplaced(current.nodes))
 
-    def arrange(
-        self,
-        server_round: int,
-        arrays: ArrayRecord,
-        config: ConfigRecord,
-        grid: Grid,
-        nodes: Sequence[int],
-    ) -> None:
-        """Put clients in groups before a round of training; here those of its nodes that are new.
-
-        Parameters
-        ----------
-        server_round, arrays, config, grid : as in :meth:`place`
-        nodes : that take part in the round
-        """
-        self.place(server_round, arrays, config, grid, self.unplaced(grid, nodes))
-
-    def unplaced(self, grid: Grid, nodes: Iterable[int]) -> list[int]:
-        """Return those nodes whose clients have not been placed, by their clients' numbers."""
+    def unplaced(self, nodes: Iterable[int]) -> list[int]:
+        """Return those nodes whose clients have not been assigned, by their clients' numbers."""
+        assert self.round.grid is not None
         nodes = list(nodes)
-        self.registry.identify(grid, self._construct_messages, nodes)
-        found = [node for node in nodes if self.client_of(node) not in self.groups]
+        self.registry.identify(self.round.grid, nodes)
+        found = [node for node in nodes if self.registry.client_of(node) not in self.groups]
         return sorted(found, key=self.registry.order)
 
-    def place(
-        self,
-        server_round: int,
-        arrays: ArrayRecord,
-        config: ConfigRecord,
-        grid: Grid,
-        nodes: Sequence[int],
-    ) -> None:
-        """Put clients in groups before a round; here those that have a group of their own to tell.
+    def place(self, current: Round, nodes: Sequence[int]) -> None:
+        """Assign clients to groups before a phase; here those that declare a group.
 
         Parameters
         ----------
-        server_round : the round that is to be played
-        arrays : the mean over everybody
-        config : of the messages of that round
-        grid : to ask
-        nodes : of the clients in no group yet, by their clients' numbers
+        current : Round
+            The phase that is to be played.
+        nodes : sequence of int
+            Of the clients in no group yet, by their clients' numbers.
         """
-        answers = ask_properties(
-            *(grid, self._construct_messages, nodes, f"{PARTITION_ID},{GROUP}"),
-            config=config,
-            config_key=self.configrecord_key,
-            server_round=server_round,
-            timeout=self.query_timeout,
-        )
-        told: list[tuple[int, int]] = []
-        for node, answer in answers.items():
-            if isinstance(number := answer.get(PARTITION_ID), int):
-                self.clients[node] = number
-            group = answer.get(GROUP)
-            told.append((node, group if isinstance(group, int) and group >= 0 else NO_GROUP))
-        if told and all(group == NO_GROUP for _, group in told):
-            log(WARNING, "No client tells a group (node config group=0, 1, ...); this is FedAvg")
-        for node, group in sorted(told, key=lambda pair: self.registry.order(pair[0])):
-            reason = "told by the client" if group != NO_GROUP else "the client has no group"
-            self.put(server_round, self.client_of(node), group, np.nan, reason)
+        declared = {
+            node: group if isinstance(group := answer.get(GROUP), int) and group >= 0 else NO_GROUP
+            for node, answer in self.ask_properties(nodes, GROUP).items()
+        }
+        if declared and all(group == NO_GROUP for group in declared.values()):
+            words = "No client declares a group (node config group=0, 1, ...); this is FedAvg"
+            log(WARNING, words)
+        for node, group in declared.items():
+            reason = "declared by the client" if group != NO_GROUP else "the client has no group"
+            self.put(current.number, self.registry.client_of(node), group, np.nan, reason)
 
     def losses(
-        self,
-        server_round: int,
-        arrays: ArrayRecord,
-        config: ConfigRecord,
-        grid: Grid,
-        nodes: Sequence[int],
-        which: str = "train",
+        self, current: Round, nodes: Sequence[int], which: str = "train"
     ) -> dict[int, dict[int, float]]:
         """Ask clients how good every group's model is on their own examples.
 
         Parameters
         ----------
-        server_round, arrays, config, grid : as in :meth:`place`
-        nodes : whom to ask
-        which : examples, ``"train"`` or ``"validation"``
+        current : Round
+            The phase that is to be played.
+        nodes : sequence of int
+            Whom to ask.
+        which : str, default "train"
+            Examples, ``"train"`` or ``"validation"``.
 
         Returns
         -------
@@ -276,19 +224,16 @@ class GroupAveraging(PartialAveraging):
         that did not answer
         """
         groups = sorted(self.models)
-        shared = {f"shared/{n}": a for n, a in arrays.items() if n not in self.group_names}
+        shared = {f"shared/{n}": a for n, a in current.sent.items() if n not in self.group_names}
         own = {f"{g}/{name}": a for g in groups for name, a in self.models[g].items()}
-        asked = ConfigRecord(dict(config))
-        asked[SERVER_ROUND], asked[LOSS_EXAMPLES] = server_round, which
+        asked = ConfigRecord(dict(current.config))
+        asked[SERVER_ROUND], asked[LOSS_EXAMPLES] = current.number, which
         asked[LOSS_GROUPS] = ",".join(map(str, groups))
         content = RecordDict(
-            {
-                self.arrayrecord_key: ArrayRecord({**shared, **own}),
-                self.configrecord_key: asked,
-            }
+            {self.arrayrecord_key: ArrayRecord({**shared, **own}), self.configrecord_key: asked}
         )
         found: dict[int, dict[int, float]] = {}
-        for reply in self.ask(grid, content, nodes, LOSSES_QUERY, "losses"):
+        for reply in self.ask(nodes, content, LOSSES_QUERY, "losses"):
             named = {g: reply.metrics.get(f"{LOSS}-{g}") for g in groups}
             found[reply.client] = {
                 g: float(loss) if isinstance(loss, float) and np.isfinite(loss) else np.inf
@@ -296,41 +241,27 @@ class GroupAveraging(PartialAveraging):
             }
         return found
 
-    def put_by_losses(
-        self,
-        server_round: int,
-        arrays: ArrayRecord,
-        config: ConfigRecord,
-        grid: Grid,
-        nodes: Sequence[int],
-    ) -> dict[int, float]:
-        """Put clients in the group whose model has the lowest loss on their training examples.
+    def put_by_losses(self, current: Round, nodes: Sequence[int]) -> dict[int, float]:
+        """Assign clients to the group whose model has the lowest loss on their training examples.
 
         Of equal losses the first group counts; a client without a finite one is in none. Unseen
         clients that may use no example are not asked.
-
-        Parameters
-        ----------
-        server_round, arrays, config, grid, nodes : as in :meth:`place`
 
         Returns
         -------
         client -> that loss
         """
-        if not nodes or config.get(ADAPTATION_EXAMPLES) == 0:
+        if not nodes or current.config.get(ADAPTATION_EXAMPLES) == 0:
             return {}
         lowest: dict[int, float] = {}
-        for client, losses in self.losses(server_round, arrays, config, grid, nodes).items():
+        for client, losses in self.losses(current, nodes).items():
             group = lowest_of(losses)
             lowest[client] = losses[group]
             known = np.isfinite(lowest[client])
             reason = "the lowest training loss" if known else "no loss is finite"
-            self.put(server_round, client, group if known else NO_GROUP, lowest[client], reason)
+            group = group if known else NO_GROUP
+            self.put(current.number, client, group, lowest[client], reason)
         return lowest
-
-    def client_of(self, node: int) -> int:
-        """Return the number of a node's client; the node id while it is not known."""
-        return self.clients.get(node, node)
 
     def put(self, server_round: int, client: int, group: int, score: float, reason: str) -> None:
         """Put a client in a group, and note it; nothing is noted where nothing changes."""
@@ -349,69 +280,10 @@ class GroupAveraging(PartialAveraging):
         model = self.models.get(group)
         return arrays if model is None else ArrayRecord({**arrays, **model})
 
-    def _messages(
-        self,
-        server_round: int,
-        arrays: ArrayRecord,
-        config: ConfigRecord,
-        nodes: list[int],
-        message_type: str,
-    ) -> Iterable[Message]:
-        messages: list[Message] = []
-        by_group: dict[int, list[int]] = {}
-        for node in nodes:
-            group = self.groups.get(self.client_of(node), NO_GROUP)
-            by_group.setdefault(group, []).append(node)
-        for group, members in sorted(by_group.items()):
-            own = self.arrays_of(group, arrays)
-            messages += super()._messages(server_round, own, config, members, message_type)
-        self._sent, self._bytes_down = arrays, num_bytes(arrays)
-        self._asked = [message.metadata for message in messages]
-        return messages
-
-    def _answers(
-        self, grid: Grid, content: RecordDict, nodes: Sequence[int], message_type: str
-    ) -> list[Message]:
-        """Ask some nodes the same, and return what came back; count the bytes."""
-        if not nodes:
-            return []
-        messages = self._construct_messages(content, list(nodes), message_type)
-        replies = list(grid.send_and_receive(messages, timeout=self.query_timeout))
-        self.query_bytes[0] += len(nodes) * _payload(content)
-        self.query_bytes[1] += sum(_payload(r.content) for r in replies if r.has_content())
-        return replies
-
-    def ask(
-        self,
-        grid: Grid,
-        content: RecordDict,
-        nodes: Sequence[int],
-        message_type: str,
-        what: str,
-        with_arrays: bool = False,
-    ) -> list[Reply]:
-        """Ask some nodes the same; return the good replies, by their clients' numbers.
-
-        The others are logged with the reason, and may be asked again.
-
-        Parameters
-        ----------
-        grid, content, nodes, message_type : of the question
-        what : is asked for, in words
-        with_arrays : whether the answer must hold arrays
-        """
-        answers, _ = of_clients(self._answers(grid, content, nodes, message_type))
-        replies = [take_apart(m, self.weighted_by_key, with_arrays) for m in answers]
-        for reply in replies:
-            if reply.client != reply.node_id:
-                self.clients[reply.node_id] = reply.client
-            reply.client = self.client_of(reply.node_id)
-        drop_duplicates(replies)
-        for reply in replies:
-            if reply.dropped:
-                log(WARNING, "Node %d tells no %s: %s", reply.node_id, what, reply.dropped)
-        good = [reply for reply in replies if not reply.dropped]
-        return sorted(good, key=lambda reply: self.registry.order(reply.node_id))
+    def arrays_for(self, node: int, current: Round) -> ArrayRecord:
+        """Return the arrays of the node's group."""
+        group = self.groups.get(self.registry.client_of(node), NO_GROUP)
+        return current.once(group, lambda: self.arrays_of(group, current.sent))
 
     # ------------------------------------------------------------------ the way up
 
@@ -423,12 +295,12 @@ class GroupAveraging(PartialAveraging):
         while (found := self._group_means(replies)) is None:
             replies = [reply for reply in replies if not reply.dropped]
         overall, means, weights = found
-        sent = self._sent or ArrayRecord()
-        shared = self._step(overall, sent)
+        sent = self.round.sent
+        shared = self.step(overall, sent)
         stepped: dict[int, ArrayRecord] = {}
         for group, inside in means.items():
             before = self.models.get(group, sent)
-            stepped[group] = self._step(inside, before, f"group-{group}/")
+            stepped[group] = self.step(inside, before, f"group-{group}/")
         everybody = _mean_of_records(list(stepped.values()), weights)
         self.models |= {g: record for g, record in stepped.items() if g != NO_GROUP and record}
         return ArrayRecord({**shared, **everybody})
@@ -446,41 +318,17 @@ class GroupAveraging(PartialAveraging):
             members.setdefault(self.groups.get(reply.client, NO_GROUP), []).append(reply)
         inside: dict[int, Means] = {}
         for group, own in members.items():
-            means = self._means(own, [name for name in names if name in self.group_names])
+            means = self.means(own, [name for name in names if name in self.group_names])
             if means is None:
                 return None
             inside[group] = means
-        overall = self._means(replies, [name for name in names if name not in self.group_names])
-        weights = [self._weight(own) for own in members.values()]
+        overall = self.means(replies, [name for name in names if name not in self.group_names])
+        weights = [sum(self.weights(own)) for own in members.values()]
         return None if overall is None else (overall, inside, weights)
 
-    def _weight(self, replies: Sequence[Reply]) -> float:
-        return sum(r.weight if self.weighting == "examples" else 1.0 for r in replies)
-
-    def _words_on(self, client: int) -> dict[str, float]:
+    def report_fields(self, client: int) -> dict[str, float]:
+        """Return the client's group."""
         return {GROUP: self.groups.get(client, NO_GROUP)}
-
-    def evaluate_nodes(
-        self,
-        grid: Grid,
-        server_round: int,
-        arrays: ArrayRecord,
-        config: ConfigRecord,
-        nodes: list[int],
-        timeout: float,
-    ) -> list[ClientReport]:
-        """Ask certain clients to evaluate, and return their reports.
-
-        Those that are in no group yet are placed for this evaluation only.
-        """
-        before = {name: copy(getattr(self, name)) for name in self.placing_state}
-        try:
-            new = self.unplaced(grid, nodes)
-            self.place(server_round, arrays, config, grid, new)
-            return super().evaluate_nodes(grid, server_round, arrays, config, nodes, timeout)
-        finally:
-            for name, value in before.items():
-                setattr(self, name, value)
 
 
 def lowest_of(losses: Mapping[int, float]) -> int:
@@ -495,10 +343,6 @@ def _numbers(clients: Iterable[int]) -> NDArray[Any]:
 
 def _signed(values: Iterable[int]) -> NDArray[Any]:
     return np.array(list(values), dtype=np.int64)
-
-
-def _payload(content: RecordDict) -> int:
-    return sum(num_bytes(record) for record in content.array_records.values())
 
 
 def _mean_of_records(records: Sequence[ArrayRecord], weights: Sequence[float]) -> ArrayRecord:

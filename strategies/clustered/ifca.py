@@ -6,15 +6,16 @@ from logging import INFO, WARNING
 from typing import Any
 
 import numpy as np
-from flwr.app import ArrayRecord, ConfigRecord
+from flwr.app import ArrayRecord
 from flwr.common.logger import log
-from flwr.serverapp import Grid
 from numpy.typing import NDArray
 
 from strategies.arrays import as_part, encode, part_of, view
 from strategies.clustered.assignments import NO_GROUP
 from strategies.clustered.group_averaging import GroupAveraging
+from strategies.errors import ArgumentError
 from strategies.randomness import generator
+from strategies.rounds import Round
 
 __all__ = ["IFCA"]
 
@@ -79,37 +80,23 @@ class IFCA(GroupAveraging):
         if (counts := part_of(arrays, "ifca").get("replanted")) is not None:
             self._replanted = dict(enumerate(counts.tolist()))
 
-    def arrange(
-        self,
-        server_round: int,
-        arrays: ArrayRecord,
-        config: ConfigRecord,
-        grid: Grid,
-        nodes: Sequence[int],
-    ) -> None:
+    def arrange(self, current: Round) -> None:
         """Let everybody who takes part in the round choose anew; plant what has collapsed."""
-        self.registry.identify(grid, self._construct_messages, nodes)
+        assert current.grid is not None
+        self.registry.identify(current.grid, current.nodes)
+        taking_part = len(current.nodes)
         if not self.models:
-            if len(nodes) < self.clusters:
-                raise ValueError(
-                    f"clusters is {self.clusters}, but only {len(nodes)} clients take part in the "
-                    f"first round; use at most {len(nodes)}"
-                )
-            self.models = {g: self._start(g, arrays) for g in range(self.clusters)}
-        lowest = self.put_by_losses(server_round, arrays, config, grid, nodes)
-        if len(nodes) >= self.clusters:  # otherwise that nobody picks a model is no news
-            self._replant(server_round, lowest)
+            if taking_part < self.clusters:
+                wanted = f"at most {taking_part}: no more clients take part in the first round"
+                raise ArgumentError("clusters", self.clusters, wanted)
+            self.models = {g: self._start(g, current.sent) for g in range(self.clusters)}
+        lowest = self.put_by_losses(current, current.nodes)
+        if taking_part >= self.clusters:  # otherwise that nobody picks a model is no news
+            self._replant(current.number, lowest)
 
-    def place(
-        self,
-        server_round: int,
-        arrays: ArrayRecord,
-        config: ConfigRecord,
-        grid: Grid,
-        nodes: Sequence[int],
-    ) -> None:
+    def place(self, current: Round, nodes: Sequence[int]) -> None:
         """Ask the nodes for their losses, and put each in the group of the lowest."""
-        self.put_by_losses(server_round, arrays, config, grid, nodes)
+        self.put_by_losses(current, nodes)
 
     def _start(self, group: int, arrays: ArrayRecord) -> ArrayRecord:
         """Return the first arrays of a group; the first group of the first start has the start."""

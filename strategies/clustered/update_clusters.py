@@ -5,9 +5,8 @@ from logging import INFO, WARNING
 from typing import Any
 
 import numpy as np
-from flwr.app import ArrayRecord, ConfigRecord
+from flwr.app import ArrayRecord
 from flwr.common.logger import log
-from flwr.serverapp import Grid
 
 from strategies.clustered.assignments import NO_GROUP
 from strategies.clustered.community_detection import find_communities, join, levels, misplaced
@@ -17,15 +16,17 @@ from strategies.clustered.similarity_clustering import (
     agreements,
     cosine_similarities,
 )
-from strategies.clustered.update_directions import PullSums
+from strategies.clustered.update_directions import UpdateDirections
 
 __all__ = ["UpdateClusters"]
+from strategies.errors import ArgumentError
+from strategies.rounds import Round
 
 _ENOUGH = 0.5
 """Part of the clients met so far of which enough must be known before communities are found."""
 
 
-class UpdateClusters(PullSums):
+class UpdateClusters(UpdateDirections):
     """Find communities of clients while they train; average some arrays within each.
 
     Everybody is sent the same shared encoder, so what a client's training does to it tells what
@@ -60,7 +61,7 @@ class UpdateClusters(PullSums):
     margin : float, at least 0 (default: 0.5)
         By how much the cosine must be higher for a move, in units of the difference between what
         it was between members and across communities when they were placed.
-    others : as in :class:`strategies.clustered.update_directions.PullSums`, of pulls, and
+    others : as in :class:`strategies.clustered.update_directions.UpdateDirections`, of pulls, and
         :class:`GroupAveraging`
 
     Raises
@@ -106,36 +107,24 @@ class UpdateClusters(PullSums):
 
     # ------------------------------------------------------------------ placing clients
 
-    def place(
-        self,
-        server_round: int,
-        arrays: ArrayRecord,
-        config: ConfigRecord,
-        grid: Grid,
-        nodes: Sequence[int],
-    ) -> None:
+    def place(self, current: Round, nodes: Sequence[int]) -> None:
         """Put clients that were not met before in no community; they have told nothing yet."""
         for node in nodes:
-            self.put(server_round, self.client_of(node), NO_GROUP, np.nan, "nothing is known yet")
+            client = self.registry.client_of(node)
+            self.put(current.number, client, NO_GROUP, np.nan, "nothing is known yet")
 
-    def arrange(
-        self,
-        server_round: int,
-        arrays: ArrayRecord,
-        config: ConfigRecord,
-        grid: Grid,
-        nodes: Sequence[int],
-    ) -> None:
+    def arrange(self, current: Round) -> None:
         """Find communities, let clients join them, and revise, before a round of training."""
-        self._check(arrays, len(list(grid.get_node_ids())))
-        self.place(server_round, arrays, config, grid, self.unplaced(grid, nodes))
-        self._look(server_round)
-        if server_round == self.warm_up + 1 and not any(map(self.is_placed, self.groups)):
+        assert current.grid is not None
+        self._check(current.sent, len(list(current.grid.get_node_ids())))
+        self.place(current, self.unplaced(current.nodes))
+        self._look(current.number)
+        if current.number == self.warm_up + 1 and not any(map(self.is_placed, self.groups)):
             words = (
                 "Before round %d: no communities are evident (enough is known of %d of %d clients)"
             )
             words += "; everybody has the mean until there are"
-            log(WARNING, words, server_round, len(self._known()), len(self.groups))
+            log(WARNING, words, current.number, len(self._known()), len(self.groups))
 
     def _look(self, server_round: int) -> None:
         """Find communities, let clients join them, and revise."""
@@ -189,10 +178,8 @@ class UpdateClusters(PullSums):
 
     def _check(self, arrays: ArrayRecord, there: int) -> None:
         if there < self.clusters:
-            raise ValueError(
-                f"clusters is {self.clusters}, but there are only {there} clients; use at "
-                f"most {there}, or 0 to have the number found"
-            )
+            wanted = f"at most {there}, as there are no more clients, or 0 to be found"
+            raise ArgumentError("clusters", self.clusters, wanted)
         self.check_names(arrays)
 
     def _put_all(

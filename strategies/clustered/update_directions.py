@@ -5,7 +5,7 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-from flwr.app import Array, ArrayRecord
+from flwr.app import ArrayRecord
 from numpy.typing import NDArray
 
 from strategies.arrays import as_part, part_of, project, view
@@ -17,7 +17,7 @@ from strategies.clustered.similarity_clustering import Floats, cosine_similariti
 from strategies.replies import Reply
 
 
-class PullSums(GroupAveraging):
+class UpdateDirections(GroupAveraging):
     """Sum what each client pulls towards.
 
     A client's *pull* in a round is the direction of its change, less the mean direction of
@@ -145,7 +145,7 @@ class PullSums(GroupAveraging):
 
     def _direction(self, reply: Reply) -> NDArray[np.float32] | None:
         """Return the direction of a reply's change, projected; None if it changed nothing."""
-        sent: Mapping[str, Array] = self._sent or {}
+        sent = self.round.sent
         parts = [
             (reply.views[name].astype(np.float64) - view(sent[name])).ravel()
             for name in self._compared(reply)

@@ -161,23 +161,23 @@ class HierarchicalBayes(PartialAveraging):
     def _is_impossible(self, name: str, reply: Reply) -> bool:
         """Return whether a second moment is less than what its mean alone makes of it."""
         moment, mean = reply.views.get(_variance_of(name)), reply.views.get(name)
-        if moment is None or mean is None or self._sent is None or name not in self._sent:
+        if moment is None or mean is None or name not in self.round.sent:
             return False
         with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is dropped anyway
-            least = np.square(mean.astype(np.float64) - view(self._sent[name]))
+            least = np.square(mean.astype(np.float64) - view(self.round.sent[name]))
         return bool((moment < np.where(np.isfinite(least), (1 - ROUNDING) * least, 0.0)).any())
 
-    def _means(
+    def means(
         self, replies: Sequence[Reply], names: Iterable[str]
     ) -> dict[str, NDArray[Any]] | None:
         """Return the means, with the new prior variances in the place of the second moments.
 
         A variance stays as it was sent where clients do not say all that it takes.
         """
-        means = super()._means(replies, names)
+        means = super().means(replies, names)
         if means is None:
             return None
-        sent = self._sent or ArrayRecord()
+        sent = self.round.sent
         for name in self.prior_names:
             moment = means.pop(_variance_of(name), None)
             if moment is None or name not in means or name not in sent:
@@ -187,9 +187,9 @@ class HierarchicalBayes(PartialAveraging):
             means[_variance_of(name)] = pooled.astype(moment.dtype)
         return means
 
-    def _mean(self, name: str, replies: Sequence[Reply]) -> NDArray[Any]:
+    def mean(self, name: str, replies: Sequence[Reply]) -> NDArray[Any]:
         if name.removeprefix(f"{PRIOR_VARIANCE}/") not in self.prior_names:
-            return super()._mean(name, replies)
+            return super().mean(name, replies)
         return weighted_mean([reply.views[name] for reply in replies], [1.0] * len(replies))
 
 

@@ -1,13 +1,12 @@
 """The server of linear models with a common Gaussian prior: it learns the prior."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from logging import INFO
 from typing import Any, Literal
 
 import numpy as np
-from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType
+from flwr.app import ArrayRecord, ConfigRecord
 from flwr.common.logger import log
-from flwr.serverapp import Grid
 from numpy.typing import NDArray
 
 from strategies.arrays import (
@@ -29,6 +28,7 @@ from strategies.hierarchical.mixed_effects_em import (
 )
 from strategies.protocol import PROTOCOL
 from strategies.replies import Reply, drop_outliers
+from strategies.rounds import Round
 
 __all__ = ["HierarchicalLinear"]
 
@@ -189,15 +189,12 @@ class HierarchicalLinear(PartialAveraging):
 
     # ------------------------------------------------------------------ a round
 
-    def configure_train(
-        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
-    ) -> Iterable[Message]:
-        """Sample clients and send them the prior; who has told its moments is left in peace."""
-        number = server_round + self.rounds_before
-        nodes = self._sample(grid, number, "train", self.fraction_train, self.min_train_nodes)
-        new = [node for node in nodes if self.clients.get(node, node) not in self.moments]
-        config = ConfigRecord({**config, PROTOCOL: self.protocol})
-        return self._messages(number, arrays, config, new, MessageType.TRAIN)
+    def prepare(self, current: Round) -> None:
+        """Send the protocol; whoever has sent its moments is not asked again."""
+        if current.phase == "train":
+            client_of = self.registry.client_of
+            current.nodes = [n for n in current.nodes if client_of(n) not in self.moments]
+            current.config = ConfigRecord({**current.config, PROTOCOL: self.protocol})
 
     def aggregate_arrays(self, replies: list[Reply]) -> ArrayRecord:
         """Return the prior after a step; marks replies dropped that no client's data can give."""
@@ -209,7 +206,7 @@ class HierarchicalLinear(PartialAveraging):
         possible = [reply for reply in replies if not reply.dropped]
         drop_outliers(possible, _sizes(possible))
         good = [reply for reply in replies if not reply.dropped]
-        sent = self._sent or ArrayRecord()
+        sent = self.round.sent
         if not good:
             return sent
         try:
@@ -231,10 +228,9 @@ class HierarchicalLinear(PartialAveraging):
 
     def _stepped(self, replies: list[Reply]) -> Prior:
         """Return the prior after this round's step: a centre in round 1, then a spread, ..."""
-        mean = contribution_of({name: self._mean(name, replies) for name in NAMES})
-        assert self._sent is not None
-        prior = prior_of({name: view(array) for name, array in self._sent.items()})
-        if self._round % 2:
+        mean = contribution_of({name: self.mean(name, replies) for name in NAMES})
+        prior = prior_of({name: view(array) for name, array in self.round.sent.items()})
+        if self.round.number % 2:
             return centre(prior, mean, len(replies), self.restricted)
         return spread(prior, mean, self.covariance)
 

@@ -2,27 +2,26 @@
 
 import json
 import math
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from copy import copy
+from collections.abc import Collection, Mapping, Sequence
 from logging import INFO, WARNING
 from typing import Any
 
 import numpy as np
 import torch
-from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType
+from flwr.app import ArrayRecord, ConfigRecord
 from flwr.common.logger import log
 from flwr.serverapp import Grid
 from numpy.typing import NDArray
 
-from strategies.arrays import encode, num_bytes, to_record, view
+from strategies.arrays import encode, to_record, view
 from strategies.averaging import PartialAveraging
 from strategies.hypernetwork.embeddings import Embeddings
 from strategies.hypernetwork.metadata_encoder import Columns, Metadata, read_metadata
 from strategies.hypernetwork.network import Hypernetwork, bounded
-from strategies.properties import ask_properties
-from strategies.protocol import METADATA, PARTITION_ID
+from strategies.protocol import METADATA
 from strategies.randomness import named_seed
-from strategies.replies import ClientReport, Reply, drop_deviants, drop_duplicates, drop_non_finite
+from strategies.replies import Reply, drop_deviants, drop_duplicates, drop_non_finite
+from strategies.rounds import Round
 
 __all__ = ["PFedHN"]
 
@@ -59,8 +58,6 @@ class PFedHN(PartialAveraging):
         Pull of free parts to zero, beside metadata.
     free_dropout : float in [0, 1) (default: 0.3)
         How often the free part of a client is left out in a round of training, beside metadata.
-    query_timeout : float (default: 3600)
-        Seconds that clients have to tell their metadata.
     others : as in :class:`PartialAveraging`
 
     Raises
@@ -68,6 +65,8 @@ class PFedHN(PartialAveraging):
     ValueError
         If an argument is out of range, or there is a ``server_momentum``.
     """
+
+    unseen_state = ("metadata",)
 
     def __init__(
         self,
@@ -80,7 +79,6 @@ class PFedHN(PartialAveraging):
         weight_decay: float = 1.0,
         free_decay: float = 0.001,
         free_dropout: float = 0.3,
-        query_timeout: float = 3600.0,
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, parameter_names=parameter_names, **kwargs)
@@ -101,7 +99,6 @@ class PFedHN(PartialAveraging):
             )
         self.use_metadata = use_metadata
         self.sizes = embedding_size, hidden_size
-        self.query_timeout = query_timeout
         self.embeddings: Embeddings | None = None
         """Made in the first round, when it is known what clients tell."""
         self._rules: dict[str, Any] = {
@@ -160,52 +157,34 @@ class PFedHN(PartialAveraging):
 
     # ------------------------------------------------------------------ the way down
 
-    def configure_train(
-        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
-    ) -> Iterable[Message]:
-        """Sample clients and send each the parameters written for it.
+    def prepare(self, current: Round) -> None:
+        """Meet clients that are new, and choose whose free part is left out of the round.
 
         Raises
         ------
-        ValueError
+        ArgumentError
             If there is no parameter among the arrays.
         """
-        server_round += self.rounds_before
-        nodes = self._sample(grid, server_round, "train", self.fraction_train, self.min_train_nodes)
-        asked = nodes if self.network else sorted(grid.get_node_ids(), key=self.registry.order)
-        self.meet(server_round, arrays, config, grid, asked)
-        clients = [self._client_of(node) for node in nodes]
+        self._written, self._left_out = {}, set()
+        if current.phase != "train":
+            self.meet(current, current.nodes)
+            return
+        assert current.grid is not None
+        everybody = sorted(current.grid.get_node_ids(), key=self.registry.order)
+        self.meet(current, current.nodes if self.network else everybody)
+        clients = [self.registry.client_of(node) for node in current.nodes]
         self._known.grow(clients, self._told(clients))
-        self._left_out = self._known.left_out(clients, self._told(clients), server_round)
-        return self._messages(server_round, arrays, config, nodes, MessageType.TRAIN)
+        self._left_out = self._known.left_out(clients, self._told(clients), current.number)
 
-    def configure_evaluate(
-        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
-    ) -> Iterable[Message]:
-        """Sample clients and ask them to evaluate the models written for them."""
-        server_round += self.rounds_before
-        nodes = self._sample(
-            grid, server_round, "evaluate", self.fraction_evaluate, self.min_evaluate_nodes
-        )
-        self.meet(server_round, arrays, config, grid, nodes)
-        return self._messages(server_round, arrays, config, nodes, MessageType.EVALUATE)
-
-    def evaluate_nodes(
-        self,
-        grid: Grid,
-        server_round: int,
-        arrays: ArrayRecord,
-        config: ConfigRecord,
-        nodes: list[int],
-        timeout: float,
-    ) -> list[ClientReport]:
-        """Ask certain clients to evaluate; those never seen get a model from their metadata."""
-        before = copy(self.metadata)
-        self.meet(server_round, arrays, config, grid, nodes)
-        try:
-            return super().evaluate_nodes(grid, server_round, arrays, config, nodes, timeout)
-        finally:
-            self.metadata = before
+    def arrays_for(self, node: int, current: Round) -> ArrayRecord:
+        """Return the parameters written for a node's client, and the shared buffers."""
+        client = self.registry.client_of(node)
+        left_out = self._left_out if current.phase == "train" else ()
+        row = self._known.write(client, self.metadata.get(client, {}), left_out)
+        own = {name: encode(values) for name, values in self._known.network.arrays(row).items()}
+        if current.phase == "train":
+            self._written[node] = client, row
+        return ArrayRecord({**current.sent, **own})
 
     def adapt(
         self,
@@ -231,54 +210,40 @@ class PFedHN(PartialAveraging):
         rounds : of training
         learning_rate : of Adam
         """
-        self.meet(server_round, arrays, config, grid, nodes)
-        nodes = sorted(nodes, key=self.registry.order)
-        clients = [self._client_of(node) for node in nodes]
+        current = Round(server_round, "train", arrays, config, grid, list(nodes))
+        self.round = current
+        self.meet(current, nodes)
+        current.nodes.sort(key=self.registry.order)
+        clients = [self.registry.client_of(node) for node in current.nodes]
         self._known.grow(clients, self._told(clients), late=True)
         self._left_out = set()
         own = [self._known.free[client] for client in clients]
         optimizer = torch.optim.Adam(own, lr=learning_rate)
         for _ in range(rounds):
-            messages = self._messages(server_round, arrays, config, nodes, MessageType.TRAIN)
-            parsed = self._take_apart(grid.send_and_receive(messages, timeout=timeout), True)
-            drop_deviants(parsed, self._sent)
+            replies = grid.send_and_receive(self.messages(current), timeout=timeout)
+            parsed, _ = self._take_apart(replies, with_arrays=True)
+            drop_deviants(parsed, current.arrays)
             drop_duplicates(parsed)
             _, found, moved = self._changes(parsed)
             if found:
                 self._known.fit(found, self._told(found), moved, optimizer)
 
-    def meet(
-        self,
-        server_round: int,
-        arrays: ArrayRecord,
-        config: ConfigRecord,
-        grid: Grid,
-        nodes: Sequence[int],
-    ) -> None:
+    def meet(self, current: Round, nodes: Sequence[int]) -> None:
         """Ask nodes not met before for their metadata; make the network when there is none yet.
 
         Its columns, and what they are standardised by, are those of the clients met first.
         """
-        self.registry.identify(grid, self._construct_messages, nodes)
-        new = [node for node in nodes if self._client_of(node) not in self.metadata]
-        if self.use_metadata:
-            answers = ask_properties(
-                *(grid, self._construct_messages, new, f"{PARTITION_ID},{METADATA}"),
-                config=config,
-                config_key=self.configrecord_key,
-                server_round=server_round,
-                timeout=self.query_timeout,
-            )
-            for node in sorted(answers, key=self.registry.order):
-                if isinstance(number := answers[node].get(PARTITION_ID), int):
-                    self.clients[node] = number
-                # of two nodes that say they are one client the first counts
-                told = _read(node, answers[node].get(METADATA))
-                self.metadata.setdefault(self._client_of(node), told)
+        assert current.grid is not None
+        self.registry.identify(current.grid, nodes)
+        new = [node for node in nodes if self.registry.client_of(node) not in self.metadata]
+        for node, answer in self.ask_properties(new, METADATA).items() if self.use_metadata else ():
+            # of two nodes that say they are one client the first counts
+            reported = _read(node, answer.get(METADATA))
+            self.metadata.setdefault(self.registry.client_of(node), reported)
         if self.network is None:
-            self._make(arrays)
+            self._make(current.sent)
         for node in new:
-            told = self.metadata.get(self._client_of(node), {})
+            told = self.metadata.get(self.registry.client_of(node), {})
             for name in self._known.network.columns.never_seen(told):
                 log(WARNING, "Node %d: %s %r was never seen before", node, name, told[name])
 
@@ -302,33 +267,6 @@ class PFedHN(PartialAveraging):
     def _told(self, clients: Sequence[int]) -> list[Metadata]:
         return [self.metadata.get(client, {}) for client in clients]
 
-    def _client_of(self, node: int) -> int:
-        return self.clients.get(node, node)
-
-    def _messages(
-        self,
-        server_round: int,
-        arrays: ArrayRecord,
-        config: ConfigRecord,
-        nodes: list[int],
-        message_type: str,
-    ) -> Iterable[Message]:
-        training = message_type == MessageType.TRAIN
-        self._written = {}
-        messages: list[Message] = []
-        for node in nodes:
-            client = self._client_of(node)
-            left_out = self._left_out if training else ()
-            row = self._known.write(client, self.metadata.get(client, {}), left_out)
-            own = {name: encode(values) for name, values in self._known.network.arrays(row).items()}
-            record = ArrayRecord({**arrays, **own})
-            messages += super()._messages(server_round, record, config, [node], message_type)
-            if training:
-                self._written[node] = client, row
-        self._sent, self._bytes_down = arrays, num_bytes(arrays)
-        self._asked = [message.metadata for message in messages]
-        return messages
-
     # ------------------------------------------------------------------ the way up
 
     def aggregate_arrays(self, replies: list[Reply]) -> ArrayRecord:
@@ -340,9 +278,8 @@ class PFedHN(PartialAveraging):
         if not good:
             return ArrayRecord()
         rest = [name for name in good[0].spec if name not in self._known.network.shapes]
-        means = self._means(good, rest) or {}
-        by_examples = self.weighting == "examples"
-        weights = np.array([r.weight if by_examples else 1.0 for r in good])
+        means = self.means(good, rest) or {}
+        weights = np.array(self.weights(good))
         shares = (weights / weights.sum()).tolist()
         self._known.step(clients, self._told(clients), moved, shares, self._left_out)
         mean = self._known.network.arrays(self._known.write_mean(self.metadata))

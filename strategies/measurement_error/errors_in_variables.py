@@ -113,7 +113,7 @@ class ErrorsInVariables(PartialAveraging):
 
     def aggregate_arrays(self, replies: list[Reply]) -> ArrayRecord:
         """Return the solution; marks replies dropped that no client's data can give."""
-        sent = self._sent or ArrayRecord()
+        sent = self.round.sent
         for reply in replies:
             try:
                 check_moments(moments_of(reply.views), reply.weight)
@@ -141,7 +141,7 @@ class ErrorsInVariables(PartialAveraging):
                 "Round %d: the errors that clients state leave a direction of their inputs a "
                 "reliability of %.3g; it is held to be %g. Are the stated errors too large, or "
                 "the examples too few?",
-                *(self._round, lowest, LEAST_RELIABILITY),
+                *(self.round.number, lowest, LEAST_RELIABILITY),
             )
         return to_record(model_arrays(found))
 

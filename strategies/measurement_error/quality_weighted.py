@@ -236,18 +236,18 @@ class QualityWeighted(PartialAveraging):
                 WARNING,
                 "Round %d: no client's data have a quality above 0 and at least %g, so all clients "
                 "count by their examples alone",
-                *(self._round, self.least_quality),
+                *(self.round.number, self.least_quality),
             )
             weights = np.array([reply.weight for reply in replies])
         largest = self.largest_share or TIMES_EQUAL / np.count_nonzero(weights)
         return bounded(weights, largest)
 
-    def _weights(self, replies: Sequence[Reply]) -> list[float]:
+    def weights(self, replies: Sequence[Reply]) -> list[float]:
         return [self._shares[reply.client] for reply in replies]
 
     def _clip(self, replies: Sequence[Reply]) -> None:
         """Shorten updates that are too long; replies within the bound keep their very arrays."""
-        sent = {name: view(array) for name, array in (self._sent or {}).items()}
+        sent = {name: view(array) for name, array in self.round.sent.items()}
         if not sent:
             return
         lengths = [update_length(reply.views, sent) for reply in replies]
@@ -256,17 +256,17 @@ class QualityWeighted(PartialAveraging):
                 WARNING,
                 "Round %d: most updates have length 0, so none may be longer and the model stays "
                 "as it is; update-clip=0 would lift that bound",
-                self._round,
+                self.round.number,
             )
         factors = clip_factors(lengths, self.update_clip)
         for reply, factor in zip(replies, factors.tolist(), strict=True):
             if factor < 1.0:
                 reply.views = {**reply.views, **dict(_shortened(reply.views, sent, factor))}
 
-    def _words_on(self, client: int) -> dict[str, float]:
+    def report_fields(self, client: int) -> dict[str, float]:
         """Return the client's share of the mean of this round."""
         share = self._shares.get(client)
-        return super()._words_on(client) | ({} if share is None else {WEIGHT_SHARE: share})
+        return super().report_fields(client) | ({} if share is None else {WEIGHT_SHARE: share})
 
 
 def _shortened(
