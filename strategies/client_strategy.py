@@ -406,7 +406,7 @@ evaluate_metrics_aggr_fn
         current, client = self.round, self.registry.client_of(node)
         if dropped:
             words = (current.number, current.phase, node, client, dropped)
-            log(WARNING, "Round %d: the %s reply of node %d (client %d) is not used: %s", *words)
+            log(WARNING, "Round %d, %s: node %d (client %d): %s", *words)
         down = current.bytes_down.get(node, 0)
         report = ClientReport(
             round=current.number,

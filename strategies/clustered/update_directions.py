@@ -14,6 +14,7 @@ from strategies.clustered.block_design import Blocks
 from strategies.clustered.community_detection import direction_of
 from strategies.clustered.group_averaging import GroupAveraging
 from strategies.clustered.similarity_clustering import Floats, cosine_similarities
+from strategies.errors import ArgumentError
 from strategies.replies import Reply
 
 
@@ -98,7 +99,7 @@ class UpdateDirections(GroupAveraging):
     def check_names(self, arrays: ArrayRecord) -> None:
         """Refuse a name of an array to compare that is not there."""
         if unknown := sorted(self.compared_names - arrays.keys()):
-            raise ValueError(f"compared_names has {unknown}, but the arrays are {list(arrays)}")
+            raise ArgumentError("compared_names", unknown, f"among {list(arrays)}")
 
     def state_arrays(self) -> dict[str, NDArray[Any]]:
         """Return what the strategy carries from round to round, for a checkpoint."""

@@ -188,6 +188,7 @@ class HierarchicalBayes(PartialAveraging):
         return means
 
     def mean(self, name: str, replies: Sequence[Reply]) -> NDArray[Any]:
+        """Return the mean of an array; for the prior, clients count alike."""
         if name.removeprefix(f"{PRIOR_VARIANCE}/") not in self.prior_names:
             return super().mean(name, replies)
         return weighted_mean([reply.views[name] for reply in replies], [1.0] * len(replies))

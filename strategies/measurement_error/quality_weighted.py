@@ -243,6 +243,7 @@ class QualityWeighted(PartialAveraging):
         return bounded(weights, largest)
 
     def weights(self, replies: Sequence[Reply]) -> list[float]:
+        """Return the clients' shares of the mean."""
         return [self._shares[reply.client] for reply in replies]
 
     def _clip(self, replies: Sequence[Reply]) -> None:

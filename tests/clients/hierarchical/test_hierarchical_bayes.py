@@ -165,8 +165,8 @@ def test_with_endless_variance_it_is_a_personal_head():
 class FixedPrior(HierarchicalBayes):
     """The variances stay as they were first."""
 
-    def _means(self, replies, names):
-        means = super()._means(replies, names)
+    def means(self, replies, names):
+        means = super().means(replies, names)
         return means and {n: a for n, a in means.items() if not n.startswith("prior-variance/")}
 
 

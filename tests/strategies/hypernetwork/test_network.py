@@ -9,7 +9,8 @@ from safetensors import safe_open
 from safetensors.torch import save
 from torch import nn
 
-from strategies import hypernetwork, metadata
+from strategies.hypernetwork import metadata_encoder as metadata
+from strategies.hypernetwork import network as hypernetwork
 from strategies.hypernetwork.metadata_encoder import Columns
 from strategies.hypernetwork.network import Hypernetwork, bounded, pull_back
 from tests.helpers import run_alone

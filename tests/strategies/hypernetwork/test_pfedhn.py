@@ -211,7 +211,7 @@ def test_a_client_whose_metadata_cannot_be_used_counts_as_one_that_tells_nothing
 
 
 @pytest.mark.parametrize("number", [1e30, 1e38, 1e308, -1.7e308])
-@pytest.mark.parametrize("corrupted-clients", [(2,), (2, 3)])
+@pytest.mark.parametrize("corrupted_clients", [(2,), (2, 3)])
 def test_clients_that_tell_absurd_numbers_leave_everybody_a_model(number, corrupted_clients):
     told = REPORTED | {client: {"size": number} for client in corrupted_clients}
     strategy, grid = strategy_of(), grid_of(4, told=told)

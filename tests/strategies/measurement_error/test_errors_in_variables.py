@@ -215,7 +215,7 @@ def told(client, own=None, examples=None, **changes):
 
 
 def solved(strategy, replies, sent=None):
-    strategy._sent = to_record(model_arrays(np.zeros((1, 4)))) if sent is None else sent
+    strategy.round.arrays = to_record(model_arrays(np.zeros((1, 4)))) if sent is None else sent
     arrays, _ = strategy.aggregate_train(1, replies)
     return None if arrays is None else decoded(arrays)[COEFFICIENTS]
 

@@ -44,7 +44,7 @@ def told(client, scale=1.0, **metrics):
 
 
 def averaged(strategy, replies, server_round=1):
-    strategy._sent = to_record(SENT)
+    strategy.round.arrays = to_record(SENT)
     means, _ = strategy.aggregate_train(server_round, replies)
     return decoded(means)
 
@@ -238,8 +238,8 @@ def test_lengths_are_of_all_floating_arrays_together():
 def test_small_updates_are_untouched_and_a_long_one_keeps_its_direction():
     replies = [told(c) for c in range(3)] + [told(3, scale=1e6)]
     strategy = QualityWeighted(update_clip=1.5, largest_share=1.0)
-    strategy._sent = to_record(SENT)
-    parsed = strategy._take_apart(replies, with_arrays=True)
+    strategy.round.arrays = to_record(SENT)
+    parsed, _ = strategy._take_apart(replies, with_arrays=True)
     before = {reply.client: dict(reply.views) for reply in parsed}
     strategy._clip(parsed)
     lengths = []
@@ -330,7 +330,7 @@ def test_a_single_client_and_nobody():
     found = averaged(QualityWeighted(), [told(2, reliability=0.1)])
     np.testing.assert_allclose(found["head"], arrays(2)["head"])
     strategy = QualityWeighted()
-    strategy._sent = to_record(SENT)
+    strategy.round.arrays = to_record(SENT)
     assert strategy.aggregate_train(1, [told(0, reliability=2.0)]) == (None, None)
 
 
