@@ -1,24 +1,23 @@
-"""What holds a model near another? A quadratic pull.
+"""Proximal terms: what holds a model near another?
 
-A tether is ``1/2 * sum_i c_i (theta_i - a_i)^2`` with a anchor ``a`` and a strength ``c`` (one
-number, or one per parameter). FedProx (Li et al. 2020, eq. 2) is a tether to the received model
+A proximal term is ``1/2 * sum_i c_i (theta_i - a_i)^2`` with an anchor ``a`` and a strength ``c``
+(one number, or one per parameter). FedProx (Li et al. 2020, eq. 2) has one to the received model
 with ``c = mu``; Ditto's personal models (Li et al. 2021, eq. 1) have one to the shared model with
 ``c = lambda``; elastic weight consolidation (Kirkpatrick et al. 2017, eq. 3) has one to the old
 model with ``c = lambda * Fisher``; a penalty on adapters is one to zero.
 
-ProximalStep are solved implicitly: :class:`ProximalStep` takes the proximal step of the pull after
-the optimizer's step for the data loss. An explicit gradient step diverges where learning rate times
-strength reaches 2; the implicit one is stable for every strength, and at infinity ends exactly at
-the anchor.
+They are solved implicitly: :func:`proximal_step` follows the optimizer's step for the data loss. An
+explicit gradient step diverges where learning rate times strength reaches 2; the implicit one is
+stable for every strength, and at infinity ends exactly at the anchor.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from clients.scopes import Scope
 
@@ -73,69 +72,88 @@ class ProximalTerm:
         return 0.5 * torch.stack(terms).sum() if terms else torch.zeros(())
 
 
-class ProximalStep:
-    """The implicit steps of all proximal terms of a training.
+Anchors = Mapping[str, tuple[Tensor, float | Tensor]]
+"""Parameter -> its anchor, a tensor of its shape, and the strength that holds it there."""
+
+
+def anchors_of(terms: Sequence[ProximalTerm], parameters: Iterable[str]) -> Anchors:
+    """Return what holds each parameter, all terms together.
+
+    Strengths on one parameter add up, and its anchor is the mean of the anchors weighted by them;
+    infinite strengths outvote finite ones. A parameter without a term, or with a strength of
+    exactly zero, is not there: bit for bit, nothing holds it.
+
+    Parameters
+    ----------
+    terms : sequence of ProximalTerm
+        Where just one holds a parameter, its anchor is used in place, so that whoever moves the
+        anchor during training moves what holds the parameter (pFedMe).
+    parameters : iterable of str
+        Names of those that are trained.
+    """
+    held: dict[str, tuple[Tensor, float | Tensor]] = {}
+    for name in parameters:
+        found = [(t.of(name), t.anchor[name]) for t in terms if name in t.anchor]
+        found = [pair for pair in found if isinstance(pair[0], Tensor) or pair[0] > 0.0]
+        if found:
+            strength, anchor = found[0] if len(found) == 1 else combine(found)
+            held[name] = anchor, strength
+    return held
+
+
+def proximal_step(
+    parameters: Mapping[str, Tensor],
+    momentum: Mapping[str, Tensor],
+    anchors: Anchors,
+    learning_rate: float,
+    scale: Mapping[str, Tensor] | None = None,
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Return parameters and momentum buffers after the implicit step of the proximal terms.
 
     After a step of SGD without momentum from ``theta`` to ``theta'``, the step
 
         ``theta'' = (theta' + eta c a) / (1 + eta c)``
 
     solves ``min 1/2 c ||x - a||^2 + 1/(2 eta) ||x - theta'||^2``: together they are one
-    forward-backward step (Parikh & Boyd 2014, section 4.2) of the data loss plus the pull, with
-    its minimizer as the fixed point. With momentum the pull belongs in the buffer as well:
+    forward-backward step (Parikh & Boyd 2014, section 4.2) of the data loss plus the proximal term,
+    with its minimizer as the fixed point. With momentum the term belongs in the buffer as well:
     solving ``m' = b m + g + c (theta'' - a)``, ``theta'' = theta - eta m'`` for ``theta''`` gives
-    the same position, and the buffer takes the pull ``(theta' - theta'') / eta``. (Without that,
-    momentum would amplify the data's gradient and not the pull's, and the fixed point would be
-    another.) Adam measures distances in ``D``, the root of its second moments: there ``eta / D``
-    takes the place of ``eta``, which leaves the fixed point where it belongs.
+    the same position, and the buffer takes ``(theta' - theta'') / eta``. (Without that, momentum
+    would amplify the data's gradient and not the term's, and the fixed point would be another.)
+    Adam measures distances in ``D``, the root of its second moments: there ``eta / D`` takes the
+    place of ``eta``, which leaves the fixed point where it belongs.
 
     Parameters
     ----------
-    proximal_terms : on one parameter they add up: strengths are summed, and the anchor is the mean
-        of the anchors weighted by them. Infinite strengths outvote finite ones
-    parameters : name -> parameter that is trained; others feel no pull. Where just one tether
-        holds a parameter its anchor is used in place, so that whoever moves the anchor during
-        training moves the anchor (pFedMe)
+    parameters : mapping
+        Name -> value after the optimizer's step for the data loss.
+    momentum : mapping
+        Name -> momentum buffer; empty without momentum.
+    anchors : mapping
+        See :func:`anchors_of`.
+    learning_rate : float
+        ``eta``.
+    scale : mapping, optional
+        Name -> ``D``, of Adam.
+
+    Returns
+    -------
+    parameters and momentum buffers, those that nothing holds unchanged
     """
-
-    def __init__(
-        self, proximal_terms: Sequence[ProximalTerm], parameters: Mapping[str, nn.Parameter]
-    ) -> None:
-        self._held: list[tuple[nn.Parameter, Tensor, float | Tensor]] = []
-        for name, parameter in parameters.items():
-            found = [(t.of(name), t.anchor[name]) for t in proximal_terms if name in t.anchor]
-            found = [pair for pair in found if isinstance(pair[0], Tensor) or pair[0] > 0.0]
-            if found:  # a strength of exactly zero is bitwise no tether at all
-                strength, anchor = found[0] if len(found) == 1 else combine(found)
-                self._held.append((parameter, anchor, strength))
-
-    @torch.no_grad()
-    def apply(self, optimizer: torch.optim.Optimizer) -> None:
-        """Take the implicit step; to be called after ``optimizer.step()``.
-
-        Parameters
-        ----------
-        optimizer : ``SGD`` (without Nesterov momentum or dampening) or ``Adam``, with one
-            parameter group
-        """
-        (group,) = optimizer.param_groups
-        rate = group["lr"]
-        for parameter, anchor, strength in self._held:
-            step = rate * strength
-            if isinstance(step, float) and step == 0.0:  # a strength so small that it underflows
-                continue
-            state = optimizer.state[parameter]
-            scale: float | Tensor = 1.0
-            if "exp_avg_sq" in state:
-                correction = 1.0 - group["betas"][1] ** float(state["step"])
-                scale = (state["exp_avg_sq"] / correction).sqrt_().add_(group["eps"])
-            # 1 / (1 + 1/x) instead of x / (1 + x), which infinity would make NaN.
-            weight = 1.0 / (1.0 + scale / step)
-            buffer = state.get("momentum_buffer")
-            before = None if buffer is None else parameter.clone()
-            parameter.lerp_(anchor, weight)  # exact at a weight of one, unlike a difference
-            if buffer is not None and before is not None:
-                buffer.add_(before.sub_(parameter), alpha=1.0 / rate)
+    after, buffers = dict(parameters), dict(momentum)
+    for name, (anchor, strength) in anchors.items():
+        step = learning_rate * strength
+        if isinstance(step, float) and step == 0.0:  # a strength so small that it underflows
+            continue
+        distance: float | Tensor = 1.0 if scale is None else scale[name]
+        # 1 / (1 + 1/x) instead of x / (1 + x), which infinity would make NaN.
+        weight = 1.0 / (1.0 + distance / step)
+        before = parameters[name]
+        after[name] = before.lerp(anchor, weight)  # exact at a weight of one, unlike a difference
+        if name in buffers:
+            moved = before.sub(after[name])
+            buffers[name] = buffers[name].add(moved, alpha=1.0 / learning_rate)
+    return after, buffers
 
 
 def combine(pulls: Sequence[tuple[float | Tensor, Tensor]]) -> tuple[Tensor, Tensor]:

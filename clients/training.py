@@ -1,17 +1,17 @@
 """The one local training loop. Methods differ in data only: phases, scopes, proximal terms."""
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from clients.loaders import Batch, Loader, merge_lone_examples
-from clients.proximal import ProximalStep, ProximalTerm
+from clients.local_step import LocalState, Optimization, Step, local_step
+from clients.proximal import ProximalTerm, anchors_of
 from clients.scopes import Scope
 from clients.task import Criterion
 
@@ -84,49 +84,6 @@ SCHEDULES: Mapping[str, Callable[[int, int, int], Schedule]] = {
 
 
 @dataclass(frozen=True)
-class Optimization:
-    """How a client steps. The optimizer starts afresh in every phase of every round.
-
-    Attributes
-    ----------
-    optimizer : ``"sgd"`` (with ``momentum``) or ``"adam"``
-    learning_rate : > 0
-    momentum : in [0, 1), SGD only
-    weight_decay : >= 0, of the trained parameters only
-    gradient_clip : largest Euclidean norm of the data loss's whole gradient; 0 for none
-    """
-
-    optimizer: Literal["sgd", "adam"] = "sgd"
-    learning_rate: float = 0.1
-    momentum: float = 0.9
-    weight_decay: float = 0.0
-    gradient_clip: float = 0.0
-
-    def __post_init__(self) -> None:
-        if self.optimizer not in ("sgd", "adam"):
-            raise ValueError(f"optimizer must be 'sgd' or 'adam', got {self.optimizer!r}")
-        if not self.learning_rate > 0:
-            raise ValueError(f"learning_rate must be > 0, got {self.learning_rate}")
-        if not 0 <= self.momentum < 1:
-            raise ValueError(f"momentum must be in [0, 1), got {self.momentum}")
-        if self.weight_decay < 0 or self.gradient_clip < 0:
-            raise ValueError("weight_decay and gradient_clip must be >= 0")
-
-    def build(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
-        """Return a new optimizer over these parameters."""
-        if self.optimizer == "adam":
-            return torch.optim.Adam(
-                parameters, lr=self.learning_rate, weight_decay=self.weight_decay
-            )
-        return torch.optim.SGD(
-            parameters,
-            lr=self.learning_rate,
-            momentum=self.momentum,
-            weight_decay=self.weight_decay,
-        )
-
-
-@dataclass(frozen=True)
 class TrainingResult:
     """What a client's training did.
 
@@ -149,47 +106,53 @@ def train(
     criterion: Criterion = cross_entropy,
     optimization: Optimization = Optimization(),
     proximal_terms: Sequence[ProximalTerm] = (),
-    after_step: Callable[[], None] | None = None,
+    after_step: Callable[[Step], None] | None = None,
+    by_hand: Collection[str] = (),
 ) -> TrainingResult:
     """Train ``model`` in place on a client's batches.
 
     A client with fewer examples than a batch trains on one smaller batch; one without examples
     takes no step. Batch norm never sees a batch of one: such a batch joins its neighbour, and
     where it has none (a client with a single example) batch norm uses its running statistics for
-    that step and leaves them as they are.
+    that step and leaves them as they are. What the user froze (``requires_grad`` false) stays
+    frozen.
 
     Parameters
     ----------
-    model : on the device where it is to be trained
-    loader : yields batches; iterated once an epoch
-    schedule : phases, in order
-    scopes : scope of every state-dict entry, from :func:`clients.scopes.assign_scopes`
-    criterion : mean loss of a batch from the model's outputs and the targets
-    optimization : see there
-    proximal_terms : pulls beside the data loss, solved implicitly: stable whatever their strength
-    after_step : called after every step
+    model : nn.Module
+        On the device where it is to be trained.
+    loader : iterable
+        Yields batches; iterated once an epoch.
+    schedule : sequence of Phase
+        Phases, in order.
+    scopes : mapping
+        Scope of every state-dict entry, from :func:`clients.scopes.assign_scopes`.
+    criterion : callable
+        Mean loss of a batch from the model's outputs and the targets.
+    optimization : Optimization
+        How to step.
+    proximal_terms : sequence of ProximalTerm
+        Beside the data loss; solved implicitly: stable whatever their strength.
+    after_step : callable, optional
+        Called with every step.
+    by_hand : collection of str
+        Parameters whose gradient is taken, and which ``after_step`` moves.
 
     Raises
     ------
     TrainingDivergedError
         If the loss or a trained parameter stops being finite.
     """
-    was_trainable = {name: p.requires_grad for name, p in model.named_parameters()}
     result = TrainingResult(math.nan, 0)
-    trainable = frozenset(name for name, asked in was_trainable.items() if asked)
     try:
         for phase in schedule:
             done = _train_phase(
-                *(model, loader, phase, scopes, trainable, criterion, optimization),
-                *(proximal_terms, after_step),
+                *(model, loader, phase, scopes, criterion, optimization),
+                *(proximal_terms, after_step, frozenset(by_hand)),
             )
             if done.steps:
                 result = TrainingResult(done.loss, result.steps + done.steps)
     finally:
-        for name, parameter in model.named_parameters():
-            if was_trainable[name]:
-                parameter.requires_grad_(True)
-            parameter.grad = None
         model.eval()
     _check_finite(model)
     return result
@@ -200,70 +163,79 @@ def _train_phase(
     loader: Loader,
     phase: Phase,
     scopes: Mapping[str, Scope],
-    trainable: frozenset[str],
     criterion: Criterion,
     optimization: Optimization,
     proximal_terms: Sequence[ProximalTerm],
-    after_step: Callable[[], None] | None,
+    after_step: Callable[[Step], None] | None,
+    by_hand: frozenset[str],
 ) -> TrainingResult:
-    parameters = _freeze_all_but(model, phase.trains, scopes, trainable)
-    if not parameters:
+    state = start_of_phase(model, phase, scopes)
+    if not state.parameters:
         return TrainingResult(math.nan, 0)
-    optimizer = optimization.build(parameters.values())
-    proximal = ProximalStep(proximal_terms, parameters)
+    anchors = anchors_of(proximal_terms, state.parameters)
     live_norms = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.training]
     device = device_of(model)
-    total, count, steps = torch.zeros((), device=device), 0, 0
+    total, count = torch.zeros((), device=device), 0
     for batch in _batches(loader, phase, merge=bool(live_norms)):
         inputs, targets = batch[0].to(device), batch[-1].to(device)
         size = len(targets)
         for norm in live_norms:
             norm.train(size > 1)
-        optimizer.zero_grad(set_to_none=True)
-        loss = criterion(model(inputs), targets)
-        loss.backward()  # type: ignore[no-untyped-call]
-        if optimization.gradient_clip:
-            nn.utils.clip_grad_norm_(parameters.values(), optimization.gradient_clip)
-        optimizer.step()
-        proximal.apply(optimizer)
+        step = local_step(
+            *(state, inputs, targets),
+            model=model,
+            criterion=criterion,
+            optimization=optimization,
+            anchors=anchors,
+            by_hand=by_hand,
+        )
+        state = step.state
         if after_step:
-            after_step()
-        total += loss.detach() * size
-        count, steps = count + size, steps + 1
+            after_step(step)
+        total += step.loss * size
+        count += size
     mean = float(total) / count if count else math.nan
     if count and not math.isfinite(mean):
         raise TrainingDivergedError(
-            f"the training loss became {mean} within {steps} steps at learning rate "
+            f"the training loss became {mean} within {state.steps} steps at learning rate "
             f"{optimization.learning_rate:g}; a smaller one or gradient_clip would help"
         )
-    return TrainingResult(mean, steps)
+    _put(model, state)
+    return TrainingResult(mean, state.steps)
 
 
-def _freeze_all_but(
-    model: nn.Module,
-    trained: frozenset[Scope],
-    scopes: Mapping[str, Scope],
-    trainable: frozenset[str],
-) -> dict[str, nn.Parameter]:
-    """Freeze what a phase does not train, and return the parameters that it does.
+def start_of_phase(model: nn.Module, phase: Phase, scopes: Mapping[str, Scope]) -> LocalState:
+    """Put a model in training mode, and return the parameters and buffers that a phase trains.
 
-    What the user froze (``requires_grad`` false) stays frozen.
-
-    Frozen for good: no gradient, so nothing for momentum or weight decay to act on, and a module
-    whose own buffers are not trained (the batch norm of a frozen body) is in eval mode, so that
-    its statistics stay as they are.
+    Frozen for good: what is not trained gets no gradient, so nothing for momentum or weight decay
+    to act on, and a module whose own buffers are not trained (the batch norm of a frozen body) is
+    in eval mode, so that its statistics stay as they are.
     """
     model.train()
+    buffers: dict[str, Tensor] = {}
     for path, module in model.named_modules():
-        own = [
-            f"{path}.{name}" if path else name for name, _ in module.named_buffers(recurse=False)
-        ]
-        if any(name in scopes and scopes[name] not in trained for name in own):
+        own = {
+            f"{path}.{name}" if path else name: buffer
+            for name, buffer in module.named_buffers(recurse=False)
+        }
+        if any(name in scopes and scopes[name] not in phase.trains for name in own):
             module.training = False
-    for name, parameter in model.named_parameters():
-        if name in trainable:
-            parameter.requires_grad_(scopes[name] in trained)
-    return {name: p for name, p in model.named_parameters() if p.requires_grad}
+        elif module.training:
+            buffers |= {name: buffer for name, buffer in own.items() if name in scopes}
+    parameters = {
+        name: parameter.detach()
+        for name, parameter in model.named_parameters()
+        if parameter.requires_grad and scopes[name] in phase.trains
+    }
+    return LocalState(parameters, buffers)
+
+
+@torch.no_grad()
+def _put(model: nn.Module, state: LocalState) -> None:
+    """Put what was trained into the model."""
+    entries = dict(model.named_parameters()) | dict(model.named_buffers())
+    for name, value in {**state.parameters, **state.buffers}.items():
+        entries[name].copy_(value)
 
 
 def _batches(loader: Loader, phase: Phase, merge: bool) -> Iterator[Batch]:

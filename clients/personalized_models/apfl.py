@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from clients.evaluation import Evaluation
+from clients.local_step import Step
 from clients.personal import Scalars
 from clients.personalized_models.local_model import LocalModelClient, Values
 from clients.proximal import ProximalTerm
@@ -36,7 +37,7 @@ class Mixture(nn.Module):
         super().__init__()
         self.shared = shared
         self.own = own
-        self.alpha = alpha
+        self.alpha = nn.Parameter(alpha)
 
     def forward(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
         """Return the outputs of ``w`` and of ``alpha v + (1 - alpha) w``.
@@ -93,10 +94,11 @@ class APFLClient(LocalModelClient):
 
     def _train(self, server_round: int, before: Snapshot | None) -> tuple[float, Values]:
         received = self._values()
-        alpha = torch.tensor(self._alpha(before), requires_grad=self.mixing is None)
+        alpha = torch.tensor(self._alpha(before))
         own = copy.deepcopy(self.model)
         own.load_state_dict(self._own("own", before, received))
         model = Mixture(self.model, own, alpha)
+        model.alpha.requires_grad_(self.mixing is None)
         rate = self.optimization.learning_rate
 
         def criterion(outputs: tuple[Tensor, Tensor], targets: Tensor) -> Tensor:
@@ -104,11 +106,10 @@ class APFLClient(LocalModelClient):
                 outputs[1], targets
             )
 
-        def after_step() -> None:
-            if alpha.grad is not None:
-                with torch.no_grad():
-                    alpha.sub_(rate * alpha.grad).clamp_(0.0, 1.0)
-                alpha.grad = None
+        def after_step(step: Step) -> None:
+            if self.mixing is None:
+                moved = step.state.parameters["alpha"] - rate * step.gradients["alpha"]
+                step.state.parameters["alpha"] = moved.clamp_(0.0, 1.0)
 
         with self._random(server_round, "train"):
             loss = self._train_model(
@@ -117,14 +118,14 @@ class APFLClient(LocalModelClient):
                     for t in self.proximal_terms()
                 ],
                 model=model,
-                scopes={
-                    f"{side}.{n}": s for side in ("shared", "own") for n, s in self.scopes.items()
-                },
+                scopes={"alpha": Scope.SHARED}
+                | {f"{side}.{n}": s for side in ("shared", "own") for n, s in self.scopes.items()},
+                by_hand=("alpha",),
                 criterion=criterion,
                 after_step=after_step,
             )
         kept = {f"own/{n}": t.detach().cpu().clone() for n, t in own.state_dict().items()}
-        return loss / 2, kept | {"mixing/alpha": alpha.detach()}
+        return loss / 2, kept | {"mixing/alpha": model.alpha.detach().cpu()}
 
     def _personalize(
         self, server_round: int, last: bool, before: Snapshot | None

@@ -4,6 +4,7 @@ import math
 from dataclasses import replace
 from typing import Any
 
+from clients.local_step import Step
 from clients.personalized_models.local_model import Values
 from clients.personalized_models.mr_mtl import MRMTLClient
 from clients.personalized_models.strength import check_overshoot
@@ -48,12 +49,12 @@ class PFedMeClient(MRMTLClient):
         term = self._proximal_term(received, strength)
         rate, taken = self.outer_learning_rate * strength, 0
 
-        def after_step() -> None:
+        def after_step(step: Step) -> None:
             nonlocal taken
             taken += 1
             if taken % self.inner_steps == 0:
-                for name, anchor in term.anchor.items():
-                    anchor.lerp_(parameters[name].detach(), rate)
+                for name, value in step.state.parameters.items():
+                    term.anchor[name].lerp_(value, rate)
 
         loss = self._train_model(
             [term],
