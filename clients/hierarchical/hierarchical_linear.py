@@ -15,6 +15,7 @@ from clients.linear_client import LinearClient, numbers
 from clients.personal import NDArrays, Scalars
 from clients.state.personal_state import Snapshot
 from clients.task import Regression
+from strategies.errors import ArgumentError
 from strategies.hierarchical.hierarchical_linear import (
     NAMES,
     PROTOCOLS,
@@ -180,11 +181,12 @@ def check_protocol(protocol: str, is_regression: bool) -> None:
 
     Raises
     ------
-    ValueError
+    ArgumentError
         If the protocol is one-shot in classification.
     """
     if protocol == "one-shot" and not is_regression:
-        raise ValueError(
-            "protocol 'one-shot' is for regression: a class has no moments that tell all of the "
-            "data. Use protocol='iterative'"
+        raise ArgumentError(
+            "protocol",
+            protocol,
+            "'iterative' in classification: a class has no moments that tell all of the data",
         )

@@ -4,7 +4,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from logging import INFO, WARNING
-from typing import cast
+from typing import Any, cast
 
 from flwr.app import ConfigRecord, Message, MessageType, RecordDict
 from flwr.common.logger import log
@@ -20,7 +20,30 @@ _SETTLED = 5.0  # seconds without a new node after which those that are there ar
 
 
 class FederationError(RuntimeError):
-    """No client of the federation can work."""
+    """A run that cannot be: no client can work, or there is nothing to go on with.
+
+    Parameters
+    ----------
+    message : str
+        What is wrong, and what would be right.
+    key, value : optional
+        The run key, or the part of a checkpoint, that decides, and its value.
+    reason : str, default ""
+        What clients, or a file that cannot be read, gave as the reason; the commonest.
+
+    Attributes
+    ----------
+    key, value, reason
+        The same; None, or empty, where they do not apply.
+    """
+
+    def __init__(
+        self, message: str, *, key: str | None = None, value: Any = None, reason: str = ""
+    ) -> None:
+        super().__init__(message)
+        self.key = key
+        self.value = value
+        self.reason = reason
 
 
 @dataclass(frozen=True)
@@ -62,12 +85,20 @@ def wait_for_clients(grid: Grid, config: RunConfig) -> Population:
             last_change = now
         elif discovery.nodes and len(discovery.failures) == len(discovery.nodes):
             if now - last_change > min(_SETTLED, config.wait):
+                reason = commonest(discovery.failures.values())
                 raise FederationError(
-                    f"no client can start: {commonest(discovery.failures.values())}"
+                    f"no client can start: {reason}",
+                    key="clients",
+                    value=len(discovery.failures),
+                    reason=reason,
                 )
         elif now - start > config.wait:
             if not discovery.nodes:
-                raise FederationError(f"no node connected within {config.wait:g} seconds")
+                raise FederationError(
+                    f"no node connected within {config.wait:g} seconds",
+                    key="wait",
+                    value=config.wait,
+                )
             log(WARNING, "Going on without the others: %s", discovery)
             break
         if not discovery.complete:
