@@ -107,7 +107,9 @@ def draw_clusters(sizes: str, num_clients: int, seed: int) -> list[int]:
         return list(range(num_clients))
     if sum(counts) != num_clients:
         raise DataError(
-            f"cluster-sizes {sizes!r} are of {sum(counts)} clients, but there are {num_clients}"
+            f"the cluster-sizes {sizes!r} sum to {sum(counts)}, but there are {num_clients} clients",
+            key="cluster-sizes",
+            value=sizes,
         )
     clusters = np.repeat(np.arange(len(counts)), counts)
     return [int(cluster) for cluster in generator(seed, "tribes").permutation(clusters)]

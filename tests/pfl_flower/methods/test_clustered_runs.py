@@ -336,10 +336,10 @@ def test_unseen_clients_without_examples_get_the_mean_and_with_all_their_cluster
     unseen = {report.client for report in run.joined[0]}
     assert len(unseen) == 2
     models, mean = models_of(run), bits(run.arrays)
-    none = dict(grid.of_type("evaluate", join_examples=0))
-    every = dict(grid.of_type("evaluate", join_examples=ALL))
+    none = dict(grid.of_type("evaluate", adaptation_examples=0))
+    every = dict(grid.of_type("evaluate", adaptation_examples=ALL))
     assert none.keys() == every.keys() == unseen
-    assert not grid.of_type("query.gradient", join_examples=0)
+    assert not grid.of_type("query.gradient", adaptation_examples=0)
     clusters = run.grouping.groups
     if options["method"] in ("gradient-clusters", "cfl"):
         assert partition(clusters) == partition(

@@ -16,6 +16,7 @@ from pfl_flower.data.partition import benchmark_clients as pooled
 from pfl_flower.data.records import Examples
 from pfl_flower.data.sources.smartwatch import BANDS, CHANNELS, HABITS, RATE, SAMPLES, features
 from pfl_flower.data.sources.wisdm import HABITS as WISDM_HABITS
+from tests.errors import refused
 
 SPLITS = ("train", "validation", "test")
 
@@ -127,7 +128,7 @@ def test_the_config_knows_phases():
     config = RunConfig.parse(values)
     assert config.data == DataSettings("smartwatch", "natural", phases="joint")
     assert "phases=joint" in config.data.describe()
-    with pytest.raises(ConfigError, match="phases is 'all'; it must be one of stream, joint"):
+    with refused(ConfigError, key="phases", value="all", choices=("stream", "joint")):
         RunConfig.parse({"phases": "all"})
 
 
@@ -190,7 +191,7 @@ def test_features_of_a_sine_are_its_mean_deviation_and_band():
 @pytest.mark.parametrize("dataset", ["smartwatch", "wisdm"])
 @pytest.mark.parametrize("name", ["iid", "dirichlet", "pathological"])
 def test_a_stream_belongs_to_its_natural_clients(dataset, name):
-    with pytest.raises(DataError, match=f"'{dataset}' is a stream .* partition '{name}' would mix"):
+    with pytest.raises(DataError, match=f"'{dataset}' .*'{name}'"):
         Federation(DataSettings(dataset=dataset, partition=name), 3)
 
 
@@ -202,7 +203,7 @@ def test_a_phase_of_a_single_example_is_an_error(monkeypatch):
         phase=np.array([0, 0, 1, 1, 2, 2, 0, 0, 0, 1, 2, 2]),
     )
     monkeypatch.setattr(pooled, "_load", lambda *_: examples)
-    with pytest.raises(DataError, match=r"1 of 2 clients \(the first is 1\) .* in a phase"):
+    with pytest.raises(DataError, match=r"\b1 of 2\b.*\b1\b"):
         watches(2)
     assert len(watches(1).client(0).phases) == 3
 
@@ -249,35 +250,35 @@ def test_people_of_wisdm_are_in_ascending_order_and_halve_what_two_phases_share(
 
 
 def test_more_clients_than_people_is_an_error(tmp_path):
-    with pytest.raises(DataError, match="4 clients, but only 3 natural ones; use at most 3"):
+    with pytest.raises(DataError, match=r"\b4\b.*\b3\b"):
         wisdm(tmp_path, 4)
 
 
 @pytest.mark.parametrize(
-    ("changes", "words"),
+    ("changes", "what"),
     [
-        ({"subject": None}, "is not WISDM's arrays X, y and subject"),
-        ({"X": np.zeros((216, 90))}, "X has shape \\(216, 90\\)"),
-        ({"y": np.zeros(215, dtype=int)}, "y \\(215,\\)"),
-        ({"y": np.full(216, 18)}, "with y from 0 to 17"),
-        ({"X": np.full((216, 91), np.nan)}, "missing \\(NaN\\)"),
-        ({"X": np.full((216, 91), None)}, "is not WISDM's arrays .*allow_pickle"),
+        ({"subject": None}, "subject is not a file"),
+        ({"X": np.zeros((216, 90))}, r"\(216, 90\)"),
+        ({"y": np.zeros(215, dtype=int)}, r"\(215,\)"),
+        ({"y": np.full(216, 18)}, r"\b17\b"),
+        ({"X": np.full((216, 91), np.nan)}, "NaN"),
+        ({"X": np.full((216, 91), None)}, "allow_pickle"),
     ],
 )
-def test_wrong_arrays_of_wisdm_say_what_is_wrong(tmp_path, changes, words):
-    with pytest.raises(DataError, match=words):
+def test_wrong_arrays_of_wisdm_say_what_is_wrong(tmp_path, changes, what):
+    with pytest.raises(DataError, match=what):
         wisdm(tmp_path, 2, changes)
 
 
 def test_a_missing_or_damaged_wisdm_says_where_it_was_looked_for(tmp_path):
     settings = DataSettings(dataset="wisdm", partition="natural", data_dir=str(tmp_path))
     file = tmp_path / "wisdm51" / "watch_accel.npz"
-    with pytest.raises(DataError, match=f"there is no {file}.*data-dir or \\$PFL_DATA_DIR"):
+    with pytest.raises(DataError, match=f"{file}.*data-dir.*PFL_DATA_DIR"):
         Federation(settings, 2)
     file.parent.mkdir()
     for content in (b"", b"PK\x03\x04 cut short", b"no archive at all"):
         file.write_bytes(content)
-        with pytest.raises(DataError, match="is not WISDM's arrays"):
+        with pytest.raises(DataError, match=str(file)):
             Federation(settings, 2)
 
 
@@ -295,5 +296,5 @@ def test_the_real_wisdm_has_fifty_people_with_three_phases_each():
             assert set(phase.train[1].tolist()) <= set(habits)
         assert min(len(phase.train[1]) for phase in data.phases) > 40
         assert torch.isfinite(data.train[0]).all()
-    with pytest.raises(DataError, match="51 clients, but only 50 natural ones"):
+    with pytest.raises(DataError, match=r"\b51\b.*\b50\b"):
         Federation(DataSettings(dataset="wisdm", partition="natural"), 51)
