@@ -10,8 +10,8 @@ from flwr.clientapp.typing import Mod
 from numpy.typing import NDArray
 
 from clients.clustered.clustered_client import ClusteredClient
+from clients.local_client import NDArrays, Scalars
 from clients.message_log import inspector
-from clients.personal import NDArrays, Scalars
 from strategies.arrays import to_record, view
 from strategies.protocol import (
     ARRAYS,

@@ -9,7 +9,7 @@ from flwr.clientapp.typing import ClientAppCallable
 from flwr.common.logger import log
 
 from clients.leaks import LeakSearch, leaving
-from clients.personal import PERSONAL_PART
+from clients.local_client import PERSONAL_PART
 from clients.state.personal_state import RECORD, UNGUARDED, watched
 from strategies.arrays import num_bytes, view
 from strategies.protocol import CONFIG, PARTITION_ID, SERVER_ROUND

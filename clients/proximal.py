@@ -1,4 +1,4 @@
-"""Proximal terms: what holds a model near another?
+"""Proximal terms: quadratic penalties that hold a model near an anchor.
 
 A proximal term is ``1/2 * sum_i c_i (theta_i - a_i)^2`` with an anchor ``a`` and a strength ``c``
 (one number, or one per parameter). FedProx (Li et al. 2020, eq. 2) has one to the received model

@@ -9,7 +9,8 @@ from flwr.client import NumPyClient
 from numpy.typing import NDArray
 
 from clients.evaluation import Predictions
-from clients.personal import NDArrays, PersonalClient, Scalars
+from clients.local_client import NDArrays, Scalars
+from clients.personal import PersonalClient
 from clients.state.model_file import THRESHOLDS
 from clients.thresholds.rules import RULES, Evidence, thresholds_of
 from strategies.protocol import (

@@ -285,7 +285,7 @@ def test_a_client_that_would_send_its_head_sends_an_error(monkeypatch):
     def leaky(self, config):
         sent = honest(self, config)
         if self.partition_id == 1:  # a mistake in somebody's own client
-            sent[0] = self._entries["head.weight"].detach().numpy().copy()
+            sent[0] = self.entries["head.weight"].detach().numpy().copy()
         return sent
 
     monkeypatch.setattr(PersonalClient, "get_parameters", leaky)

@@ -122,7 +122,7 @@ def test_fedbabus_head_never_trains_but_is_fine_tuned_for_evaluation():
         _, _, metrics = client.evaluate(client.get_parameters({}), config)
         assert metrics["fine-tuning-epochs"] == 5
         assert not torch.equal(client.model.head.weight, first)
-    kept = client.state.load(client._spec)
+    kept = client.state.load(client.spec)
     assert torch.equal(kept.part("personal")["head.weight"], first)
     assert torch.equal(kept.part("fine-tuned")["head.weight"], client.model.head.weight)
 

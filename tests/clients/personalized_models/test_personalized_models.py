@@ -38,7 +38,7 @@ PARAMETERS = frozenset(name for name, _ in TinyNet().named_parameters())
 
 def own(client, part="own"):
     """What a client keeps of its own model."""
-    snapshot = client.state.load(client._spec)
+    snapshot = client.state.load(client.spec)
     return snapshot.part(part)
 
 
@@ -227,13 +227,13 @@ def test_ditto_at_zero_is_training_alone_and_sends_what_fedavg_sends():
     start = client.get_parameters({})
     sent = play(client, 1)
     alone = TinyNet()
-    with client._random(1, "train"):
+    with client.random(1, "train"):
         train(alone, client.train_loader, joint(1), client.scopes)
     for name, values in zip(client.shared_names, sent, strict=True):
         assert np.array_equal(own(client)[name].numpy(), alone.state_dict()[name].numpy())
         assert np.array_equal(values, alone.state_dict()[name].numpy())
     client.fit(start, {"server-round": 2})  # whatever comes, the own model goes its way
-    with client._random(2, "train"):
+    with client.random(2, "train"):
         train(alone, client.train_loader, joint(1), client.scopes)
     assert torch.equal(own(client)["head.weight"], alone.head.weight)
 
@@ -488,7 +488,7 @@ def test_a_mixture_of_a_model_with_itself_is_that_model(alpha):
 def test_alpha_adapts_within_its_bounds_and_a_stated_one_does_not():
     client = make(APFLClient)
     play(client, 4)
-    alpha = float(client.state.load(client._spec).arrays["mixing/alpha"])
+    alpha = float(client.state.load(client.spec).arrays["mixing/alpha"])
     assert 0 <= alpha <= 1
     assert alpha != 0.5
     fixed = make(APFLClient, mixing=0.25)
