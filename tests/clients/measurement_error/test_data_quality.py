@@ -9,7 +9,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from clients import Classification, PersonalClient, Regression, assign_scopes, in_memory_loader
+from clients import (
+    Classification,
+    ClientDetails,
+    PersonalClient,
+    Regression,
+    assign_scopes,
+    in_memory_loader,
+)
 from clients.measurement_error.data_quality import (
     DataQuality,
     calibration,
@@ -211,7 +218,7 @@ def client(**options):
 
 def test_a_client_tells_how_well_it_sees():
     told = quality(4, 0.5, (1.0, 0.0), (0.5, 1.0))
-    sees = client(quality=told)
+    sees = client(details=ClientDetails(quality=told))
     _, _, metrics = sees.fit(sees.get_parameters({}), {})
     assert metrics[MISSING_RATE] == 0.5
     assert metrics[RELIABILITY] == 0.75

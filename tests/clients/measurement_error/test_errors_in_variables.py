@@ -5,6 +5,7 @@ from torch import nn
 
 from clients import (
     Classification,
+    ClientDetails,
     ErrorsInVariablesClient,
     Regression,
     assign_scopes,
@@ -58,7 +59,7 @@ def client(train, test=None, model=None, task=None, told=None, personal="none"):
         None,
         in_memory_loader(*(test or train), 64),
         task=task or Regression(),
-        quality=told,
+        details=ClientDetails(quality=told),
         partition_id=0,
     )
 

@@ -493,7 +493,7 @@ def test_alpha_adapts_within_its_bounds_and_a_stated_one_does_not():
     assert alpha != 0.5
     fixed = make(APFLClient, mixing=0.25)
     play(fixed, 2)
-    assert float(fixed.state.load(fixed._spec).arrays["mixing/alpha"]) == 0.25
+    assert float(fixed.state.load(fixed.spec).arrays["mixing/alpha"]) == 0.25
     with pytest.raises(ValueError, match=r"alpha must be in \[0, 1\], got 1.5"):
         make(APFLClient, mixing=1.5)
 
@@ -522,7 +522,7 @@ def test_apfl_at_one_trains_alone_and_at_zero_is_fedavg():
     fedavg = make(APFLClient, mixing=0.0)
     sent = play(alone, 1)
     plain = TinyNet()
-    with alone._random(1, "train"):
+    with alone.random(1, "train"):
         train(plain, alone.train_loader, joint(1), alone.scopes)
     for name, values in zip(alone.shared_names, sent, strict=True):
         expected = plain.state_dict()[name]

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from clients import PersonalState
+from clients import ClientDetails, PersonalState
 from clients.evaluation import Predictions
 from clients.loaders import count_examples, in_memory_loader
 from clients.thresholds.rules import RULES, Evidence, thresholds_of
@@ -325,7 +325,7 @@ def test_every_example_to_learn_from_counts_once_in_the_prevalence(monkeypatch):
 def test_examples_that_no_epoch_takes_count_in_the_prevalence(monkeypatch):
     plain = tiny_client(count=21)
     inputs, targets = plain.train_loader.dataset.tensors
-    short = tiny_client(count=21, num_examples=21)
+    short = tiny_client(count=21, details=ClientDetails(num_examples=21))
     short.train_loader = in_memory_loader(inputs, targets, 8, shuffle=True, drop_last=True)
     assert count_examples(short.train_loader) == 16
     assert prevalence_reported(thresholding(short), monkeypatch) == counted(plain)
@@ -334,7 +334,7 @@ def test_examples_that_no_epoch_takes_count_in_the_prevalence(monkeypatch):
 def test_examples_with_several_fillings_count_once_in_the_prevalence(monkeypatch):
     plain = tiny_client(count=21)
     inputs, targets = plain.train_loader.dataset.tensors
-    filled = tiny_client(count=21, num_examples=21)
+    filled = tiny_client(count=21, details=ClientDetails(num_examples=21))
     filled.train_loader = in_memory_loader(inputs.repeat(4, 1), targets.repeat(4), 8)
     assert prevalence_reported(thresholding(filled), monkeypatch) == counted(plain)
 
