@@ -454,8 +454,8 @@ def test_apfls_gradients_are_those_of_finite_differences():
     shared, mine = TinyNet(1).double().eval(), TinyNet(2).double().eval()
     inputs, targets = examples(10)
     inputs = inputs.double()
-    alpha = torch.tensor(0.3, dtype=torch.float64, requires_grad=True)
-    outputs = Mixture(shared, mine, alpha)(inputs)
+    mixture = Mixture(shared, mine, torch.tensor(0.3, dtype=torch.float64))
+    alpha, outputs = mixture.alpha, mixture(inputs)
     (cross_entropy(outputs[0], targets) + cross_entropy(outputs[1], targets)).backward()
 
     def loss_at(value):
