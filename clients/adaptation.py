@@ -20,13 +20,16 @@ def take_examples(loader: Loader, count: int) -> tuple[Tensor, Tensor, int]:
 
     Parameters
     ----------
-    loader : yields batches
-    count : at least 1, or :data:`ALL`
+    loader : Loader
+        Yields batches.
+    count : int
+        At least 1, or :data:`ALL`.
 
     Returns
     -------
-    inputs ``(n, ...)`` and targets ``(n, ...)``, ``n`` at most ``count``; examples in the first
-    batch
+    tuple of Tensor, Tensor and int
+        Inputs ``(n, ...)`` and targets ``(n, ...)``, ``n`` at most ``count``; examples in the first
+        batch.
 
     Raises
     ------
@@ -67,12 +70,18 @@ def join(
 
     Parameters
     ----------
-    model : with the shared parameters and the client's first personal ones
-    loader : the client's training batches
-    examples : how many to use; 0 for none, :data:`ALL` for all
-    steps : minibatch steps
-    trains : scopes whose parameters move; a method without personal ones takes the model as it is
-    scopes, task, optimization, proximal_terms : as in :func:`clients.train`
+    model : nn.Module
+        With the shared parameters and the client's first personal ones.
+    loader : Loader
+        The client's training batches.
+    examples : int
+        How many to use; 0 for none, :data:`ALL` for all.
+    steps : int
+        Minibatch steps.
+    trains : frozenset of Scope
+        Scopes whose parameters move; a method without personal ones takes the model as it is.
+    scopes, task, optimization, proximal_terms : mapping of str to Scope
+        As in :func:`clients.train`.
     """
     if not (examples and steps):
         return

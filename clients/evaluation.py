@@ -40,8 +40,10 @@ class Stream:
 
     Attributes
     ----------
-    phase : number of the phase at hand
-    test_loaders : the test examples of each phase, those to come included
+    phase : int
+        Number of the phase at hand.
+    test_loaders : sequence of Loader
+        The test examples of each phase, those to come included.
     """
 
     phase: int
@@ -71,9 +73,12 @@ class Predictions:
 
     Attributes
     ----------
-    loss : the mean loss; NaN without examples
-    chances : ``(N, K)`` float64, the probabilities of the classes
-    targets : ``(N,)`` int64, the true classes
+    loss : float
+        The mean loss; NaN without examples.
+    chances : ndarray
+        ``(N, K)`` float64, the probabilities of the classes.
+    targets : ndarray
+        ``(N,)`` int64, the true classes.
     """
 
     loss: float
@@ -89,10 +94,14 @@ def predictions(
 
     Parameters
     ----------
-    model : a classifier, whose outputs are logits
-    loader : the examples; none if it is None
-    num_classes : number of classes
-    task : its loss, and what turns outputs into probabilities
+    model : nn.Module
+        A classifier, whose outputs are logits.
+    loader : Loader or None
+        The examples; none if it is None.
+    num_classes : int
+        Number of classes.
+    task : Task, default Classification()
+        Its loss, and what turns outputs into probabilities.
     """
     model.eval()
     device = device_of(model)
@@ -126,12 +135,15 @@ class FineTuning:
 
     Attributes
     ----------
-    trains : scopes whose parameters move
-    epochs : candidates, ascending, 0 allowed; each client takes the one with the best
-        score on its own validation examples (ties: the lower loss, then fewer epochs), or the
-        last candidate if it has no validation examples
-    every_round : fine-tune at every evaluation (FedBABU, whose head is not trained otherwise),
-        or only after the last round
+    trains : frozenset of Scope, default EVERYTHING
+        Scopes whose parameters move.
+    epochs : tuple of int, default (0, 1, 2, 5)
+        Candidates, ascending, 0 allowed; each client takes the one with the best score on its own
+        validation examples (ties: the lower loss, then fewer epochs), or the last candidate if it
+        has no validation examples.
+    every_round : bool, default False
+        Fine-tune at every evaluation (FedBABU, whose head is not trained otherwise), or only after
+        the last round.
     """
 
     trains: frozenset[Scope] = EVERYTHING
@@ -148,8 +160,10 @@ class Choice:
 
     Parameters
     ----------
-    validation : the validation examples
-    task : decides what is better
+    validation : Loader or None
+        The validation examples.
+    task : Task
+        Decides what is better.
     """
 
     def __init__(self, validation: Loader | None, task: Task) -> None:
@@ -189,8 +203,10 @@ class FineTuned:
 
     Attributes
     ----------
-    epochs : the candidate that the validation examples chose
-    validation : see :attr:`Choice.validation`
+    epochs : int
+        The candidate that the validation examples chose.
+    validation : Evaluation
+        See :attr:`Choice.validation`.
     """
 
     epochs: int
@@ -251,9 +267,11 @@ def cross_fitted(found: Sequence[Sequence[Evaluation]], task: Task) -> Evaluatio
 
     Parameters
     ----------
-    found : ``found[candidate][half]``, no halves if there are too few examples
-    task : decides what is better, and which scores there are; of errors the root mean square is
-        taken, of scores that are no means over examples (``r2``) nothing is known
+    found : sequence of sequence of Evaluation
+        ``found[candidate][half]``, no halves if there are too few examples.
+    task : Task
+        Decides what is better, and which scores there are; of errors the root mean square is taken,
+        of scores that are no means over examples (``r2``) nothing is known.
     """
     if not found[0]:
         return Evaluation(0, math.nan, task.scores(torch.zeros(0), 0))

@@ -58,10 +58,14 @@ def in_memory_loader(
 
     Parameters
     ----------
-    inputs, targets : ``(N, ...)``
-    batch_size : examples a batch
-    shuffle : whether every epoch has an order of its own
-    drop_last : leave out a last batch that is not full, unless it is the only one
+    inputs, targets : Tensor
+        ``(N, ...)``.
+    batch_size : int
+        Examples a batch.
+    shuffle : bool, default False
+        Whether every epoch has an order of its own.
+    drop_last : bool, default False
+        Leave out a last batch that is not full, unless it is the only one.
     """
     if batch_size < 1:
         raise ValueError(f"batch_size must be at least 1, got {batch_size}")

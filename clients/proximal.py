@@ -31,9 +31,11 @@ class ProximalTerm:
 
     Attributes
     ----------
-    anchor : name -> tensor of the parameter's shape; must not share memory with the parameters
-    strength : one number >= 0 for all, or name -> tensor of the parameter's shape, entries >= 0.
-        Infinity means: equals the anchor
+    anchor : mapping of str to Tensor
+        Name -> tensor of the parameter's shape; must not share memory with the parameters.
+    strength : Strength
+        One number >= 0 for all, or name -> tensor of the parameter's shape, entries >= 0. Infinity
+        means: equals the anchor.
 
     Raises
     ------
@@ -89,11 +91,13 @@ class ProximalStep:
 
     Parameters
     ----------
-    proximal_terms : on one parameter they add up: strengths are summed, and the anchor is the mean
-        of the anchors weighted by them. Infinite strengths outvote finite ones
-    parameters : name -> parameter that is trained; others feel no pull. Where just one tether
-        holds a parameter its anchor is used in place, so that whoever moves the anchor during
-        training moves the anchor (pFedMe)
+    proximal_terms : sequence of ProximalTerm
+        On one parameter they add up: strengths are summed, and the anchor is the mean of the
+        anchors weighted by them. Infinite strengths outvote finite ones.
+    parameters : mapping of str to nn.Parameter
+        Name -> parameter that is trained; others feel no pull. Where just one tether holds a
+        parameter its anchor is used in place, so that whoever moves the anchor during training
+        moves the anchor (pFedMe).
     """
 
     def __init__(
@@ -113,8 +117,8 @@ class ProximalStep:
 
         Parameters
         ----------
-        optimizer : ``SGD`` (without Nesterov momentum or dampening) or ``Adam``, with one
-            parameter group
+        optimizer : torch.optim.Optimizer
+            ``SGD`` (without Nesterov momentum or dampening) or ``Adam``, with one parameter group.
         """
         (group,) = optimizer.param_groups
         rate = group["lr"]
@@ -144,12 +148,14 @@ def combine(pulls: Sequence[tuple[float | Tensor, Tensor]]) -> tuple[Tensor, Ten
 
     Parameters
     ----------
-    pulls : (strength, anchor): a number or a tensor of the parameter's shape, and such a tensor
+    pulls : sequence of tuple of float or Tensor and Tensor
+        (strength, anchor): a number or a tensor of the parameter's shape, and such a tensor.
 
     Returns
     -------
-    strength and anchor, both of the parameter's shape; where all strengths are zero, the anchor
-    is zero
+    tuple of 2 Tensor
+        Strength and anchor, both of the parameter's shape; where all strengths are zero, the anchor
+        is zero.
     """
     anchors = torch.stack([anchor for _, anchor in pulls])
     strengths = torch.stack([torch.zeros_like(anchor) + strength for strength, anchor in pulls])
@@ -165,10 +171,13 @@ class ProximalRule:
 
     Attributes
     ----------
-    scope : which parameters are held
-    anchor : ``"received"`` (their values when the round's training starts: for shared ones what
-        the server sent) or ``"zero"``
-    strength : one number >= 0
+    scope : Scope
+        Which parameters are held.
+    anchor : {"received", "zero"}
+        ``"received"`` (their values when the round's training starts: for shared ones what the
+        server sent) or ``"zero"``.
+    strength : float
+        One number >= 0.
 
     Raises
     ------

@@ -52,8 +52,10 @@ def components(model: nn.Module, parts: Parts | None = None) -> dict[str, frozen
 
     Parameters
     ----------
-    model : module
-    parts : declaration of the model's parts; by default the model's attribute ``parts``
+    model : nn.Module
+        Module.
+    parts : Parts or None, default None
+        Declaration of the model's parts; by default the model's attribute ``parts``.
 
     Raises
     ------
@@ -126,15 +128,20 @@ def assign_scopes(
 
     Parameters
     ----------
-    model : module
-    personal, group : rules; ``group="rest"`` is everything that is neither personal nor in the
-        rule of what is shared
-    shared : rule; by default everything that is neither personal nor group
-    parts : declaration of the model's parts; by default the model's attribute ``parts``
+    model : nn.Module
+        Module.
+    personal, group : str, default "none"
+        Rules; ``group="rest"`` is everything that is neither personal nor in the rule of what is
+        shared.
+    shared : str or None, default None
+        Rule; by default everything that is neither personal nor group.
+    parts : Parts or None, default None
+        Declaration of the model's parts; by default the model's attribute ``parts``.
 
     Returns
     -------
-    dict in the order of the state dict
+    dict of str to Scope
+        Dict in the order of the state dict.
 
     Raises
     ------

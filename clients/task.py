@@ -101,9 +101,11 @@ class Regression(_Additive):
 
     Attributes
     ----------
-    criterion : the loss
-    unit : what one unit of a target is worth; ``rmse`` is multiplied by it (targets that were
-        divided by their deviation are trained on, errors are told in the user's own unit)
+    criterion : Criterion, default squared_error
+        The loss.
+    unit : float, default 1.0
+        What one unit of a target is worth; ``rmse`` is multiplied by it (targets that were divided
+        by their deviation are trained on, errors are told in the user's own unit).
     """
 
     criterion: Criterion = squared_error

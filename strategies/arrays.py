@@ -135,8 +135,10 @@ def weighted_mean(arrays: Sequence[NDArray[Any]], weights: Sequence[float]) -> N
 
     Parameters
     ----------
-    arrays : sequence of arrays, all of one shape and dtype
-    weights : one positive finite number an array
+    arrays : sequence of ndarray
+        Sequence of arrays, all of one shape and dtype.
+    weights : sequence of float
+        One positive finite number an array.
 
     Notes
     -----
@@ -219,11 +221,13 @@ def linear_coefficients(arrays: Mapping[str, Array]) -> NDArray[np.float64]:
 
     Parameters
     ----------
-    arrays : the weight ``(outputs, features)`` and the bias ``(outputs,)`` of one linear layer
+    arrays : mapping of str to Array
+        The weight ``(outputs, features)`` and the bias ``(outputs,)`` of one linear layer.
 
     Returns
     -------
-    ``(outputs, features + 1)`` float64
+    ndarray
+        ``(outputs, features + 1)`` float64.
 
     Raises
     ------
@@ -249,13 +253,17 @@ def project(values: NDArray[Any], size: int, seed: int) -> NDArray[Any]:
 
     Parameters
     ----------
-    values : ``(p,)``
-    size : of the result; 0, or at least ``p``, for the vector itself
-    seed : the same for vectors that are to be compared
+    values : ndarray
+        ``(p,)``.
+    size : int
+        Of the result; 0, or at least ``p``, for the vector itself.
+    seed : int
+        The same for vectors that are to be compared.
 
     Returns
     -------
-    ``(size,)`` float32, or ``values`` as they are
+    ndarray
+        ``(size,)`` float32, or ``values`` as they are.
     """
     if not 0 < size < len(values):
         return values

@@ -23,13 +23,20 @@ class ClientReport:
 
     Attributes
     ----------
-    round, phase : the round (from 1) and ``"train"`` or ``"evaluate"``
-    node_id : Flower's id of the node
-    client : the client's own number (its ``partition-id``; the node id if it states none)
-    metrics : the scalars the client reported
-    bytes_down, bytes_up : payload bytes of the arrays sent to it and received from it
-    dropped : why the reply was not used; empty when it was
-    lists : the lists of numbers that the client reported
+    round, phase : int
+        The round (from 1) and ``"train"`` or ``"evaluate"``.
+    node_id : int
+        Flower's id of the node.
+    client : int
+        The client's own number (its ``partition-id``; the node id if it states none).
+    metrics : mapping of str to float
+        The scalars the client reported.
+    bytes_down, bytes_up : int
+        Payload bytes of the arrays sent to it and received from it.
+    dropped : str, default ""
+        Why the reply was not used; empty when it was.
+    lists : mapping of str to sequence of int or sequence of float, default {}
+        The lists of numbers that the client reported.
     """
 
     round: int
@@ -49,12 +56,18 @@ class Reply:
 
     Attributes
     ----------
-    message : as it came
-    client : the client's own number; the node id while it is not known
-    content : its records; empty for an error
-    arrays, views, spec : its arrays as they came, as NumPy views, and their names and shapes
-    metrics, weight : its metrics, and among them the weight
-    dropped : why it is not used; empty if it is
+    message : Message
+        As it came.
+    client : int
+        The client's own number; the node id while it is not known.
+    content : RecordDict, default empty
+        Its records; empty for an error.
+    arrays, views, spec : ArrayRecord, default empty
+        Its arrays as they came, as NumPy views, and their names and shapes.
+    metrics, weight : MetricRecord, default empty
+        Its metrics, and among them the weight.
+    dropped : str, default ""
+        Why it is not used; empty if it is.
     """
 
     message: Message
@@ -101,7 +114,8 @@ def of_clients(messages: Iterable[Message]) -> tuple[list[Message], dict[str, st
 
     Returns
     -------
-    replies, and for others the id of the message that was not replied to -> reason
+    tuple of list of Message and dict of str to str
+        Replies, and for others the id of the message that was not replied to -> reason.
     """
     replies: list[Message] = []
     reasons: dict[str, str] = {}
@@ -118,9 +132,12 @@ def take_apart(message: Message, weighted_by_key: str, with_arrays: bool) -> Rep
 
     Parameters
     ----------
-    message : the reply
-    weighted_by_key : name of the metric that is the client's weight
-    with_arrays : whether it must hold arrays (it does after training)
+    message : Message
+        The reply.
+    weighted_by_key : str
+        Name of the metric that is the client's weight.
+    with_arrays : bool
+        Whether it must hold arrays (it does after training).
     """
     reply = Reply(message, message.metadata.src_node_id)
     try:
@@ -165,8 +182,10 @@ def drop_deviants(replies: Sequence[Reply], sent: ArrayRecord | None) -> None:
 
     Parameters
     ----------
-    replies : of the round
-    sent : what clients received, if known
+    replies : sequence of Reply
+        Of the round.
+    sent : ArrayRecord or None
+        What clients received, if known.
     """
     good = [reply for reply in replies if not reply.dropped]
     reference = _reference([reply.spec for reply in good], sent)
@@ -198,8 +217,10 @@ def drop_outliers(
 
     Parameters
     ----------
-    replies : that are good otherwise
-    sizes : what is told -> how large it is, of every reply; of sums of squares, for an example
+    replies : sequence of Reply
+        That are good otherwise.
+    sizes : mapping of str to sequence of float or ndarray
+        What is told -> how large it is, of every reply; of sums of squares, for an example.
     """
     if len(replies) < 3:
         return

@@ -40,15 +40,20 @@ def start_gradient(
 
     Parameters
     ----------
-    model : at the values to take the gradient at
-    names : of the parameters it is taken of, in this order
-    inputs, targets : ``(n, ...)``; taken in blocks of equal size, at most :data:`BLOCK` examples
-        each, whose gradients are averaged; of a graph all at once
-    task : the loss
+    model : nn.Module
+        At the values to take the gradient at.
+    names : list of str
+        Of the parameters it is taken of, in this order.
+    inputs, targets : Tensor
+        ``(n, ...)``; taken in blocks of equal size, at most :data:`BLOCK` examples each, whose
+        gradients are averaged; of a graph all at once.
+    task : Task
+        The loss.
 
     Returns
     -------
-    float32 vector, on the CPU
+    Tensor
+        Float32 vector, on the CPU.
     """
     device = device_of(model)
     model.eval()

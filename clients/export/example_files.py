@@ -22,9 +22,11 @@ class ExampleFile:
 
     Attributes
     ----------
-    inputs : ``(N, *shape)`` float32
-    others : of a table whose columns a model knows by name, the columns that it does not take
-        (numbers of patients, dates), for each row; empty elsewhere
+    inputs : ndarray
+        ``(N, *shape)`` float32.
+    others : sequence of mapping of str to str, default ()
+        Of a table whose columns a model knows by name, the columns that it does not take (numbers
+        of patients, dates), for each row; empty elsewhere.
     """
 
     inputs: NDArray[np.float32]
@@ -36,10 +38,13 @@ def read_examples(path: Path, shape: Sequence[int], columns: Sequence[str] = ())
 
     Parameters
     ----------
-    path : the file; uint8 pixels become 0 to 1
-    shape : of one example
-    columns : names of the features that the model takes, in its order, where it was trained on a
-        table; a ``.csv`` may have them in any order, and others beside them
+    path : Path
+        The file; uint8 pixels become 0 to 1.
+    shape : sequence of int
+        Of one example.
+    columns : sequence of str, default ()
+        Names of the features that the model takes, in its order, where it was trained on a table; a
+        ``.csv`` may have them in any order, and others beside them.
 
     Raises
     ------

@@ -59,9 +59,12 @@ def take_out(directory: Path, client: str, target: Path) -> PersonalizedModel:
 
     Parameters
     ----------
-    directory : the personal directory of the device
-    client : whose; empty where there is only one
-    target : where to; a file that is there already is not overwritten
+    directory : Path
+        The personal directory of the device.
+    client : str
+        Whose; empty where there is only one.
+    target : Path
+        Where to; a file that is there already is not overwritten.
 
     Raises
     ------
@@ -91,9 +94,11 @@ def network_of(model: PersonalizedModel, stated: str = "") -> nn.Module:
 
     Parameters
     ----------
-    model : from a file
-    stated : ``module:function`` of one's own, called with the shape of an example and the number
-        of outputs; empty for what the file says, which must be :data:`TRUSTED`
+    model : PersonalizedModel
+        From a file.
+    stated : str, default ""
+        ``module:function`` of one's own, called with the shape of an example and the number of
+        outputs; empty for what the file says, which must be :data:`TRUSTED`.
 
     Raises
     ------
@@ -162,9 +167,12 @@ def predict(
 
     Parameters
     ----------
-    network : from :func:`network_of`
-    model : the file it came from
-    inputs : ``(N, *shape)`` as the client's own examples are, before they are standardised
+    network : nn.Module
+        From :func:`network_of`.
+    model : PersonalizedModel
+        The file it came from.
+    inputs : ndarray
+        ``(N, *shape)`` as the client's own examples are, before they are standardised.
 
     Raises
     ------

@@ -21,10 +21,12 @@ class Graph:
 
     Attributes
     ----------
-    features : ``(N, F)`` float32, of the nodes
-    edges : ``(2, E)`` int64, from the nodes of the first row to those of the second; a connection
-        in both directions is two edges. For the prediction of links these are the training edges
-        only: the others must not be seen when they are predicted
+    features : Tensor
+        ``(N, F)`` float32, of the nodes.
+    edges : Tensor
+        ``(2, E)`` int64, from the nodes of the first row to those of the second; a connection in
+        both directions is two edges. For the prediction of links these are the training edges only:
+        the others must not be seen when they are predicted.
 
     Raises
     ------
@@ -149,9 +151,12 @@ def bind(
 
     Parameters
     ----------
-    model : a :class:`GraphNetwork`, if there is a graph
-    graph : the client's
-    whole, fanout : see :class:`GraphNetwork`; None for what they are
+    model : nn.Module
+        A :class:`GraphNetwork`, if there is a graph.
+    graph : Graph or None
+        The client's.
+    whole, fanout : int or None, default None
+        See :class:`GraphNetwork`; None for what they are.
 
     Raises
     ------

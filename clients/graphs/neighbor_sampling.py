@@ -14,8 +14,10 @@ class Neighbours(NamedTuple):
 
     Attributes
     ----------
-    starts : ``(N + 1,)`` int64
-    senders : ``(E,)`` int64
+    starts : Tensor
+        ``(N + 1,)`` int64.
+    senders : Tensor
+        ``(E,)`` int64.
     """
 
     starts: Tensor
@@ -37,16 +39,21 @@ def sample(
 
     Parameters
     ----------
-    neighbours : of the whole graph
-    nodes : ``(B,)`` that messages are wanted at, each once
-    layers : how far messages travel
-    fanout : at least 1; a node with no more senders than that has all of them, of the others
-        ``fanout`` different ones are drawn, each set with the same probability
+    neighbours : Neighbours
+        Of the whole graph.
+    nodes : Tensor
+        ``(B,)`` that messages are wanted at, each once.
+    layers : int
+        How far messages travel.
+    fanout : int
+        At least 1; a node with no more senders than that has all of them, of the others ``fanout``
+        different ones are drawn, each set with the same probability.
 
     Returns
     -------
-    the nodes of the neighbourhood, ``nodes`` first; its edges ``(2, E)`` among their places. Only
-    edges into nodes whose message counts are there
+    tuple of 2 Tensor
+        The nodes of the neighbourhood, ``nodes`` first; its edges ``(2, E)`` among their places.
+        Only edges into nodes whose message counts are there.
     """
     device = neighbours.starts.device
     known = torch.full((len(neighbours.starts) - 1,), -1, dtype=torch.int64, device=device)

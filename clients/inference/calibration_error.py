@@ -15,14 +15,18 @@ def calibration_gaps(confidence: Tensor, right: Tensor, bins: int = BINS) -> Ten
 
     Parameters
     ----------
-    confidence : ``(N,)``, the probability of the predicted class, in [0, 1]
-    right : ``(N,)``, whether that was the class
-    bins : number of bins of equal width, each open below: ``((m - 1) / bins, m / bins]``
+    confidence : Tensor
+        ``(N,)``, the probability of the predicted class, in [0, 1].
+    right : Tensor
+        ``(N,)``, whether that was the class.
+    bins : int, default BINS
+        Number of bins of equal width, each open below: ``((m - 1) / bins, m / bins]``.
 
     Returns
     -------
-    ``(bins,)`` float64, the sum of ``right - confidence`` over the examples of each bin. Sums of
-    several batches add up
+    Tensor
+        ``(bins,)`` float64, the sum of ``right - confidence`` over the examples of each bin. Sums
+        of several batches add up.
     """
     claimed = confidence.double()
     places = (claimed * bins).ceil().long().sub(1).clamp(0, bins - 1)
@@ -35,8 +39,10 @@ def expected_calibration_error(gaps: Tensor, count: int) -> float:
 
     Parameters
     ----------
-    gaps : from :func:`calibration_gaps`
-    count : ``N``; NaN is returned for 0
+    gaps : Tensor
+        From :func:`calibration_gaps`.
+    count : int
+        ``N``; NaN is returned for 0.
 
     Notes
     -----

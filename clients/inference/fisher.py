@@ -38,16 +38,22 @@ def fisher_diagonal(
 
     Parameters
     ----------
-    model : on its device; parameters without ``requires_grad`` are left out
-    loader : yields batches of the examples, once
-    task : says what the model holds possible, and its loss
-    samples : draw so many labels for each example from the model's prediction; 0 takes the exact
-        expectation, at the price of a gradient for every class
-    names : the parameters to take it of; all by default
+    model : nn.Module
+        On its device; parameters without ``requires_grad`` are left out.
+    loader : Loader
+        Yields batches of the examples, once.
+    task : Task, default Classification()
+        Says what the model holds possible, and its loss.
+    samples : int, default 0
+        Draw so many labels for each example from the model's prediction; 0 takes the exact
+        expectation, at the price of a gradient for every class.
+    names : collection of str or None, default None
+        The parameters to take it of; all by default.
 
     Returns
     -------
-    parameter name -> tensor of its shape, >= 0; zeros without examples
+    dict of str to Tensor
+        Parameter name -> tensor of its shape, >= 0; zeros without examples.
     """
     parameters = {
         name: parameter.detach()

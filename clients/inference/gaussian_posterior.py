@@ -21,7 +21,8 @@ class Gaussian:
 
     Attributes
     ----------
-    mean, variance : name -> tensor of the parameter's shape; variances >= 0
+    mean, variance : mapping of str to Tensor
+        Name -> tensor of the parameter's shape; variances >= 0.
     """
 
     mean: Mapping[str, Tensor]
@@ -41,7 +42,8 @@ class Gaussian:
 
         Parameters
         ----------
-        precision : name -> ``h >= 0``, what the data say: examples times their Fisher information
+        precision : mapping of str to Tensor
+            Name -> ``h >= 0``, what the data say: examples times their Fisher information.
         """
         return {n: (v.reciprocal() + precision[n]).reciprocal() for n, v in self.variance.items()}
 
@@ -75,7 +77,8 @@ def mixture(outputs: Tensor) -> Tensor:
 
     Parameters
     ----------
-    outputs : logits ``(draws, N, classes)``
+    outputs : Tensor
+        Logits ``(draws, N, classes)``.
     """
     return outputs.log_softmax(dim=2).logsumexp(dim=0) - math.log(len(outputs))
 
@@ -95,9 +98,12 @@ class PosteriorAverage(nn.Module):
 
     Parameters
     ----------
-    model : its other parameters are taken as they stand
-    draws : values of some of its parameters, at least one
-    task : decides what is averaged: probabilities of classes, or outputs
+    model : nn.Module
+        Its other parameters are taken as they stand.
+    draws : sequence of Values
+        Values of some of its parameters, at least one.
+    task : Task
+        Decides what is averaged: probabilities of classes, or outputs.
     """
 
     def __init__(self, model: nn.Module, draws: Sequence[Values], task: Task) -> None:

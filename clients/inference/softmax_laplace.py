@@ -31,9 +31,12 @@ def log_likelihood(coefficients: Floats, inputs: Floats, labels: Labels) -> floa
 
     Parameters
     ----------
-    coefficients : ``(K d,)``
-    inputs : ``(n, d)``
-    labels : ``(n,)``, in ``0..K-1``
+    coefficients : ndarray
+        ``(K d,)``.
+    inputs : ndarray
+        ``(n, d)``.
+    labels : ndarray
+        ``(n,)``, in ``0..K-1``.
     """
     logarithms = _log_softmax(coefficients, inputs)
     return float(np.take_along_axis(logarithms, labels[:, None], axis=1).sum())
@@ -46,7 +49,8 @@ def derivatives(coefficients: Floats, inputs: Floats, labels: Labels) -> tuple[F
 
     Parameters
     ----------
-    coefficients, inputs, labels : as in :func:`log_likelihood`
+    coefficients, inputs, labels : ndarray
+        As in :func:`log_likelihood`.
     """
     shares = np.exp(_log_softmax(coefficients, inputs))
     classes, size = shares.shape[1], len(coefficients)
@@ -69,8 +73,10 @@ def mode(inputs: Floats, labels: Labels, prior: Prior) -> Floats:
 
     Parameters
     ----------
-    inputs, labels : as in :func:`log_likelihood`
-    prior : of the coefficients
+    inputs, labels : ndarray
+        As in :func:`log_likelihood`.
+    prior : Prior
+        Of the coefficients.
     """
     pull = np.zeros_like(prior.mean)
     place = prior.mean
@@ -112,7 +118,8 @@ def laplace(inputs: Floats, labels: Labels, prior: Prior) -> Moments:
 
     Parameters
     ----------
-    inputs, labels, prior : as in :func:`mode`
+    inputs, labels, prior : ndarray
+        As in :func:`mode`.
     """
     best = mode(inputs, labels, prior)
     gradient, hessian = derivatives(best, inputs, labels)

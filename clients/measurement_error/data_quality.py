@@ -21,13 +21,17 @@ class DataQuality:
 
     Attributes
     ----------
-    examples : number of training examples
-    missing_rate : share of the features' values that are missing, 0 to 1
-    noise : ``(d,)`` float64, variance of the error of each feature of an example, in the unit that
-        the model sees; 0 for exact readings. A value that was filled in has none: of a feature that
-        is known of a share ``p`` of the examples it is ``p`` times that of a reading
-    reliability : ``(d,)`` float64, share of the variance of each feature's readings that is the
-        true values', 0 to 1
+    examples : int
+        Number of training examples.
+    missing_rate : float
+        Share of the features' values that are missing, 0 to 1.
+    noise : ndarray
+        ``(d,)`` float64, variance of the error of each feature of an example, in the unit that the
+        model sees; 0 for exact readings. A value that was filled in has none: of a feature that is
+        known of a share ``p`` of the examples it is ``p`` times that of a reading.
+    reliability : ndarray
+        ``(d,)`` float64, share of the variance of each feature's readings that is the true values',
+        0 to 1.
 
     Raises
     ------
@@ -95,9 +99,11 @@ def reliability_of(noise: ArrayLike, variance: ArrayLike) -> Floats:
 
     Parameters
     ----------
-    noise : ``(d,)`` variance of the errors
-    variance : ``(d,)`` variance of the readings; where it is 0 there is nothing to tell apart, and
-        the reliability is 1 without noise and 0 with it
+    noise : array_like
+        ``(d,)`` variance of the errors.
+    variance : array_like
+        ``(d,)`` variance of the readings; where it is 0 there is nothing to tell apart, and the
+        reliability is 1 without noise and 0 with it.
 
     Raises
     ------
@@ -119,11 +125,13 @@ def noise_of_replicates(readings: ArrayLike) -> Floats:
 
     Parameters
     ----------
-    readings : ``(R, N, d)``, R readings of each of N things, R at least 2, finite
+    readings : array_like
+        ``(R, N, d)``, R readings of each of N things, R at least 2, finite.
 
     Returns
     -------
-    ``(d,)`` float64
+    ndarray
+        ``(d,)`` float64.
 
     Raises
     ------
@@ -152,12 +160,15 @@ def calibration(readings: ArrayLike, noise: ArrayLike) -> tuple[Floats, Floats]:
 
     Parameters
     ----------
-    readings : ``(N, d)``, N at least 1, finite
-    noise : ``(d,)`` variance of the errors, which are independent of one another
+    readings : array_like
+        ``(N, d)``, N at least 1, finite.
+    noise : array_like
+        ``(d,)`` variance of the errors, which are independent of one another.
 
     Returns
     -------
-    matrix ``(d, d)`` and mean ``(d,)``: ``mean + (W - mean) @ matrix.T``
+    tuple of 2 ndarray
+        Matrix ``(d, d)`` and mean ``(d,)``: ``mean + (W - mean) @ matrix.T``.
 
     Raises
     ------

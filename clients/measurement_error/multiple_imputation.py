@@ -23,8 +23,10 @@ def average_predictions(model: nn.Module, task: Task) -> None:
 
     Parameters
     ----------
-    model : of inputs ``(N, d)``
-    task : decides what is averaged
+    model : nn.Module
+        Of inputs ``(N, d)``.
+    task : Task
+        Decides what is averaged.
     """
     if not hasattr(model, _AVERAGE):
         model.register_forward_pre_hook(_spread)

@@ -37,10 +37,14 @@ class PersonalizedModel:
 
     Attributes
     ----------
-    entries : the state dict
-    round : the round after which it was so
-    about : in words whose it is (``client``, ``method``), and how to build and to use its network
-    thresholds : decision thresholds of the client's own, one a class; empty where it has none
+    entries : mapping of str to Tensor
+        The state dict.
+    round : int
+        The round after which it was so.
+    about : mapping of str to str
+        In words whose it is (``client``, ``method``), and how to build and to use its network.
+    thresholds : mapping of str to Tensor
+        Decision thresholds of the client's own, one a class; empty where it has none.
     """
 
     entries: Mapping[str, Tensor]

@@ -68,9 +68,11 @@ class Seen:
 
     Attributes
     ----------
-    methods : whose they are
-    read : what was read from files, as ``context.state`` has what is kept. A device that was
-        restarted has its personal parameters in its file alone until it trains
+    methods : set of str, default empty
+        Whose they are.
+    read : RecordDict, default empty
+        What was read from files, as ``context.state`` has what is kept. A device that was restarted
+        has its personal parameters in its file alone until it trains.
     """
 
     methods: set[str] = field(default_factory=set)
@@ -121,15 +123,22 @@ class PersonalState:
 
     Parameters
     ----------
-    records : ``context.state`` of the node, or any ``RecordDict`` that outlives the round
-    method : name of the method; states of different methods never mix
-    client : the client's name, of its file: letters, digits, ``.``, ``_`` and ``-``; required
-        with a directory, and never the same for two clients; see :func:`check_name`
-    directory : the node's personal directory; None keeps the state in ``records`` only
-    purpose : what the state was made on, in words (data set, split, seed, ...); a file made on
-        something else is foreign, because its parameters have seen other examples
-    run : name of the run at hand, the same when it is resumed
-    unguarded : parts of the state that honest messages may equal, such as an own model that is sent
+    records : RecordDict, default empty
+        ``context.state`` of the node, or any ``RecordDict`` that outlives the round.
+    method : str, default "personal"
+        Name of the method; states of different methods never mix.
+    client : str, default ""
+        The client's name, of its file: letters, digits, ``.``, ``_`` and ``-``; required with a
+        directory, and never the same for two clients; see :func:`check_name`.
+    directory : Path or None, default None
+        The node's personal directory; None keeps the state in ``records`` only.
+    purpose : str, default ""
+        What the state was made on, in words (data set, split, seed, ...); a file made on something
+        else is foreign, because its parameters have seen other examples.
+    run : str, default ""
+        Name of the run at hand, the same when it is resumed.
+    unguarded : sequence of str, default ()
+        Parts of the state that honest messages may equal, such as an own model that is sent.
     """
 
     records: RecordDict = field(default_factory=RecordDict)
@@ -158,10 +167,12 @@ class PersonalState:
 
         Parameters
         ----------
-        expected : every entry of the model at hand, as ``<scope>/<name>``, and what else is
-            kept, as ``<part>/<name>``
-        before : if positive, leave out what this same run kept in this round or later: the round
-            is played again, after a run was killed in it
+        expected : Spec
+            Every entry of the model at hand, as ``<scope>/<name>``, and what else is kept, as
+            ``<part>/<name>``.
+        before : int, default 0
+            If positive, leave out what this same run kept in this round or later: the round is
+            played again, after a run was killed in it.
 
         Raises
         ------

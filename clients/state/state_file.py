@@ -48,11 +48,14 @@ class Snapshot:
 
     Attributes
     ----------
-    round : the round it was kept in
-    arrays : ``<part>/<state-dict name>`` -> CPU tensor. The part ``personal`` holds the personal
-        entries of the model; a method keeps what else it needs under a word of its own, such as
-        ``fine-tuned/head.bias``
-    run : the run it was kept in; empty if that is not known
+    round : int
+        The round it was kept in.
+    arrays : mapping of str to Tensor
+        ``<part>/<state-dict name>`` -> CPU tensor. The part ``personal`` holds the personal entries
+        of the model; a method keeps what else it needs under a word of its own, such as
+        ``fine-tuned/head.bias``.
+    run : str, default ""
+        The run it was kept in; empty if that is not known.
     """
 
     round: int
@@ -141,9 +144,12 @@ def read_file(path: Path, identity: Mapping[str, str], expected: Spec) -> Snapsh
 
     Parameters
     ----------
-    path : the file
-    identity : metadata it must state: format, app, method, client, purpose, fingerprint
-    expected : what the fingerprint is of, to say in words how a foreign file differs
+    path : Path
+        The file.
+    identity : mapping of str to str
+        Metadata it must state: format, app, method, client, purpose, fingerprint.
+    expected : Spec
+        What the fingerprint is of, to say in words how a foreign file differs.
 
     Raises
     ------
@@ -178,9 +184,12 @@ def read_checked(
 
     Parameters
     ----------
-    path : the file
-    kind : what it is, for the words of an error
-    way_out : what to do, likewise
+    path : Path
+        The file.
+    kind : str
+        What it is, for the words of an error.
+    way_out : str
+        What to do, likewise.
 
     Raises
     ------

@@ -40,13 +40,18 @@ class Evidence:
 
     Attributes
     ----------
-    scores, labels : ``(N,)`` of its validation examples: the probability of the class in [0, 1],
-        and whether they are of it
-    positives, examples : how many of all its examples to learn from, training and validation, are
-        of the class, and how many there are
-    fleet : what it was told of all clients
-    objective : what the threshold is to be good at
-    seed, names : of what is drawn at random
+    scores, labels : ndarray
+        ``(N,)`` of its validation examples: the probability of the class in [0, 1], and whether
+        they are of it.
+    positives, examples : float
+        How many of all its examples to learn from, training and validation, are of the class, and
+        how many there are.
+    fleet : Fleet
+        What it was told of all clients.
+    objective : Objective
+        What the threshold is to be good at.
+    seed, names : int, default 0
+        Of what is drawn at random.
     """
 
     scores: Floats

@@ -16,10 +16,14 @@ class Placement(NamedTuple):
 
     Attributes
     ----------
-    round : before which it was (1 for the start of the run)
-    client, group : their numbers; :data:`NO_GROUP` for none
-    score : how well it fits: what it means depends on the strategy; NaN where there is no measure
-    reason : in words
+    round : int
+        Before which it was (1 for the start of the run).
+    client, group : int
+        Their numbers; :data:`NO_GROUP` for none.
+    score : float
+        How well it fits: what it means depends on the strategy; NaN where there is no measure.
+    reason : str
+        In words.
     """
 
     round: int
@@ -35,12 +39,17 @@ class Grouping:
 
     Attributes
     ----------
-    groups : client -> group, :data:`NO_GROUP` for none
-    placements : every change, in order
-    models : group -> final arrays of scope ``group``
-    clients, similarity, examples : what groups were found by, if by similarities: the clients in
-        the order of the ``(n, n)`` cosine similarities, and their numbers of examples
-    bytes_down, bytes_up : payload bytes that finding the groups took, of all clients together
+    groups : mapping of int to int
+        Client -> group, :data:`NO_GROUP` for none.
+    placements : sequence of Placement
+        Every change, in order.
+    models : mapping of int to ArrayRecord
+        Group -> final arrays of scope ``group``.
+    clients, similarity, examples : sequence of int, default ()
+        What groups were found by, if by similarities: the clients in the order of the ``(n, n)``
+        cosine similarities, and their numbers of examples.
+    bytes_down, bytes_up : int, default 0
+        Payload bytes that finding the groups took, of all clients together.
     """
 
     groups: Mapping[int, int]

@@ -34,9 +34,12 @@ class Blocks:
 
         Parameters
         ----------
-        client : number
-        together : all clients of the round, itself too
-        memory : part of what was before that is kept, as in its sum
+        client : int
+            Number.
+        together : collection of int
+            All clients of the round, itself too.
+        memory : float
+            Part of what was before that is kept, as in its sum.
         """
         known = set(self.met)
         self.met += [other for other in sorted(together) if other not in known]
@@ -52,12 +55,16 @@ class Blocks:
 
         Parameters
         ----------
-        sums : client -> ``(p,)``, of everybody that was noted
-        clients : those asked for
+        sums : mapping of int to ndarray
+            Client -> ``(p,)``, of everybody that was noted.
+        clients : sequence of int
+            Those asked for.
 
         Returns
         -------
-        ``(n, p)``, which of all clients add up to zero (the least-squares solution of least norm)
+        ndarray
+            ``(n, p)``, which of all clients add up to zero (the least-squares solution of least
+            norm).
         """
         told = [client for client in self.met if client in self.rows]
         design = np.zeros((len(told), len(self.met)))

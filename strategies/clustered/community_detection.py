@@ -53,7 +53,8 @@ def direction_of(change: Floats) -> Floats | None:
 
     Parameters
     ----------
-    change : ``(p,)``
+    change : ndarray
+        ``(p,)``.
     """
     largest = np.abs(change).max(initial=0.0)
     if not (np.isfinite(largest) and largest > 0):
@@ -67,12 +68,15 @@ def levels(similarity: Floats, labels: Labels) -> tuple[float, float]:
 
     Parameters
     ----------
-    similarity : ``(n, n)`` cosines
-    labels : the community of each client; pairs with one in none (-1) do not count
+    similarity : ndarray
+        ``(n, n)`` cosines.
+    labels : ndarray
+        The community of each client; pairs with one in none (-1) do not count.
 
     Returns
     -------
-    both; where there is no such pair 1, as of equal pulls, and 0, as of unlike ones
+    tuple of 2 float
+        Both; where there is no such pair 1, as of equal pulls, and 0, as of unlike ones.
     """
     inside, across = _pairs(similarity, labels)
     high = float(inside.mean()) if inside.size else 1.0
@@ -99,12 +103,15 @@ def evidence(similarity: Floats, labels: Labels) -> float:
 
     Parameters
     ----------
-    similarity : ``(n, n)`` cosines
-    labels : the community of each of the ``n`` clients, none -1
+    similarity : ndarray
+        ``(n, n)`` cosines.
+    labels : ndarray
+        The community of each of the ``n`` clients, none -1.
 
     Returns
     -------
-    minus infinity where members are no more alike than others, or there are no two communities
+    float
+        Minus infinity where members are no more alike than others, or there are no two communities.
     """
     inside, across = _pairs(similarity, labels)
     if not inside.size or not across.size or inside.mean() <= across.mean():
@@ -128,9 +135,12 @@ def find_communities(similarity: Floats, clusters: int = 0, seed: int = 0) -> La
 
     Parameters
     ----------
-    similarity : ``(n, n)`` cosines of pulls, ``n`` at least 2
-    clusters : the number of communities, at most ``n``; 0 to find it
-    seed : of the bootstrap
+    similarity : ndarray
+        ``(n, n)`` cosines of pulls, ``n`` at least 2.
+    clusters : int, default 0
+        The number of communities, at most ``n``; 0 to find it.
+    seed : int, default 0
+        Of the bootstrap.
     """
     none = np.full(len(similarity), NO_GROUP, dtype=np.int64)
     if clusters:
@@ -173,13 +183,17 @@ def unlike_pulls(count: int, spread: float, draw: np.random.Generator) -> Floats
 
     Parameters
     ----------
-    count : number of clients ``n``
-    spread : variance of the cosines
-    draw : source of chance
+    count : int
+        Number of clients ``n``.
+    spread : float
+        Variance of the cosines.
+    draw : np.random.Generator
+        Source of chance.
 
     Returns
     -------
-    ``(n, n)``
+    ndarray
+        ``(n, n)``.
     """
     dimensions = int(np.clip(1.0 / max(spread, 1e-12), 2, _ENOUGH_DIMENSIONS))
     vectors = draw.normal(size=(count, dimensions))
@@ -213,11 +227,15 @@ def join(similarity: Floats, labels: Labels, least: float, free: int | None) -> 
 
     Parameters
     ----------
-    similarity : ``(n, n)`` cosines
-    labels : the community of each client, -1 for none
-    least : agreement with which one joins, or with which those that agree with none become a new
-        community, if the :func:`evidence` for that is strong
-    free : the number of the first new community; None if there can be none
+    similarity : ndarray
+        ``(n, n)`` cosines.
+    labels : ndarray
+        The community of each client, -1 for none.
+    least : float
+        Agreement with which one joins, or with which those that agree with none become a new
+        community, if the :func:`evidence` for that is strong.
+    free : int or None
+        The number of the first new community; None if there can be none.
     """
     ones, joined = np.ones(len(labels)), labels.copy()
     for client in np.flatnonzero(labels == NO_GROUP).tolist():
@@ -264,15 +282,20 @@ def misplaced(
 
     Parameters
     ----------
-    recent : ``(n, n)`` cosines of the recent pull of each client (row) with the pulls by which
-        clients were placed (column)
-    labels : the community of each client, -1 for none
-    clients : places of those that may move
-    margin : by which the agreement with another community must be above that with its own
+    recent : ndarray
+        ``(n, n)`` cosines of the recent pull of each client (row) with the pulls by which clients
+        were placed (column).
+    labels : ndarray
+        The community of each client, -1 for none.
+    clients : sequence of int
+        Places of those that may move.
+    margin : float
+        By which the agreement with another community must be above that with its own.
 
     Returns
     -------
-    place of a client that moves -> new community, and how much higher the agreement is
+    dict of int to tuple of int and float
+        Place of a client that moves -> new community, and how much higher the agreement is.
     """
     members = (labels[:, None] == np.arange(labels.max(initial=-1) + 1)).astype(np.float64)
     sizes = members.sum(axis=0)

@@ -44,13 +44,16 @@ def noise_examples(examples: Sequence[int], halves: Sequence[float]) -> float:
 
     Parameters
     ----------
-    examples : number of each client
-    halves : cosine of the gradients of two halves of each client's examples; NaN where there are
-        too few for that. Below 0.01 counts as 0.01, above 0.99 as 0.99
+    examples : sequence of int
+        Number of each client.
+    halves : sequence of float
+        Cosine of the gradients of two halves of each client's examples; NaN where there are too few
+        for that. Below 0.01 counts as 0.01, above 0.99 as 0.99.
 
     Returns
     -------
-    c, positive; infinite if no client could tell
+    float
+        C, positive; infinite if no client could tell.
     """
     told = [(n, r) for n, r in zip(examples, halves, strict=True) if not np.isnan(r)]
     pairs = [(n, min(max(r, 0.01), 0.99)) for n, r in told]
@@ -70,9 +73,12 @@ def agreement(similarity: Floats, attenuations: Floats, left: Any, right: Any) -
 
     Parameters
     ----------
-    similarity : ``(n, n)`` cosines
-    attenuations : ``(n,)`` of :func:`attenuation`
-    left, right : places of the members; neither may be empty
+    similarity : ndarray
+        ``(n, n)`` cosines.
+    attenuations : ndarray
+        ``(n,)`` of :func:`attenuation`.
+    left, right : object
+        Places of the members; neither may be empty.
     """
     expected = attenuations[left].sum() * attenuations[right].sum()
     return float(similarity[np.ix_(left, right)].sum() / expected)
@@ -191,13 +197,18 @@ class ClusteringRules:
 
     Attributes
     ----------
-    clusters : number of clusters; 0 to find it
-    clusterer : a key of :data:`CLUSTERERS`
-    threshold : least :func:`agreement` within a cluster, between 0 and 1
-    few_examples : clients with fewer have no part in finding clusters, if enough others have; they
-        join one afterwards, for which half of ``threshold`` will do, since a few examples are no
-        evidence against it
-    smallest : fewest clients of a cluster whose number was not given
+    clusters : int, default 0
+        Number of clusters; 0 to find it.
+    clusterer : str, default "agglomerative"
+        A key of :data:`CLUSTERERS`.
+    threshold : float, default 0.4
+        Least :func:`agreement` within a cluster, between 0 and 1.
+    few_examples : int, default 15
+        Clients with fewer have no part in finding clusters, if enough others have; they join one
+        afterwards, for which half of ``threshold`` will do, since a few examples are no evidence
+        against it.
+    smallest : int, default 1
+        Fewest clients of a cluster whose number was not given.
 
     Raises
     ------
@@ -258,13 +269,17 @@ def agreements(
 
     Parameters
     ----------
-    similarity, attenuations : of all ``n`` clients
-    labels : group of each client, -1 for none
-    clients : places of the ``m`` clients asked for; all by default
+    similarity, attenuations : ndarray
+        Of all ``n`` clients.
+    labels : ndarray
+        Group of each client, -1 for none.
+    clients : sequence of int or None, default None
+        Places of the ``m`` clients asked for; all by default.
 
     Returns
     -------
-    ``(m, groups)``; NaN where a group has no others, or nothing is reliable
+    ndarray
+        ``(m, groups)``; NaN where a group has no others, or nothing is reliable.
     """
     groups = np.arange(max(labels.max(initial=NONE), NONE) + 1)
     members = (labels[:, None] == groups).astype(np.float64)
@@ -285,13 +300,17 @@ def nearest(
 
     Parameters
     ----------
-    similarity, attenuations : of all clients
-    client : its place; it has no say itself
-    labels : group of each client, -1 for none
+    similarity, attenuations : ndarray
+        Of all clients.
+    client : int
+        Its place; it has no say itself.
+    labels : ndarray
+        Group of each client, -1 for none.
 
     Returns
     -------
-    group and agreement; (-1, NaN) if there is no group of others
+    tuple of int and float
+        Group and agreement; (-1, NaN) if there is no group of others.
     """
     (scores,) = agreements(similarity, attenuations, labels, [client])
     if np.isnan(scores).all():

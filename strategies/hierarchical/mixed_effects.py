@@ -28,10 +28,14 @@ class Moments:
 
     Attributes
     ----------
-    gram : ``X^T X``, ``(..., d, d)``
-    cross : ``X^T y``, ``(..., d)``
-    square : ``y^T y``, ``(...)``
-    examples : their number, ``(...)``
+    gram : ndarray
+        ``X^T X``, ``(..., d, d)``.
+    cross : ndarray
+        ``X^T y``, ``(..., d)``.
+    square : ndarray
+        ``y^T y``, ``(...)``.
+    examples : ndarray
+        Their number, ``(...)``.
     """
 
     gram: Floats
@@ -46,12 +50,17 @@ class Prior:
 
     Attributes
     ----------
-    mean : ``mu``, ``(d,)``
-    covariance : ``Sigma``, ``(d, d)``, positive semidefinite; zero where clients do not differ
-    uncertainty : ``G``, ``(d, d)``: covariance of the estimate of ``mu``; zero where that counts as
-        known, which is plain maximum likelihood
-    noise : ``s2``, above zero
-    noise_floor : the least that an estimate of ``s2`` may become, above zero
+    mean : ndarray
+        ``mu``, ``(d,)``.
+    covariance : ndarray
+        ``Sigma``, ``(d, d)``, positive semidefinite; zero where clients do not differ.
+    uncertainty : ndarray
+        ``G``, ``(d, d)``: covariance of the estimate of ``mu``; zero where that counts as known,
+        which is plain maximum likelihood.
+    noise : float
+        ``s2``, above zero.
+    noise_floor : float
+        The least that an estimate of ``s2`` may become, above zero.
     """
 
     mean: Floats
@@ -67,10 +76,13 @@ class Posterior:
 
     Attributes
     ----------
-    mean : ``m``, ``(..., d)``
-    covariance : ``V``, ``(..., d, d)``, as if ``mu`` was known
-    weight : ``T = V Sigma^-1 = (I + Sigma A / s2)^-1``, ``(..., d, d)``: the part of the prior in
-        ``m = T mu + (I - T) theta_OLS``
+    mean : ndarray
+        ``m``, ``(..., d)``.
+    covariance : ndarray
+        ``V``, ``(..., d, d)``, as if ``mu`` was known.
+    weight : ndarray
+        ``T = V Sigma^-1 = (I + Sigma A / s2)^-1``, ``(..., d, d)``: the part of the prior in ``m =
+        T mu + (I - T) theta_OLS``.
     """
 
     mean: Floats
@@ -91,8 +103,10 @@ def moments(inputs: Floats, targets: Floats) -> Moments:
 
     Parameters
     ----------
-    inputs : ``(n, d)``, the column of ones for the intercept included
-    targets : ``(n,)``
+    inputs : ndarray
+        ``(n, d)``, the column of ones for the intercept included.
+    targets : ndarray
+        ``(n,)``.
     """
     inputs, targets = np.asarray(inputs, np.float64), np.asarray(targets, np.float64)
     count = np.float64(len(targets))
@@ -181,8 +195,10 @@ def restricted_log_likelihood(many: Moments, prior: Prior) -> float:
 
     Parameters
     ----------
-    many : moments of all clients, ``(clients, ...)``
-    prior : its ``mean`` must be the one that belongs to its covariance and noise
+    many : Moments
+        Moments of all clients, ``(clients, ...)``.
+    prior : Prior
+        Its ``mean`` must be the one that belongs to its covariance and noise.
     """
     values = np.linalg.eigvalsh(information(many, prior).sum(axis=0))
     known = values[values > UNKNOWN * values.max()] if values.max() > 0 else values[:0]
@@ -212,10 +228,12 @@ def predict(
 
     Parameters
     ----------
-    inputs : ``(n, d)``
-    mean, covariance : of the coefficients, ``(d,)`` and ``(d, d)``, see
-        :meth:`Posterior.total_covariance`
-    noise : ``s2``
+    inputs : ndarray
+        ``(n, d)``.
+    mean, covariance : ndarray
+        Of the coefficients, ``(d,)`` and ``(d, d)``, see :meth:`Posterior.total_covariance`.
+    noise : float
+        ``s2``.
     """
     variance = np.einsum("ni,ij,nj->n", inputs, covariance, inputs) + noise
     return inputs @ mean, variance
@@ -226,8 +244,10 @@ def half_width(variance: Floats, level: float = 0.9) -> Floats:
 
     Parameters
     ----------
-    variance : of the predictive distributions, which are normal
-    level : the probability, in (0, 1)
+    variance : ndarray
+        Of the predictive distributions, which are normal.
+    level : float, default 0.9
+        The probability, in (0, 1).
     """
     quantile = NormalDist().inv_cdf(0.5 + level / 2)
     return quantile * np.sqrt(variance)

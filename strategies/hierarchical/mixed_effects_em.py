@@ -53,12 +53,16 @@ class Contribution:
 
     Attributes
     ----------
-    score : gradient of ``log p(y_i)`` in ``mu``: ``Sigma^-1 (m_i - mu)``, ``(..., d)``
-    spread : expectation of ``(theta_i - mu)(theta_i - mu)^T``:
-        ``(m_i - mu)(m_i - mu)^T + V_i + B_i G B_i^T`` with ``B_i = V_i Sigma^-1 - I``
-    information : of its data on ``mu``, ``W_i``, ``(..., d, d)``; see
-        :func:`strategies.hierarchical.mixed_effects.information`
-    noise : expectation of ``||y_i - X_i theta_i||^2``, and ``n_i``, ``(..., 2)``
+    score : ndarray
+        Gradient of ``log p(y_i)`` in ``mu``: ``Sigma^-1 (m_i - mu)``, ``(..., d)``.
+    spread : ndarray
+        Expectation of ``(theta_i - mu)(theta_i - mu)^T``: ``(m_i - mu)(m_i - mu)^T + V_i + B_i G
+        B_i^T`` with ``B_i = V_i Sigma^-1 - I``.
+    information : ndarray
+        Of its data on ``mu``, ``W_i``, ``(..., d, d)``; see
+        :func:`strategies.hierarchical.mixed_effects.information`.
+    noise : ndarray
+        Expectation of ``||y_i - X_i theta_i||^2``, and ``n_i``, ``(..., 2)``.
     """
 
     score: Floats
@@ -93,10 +97,14 @@ def centre(prior: Prior, mean: Contribution, clients: int, restricted: bool = Tr
 
     Parameters
     ----------
-    prior : that the contributions were made with
-    mean : of the clients' contributions
-    clients : their number
-    restricted : False for ``G = 0``: maximum likelihood
+    prior : Prior
+        That the contributions were made with.
+    mean : Contribution
+        Of the clients' contributions.
+    clients : int
+        Their number.
+    restricted : bool, default True
+        False for ``G = 0``: maximum likelihood.
     """
     inverse = _inverse(mean.information)
     uncertainty = inverse / clients if restricted else np.zeros_like(inverse)
@@ -108,9 +116,12 @@ def spread(prior: Prior, mean: Contribution, structure: str = "full") -> Prior:
 
     Parameters
     ----------
-    prior : that the contributions were made with
-    mean : of the clients' contributions
-    structure : a key of :data:`STRUCTURES`
+    prior : Prior
+        That the contributions were made with.
+    mean : Contribution
+        Of the clients' contributions.
+    structure : str, default "full"
+        A key of :data:`STRUCTURES`.
     """
     covariance = _floored(STRUCTURES[structure](symmetric(mean.spread)))
     noise = max(float(mean.noise[0] / mean.noise[1]), prior.noise_floor)
@@ -127,8 +138,10 @@ def start(many: Moments, structure: str = "full") -> Prior:
 
     Parameters
     ----------
-    many : moments of all clients, ``(clients, ...)``
-    structure : a key of :data:`STRUCTURES`
+    many : Moments
+        Moments of all clients, ``(clients, ...)``.
+    structure : str, default "full"
+        A key of :data:`STRUCTURES`.
     """
     together = pooled(many)
     examples = float(together.examples)
@@ -155,13 +168,19 @@ def fit(
 
     Parameters
     ----------
-    many : moments of all clients, ``(clients, ...)``, with at least one example
-    structure : a key of :data:`STRUCTURES`
-    restricted : see :func:`centre`
-    iterations : pairs of steps at most. Where clients do not differ the covariance goes to zero
-        ever more slowly; what is left of it when this ends the search does no harm
-    tolerance : end where neither covariance nor noise changes by more, relatively
-    prior : where to start; :func:`start` by default
+    many : Moments
+        Moments of all clients, ``(clients, ...)``, with at least one example.
+    structure : str, default "full"
+        A key of :data:`STRUCTURES`.
+    restricted : bool, default True
+        See :func:`centre`.
+    iterations : int, default 1000
+        Pairs of steps at most. Where clients do not differ the covariance goes to zero ever more
+        slowly; what is left of it when this ends the search does no harm.
+    tolerance : float, default 1e-10
+        End where neither covariance nor noise changes by more, relatively.
+    prior : Prior or None, default None
+        Where to start; :func:`start` by default.
 
     Raises
     ------

@@ -23,13 +23,19 @@ class Embeddings:
 
     Parameters
     ----------
-    network : which is trained
-    learning_rate : of Adam
-    weight_decay : of the network, decoupled (AdamW, Loshchilov & Hutter 2019): it keeps generated
-        models near the common start, and what tells nothing out of the embeddings
-    decay : pull of free parts to zero, of clients that tell metadata
-    dropout : how often the free part of a client that tells metadata is left out in training
-    seed : of the first free parts and of who is left out
+    network : Hypernetwork
+        Which is trained.
+    learning_rate : float
+        Of Adam.
+    weight_decay : float, default 0.0
+        Of the network, decoupled (AdamW, Loshchilov & Hutter 2019): it keeps generated models near
+        the common start, and what tells nothing out of the embeddings.
+    decay : float, default 0.0
+        Pull of free parts to zero, of clients that tell metadata.
+    dropout : float, default 0.0
+        How often the free part of a client that tells metadata is left out in training.
+    seed : int, default 0
+        Of the first free parts and of who is left out.
 
     Attributes
     ----------
@@ -126,9 +132,12 @@ class Embeddings:
 
         Parameters
         ----------
-        clients, metadata, weights : one each; weights sum to 1
-        moved : ``(N, P)`` what they were sent less what came back
-        left_out : whose free parts were left out
+        clients, metadata, weights : sequence of int
+            One each; weights sum to 1.
+        moved : ndarray
+            ``(N, P)`` what they were sent less what came back.
+        left_out : collection of int, default ()
+            Whose free parts were left out.
         """
         self._optimizer.zero_grad(set_to_none=True)
         free = self.of_clients(clients, left_out)

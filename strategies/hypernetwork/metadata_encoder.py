@@ -80,8 +80,10 @@ class Columns:
 
     Attributes
     ----------
-    numbers : column -> (mean, deviation; 1 where all are alike)
-    categories : column -> value -> share of the clients
+    numbers : mapping of str to tuple of 2 float
+        Column -> (mean, deviation; 1 where all are alike).
+    categories : mapping of str to mapping of str to float
+        Column -> value -> share of the clients.
     """
 
     numbers: Mapping[str, tuple[float, float]]

@@ -48,11 +48,16 @@ class Hypernetwork(nn.Module):
 
     Parameters
     ----------
-    start : name -> first values of every parameter that is to be generated, floating point
-    columns : of the metadata
-    embedding_size : length of ``v_i``
-    hidden_size : of the hidden layer
-    seed : of its first values
+    start : Tensor
+        Name -> first values of every parameter that is to be generated, floating point.
+    columns : Columns
+        Of the metadata.
+    embedding_size : int, default 64
+        Length of ``v_i``.
+    hidden_size : int, default 64
+        Of the hidden layer.
+    seed : int, default 0
+        Of its first values.
 
     Raises
     ------
@@ -142,12 +147,15 @@ class Hypernetwork(nn.Module):
 
         Parameters
         ----------
-        metadata : what it tells of itself; nothing by default
-        free : the free part of its embedding, ``(embedding_size,)``; an unseen client's by default
+        metadata : Metadata or None, default None
+            What it tells of itself; nothing by default.
+        free : Tensor or None, default None
+            The free part of its embedding, ``(embedding_size,)``; an unseen client's by default.
 
         Returns
         -------
-        name -> tensor; without buffers and parameters that are not generated
+        Values
+            Name -> tensor; without buffers and parameters that are not generated.
 
         Raises
         ------
@@ -177,11 +185,16 @@ class Hypernetwork(nn.Module):
 
         Parameters
         ----------
-        change : trains parameters on the client's examples and returns what they became
-        metadata : what it tells of itself
-        free : where to start; an unseen client's by default
-        rounds : how often ``change`` is called
-        learning_rate : of Adam
+        change : callable
+            Trains parameters on the client's examples and returns what they became.
+        metadata : Metadata or None, default None
+            What it tells of itself.
+        free : Tensor or None, default None
+            Where to start; an unseen client's by default.
+        rounds : int, default 5
+            How often ``change`` is called.
+        learning_rate : float, default 0.05
+            Of Adam.
         """
         own = (self.unseen_client() if free is None else free).clone().requires_grad_(True)
         optimizer = torch.optim.Adam([own], lr=learning_rate)
@@ -265,11 +278,16 @@ def pull_back(
 
     Parameters
     ----------
-    network : with the weights that generated what was sent
-    clients : what they tell of themselves
-    free : ``(N, embedding_size)`` their free parts, as used then
-    moved : ``(N, P)`` what was sent less what came back
-    weights : one a client; the gradients are summed with them
+    network : Hypernetwork
+        With the weights that generated what was sent.
+    clients : sequence of Metadata
+        What they tell of themselves.
+    free : Tensor
+        ``(N, embedding_size)`` their free parts, as used then.
+    moved : ndarray
+        ``(N, P)`` what was sent less what came back.
+    weights : sequence of float
+        One a client; the gradients are summed with them.
     """
     size = max(1, VALUES_AT_ONCE // moved.shape[1])
     shares = torch.tensor(weights, dtype=torch.float32)[:, None]
@@ -303,12 +321,15 @@ def bounded(
 
     Parameters
     ----------
-    moved : ``(N, P)`` what was sent less what came back, finite
-    scale : ``(P,)`` deviation of the first values
+    moved : ndarray
+        ``(N, P)`` what was sent less what came back, finite.
+    scale : ndarray
+        ``(P,)`` deviation of the first values.
 
     Returns
     -------
-    ``(N, P)``, and ``(N,)`` False for whom not to believe
+    tuple of 2 ndarray
+        ``(N, P)``, and ``(N,)`` False for whom not to believe.
     """
     sizes = np.sqrt(np.square(moved / scale, dtype=np.float64).mean(axis=1))
     many = len(sizes) >= FEWEST_FOR_MEDIAN

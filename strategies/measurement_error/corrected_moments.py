@@ -41,10 +41,13 @@ class ErrorMoments:
 
     Attributes
     ----------
-    cross : ``T^T W``, ``(K, d + 1)``: of a regression ``T`` is the target (K = 1), of classes it
-        says with ones and zeros which class an example is of; ``W`` has a column of ones at its end
-    gram : ``W^T W``, ``(d + 1, d + 1)``
-    errors : ``(d,)``, the sum over examples of the variance of the error of each feature
+    cross : ndarray
+        ``T^T W``, ``(K, d + 1)``: of a regression ``T`` is the target (K = 1), of classes it says
+        with ones and zeros which class an example is of; ``W`` has a column of ones at its end.
+    gram : ndarray
+        ``W^T W``, ``(d + 1, d + 1)``.
+    errors : ndarray
+        ``(d,)``, the sum over examples of the variance of the error of each feature.
     """
 
     cross: Floats
@@ -62,9 +65,12 @@ def error_moments(inputs: Floats, targets: Floats, noise: Floats) -> ErrorMoment
 
     Parameters
     ----------
-    inputs : ``(n, d)`` readings
-    targets : ``(n,)`` numbers, or ``(n, K)`` ones and zeros
-    noise : ``(d,)`` variance of the error of a reading
+    inputs : ndarray
+        ``(n, d)`` readings.
+    targets : ndarray
+        ``(n,)`` numbers, or ``(n, K)`` ones and zeros.
+    noise : ndarray
+        ``(d,)`` variance of the error of a reading.
     """
     design = np.column_stack([np.asarray(inputs, np.float64), np.ones(len(inputs))])
     columns = np.asarray(targets, np.float64).reshape(len(inputs), -1)
@@ -88,15 +94,17 @@ def reliable_axes(covariance: Floats, errors: Floats) -> tuple[Floats, Floats]:
 
     Parameters
     ----------
-    covariance : ``S_WW``, ``(d, d)``, positive semidefinite; directions without variance are left
-        out
-    errors : ``S_UU``, ``(d,)``, the diagonal
+    covariance : ndarray
+        ``S_WW``, ``(d, d)``, positive semidefinite; directions without variance are left out.
+    errors : ndarray
+        ``S_UU``, ``(d,)``, the diagonal.
 
     Returns
     -------
-    ``(d, r)`` axes in the columns of ``A``, where ``A^T S_WW A`` is the identity and ``A A^T`` the
-    (pseudo-)inverse of ``S_WW``; ``(r,)`` the reliability of each, the diagonal of
-    ``A^T (S_WW - S_UU) A``: at most 1, negative where more error is stated than there is variance
+    tuple of 2 ndarray
+        ``(d, r)`` axes in the columns of ``A``, where ``A^T S_WW A`` is the identity and ``A A^T``
+        the (pseudo-)inverse of ``S_WW``; ``(r,)`` the reliability of each, the diagonal of ``A^T
+        (S_WW - S_UU) A``: at most 1, negative where more error is stated than there is variance.
     """
     deviations = np.sqrt(np.diag(covariance))
     scale = np.where(deviations > 0, deviations, 1.0)  # so that units do not decide what is zero
@@ -119,12 +127,15 @@ def corrected_inverse(
 
     Parameters
     ----------
-    covariance, errors : as in :func:`reliable_axes`
-    least : above zero
+    covariance, errors : ndarray
+        As in :func:`reliable_axes`.
+    least : float, default LEAST_RELIABILITY
+        Above zero.
 
     Returns
     -------
-    ``(d, d)``; the lowest reliability
+    tuple of ndarray and float
+        ``(d, d)``; the lowest reliability.
     """
     axes, reliabilities = reliable_axes(covariance, errors)
     inverse: Floats = (axes / np.maximum(reliabilities, least)) @ axes.T
@@ -146,11 +157,13 @@ def regression_coefficients(own: ErrorMoments) -> tuple[Floats, float]:
 
     Parameters
     ----------
-    own : of all examples, at least one
+    own : ErrorMoments
+        Of all examples, at least one.
 
     Returns
     -------
-    ``(1, d + 1)``, the intercept last; see :func:`corrected_inverse`
+    tuple of ndarray and float
+        ``(1, d + 1)``, the intercept last; see :func:`corrected_inverse`.
     """
     count = own.examples
     mean, target = own.gram[-1, :-1] / count, own.cross[0, -1] / count
@@ -169,11 +182,13 @@ def discriminant_coefficients(own: ErrorMoments) -> tuple[Floats, float]:
 
     Parameters
     ----------
-    own : of all examples, at least one
+    own : ErrorMoments
+        Of all examples, at least one.
 
     Returns
     -------
-    ``(K, d + 1)``, the intercept last; see :func:`corrected_inverse`
+    tuple of ndarray and float
+        ``(K, d + 1)``, the intercept last; see :func:`corrected_inverse`.
     """
     counts, count = own.cross[:, -1], own.examples
     present = counts > 0
@@ -200,8 +215,10 @@ def check_moments(own: ErrorMoments, examples: float) -> None:
 
     Parameters
     ----------
-    own : as it tells them
-    examples : its number of examples, as it says beside them
+    own : ErrorMoments
+        As it tells them.
+    examples : float
+        Its number of examples, as it says beside them.
 
     Raises
     ------

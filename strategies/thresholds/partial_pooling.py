@@ -60,9 +60,12 @@ def bootstrap_variance(
 
     Parameters
     ----------
-    counts : ``(2, BINS)`` its histogram, not empty
-    objective, near : as in :func:`strategies.thresholds.search.best_of_histogram`
-    draw : what resamples are drawn with
+    counts : ndarray
+        ``(2, BINS)`` its histogram, not empty.
+    objective, near : Objective
+        As in :func:`strategies.thresholds.search.best_of_histogram`.
+    draw : np.random.Generator
+        What resamples are drawn with.
     """
     total = int(counts.sum())
     resampled = draw.multinomial(total, counts.ravel() / total, size=RESAMPLES)
@@ -82,9 +85,12 @@ def spread_of(
 
     Parameters
     ----------
-    histograms : ``(clients, 2, BINS)``
-    objective, near : as in :func:`strategies.thresholds.search.best_of_histogram`
-    seed, names : of the resamples
+    histograms : array_like
+        ``(clients, 2, BINS)``.
+    objective, near : Objective
+        As in :func:`strategies.thresholds.search.best_of_histogram`.
+    seed, names : int
+        Of the resamples.
     """
     usable = [each for each in np.asarray(histograms) if has_enough(each)]
     if len(usable) < 2:
@@ -124,7 +130,8 @@ def prevalence_weight(histograms: ArrayLike) -> float:
 
     Parameters
     ----------
-    histograms : ``(clients, 2, BINS)``
+    histograms : array_like
+        ``(clients, 2, BINS)``.
     """
     positives, totals = _tallies(histograms)
     clients, count = len(totals), totals.sum()
@@ -152,8 +159,10 @@ def shift(scores: ArrayLike, own: float, fleet: float) -> Floats:
 
     Parameters
     ----------
-    scores : ``(N,)`` in [0, 1], calibrated to the ``fleet`` prevalence
-    own, fleet : prevalences, strictly between 0 and 1
+    scores : array_like
+        ``(N,)`` in [0, 1], calibrated to the ``fleet`` prevalence.
+    own, fleet : float
+        Prevalences, strictly between 0 and 1.
 
     Raises
     ------
@@ -175,9 +184,12 @@ class Fleet:
 
     Attributes
     ----------
-    pooled : ``(2, BINS)`` int64, the sum of the clients' histograms
-    spread : see :func:`spread_of`
-    weight : see :func:`prevalence_weight`
+    pooled : ndarray
+        ``(2, BINS)`` int64, the sum of the clients' histograms.
+    spread : float
+        See :func:`spread_of`.
+    weight : float
+        See :func:`prevalence_weight`.
     """
 
     pooled: Counts
@@ -206,9 +218,12 @@ def fleet_of(histograms: ArrayLike, objective: Objective, seed: int, *names: int
 
     Parameters
     ----------
-    histograms : ``(clients, 2, BINS)``, in an order that depends on the clients only
-    objective : what thresholds are to be good at
-    seed, names : as in :func:`spread_of`
+    histograms : array_like
+        ``(clients, 2, BINS)``, in an order that depends on the clients only.
+    objective : Objective
+        What thresholds are to be good at.
+    seed, names : int
+        As in :func:`spread_of`.
     """
     every = np.asarray(histograms, dtype=np.int64).reshape(-1, 2, BINS)
     pooled = Fleet(every.sum(axis=0), 0.0, math.inf)

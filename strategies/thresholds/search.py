@@ -41,9 +41,12 @@ class Objective:
 
     Attributes
     ----------
-    name : one of :data:`METRICS`
-    cost_ratio : of ``cost``, what a positive that is missed costs in false alarms, above 0
-    recall : of ``precision-at-recall``, the share of positives that must be found, above 0 to 1
+    name : str, default "f1"
+        One of :data:`METRICS`.
+    cost_ratio : float, default 1.0
+        Of ``cost``, what a positive that is missed costs in false alarms, above 0.
+    recall : float, default 0.9
+        Of ``precision-at-recall``, the share of positives that must be found, above 0 to 1.
 
     Raises
     ------
@@ -74,8 +77,9 @@ class Objective:
 
         Parameters
         ----------
-        tp, fp, fn, tn : numbers of true positives, false positives, false negatives and true
-            negatives, of the same shape; expected numbers are fine
+        tp, fp, fn, tn : array_like
+            Numbers of true positives, false positives, false negatives and true negatives, of the
+            same shape; expected numbers are fine.
         """
         table = [np.asarray(part, dtype=np.float64) for part in (tp, fp, fn, tn)]
         return METRICS[self.name](self, *table)
@@ -143,12 +147,15 @@ def histogram(scores: ArrayLike, labels: ArrayLike) -> Counts:
 
     Parameters
     ----------
-    scores : ``(N,)`` in [0, 1]
-    labels : ``(N,)`` 1 or True for positives, 0 for negatives
+    scores : array_like
+        ``(N,)`` in [0, 1].
+    labels : array_like
+        ``(N,)`` 1 or True for positives, 0 for negatives.
 
     Returns
     -------
-    ``(2, BINS)`` int64, positives first
+    ndarray
+        ``(2, BINS)`` int64, positives first.
 
     Raises
     ------
@@ -166,12 +173,15 @@ def check_histogram(counts: ArrayLike, most: int = _MOST) -> Counts:
 
     Parameters
     ----------
-    counts : ``2 BINS`` integers, those of positives first
-    most : how many there can be in a bin; :data:`MOST_TOGETHER` for those of all clients
+    counts : array_like
+        ``2 BINS`` integers, those of positives first.
+    most : int, default _MOST
+        How many there can be in a bin; :data:`MOST_TOGETHER` for those of all clients.
 
     Returns
     -------
-    ``(2, BINS)`` int64
+    ndarray
+        ``(2, BINS)`` int64.
 
     Raises
     ------
@@ -200,7 +210,8 @@ def _values(positives: Floats, negatives: Floats, objective: Objective) -> Float
 
     Parameters
     ----------
-    positives, negatives : ``(..., M)`` numbers of them at each of M ascending scores
+    positives, negatives : ndarray
+        ``(..., M)`` numbers of them at each of M ascending scores.
     """
     tp, fp = from_here_on(positives), from_here_on(negatives)
     return objective.value(tp, fp, tp[..., :1] - tp, fp[..., :1] - fp)
@@ -228,11 +239,15 @@ def best_threshold(
 
     Parameters
     ----------
-    scores : ``(N,)`` in [0, 1]
-    chances : ``(N,)`` the probability that each example is positive: its label, 0 or 1, or a
-        calibrated probability
-    objective : what is to be best
-    near : of thresholds that are equally good, the nearest to this one is returned
+    scores : array_like
+        ``(N,)`` in [0, 1].
+    chances : array_like
+        ``(N,)`` the probability that each example is positive: its label, 0 or 1, or a calibrated
+        probability.
+    objective : Objective
+        What is to be best.
+    near : float
+        Of thresholds that are equally good, the nearest to this one is returned.
 
     Raises
     ------
@@ -265,9 +280,11 @@ def best_of_histogram(counts: ArrayLike, objective: Objective, near: float) -> f
 
     Parameters
     ----------
-    counts : ``(2, BINS)`` from :func:`histogram`, of one client or of several together; fractions
-        are fine
-    objective, near : as in :func:`best_threshold`
+    counts : array_like
+        ``(2, BINS)`` from :func:`histogram`, of one client or of several together; fractions are
+        fine.
+    objective, near : Objective
+        As in :func:`best_threshold`.
     """
     return float(best_of_histograms(np.asarray(counts)[None], objective, near)[0])
 
@@ -289,9 +306,12 @@ def shared_curve_threshold(
 
     Parameters
     ----------
-    pooled : ``(2, BINS)`` the sum of the clients' histograms, with positives and negatives
-    prevalence : share of positives, 0 to 1
-    objective, near : as in :func:`best_threshold`
+    pooled : array_like
+        ``(2, BINS)`` the sum of the clients' histograms, with positives and negatives.
+    prevalence : float
+        Share of positives, 0 to 1.
+    objective, near : Objective
+        As in :func:`best_threshold`.
     """
     counts = np.asarray(pooled, dtype=np.float64)
     rates = counts / counts.sum(axis=1, keepdims=True)
