@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from strategies.randomness import generator
+from strategies.thresholds.metrics import Objective
 from strategies.thresholds.partial_pooling import (
     Fleet,
     bootstrap_variance,
@@ -25,7 +26,6 @@ from strategies.thresholds.partial_pooling import (
 from strategies.thresholds.search import (
     HALF,
     Counts,
-    Objective,
     best_threshold,
     histogram,
     shared_curve_threshold,

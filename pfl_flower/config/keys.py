@@ -24,7 +24,7 @@ from pfl_flower.models import MODELS
 from strategies.clustered.similarity_clustering import CLUSTERERS
 from strategies.hierarchical.hierarchical_linear import PROTOCOLS
 from strategies.hierarchical.mixed_effects_em import STRUCTURES
-from strategies.thresholds.search import METRICS
+from strategies.thresholds.metrics import METRICS
 
 TIERS = (str, float)
 """A value that is one number, or one a tier."""

@@ -28,7 +28,7 @@ from pfl_flower.data.heterogeneity import parse_heterogeneity
 from pfl_flower.data.schema import target_scale
 from pfl_flower.methods.table import METHODS, SCHEDULES, Method
 from pfl_flower.models import GRAPH_MODELS, IMAGE_MODELS, MODELS, Architecture
-from strategies.thresholds.search import Objective
+from strategies.thresholds.metrics import Objective
 
 
 class ConfigError(ValueError):
