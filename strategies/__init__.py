@@ -8,7 +8,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from strategies.averaging import PartialAveraging
-from strategies.clustered.assignments import NO_GROUP, Grouping, Placement
+from strategies.clustered.assignments import NO_GROUP, Assignment, Grouping
 from strategies.clustered.cfl import CFL
 from strategies.clustered.gradient_clusters import GradientClusters
 from strategies.clustered.group_averaging import GroupAveraging
@@ -42,6 +42,7 @@ __all__ = [
     "CFL",
     "IFCA",
     "NO_GROUP",
+    "Assignment",
     "ClientReport",
     "ClusteringRules",
     "ErrorsInVariables",
@@ -53,7 +54,6 @@ __all__ = [
     "Hypernetwork",
     "PFedHN",
     "PartialAveraging",
-    "Placement",
     "QualityWeighted",
     "Reply",
     "UpdateClusters",

@@ -21,7 +21,7 @@ from pfl_flower.data.heterogeneity import HETEROGENEITIES
 from pfl_flower.data.readers.registry import OWN
 from pfl_flower.methods.table import COMMUNITIES, METHODS, SCHEDULES
 from pfl_flower.models import MODELS
-from strategies.clustered.similarity_clustering import CLUSTERERS
+from strategies.clustered.clusterers import CLUSTERERS
 from strategies.hierarchical.hierarchical_linear import PROTOCOLS
 from strategies.hierarchical.mixed_effects_em import STRUCTURES
 from strategies.thresholds.metrics import METRICS

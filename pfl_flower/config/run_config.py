@@ -517,9 +517,9 @@ CLIENT_ARGUMENTS: Mapping[str, str] = {
 STRATEGY_ARGUMENTS: Mapping[str, str] = {
     "clusters": "clusters",
     "clusterer": "clusterer",
-    "agreement": "threshold",
+    "agreement": "agreement",
     "few_examples": "few_examples",
-    "smallest_cluster": "smallest",
+    "smallest_cluster": "smallest_cluster",
     "projection_size": "projection_size",
     "revise_every": "revise_every",
     "restart": "restart",

@@ -1,4 +1,4 @@
-"""Who is in which group, and how it came to that."""
+"""Cluster assignments: which client is in which group, since when and why."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,19 +11,19 @@ NO_GROUP = -1
 """Number of the group of a client that is in none."""
 
 
-class Placement(NamedTuple):
-    """A client was put in a group.
+class Assignment(NamedTuple):
+    """A client was assigned to a group.
 
     Attributes
     ----------
     round : int
-        Before which it was (1 for the start of the run).
+        The assignment happened before this round (1 for the start of the run).
     client, group : int
-        Their numbers; :data:`NO_GROUP` for none.
+        Numbers of the client and of the group; :data:`NO_GROUP` for none.
     score : float
-        How well it fits: what it means depends on the strategy; NaN where there is no measure.
+        How well the client fits. The meaning depends on the strategy; NaN if there is no measure.
     reason : str
-        In words.
+        Why the client was assigned.
     """
 
     round: int
@@ -35,25 +35,25 @@ class Placement(NamedTuple):
 
 @dataclass(frozen=True)
 class Grouping:
-    """Who is in which group, and how it came to that.
+    """The groups of a run, and how they were found.
 
     Attributes
     ----------
     groups : mapping of int to int
-        Client -> group, :data:`NO_GROUP` for none.
-    placements : sequence of Placement
-        Every change, in order.
+        Client -> group; :data:`NO_GROUP` for none.
+    assignments : sequence of Assignment
+        All assignments in order; the last one of a client counts.
     models : mapping of int to ArrayRecord
         Group -> final arrays of scope ``group``.
-    clients, similarity, examples : sequence of int, default ()
-        What groups were found by, if by similarities: the clients in the order of the ``(n, n)``
-        cosine similarities, and their numbers of examples.
+    clients, similarity, examples : optional
+        For methods that find groups by similarity: the clients in the order of the rows, their
+        cosine similarities ``(n, n)``, and their numbers of examples.
     bytes_down, bytes_up : int, default 0
-        Payload bytes that finding the groups took, of all clients together.
+        Payload bytes that finding the groups took, summed over all clients.
     """
 
     groups: Mapping[int, int]
-    placements: Sequence[Placement]
+    assignments: Sequence[Assignment]
     models: Mapping[int, ArrayRecord]
     clients: Sequence[int] = ()
     similarity: NDArray[Any] | None = None
