@@ -9,7 +9,7 @@ from flwr.client import NumPyClient
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from clients.adaptation import join
+from clients.adaptation import adapt
 from clients.evaluation import (
     Evaluation,
     FineTuning,
@@ -510,7 +510,7 @@ class PersonalClient(NumPyClient):
     def _join(self, examples: int, steps: int) -> None:
         trains, proximal_terms = self._way_in()
         with self._random(0, "join"):
-            join(
+            adapt(
                 self.model,
                 self._examples,
                 examples if self.num_examples else 0,

@@ -1,15 +1,15 @@
-"""What holds a model near another? A quadratic pull.
+"""Proximal terms (quadratic penalties towards an anchor) and their implicit steps.
 
-A tether is ``1/2 * sum_i c_i (theta_i - a_i)^2`` with a anchor ``a`` and a strength ``c`` (one
-number, or one per parameter). FedProx (Li et al. 2020, eq. 2) is a tether to the received model
-with ``c = mu``; Ditto's personal models (Li et al. 2021, eq. 1) have one to the shared model with
-``c = lambda``; elastic weight consolidation (Kirkpatrick et al. 2017, eq. 3) has one to the old
-model with ``c = lambda * Fisher``; a penalty on adapters is one to zero.
+A proximal term is ``1/2 * sum_i c_i (theta_i - a_i)^2`` with an anchor ``a`` and a strength ``c``
+(one number, or one per parameter). FedProx (Li et al. 2020, eq. 2) has a term towards the received
+model with ``c = mu``. Ditto's personal models (Li et al. 2021, eq. 1) have one towards the shared
+model with ``c = lambda``. Elastic weight consolidation (Kirkpatrick et al. 2017, eq. 3) has one
+towards the old model with ``c = lambda * Fisher``. A penalty on adapters is one towards zero.
 
-ProximalStep are solved implicitly: :class:`ProximalStep` takes the proximal step of the pull after
-the optimizer's step for the data loss. An explicit gradient step diverges where learning rate times
-strength reaches 2; the implicit one is stable for every strength, and at infinity ends exactly at
-the anchor.
+:class:`ProximalStep` takes an implicit step: the proximal step of the term after the optimizer's
+step for the data loss. An explicit gradient step diverges if learning rate times strength reaches
+2. The implicit step is stable for every strength, and ends exactly at the anchor for an infinite
+one.
 """
 
 import math
@@ -21,25 +21,26 @@ import torch
 from torch import Tensor, nn
 
 from clients.scopes import Scope
+from strategies.errors import ArgumentError
 
 Strength = float | Mapping[str, Tensor]
 
 
 @dataclass(frozen=True)
 class ProximalTerm:
-    """A quadratic pull of named parameters to an anchor.
+    """A quadratic penalty on the distance of named parameters from an anchor.
 
     Attributes
     ----------
     anchor : mapping of str to Tensor
-        Name -> tensor of the parameter's shape; must not share memory with the parameters.
+        Name -> tensor of the parameter's shape. It must not share memory with the parameters.
     strength : Strength
-        One number >= 0 for all, or name -> tensor of the parameter's shape, entries >= 0. Infinity
-        means: equals the anchor.
+        One number >= 0 for all parameters, or name -> tensor of the parameter's shape, with
+        entries >= 0. An infinite strength fixes the parameter at the anchor.
 
     Raises
     ------
-    ValueError
+    ArgumentError
         If a strength is negative or NaN, or lacks a name of the anchor.
     """
 
@@ -49,19 +50,20 @@ class ProximalTerm:
     def __post_init__(self) -> None:
         if isinstance(self.strength, Mapping):
             if missing := sorted(self.anchor.keys() - self.strength.keys()):
-                raise ValueError(f"the tether's strength lacks {missing}")
+                names = sorted(self.strength)
+                raise ArgumentError("strength", names, f"given for {missing}, too")
             for name, values in self.strength.items():
                 if not bool((values >= 0).all()):
-                    raise ValueError(f"the tether's strength of {name!r} must be >= 0")
+                    raise ArgumentError(f"strength[{name!r}]", values.min().item(), "at least 0")
         elif not self.strength >= 0:
-            raise ValueError(f"a tether's strength must be >= 0, got {self.strength}")
+            raise ArgumentError("strength", self.strength, "at least 0")
 
     def of(self, name: str) -> float | Tensor:
         """Return the strength of a parameter: a number, or a tensor of the parameter's shape."""
         return self.strength[name] if isinstance(self.strength, Mapping) else self.strength
 
     def value(self, parameters: Mapping[str, Tensor]) -> Tensor:
-        """Return ``1/2 * sum c (theta - a)^2`` over the parameters it holds, a scalar tensor.
+        """Return ``1/2 * sum c (theta - a)^2`` over the anchored parameters, a scalar tensor.
 
         The strengths must be finite.
         """
@@ -74,30 +76,29 @@ class ProximalTerm:
 
 
 class ProximalStep:
-    """The implicit steps of all proximal terms of a training.
+    """Implicit steps of all proximal terms of a training run.
 
     After a step of SGD without momentum from ``theta`` to ``theta'``, the step
 
         ``theta'' = (theta' + eta c a) / (1 + eta c)``
 
     solves ``min 1/2 c ||x - a||^2 + 1/(2 eta) ||x - theta'||^2``: together they are one
-    forward-backward step (Parikh & Boyd 2014, section 4.2) of the data loss plus the pull, with
-    its minimizer as the fixed point. With momentum the pull belongs in the buffer as well:
-    solving ``m' = b m + g + c (theta'' - a)``, ``theta'' = theta - eta m'`` for ``theta''`` gives
-    the same position, and the buffer takes the pull ``(theta' - theta'') / eta``. (Without that,
-    momentum would amplify the data's gradient and not the pull's, and the fixed point would be
-    another.) Adam measures distances in ``D``, the root of its second moments: there ``eta / D``
-    takes the place of ``eta``, which leaves the fixed point where it belongs.
+    forward-backward step (Parikh & Boyd 2014, section 4.2) of the data loss plus the proximal term,
+    with its minimizer as the fixed point. With momentum, the gradient of the term belongs in the
+    buffer as well: solving ``m' = b m + g + c (theta'' - a)``, ``theta'' = theta - eta m'`` for
+    ``theta''`` gives the same position, and the buffer takes ``(theta' - theta'') / eta``. (Without
+    that, momentum would amplify only the data's gradient, and the fixed point would change.) Adam
+    measures distances in ``D``, the root of its second moments: ``eta / D`` replaces ``eta``, which
+    preserves the fixed point.
 
     Parameters
     ----------
     proximal_terms : sequence of ProximalTerm
-        On one parameter they add up: strengths are summed, and the anchor is the mean of the
-        anchors weighted by them. Infinite strengths outvote finite ones.
+        Several terms on one parameter add up: the strengths are summed, and the anchor is the
+        mean of the anchors weighted by the strengths. Infinite strengths override finite ones.
     parameters : mapping of str to nn.Parameter
-        Name -> parameter that is trained; others feel no pull. Where just one tether holds a
-        parameter its anchor is used in place, so that whoever moves the anchor during training
-        moves the anchor (pFedMe).
+        Name -> trained parameter. If exactly one term has a parameter, its anchor is used without
+        a copy, so later changes of that tensor during training count (pFedMe).
     """
 
     def __init__(
@@ -107,7 +108,7 @@ class ProximalStep:
         for name, parameter in parameters.items():
             found = [(t.of(name), t.anchor[name]) for t in proximal_terms if name in t.anchor]
             found = [pair for pair in found if isinstance(pair[0], Tensor) or pair[0] > 0.0]
-            if found:  # a strength of exactly zero is bitwise no tether at all
+            if found:  # a strength of exactly zero is bitwise the same as no term
                 strength, anchor = found[0] if len(found) == 1 else combine(found)
                 self._held.append((parameter, anchor, strength))
 
@@ -140,25 +141,25 @@ class ProximalStep:
                 buffer.add_(before.sub_(parameter), alpha=1.0 / rate)
 
 
-def combine(pulls: Sequence[tuple[float | Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
-    """Return the strength and anchor of the sum of several pulls on one parameter.
+def combine(terms: Sequence[tuple[float | Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+    """Return the strength and anchor of the sum of several proximal terms on one parameter.
 
     ``sum_k c_k/2 (x - a_k)^2`` is ``c/2 (x - a)^2`` plus a constant, with ``c = sum_k c_k`` and
     ``a = sum_k c_k a_k / c``.
 
     Parameters
     ----------
-    pulls : sequence of tuple of float or Tensor and Tensor
-        (strength, anchor): a number or a tensor of the parameter's shape, and such a tensor.
+    terms : sequence of tuple of float or Tensor and Tensor
+        Strength, a number or a tensor of the parameter's shape, and anchor, such a tensor.
 
     Returns
     -------
     tuple of 2 Tensor
-        Strength and anchor, both of the parameter's shape; where all strengths are zero, the anchor
+        Strength and anchor, both of the parameter's shape. Where all strengths are zero, the anchor
         is zero.
     """
-    anchors = torch.stack([anchor for _, anchor in pulls])
-    strengths = torch.stack([torch.zeros_like(anchor) + strength for strength, anchor in pulls])
+    anchors = torch.stack([anchor for _, anchor in terms])
+    strengths = torch.stack([torch.zeros_like(anchor) + strength for strength, anchor in terms])
     infinite = strengths.isinf()
     shares = torch.where(infinite.any(0), infinite.to(strengths.dtype), strengths)
     shares = torch.nan_to_num(shares / shares.sum(0), nan=0.0)
@@ -167,21 +168,21 @@ def combine(pulls: Sequence[tuple[float | Tensor, Tensor]]) -> tuple[Tensor, Ten
 
 @dataclass(frozen=True)
 class ProximalRule:
-    """A rule that makes a tether at the start of every round.
+    """A rule that creates a proximal term at the start of every round.
 
     Attributes
     ----------
     scope : Scope
-        Which parameters are held.
+        Scope of the parameters that get the term.
     anchor : {"received", "zero"}
-        ``"received"`` (their values when the round's training starts: for shared ones what the
-        server sent) or ``"zero"``.
+        ``"received"`` (the values at the start of the round's training; for shared parameters
+        those that the server sent) or ``"zero"``.
     strength : float
-        One number >= 0.
+        A finite number >= 0.
 
     Raises
     ------
-    ValueError
+    ArgumentError
         If the strength is negative or not finite.
     """
 
@@ -191,12 +192,12 @@ class ProximalRule:
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.strength) and self.strength >= 0):
-            raise ValueError(f"a pull's strength must be >= 0 and finite, got {self.strength}")
+            raise ArgumentError("strength", self.strength, "at least 0 and finite")
 
     def term(
         self, parameters: Mapping[str, Tensor], scopes: Mapping[str, Scope]
     ) -> ProximalTerm | None:
-        """Return this round's tether; None where it would pull nothing."""
+        """Return this round's proximal term; None if it would have no effect."""
         if self.strength == 0.0:
             return None
         make = torch.zeros_like if self.anchor == "zero" else torch.clone

@@ -8,6 +8,7 @@ from torch import nn
 
 from clients import ProximalRule, ProximalTerm, Scope
 from clients.proximal import ProximalStep, combine
+from strategies.errors import ArgumentError
 
 
 def parameter(*values):
@@ -19,7 +20,7 @@ def sgd(theta, rate=0.1, momentum=0.0):
 
 
 def descend(theta, proximal_terms, optimizer, curvature, goal, steps):
-    """Minimize curvature/2 (theta - goal)^2 plus the pulls."""
+    """Minimize curvature/2 (theta - goal)^2 plus the proximal terms."""
     proximal = ProximalStep(proximal_terms, theta)
     for _ in range(steps):
         for parameter in theta.values():
@@ -34,8 +35,8 @@ def double(*values):
 
 def test_the_value_is_half_the_weighted_square():
     theta = {"w": parameter(3.0, 3.0)}
-    tether = ProximalTerm({"w": double(1.0, 1.0)}, {"w": double(0.0, 2.0)})
-    assert tether.value(theta).item() == pytest.approx(0.5 * 2 * 4)
+    term = ProximalTerm({"w": double(1.0, 1.0)}, {"w": double(0.0, 2.0)})
+    assert term.value(theta).item() == pytest.approx(0.5 * 2 * 4)
     assert ProximalTerm({}, 1.0).value(theta).item() == 0.0
 
 
@@ -43,8 +44,15 @@ def test_the_value_is_half_the_weighted_square():
     "strength", [-1.0, math.nan, {"w": torch.tensor([-1.0])}, {"w": torch.tensor([math.nan])}, {}]
 )
 def test_bad_strengths_are_refused(strength):
-    with pytest.raises(ValueError, match="strength"):
+    with pytest.raises(ArgumentError) as raised:
         ProximalTerm({"w": torch.zeros(1)}, strength)
+    if isinstance(strength, dict):
+        (argument, value) = (
+            ("strength['w']", strength["w"].item()) if strength else ("strength", [])
+        )
+    else:
+        argument, value = "strength", strength
+    assert (raised.value.argument, repr(raised.value.value)) == (argument, repr(value))
 
 
 @given(
@@ -67,16 +75,16 @@ def test_the_step_solves_the_proximal_problem(strength, rate, start):
 @pytest.mark.parametrize("momentum", [0.0, 0.9])
 @pytest.mark.parametrize("strength", [0.0, 0.5, 30.0, 1e4])
 def test_the_fixed_point_is_the_closed_form(momentum, strength):
-    # f = h/2 (w - g)^2 with a pull c to a: argmin (h g + c a) / (h + c); explicit steps would
+    # f = h/2 (w - g)^2 and a proximal term c: argmin (h g + c a) / (h + c); explicit steps
     # diverge from c = 20 on
     theta = {"w": parameter(-1.0)}
-    tether = ProximalTerm({"w": double(-1.0)}, strength)
-    descend(theta, [tether], sgd(theta, 0.1, momentum), 2.0, 3.0, 2000)
+    term = ProximalTerm({"w": double(-1.0)}, strength)
+    descend(theta, [term], sgd(theta, 0.1, momentum), 2.0, 3.0, 2000)
     assert theta["w"].item() == pytest.approx((2 * 3 - strength) / (2 + strength), abs=1e-9)
 
 
-def test_the_pull_is_felt_in_full_from_the_first_steps_on():
-    # With momentum, the trajectory is that of explicit steps when both are small: the pull enters
+def test_the_term_counts_in_full_from_the_first_steps_on():
+    # With momentum, the trajectory is that of explicit steps when both are small: the term enters
     # the buffer, so it is amplified as the data's gradient is.
     implicit, explicit = {"w": parameter(1.0)}, {"w": parameter(1.0)}
     descend(
@@ -91,7 +99,7 @@ def test_the_pull_is_felt_in_full_from_the_first_steps_on():
 
 
 @given(st.floats(1e-3, 1e9), st.floats(1e-3, 10.0), st.floats(0.0, 0.99))
-def test_the_pull_alone_never_diverges(strength, rate, momentum):
+def test_the_term_alone_never_diverges(strength, rate, momentum):
     theta = {"w": parameter(1.0)}
     descend(
         theta,
@@ -120,11 +128,11 @@ def test_adam_has_the_same_fixed_point(strength):
     assert theta["w"].item() == pytest.approx((2 * 3 - strength) / (2 + strength), abs=1e-5)
 
 
-def test_a_strength_of_zero_is_bitwise_no_tether():
+def test_a_strength_of_zero_is_bitwise_no_term():
     plain, held = {"w": parameter(0.3)}, {"w": parameter(0.3)}
     descend(plain, [], sgd(plain, 0.1, 0.9), 1.1, 0.7, 9)
-    tether = ProximalTerm({"w": double(5.0)}, 0.0)
-    descend(held, [tether, tether], sgd(held, 0.1, 0.9), 1.1, 0.7, 9)
+    term = ProximalTerm({"w": double(5.0)}, 0.0)
+    descend(held, [term, term], sgd(held, 0.1, 0.9), 1.1, 0.7, 9)
     assert plain["w"].item() == held["w"].item()
 
 
@@ -137,7 +145,7 @@ def test_one_strength_per_parameter_and_free_where_it_is_zero():
     torch.testing.assert_close(theta["w"].detach(), double(3.0, 1.0, -1.0))
 
 
-def test_several_pulls_add_up():
+def test_several_terms_add_up():
     # (H + lambda F + mu) theta = H goal + lambda F old + mu group
     theta = {"w": parameter(0.0, 0.0)}
     fisher = ProximalTerm({"w": double(-1.0, -1.0)}, {"w": double(0.0, 3.0)})
@@ -147,7 +155,7 @@ def test_several_pulls_add_up():
     torch.testing.assert_close(theta["w"].detach(), expected)
 
 
-def test_combining_infinite_and_finite_pulls():
+def test_combining_infinite_and_finite_terms():
     strength, anchor = combine(
         [
             (math.inf, double(1.0, 1.0)),
@@ -161,13 +169,13 @@ def test_combining_infinite_and_finite_pulls():
     assert (strength.item(), anchor.item()) == (0.0, 0.0)
 
 
-def test_only_trained_parameters_feel_a_pull():
+def test_only_trained_parameters_have_a_term():
     theta = {"w": parameter(1.0)}
     ProximalStep([ProximalTerm({"other": double(0.0)}, 1.0)], theta).apply(sgd(theta))
     assert theta["w"].item() == 1.0
 
 
-def test_a_pull_copies_its_centre_and_holds_its_scope_only():
+def test_a_rule_copies_its_anchor_and_has_its_scope_only():
     theta = {"w": parameter(1.0), "head": parameter(2.0)}
     scopes = {"w": Scope.SHARED, "head": Scope.PERSONAL}
     received = ProximalRule(Scope.SHARED, "received", 0.1).term(theta, scopes)
@@ -182,6 +190,7 @@ def test_a_pull_copies_its_centre_and_holds_its_scope_only():
 
 
 @pytest.mark.parametrize("strength", [-0.1, math.nan, math.inf])
-def test_bad_pulls_are_refused(strength):
-    with pytest.raises(ValueError, match="strength"):
+def test_bad_rules_are_refused(strength):
+    with pytest.raises(ArgumentError) as raised:
         ProximalRule(Scope.SHARED, "received", strength)
+    assert (raised.value.argument, repr(raised.value.value)) == ("strength", repr(strength))
