@@ -8,7 +8,7 @@ from typing import Any
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from clients.adaptation import join
+from clients.adaptation import adapt
 from clients.evaluation import (
     Evaluation,
     FineTuning,
@@ -342,7 +342,7 @@ class PersonalClient(LocalClient):
         """
         trains, proximal_terms = self.adaptation()
         with self.random(0, "join"):
-            join(
+            adapt(
                 self.model,
                 self.training_batches,
                 examples if self.num_examples else 0,

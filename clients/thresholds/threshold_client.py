@@ -21,15 +21,14 @@ from strategies.protocol import (
     THRESHOLD_SPREADS,
     THRESHOLD_WEIGHTS,
 )
+from strategies.thresholds.metrics import Objective, share
 from strategies.thresholds.partial_pooling import Fleet, logit
 from strategies.thresholds.search import (
     BINS,
     MOST_TOGETHER,
-    Objective,
     check_histogram,
     check_scores,
     histogram,
-    share,
 )
 
 SCORES = ("f1", "balanced-accuracy", "precision", "recall", "accuracy")

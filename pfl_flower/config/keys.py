@@ -23,7 +23,7 @@ from pfl_flower.data.heterogeneity import HETEROGENEITIES
 from pfl_flower.data.readers.registry import OWN
 from pfl_flower.methods import METHODS
 from pfl_flower.models import MODELS
-from strategies.thresholds.search import METRICS
+from strategies.thresholds.metrics import METRICS
 
 TIERS = (str, float)
 """A value that is one number, or one a tier."""

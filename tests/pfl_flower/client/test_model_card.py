@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from clients.export.exported_model import SCALES
+from clients.export.model_card import SCALES
 from pfl_flower.client.model_card import about_model, rebuild
 from pfl_flower.config.run_config import RunConfig
 from pfl_flower.data import DataSchema

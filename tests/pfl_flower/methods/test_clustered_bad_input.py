@@ -76,7 +76,7 @@ def log(caplog):
 def test_more_clusters_than_clients_are_refused_with_both_numbers(method, late):
     config = BASE | {"method": method, "clusters": 9, "late": late}
     there = 6 if late else 8
-    with pytest.raises(ValueError, match=f"9.* only {there} clients|9 clusters of {there} clients"):
+    with pytest.raises(ValueError, match=f"9.* {there}"):
         simulate(config, CLIENTS)
 
 
@@ -229,7 +229,7 @@ def test_a_client_that_tells_its_gradient_later_joins_its_cluster(what, times):
     run, grid = odd_run(ODD[what], times=times)
     assert grid.asked == times + 1
     assert partition(run.grouping.groups) == partition(PLANTED)
-    (placement,) = [p for p in run.grouping.placements if p.client == 0]
+    (placement,) = [p for p in run.grouping.assignments if p.client == 0]
     assert placement.reason == "joined by its gradient"
     assert placement.round == (1 if times == 1 else 2)  # before round 1's evaluation, round 2
     assert bits(run.grouping.models[placement.group]) not in grid.received[:1]
@@ -388,7 +388,7 @@ def test_groups_are_written_and_told(tmp_path):
     (run,) = runs = simulate(BASE | CLUSTERS | {"late": 0.3}, CLIENTS)
     write(tmp_path, runs)
     found = rows(tmp_path / "clusters.csv")
-    assert [int(row["client"]) for row in found] == [p.client for p in run.grouping.placements]
+    assert [int(row["client"]) for row in found] == [p.client for p in run.grouping.assignments]
     assert {int(row["client"]): int(row["group"]) for row in found} == run.grouping.groups
     assert {row["method"] for row in found} == {"gradient-clusters"}
     assert [row["round"] for row in found] == ["1"] * 6 + ["3"] * 2

@@ -80,7 +80,7 @@ def grouping_of(run):
     """Everything that is known of a run's groups."""
     found = run.grouping
     return (
-        *(found.groups, repr(found.placements), models_of(run)),
+        *(found.groups, repr(found.assignments), models_of(run)),
         *(list(found.clients), list(found.examples), found.bytes_down, found.bytes_up),
         None if found.similarity is None else found.similarity.tobytes(),
     )
@@ -174,7 +174,7 @@ def test_clusters_found_by_gradients_are_trained_as_clusters_that_are_known():
 def test_cfl_splits_into_the_planted_clusters():
     run = run_of(SPLITTING)
     assert partition(run.grouping.groups) == partition(planted())
-    assert {p.round for p in run.grouping.placements} == {1, 4}
+    assert {p.round for p in run.grouping.assignments} == {1, 4}
     assert len(set(map(repr, models_of(run).values()))) == 2
 
 
@@ -264,10 +264,10 @@ def test_the_order_of_nodes_and_replies_changes_no_bit(options):
 def test_late_joiners_end_in_their_cluster_and_the_placements_say_so():
     run = run_of({"method": "gradient-clusters", "late": 0.3})
     assert partition(run.grouping.groups) == partition(planted())
-    late = {p.client for p in run.grouping.placements if p.round == 3}
+    late = {p.client for p in run.grouping.assignments if p.round == 3}
     assert len(late) == 2
     assert late == set(run.by_client()) - set(run.by_client(server_round=1))
-    for placement in run.grouping.placements:
+    for placement in run.grouping.assignments:
         joined = placement.client in late
         assert placement.round == (3 if joined else 1)
         assert placement.reason == ("joined" if joined else "found") + " by its gradient"
@@ -283,7 +283,7 @@ def test_late_joiners_are_asked_at_the_start_that_the_others_were_asked_at():
 
 def test_a_query_for_a_gradient_says_which_round_it_belongs_to():
     (run,), grid = played({"method": "gradient-clusters", "late": 0.3}, Recording)
-    rounds = {p.client: p.round for p in run.grouping.placements}
+    rounds = {p.client: p.round for p in run.grouping.assignments}
     told = {c: m.content["config"].get("server-round") for c, m in grid.of_type("query.gradient")}
     assert told == rounds
 
@@ -292,10 +292,10 @@ def test_a_query_for_a_gradient_says_which_round_it_belongs_to():
 def test_late_joiners_get_the_model_that_fits_them_best(options):
     run = run_of(options, late=0.3)
     half = RunConfig.parse(BASE | options).num_server_rounds // 2 + 1
-    late = {p.client for p in run.grouping.placements} - {
-        p.client for p in run.grouping.placements if p.round == 1
+    late = {p.client for p in run.grouping.assignments} - {
+        p.client for p in run.grouping.assignments if p.round == 1
     }
-    first = {p.client: p for p in reversed(run.grouping.placements)}
+    first = {p.client: p for p in reversed(run.grouping.assignments)}
     assert len(late) == 2
     for client in late:
         assert first[client].round in (half, half + 1)
@@ -377,7 +377,7 @@ def test_nothing_that_unseen_clients_tell_is_kept(place):
     assert outcome(run) == outcome(without)
     found, expected = run.grouping, without.grouping
     assert found.groups == expected.groups
-    assert repr(found.placements) == repr(expected.placements)
+    assert repr(found.assignments) == repr(expected.assignments)
     assert models_of(run) == models_of(without)
     assert list(found.clients) == list(expected.clients)
     np.testing.assert_array_equal(found.similarity, expected.similarity)
@@ -431,7 +431,7 @@ def test_a_client_in_a_wrong_cluster_moves_when_groups_are_revised():
 
     assert planted()[0] != planted()[1]
     (run,), _ = played(options, Mistaken, **sizes)
-    moved = [p for p in run.grouping.placements if p.reason == "a lower validation loss"]
+    moved = [p for p in run.grouping.assignments if p.reason == "a lower validation loss"]
     assert [p.client for p in moved] == [0]
     assert moved[0].round in (4, 7)
     assert partition(run.grouping.groups) == partition(planted())

@@ -330,7 +330,7 @@ def test_a_client_of_no_told_community_gets_the_mean_and_has_a_part_in_what_is_s
     monkeypatch.setitem(CHANGES, 2, {"community": None})
     run, grid = on_grid(OWN, 4, Recording)
     assert run.grouping.groups == {0: 0, 1: 0, 2: NO_GROUP, 3: 1}
-    (placement,) = [p for p in run.grouping.placements if p.client == 2]
+    (placement,) = [p for p in run.grouping.assignments if p.client == 2]
     assert placement.reason == "the client has no group"
     for name, values in grid.sent[2, 2].items():
         replies = [grid.replies[1, client][name] for client in range(4)]

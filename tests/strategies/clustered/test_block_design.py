@@ -7,13 +7,13 @@ from strategies.clustered.block_design import Blocks
 
 
 def summed(rounds, own, memory=1.0):
-    """What clients tell less the mean of the round, summed; each round has an effect of its own."""
+    """Reports of clients less the mean of the round, summed; every round has its own effect."""
     blocks, sums = Blocks(), {}
     for number, together in enumerate(rounds):
-        told = {client: own[client] + 10.0 * np.sin(number + np.arange(3)) for client in together}
-        mean = np.mean(list(told.values()), axis=0)
+        sent = {client: own[client] + 10.0 * np.sin(number + np.arange(3)) for client in together}
+        mean = np.mean(list(sent.values()), axis=0)
         for client in sorted(together):
-            sums[client] = memory * sums.get(client, 0.0) + told[client] - mean
+            sums[client] = memory * sums.get(client, 0.0) + sent[client] - mean
             blocks.add(client, together, memory)
     return blocks, sums
 

@@ -11,10 +11,10 @@ from strategies import (
     CFL,
     IFCA,
     NO_GROUP,
+    Assignment,
     GradientClusters,
     GroupAveraging,
     PartialAveraging,
-    Placement,
 )
 from strategies.arrays import to_record
 from strategies.clustered.gradient_clusters import Signature
@@ -271,7 +271,7 @@ NAMES = {"group_names": ["w", "n"], "parameter_names": ["w"], "server_momentum":
 def test_a_strategy_that_is_stored_goes_on_as_if_it_had_not_been(kind):
     first, grid = kind(**NAMES), InProcessGrid(answering_app(), 4)
     first.groups.update(TWO)
-    first.placements += [Placement(1, c, g, np.nan, "given") for c, g in TWO.items()]
+    first.placements += [Assignment(1, c, g, np.nan, "given") for c, g in TWO.items()]
     first.clients.update({100 + client: client for client in range(4)})
     counter = {"n": np.array(3)}
     first.round = Round(1, "train", to_record(START | counter), ConfigRecord(), grid, [100, 102])
@@ -336,7 +336,7 @@ def test_the_grouping_is_a_copy():
     grouping = strategy.grouping
     strategy.put(2, 0, 1, np.nan, "moved")
     assert grouping.groups == TWO
-    assert [tuple(p)[:3] for p in grouping.placements] == [(1, c, g) for c, g in TWO.items()]
+    assert [tuple(p)[:3] for p in grouping.assignments] == [(1, c, g) for c, g in TWO.items()]
 
 
 def test_each_model_is_picked_by_the_clients_that_it_fits_best():
