@@ -14,10 +14,10 @@ from flwr.serverapp import Grid
 from pfl_flower.config.run_config import RunConfig, under_home
 from pfl_flower.data import DataSchema
 from pfl_flower.data.schema import merge_schemas
+from pfl_flower.grid import GridWithout
 from pfl_flower.server.checkpoint import Checkpoints, Saved, read_about
 from pfl_flower.server.discovery import FederationError, Population
 from pfl_flower.server.holdout import choose_late, choose_unseen
-from pfl_flower.subgrid import GridWithout
 from strategies.protocol import (
     CONFIG,
     DATA_SCHEMA,

@@ -11,8 +11,8 @@ from pfl_flower.engines import simulate
 from pfl_flower.methods.table import METHODS
 from pfl_flower.results.files import describe, write
 from strategies.arrays import view
-from tests.pfl_flower.methods.test_graph_runs import SMALL, metrics_of
-from tests.pfl_flower.test_engines import assert_identical
+from tests.helpers import assert_identical
+from tests.pfl_flower.methods.graph_helpers import SMALL, metrics_of
 
 REFUSED = {
     "fedbn": (ScopeError, "'norm' matches nothing in GNN; it has the components"),
