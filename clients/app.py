@@ -10,7 +10,7 @@ from flwr.clientapp.typing import Mod
 from numpy.typing import NDArray
 
 from clients.clustered.clustered_client import GroupedClient
-from clients.message_log import inspector
+from clients.message_log import log_message
 from clients.personal import NDArrays, Scalars
 from strategies.arrays import to_record, view
 from strategies.protocol import (
@@ -73,7 +73,7 @@ def client_app(
 
         app = client_app(build)
     """
-    app = ClientApp(mods=[inspector])
+    app = ClientApp(mods=[log_message])
 
     @app.train(mods=mods)
     def train(message: Message, context: Context) -> Message:

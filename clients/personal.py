@@ -158,7 +158,6 @@ class PersonalClient(NumPyClient):
         self.shared_names = names_of(scopes, Scope.SHARED, Scope.GROUP)
         self.personal_names = names_of(scopes, Scope.PERSONAL)
         self._spec = self._expected()
-        self.state.unguarded = self._unguarded_parts()
 
     # ------------------------------------------------------------------ Flower's NumPyClient
 
@@ -525,10 +524,6 @@ class PersonalClient(NumPyClient):
     def _way_in(self) -> tuple[frozenset[Scope], list[ProximalTerm]]:
         """Return what a client fits that joins the others after training, and under what pulls."""
         return self.fine_tuning.trains if self.fine_tuning else self.joins, self.proximal_terms()
-
-    def _unguarded_parts(self) -> Sequence[str]:
-        """Return the parts of the personal state that honest messages may equal; best none."""
-        return ()
 
     @property
     def _keeps_state(self) -> bool:

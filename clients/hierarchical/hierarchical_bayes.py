@@ -1,7 +1,7 @@
 """The client of a hierarchical Bayesian model: its own value of a part, under a learned prior."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -209,9 +209,6 @@ class HierarchicalBayesClient(PersonalClient):
         specs: Spec = tensor_spec({n: self._entries[n] for n in self.prior_names})
         parts = (OWN_PART, PRECISION_PART)
         return super()._expected() | {f"{p}/{n}": spec for p in parts for n, spec in specs.items()}
-
-    def _unguarded_parts(self) -> Sequence[str]:
-        return (OWN_PART,)  # it is sent, for the prior's mean
 
     @property
     def _keeps_state(self) -> bool:

@@ -172,9 +172,6 @@ class LifelongClient(LocalModelClient):
         """An unseen client takes the received model as its own, and trains it near the group."""
         return EVERYTHING, self.proximal_terms()
 
-    def _unguarded_parts(self) -> tuple[str, ...]:
-        return *super()._unguarded_parts(), "anchor"  # which was sent in a round before
-
     def _expected(self) -> Spec:
         specs = tensor_spec(dict(self.model.named_parameters()))
         parts = ("anchor", "fisher", "recent")

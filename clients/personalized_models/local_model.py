@@ -47,10 +47,6 @@ class LocalModelClient(PersonalClient):
         """Return the parts of the personal state that hold a whole model each."""
         return ("own",)
 
-    def _unguarded_parts(self) -> tuple[str, ...]:
-        """Own models: they are sent, or begin as the shared one and stay alike in many values."""
-        return self._model_parts()
-
     def _own(self, part: str, before: Snapshot | None, received: Values) -> Values:
         """Return a kept model; before there is one, the received model is the client's own."""
         kept = before.part(part) if before else {}

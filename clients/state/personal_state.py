@@ -7,7 +7,7 @@ round is resumed from the round before, when some clients have already trained f
 """
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
@@ -58,26 +58,7 @@ def tensor_spec(tensors: Mapping[str, Tensor]) -> Spec:
 RECORD = "personal."
 """What the name of a record of ``context.state`` begins with; a method's name follows."""
 
-UNGUARDED = "unguarded"
-"""Beside what a client keeps: the parts of it that honest messages may equal."""
-
-
-@dataclass
-class Seen:
-    """What personal states have been used meanwhile.
-
-    Attributes
-    ----------
-    methods : whose they are
-    read : what was read from files, as ``context.state`` has what is kept. A device that was
-        restarted has its personal parameters in its file alone until it trains
-    """
-
-    methods: set[str] = field(default_factory=set)
-    read: RecordDict = field(default_factory=RecordDict)
-
-
-_SEEN: ContextVar[Seen | None] = ContextVar("_SEEN", default=None)
+_READ: ContextVar[RecordDict | None] = ContextVar("_READ", default=None)
 
 _OF_ANOTHER_RUN = "; they fit shared arrays of that time, so start the server from those too"
 
@@ -105,14 +86,17 @@ def check_name(name: str) -> None:
 
 
 @contextmanager
-def watched() -> Iterator[Seen]:
-    """Watch which personal states are used."""
-    seen = Seen()
-    token = _SEEN.set(seen)
+def watched() -> Iterator[RecordDict]:
+    """Collect what personal states read from files, in the form that ``context.state`` has.
+
+    A device that was restarted has its personal parameters in its file alone until it trains.
+    """
+    read = RecordDict()
+    token = _READ.set(read)
     try:
-        yield seen
+        yield read
     finally:
-        _SEEN.reset(token)
+        _READ.reset(token)
 
 
 @dataclass
@@ -129,7 +113,6 @@ class PersonalState:
     purpose : what the state was made on, in words (data set, split, seed, ...); a file made on
         something else is foreign, because its parameters have seen other examples
     run : name of the run at hand, the same when it is resumed
-    unguarded : parts of the state that honest messages may equal, such as an own model that is sent
     """
 
     records: RecordDict = field(default_factory=RecordDict)
@@ -138,10 +121,8 @@ class PersonalState:
     directory: Path | None = None
     purpose: str = ""
     run: str = ""
-    unguarded: Sequence[str] = ()
 
     def __post_init__(self) -> None:
-        self._seen()
         if self.directory is None and not self.client:
             return
         check_name(self.client)
@@ -168,7 +149,6 @@ class PersonalState:
         CorruptStateError, ForeignStateError
             If the file cannot be used; the message names it and the way out.
         """
-        seen = self._seen()
         if self._key in self.records.array_records:
             # Copies, because the training loop writes into what it is given.
             arrays = {
@@ -190,8 +170,8 @@ class PersonalState:
                 "%s goes on with its personal parameters of round %d from %s%s",
                 *(self.client, snapshot.round, candidate, "" if own else _OF_ANOTHER_RUN),
             )
-            if seen is not None:
-                self._put(snapshot, seen.read)
+            if (read := _READ.get()) is not None:
+                self._put(snapshot, read)
             return snapshot
         return None
 
@@ -205,7 +185,6 @@ class PersonalState:
         PersonalStateError
             If it cannot be written; the state before is intact.
         """
-        self._seen()
         path = self.path
         if path is not None:
             snapshot = replace(snapshot, run=self.run)
@@ -231,17 +210,10 @@ class PersonalState:
         except PersonalStateError as error:
             log(WARNING, "The whole model of %s was not kept: %s", self.client, error)
 
-    def _seen(self) -> Seen | None:
-        """Tell who watches, if anybody does, that this state is used."""
-        if (seen := _SEEN.get()) is not None:
-            seen.methods.add(self.method)
-        return seen
-
     def _put(self, snapshot: Snapshot, records: RecordDict) -> None:
         numpys = {name: tensor.numpy() for name, tensor in snapshot.arrays.items()}
         records[self._key] = to_record(numpys)
-        about = ConfigRecord({"round": snapshot.round, UNGUARDED: list(self.unguarded)})
-        records[self._key + ".about"] = about
+        records[self._key + ".about"] = ConfigRecord({"round": snapshot.round})
 
     @property
     def _key(self) -> str:

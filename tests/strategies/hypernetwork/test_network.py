@@ -187,7 +187,7 @@ def test_clients_a_few_at_a_time_give_the_same_gradient(exact, monkeypatch, at_o
     whole = pulled(network, free, moved)
     sizes = []
     network.register_forward_hook(lambda module, inputs, rows: sizes.append(len(rows)))
-    monkeypatch.setattr("strategies.hypernetwork.network.VALUES_AT_ONCE", at_once)
+    monkeypatch.setattr(hypernetwork, "VALUES_AT_ONCE", at_once)
     assert_close(pulled(network, free, moved), whole)
     assert max(sizes) == min(CLIENTS, max(1, at_once // 8))
     assert sum(sizes) == CLIENTS
