@@ -189,5 +189,7 @@ def _check_personal(session: Session, config: RunConfig, saved: Saved) -> None:
         raise FederationError(
             f"the run cannot be resumed: clients {lost} do not have the personal parameters of "
             f"round {saved.round} any more. They keep them only in a personal directory: node "
-            f"config personal-dir, $PFL_PERSONAL_DIR, or the run config's personal-dir"
+            f"config personal-dir, $PFL_PERSONAL_DIR, or the run config's personal-dir",
+            key="personal-dir",
+            clients=lost,
         )
