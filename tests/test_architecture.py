@@ -1,8 +1,11 @@
 """The house keeps its shape: imports run one way, and nothing unpickles but one converter."""
 
 import ast
+import re
 import subprocess
 import sys
+import tomllib
+from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pytest
@@ -82,3 +85,29 @@ def test_one_file_touches_private_modules_of_flower():
 def test_no_test_module_imports_another_one(path):
     tests = {other.stem for other in TESTS if other.name.startswith("test_")}
     assert not {name for name in modules_in(path) if name.split(".")[-1] in tests}
+
+
+def declared(*extras: str) -> set[str]:
+    """The distributions that the project asks for, by their normalized names."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    wanted = [*project["dependencies"]]
+    for extra in extras:
+        wanted += project["optional-dependencies"][extra]
+    return {re.split(r"[^\w.-]", words)[0].lower().replace("_", "-") for words in wanted}
+
+
+@pytest.mark.parametrize(
+    ("paths", "extras"),
+    [(FILES, ("metis", "tensorboard")), (TESTS, ("test",))],
+    ids=["package", "tests"],
+)
+def test_all_imported_distributions_are_declared(paths, extras):
+    names = set().union(*map(imported, paths)) - set(sys.stdlib_module_names)
+    names -= {*FLOORS, "tests"}
+    known, asked = packages_distributions(), declared(*extras)
+    missing = {
+        name
+        for name in names
+        if not {d.lower().replace("_", "-") for d in known.get(name, [name])} & asked
+    }
+    assert not missing
