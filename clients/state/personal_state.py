@@ -7,7 +7,7 @@ the round before, although some clients have already trained further.
 """
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
@@ -67,28 +67,7 @@ def tensor_spec(tensors: Mapping[str, Tensor]) -> Spec:
 RECORD = "personal."
 """Prefix of the names of records in ``context.state``; a method's name follows."""
 
-UNGUARDED = "unguarded"
-"""Key beside the saved arrays: the parts that regular messages may contain."""
-
-
-@dataclass
-class Seen:
-    """Personal states that were used while :func:`watched` was active.
-
-    Attributes
-    ----------
-    methods : set of str, default empty
-        Names of the methods of these states.
-    read : RecordDict, default empty
-        States that were read from files, in the form of ``context.state``. After a restart of the
-        device, its personal parameters are only in its file until it trains.
-    """
-
-    methods: set[str] = field(default_factory=set)
-    read: RecordDict = field(default_factory=RecordDict)
-
-
-_SEEN: ContextVar[Seen | None] = ContextVar("_SEEN", default=None)
+_READ: ContextVar[RecordDict | None] = ContextVar("_READ", default=None)
 
 _OF_ANOTHER_RUN = "; they fit the shared arrays of that run, so start the server from those, too"
 
@@ -114,14 +93,17 @@ def check_name(name: str) -> None:
 
 
 @contextmanager
-def watched() -> Iterator[Seen]:
-    """Record which personal states are used within the context."""
-    seen = Seen()
-    token = _SEEN.set(seen)
+def watched() -> Iterator[RecordDict]:
+    """Collect what personal states read from files, in the form that ``context.state`` has.
+
+    A device that was restarted has its personal parameters in its file alone until it trains.
+    """
+    read = RecordDict()
+    token = _READ.set(read)
     try:
-        yield seen
+        yield read
     finally:
-        _SEEN.reset(token)
+        _READ.reset(token)
 
 
 @dataclass
@@ -144,8 +126,6 @@ class PersonalState:
         because its parameters were trained on other examples.
     run : str, default ""
         Name of the current run; a resumed run keeps its name.
-    unguarded : sequence of str, default ()
-        Parts of the state that regular messages may contain, such as a local model that is sent.
     """
 
     records: RecordDict = field(default_factory=RecordDict)
@@ -154,10 +134,8 @@ class PersonalState:
     directory: Path | None = None
     purpose: str = ""
     run: str = ""
-    unguarded: Sequence[str] = ()
 
     def __post_init__(self) -> None:
-        self._seen()
         if self.directory is None and not self.client:
             return
         check_name(self.client)
@@ -186,7 +164,6 @@ class PersonalState:
         CorruptStateError, ForeignStateError
             If the file cannot be used; the message says what to do.
         """
-        seen = self._seen()
         if self._key in self.records.array_records:
             # Copies, because the training loop changes its arrays in place.
             arrays = {
@@ -208,8 +185,8 @@ class PersonalState:
                 "%s continues with its personal parameters of round %d from %s%s",
                 *(self.client, snapshot.round, candidate, "" if own else _OF_ANOTHER_RUN),
             )
-            if seen is not None:
-                self._put(snapshot, seen.read)
+            if (read := _READ.get()) is not None:
+                self._put(snapshot, read)
             return snapshot
         return None
 
@@ -223,7 +200,6 @@ class PersonalState:
         PersonalStateError
             If it cannot be written; the previous state is intact.
         """
-        self._seen()
         path = self.path
         if path is not None:
             snapshot = replace(snapshot, run=self.run)
@@ -249,17 +225,10 @@ class PersonalState:
         except PersonalStateError as error:
             log(WARNING, "The whole model of %s was not saved: %s", self.client, error)
 
-    def _seen(self) -> Seen | None:
-        """Record that this state is used, if :func:`watched` is active."""
-        if (seen := _SEEN.get()) is not None:
-            seen.methods.add(self.method)
-        return seen
-
     def _put(self, snapshot: Snapshot, records: RecordDict) -> None:
         numpys = {name: tensor.numpy() for name, tensor in snapshot.arrays.items()}
         records[self._key] = to_record(numpys)
-        about = ConfigRecord({"round": snapshot.round, UNGUARDED: list(self.unguarded)})
-        records[self._key + ".about"] = about
+        records[self._key + ".about"] = ConfigRecord({"round": snapshot.round})
 
     @property
     def _key(self) -> str:

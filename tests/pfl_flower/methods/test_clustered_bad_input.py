@@ -23,6 +23,7 @@ from pfl_flower.server.run import play
 from strategies import NO_GROUP
 from strategies.arrays import to_record, view
 from strategies.protocol import GRADIENT_QUERY
+from tests.grids import FailingGrid
 from tests.helpers import data_for
 
 CLIENTS = 8
@@ -152,8 +153,8 @@ class Odd(InProcessGrid):
         self.change = lambda values: values
         self.received = []
 
-    def _process(self, message):
-        reply = super()._process(message)
+    def answer(self, message):
+        reply = super().answer(message)
         if message.metadata.dst_node_id != 100 + self.odd:
             return reply
         if message.metadata.message_type == "train":
@@ -236,16 +237,13 @@ def test_a_client_that_tells_its_gradient_later_joins_its_cluster(what, times):
 
 
 def test_a_client_alone_in_telling_founds_a_cluster_and_no_other():
-    class Shy(InProcessGrid):
-        def _process(self, message):
-            reply = super()._process(message)
-            query = message.metadata.message_type == GRADIENT_QUERY
-            if query and message.metadata.dst_node_id != 103:
-                return Message(Error(2, "shy"), reply_to=message)
-            return reply
+    def of_another(message):
+        query = message.metadata.message_type == GRADIENT_QUERY
+        return query and message.metadata.dst_node_id != 103
 
     config = RunConfig.parse(BASE | CLUSTERS)
-    (run,) = play(Shy(make_app(config.dump()), CLIENTS), replace(config, wait=0.0))
+    grid = FailingGrid(make_app(config.dump()), CLIENTS, fails=of_another)
+    (run,) = play(grid, replace(config, wait=0.0))
     assert run.grouping.groups == {3: 0}
     assert run.grouping.similarity.shape == (1, 1)
     assert run.by_client().keys() == set(range(CLIENTS))
@@ -254,8 +252,8 @@ def test_a_client_alone_in_telling_founds_a_cluster_and_no_other():
 @pytest.mark.parametrize("clusterer", ["agglomerative", "spectral", "hdbscan"])
 def test_gradients_all_alike_are_one_cluster(clusterer):
     class Alike(InProcessGrid):
-        def _process(self, message):
-            reply = super()._process(message)
+        def answer(self, message):
+            reply = super().answer(message)
             if message.metadata.message_type == GRADIENT_QUERY:
                 values = np.ones_like(view(reply.content["arrays"]["gradient"]))
                 reply.content["arrays"] = to_record({"gradient": values})
@@ -317,15 +315,13 @@ def test_a_node_that_cannot_work_keeps_nobody_from_splitting():
 
 
 def test_a_client_that_always_fails_to_train_keeps_nobody_from_splitting():
-    class Failing(InProcessGrid):
-        def _process(self, message):
-            train = message.metadata.message_type == "train"
-            if train and message.metadata.dst_node_id == 100:
-                return Message(Error(2, "out of memory"), reply_to=message)
-            return super()._process(message)
+    def to_train_client_0(message):
+        train = message.metadata.message_type == "train"
+        return train and message.metadata.dst_node_id == 100
 
     config = RunConfig.parse(BASE | SPLITTING)
-    (run,) = play(Failing(make_app(config.dump()), CLIENTS), replace(config, wait=0.0))
+    grid = FailingGrid(make_app(config.dump()), CLIENTS, fails=to_train_client_0)
+    (run,) = play(grid, replace(config, wait=0.0))
     groups = {c: g for c, g in run.grouping.groups.items() if c}
     assert partition(groups) == planted_without(0)
 

@@ -13,8 +13,8 @@ from pfl_flower.methods import METHODS
 from pfl_flower.model_setup import model_setup
 from pfl_flower.results.files import describe, write
 from strategies.arrays import view
-from tests.pfl_flower.methods.test_graph_runs import SMALL, metrics_of
-from tests.pfl_flower.test_engines import assert_identical
+from tests.helpers import assert_identical
+from tests.pfl_flower.methods.graph_helpers import SMALL, metrics_of
 
 REFUSED = {
     "fedbn": (ScopeError, "'norm' matches nothing in GNN; it has the components"),

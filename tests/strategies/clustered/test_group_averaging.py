@@ -19,6 +19,7 @@ from strategies import (
 from strategies.arrays import to_record
 from strategies.clustered.gradient_clusters import Signature
 from strategies.rounds import Round
+from tests.grids import RecordingGrid
 from tests.helpers import decoded, error_reply, reply
 
 W = np.arange(6, dtype=np.float32).reshape(2, 3)
@@ -171,19 +172,13 @@ def test_the_mean_over_everybody_includes_those_in_no_group():
 
 
 def test_clients_are_asked_for_their_groups_once():
-    asked = []
-
-    class Counting(InProcessGrid):
-        def _process(self, message):
-            asked.append((message.metadata.dst_node_id, message.content["config"]["properties"]))
-            return super()._process(message)
-
     strategy = averaging({})
-    grid = Counting(answering_app({0: 3, 1: 0, 2: "north", 3: -4}), 5)
+    grid = RecordingGrid(answering_app({0: 3, 1: 0, 2: "north", 3: -4}), 5)
     strategy.clients.update({100 + client: client for client in range(5)})
     for server_round in (1, 2):
         sent(strategy, grid, server_round=server_round)
-    assert asked == [(100 + client, "partition-id,group") for client in range(5)]
+    asked = [(e.client, e.config["properties"]) for e in grid.exchanges]
+    assert asked == [(client, "partition-id,group") for client in range(5)]
     assert strategy.groups == {0: 3, 1: 0, 2: NO_GROUP, 3: NO_GROUP, 4: NO_GROUP}
     assert {p.reason for p in strategy.placements if p.group == NO_GROUP} == {
         "the client has no group"
