@@ -14,8 +14,10 @@ from clients.hierarchical.hierarchical_linear import HierarchicalLinearClient
 from clients.inference.fisher import fisher_diagonal
 from clients.lifelong.lifelong import LifelongClient
 from clients.loaders import in_memory_loader
+from clients.local_client import ClientDetails
+from clients.local_step import LocalState, gradient, local_step
 from clients.measurement_error.errors_in_variables import ErrorsInVariablesClient
-from clients.personal import PersonalClient
+from clients.personal import LocalRound, PersonalClient
 from clients.personalized_models.apfl import APFLClient
 from clients.personalized_models.ditto import DittoClient
 from clients.personalized_models.l2gd import L2GDClient
@@ -44,6 +46,7 @@ from clients.training import (
 __all__ = [
     "APFLClient",
     "Classification",
+    "ClientDetails",
     "ClusteredClient",
     "CorruptStateError",
     "DittoClient",
@@ -57,6 +60,8 @@ __all__ = [
     "L2GDClient",
     "LifelongClient",
     "LinkPrediction",
+    "LocalRound",
+    "LocalState",
     "MRMTLClient",
     "Optimization",
     "PFedMeClient",
@@ -80,9 +85,11 @@ __all__ = [
     "evaluate",
     "fine_tune",
     "fisher_diagonal",
+    "gradient",
     "head_then_body",
     "in_memory_loader",
     "joint",
+    "local_step",
     "select",
     "start_gradient",
     "train",

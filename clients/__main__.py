@@ -1,4 +1,4 @@
-"""``python -m clients``: take a personalized model off a device, and predict with it."""
+"""``python -m clients``: export a client's personalized model, and predict with it."""
 
 import argparse
 import os
@@ -8,18 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from clients.export.example_files import ExampleFileError, read_examples
-from clients.export.exported_model import (
-    COLUMNS,
-    MEASUREMENTS,
-    SHAPE,
-    ExportError,
-    network_of,
-    predict,
-    size_of,
-    table,
-    take_out,
-    told,
-)
+from clients.export.export import export_model
+from clients.export.model_card import COLUMNS, MEASUREMENTS, SHAPE, ExportError, card_entry
+from clients.export.predict import build_network, predict, size_of, table
 from clients.state.model_file import PersonalizedModel, read_model
 from clients.state.state_file import PersonalStateError, write_bytes
 
@@ -38,39 +29,45 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m clients", description=__doc__)
     commands = parser.add_subparsers(required=True)
-    export = commands.add_parser("export", help="take a client's whole model out")
-    export.add_argument("--personal-dir", type=Path, required=True, help="of the device")
-    export.add_argument("--client", default="", help="whose model, if there are several")
+    export = commands.add_parser("export", help="export a client's whole model")
+    export.add_argument(
+        "--personal-dir", type=Path, required=True, help="the device's personal directory"
+    )
+    export.add_argument("--client", default="", help="name of the client, if there are several")
     export.add_argument("--out", type=Path, required=True, help="the file to write, .safetensors")
     export.set_defaults(command=_export)
-    use = commands.add_parser("predict", help="predict with a model that was taken out")
+    use = commands.add_parser("predict", help="predict with an exported model")
     use.add_argument("--model", type=Path, required=True, help="the file that export wrote")
     use.add_argument("--inputs", type=Path, required=True, help=".npy, .npz with x, or .csv")
     use.add_argument("--out", type=Path, help="the .csv to write; the screen by default")
-    use.add_argument("--network", default="", help="module:function of a network of one's own")
+    use.add_argument("--network", default="", help="module:function of your own network")
     use.set_defaults(command=_predict)
     return parser
 
 
 def _export(options: argparse.Namespace) -> None:
-    model = take_out(options.personal_dir, options.client, options.out)
+    model = export_model(options.personal_dir, options.client, options.out)
     print(f"{options.out}: {_words(model)}")
 
 
 def _predict(options: argparse.Namespace) -> None:
     model = read_model(options.model)
-    if readings := model.about.get(MEASUREMENTS):
+    if done := model.about.get(MEASUREMENTS):
         raise ExportError(
-            f"this client's readings are {readings} before its model sees them, by statistics that "
-            f"stay with it; its model alone would be wrong about readings as they are"
+            f"this client's measurements are {done} before its model gets them, by statistics that "
+            "stay on the device; without them the predictions would be wrong",
+            path=options.model,
+            key=MEASUREMENTS,
+            value=done,
         )
-    network = network_of(model, options.network)
-    columns = told(model, COLUMNS) if COLUMNS in model.about else []
-    examples = read_examples(options.inputs, told(model, SHAPE), columns)
+    network = build_network(model, options.network)
+    columns = card_entry(model, COLUMNS) if COLUMNS in model.about else []
+    examples = read_examples(options.inputs, card_entry(model, SHAPE), columns)
     rows: list[dict[str, Any]] = predict(network, model, examples.inputs)
-    if examples.others:  # whose row it is
+    if examples.others:  # columns that identify the rows
         if both := [name for name in rows[0] if name in examples.others[0]]:
-            raise ExportError(f"{options.inputs} has columns {both}, as the answers; rename them")
+            words = f"{options.inputs} has columns {both}, as the predictions; rename them"
+            raise ExportError(words, path=options.inputs, key="columns", value=both)
         rows = [{**more, **row} for more, row in zip(examples.others, rows, strict=True)]
     if options.out is None:
         print(table(rows), end="")
@@ -80,7 +77,7 @@ def _predict(options: argparse.Namespace) -> None:
 
 
 def _write(path: Path, text: str) -> None:
-    """Write a file at once, where a link leads; and to what is no file, such as a pipe, as it is.
+    """Write a file atomically, at the target of a link; write directly to a pipe or device.
 
     Raises
     ------
@@ -95,7 +92,7 @@ def _write(path: Path, text: str) -> None:
         else:
             raise FileNotFoundError(f"there is no folder {target.parent}")
     except OSError as error:
-        raise PersonalStateError(f"{path} could not be written: {error}") from error
+        raise PersonalStateError(f"{path} could not be written: {error}", path=path) from error
 
 
 def _words(model: PersonalizedModel) -> str:

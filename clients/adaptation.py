@@ -1,4 +1,4 @@
-"""How a client that was not there in training makes the shared model its own."""
+"""Adaptation of unseen clients: fit the personal part of a shared model to a few examples."""
 
 from collections.abc import Mapping, Sequence
 
@@ -10,28 +10,32 @@ from clients.proximal import ProximalTerm
 from clients.scopes import Scope
 from clients.task import Task
 from clients.training import Optimization, Phase, train
+from strategies.errors import ArgumentError
 
 ALL = -1
-"""Number of examples: all there are."""
+"""Number of examples that stands for all of them."""
 
 
 def take_examples(loader: Loader, count: int) -> tuple[Tensor, Tensor, int]:
-    """Return the first ``count`` examples that an epoch yields, and the size of its batches.
+    """Return the first ``count`` examples of an epoch, and the size of its first batch.
 
     Parameters
     ----------
-    loader : yields batches
-    count : at least 1, or :data:`ALL`
+    loader : Loader
+        The batches.
+    count : int
+        At least 1, or :data:`ALL`.
 
     Returns
     -------
-    inputs ``(n, ...)`` and targets ``(n, ...)``, ``n`` at most ``count``; examples in the first
-    batch
+    tuple of Tensor, Tensor and int
+        Inputs ``(n, ...)`` and targets ``(n, ...)`` with ``n`` at most ``count``, and the number of
+        examples in the first batch.
 
     Raises
     ------
-    ValueError
-        If the loader yields nothing.
+    ArgumentError
+        If the loader yields no batches.
     """
     batches: list[Batch] = []
     found = 0
@@ -41,14 +45,14 @@ def take_examples(loader: Loader, count: int) -> tuple[Tensor, Tensor, int]:
         if count != ALL and found >= count:
             break
     if not batches:
-        raise ValueError("there are no examples to take")
+        raise ArgumentError("loader", [], "non-empty: there are no examples to take")
     end = found if count == ALL else count
     inputs = torch.cat([batch[0] for batch in batches])[:end]
     targets = torch.cat([batch[-1] for batch in batches])[:end]
     return inputs, targets, len(batches[0][-1])
 
 
-def join(
+def adapt(
     model: nn.Module,
     loader: Loader,
     examples: int,
@@ -60,19 +64,25 @@ def join(
     optimization: Optimization,
     proximal_terms: Sequence[ProximalTerm] = (),
 ) -> None:
-    """Fit the client's own part of ``model``, in place, on a few of its training examples.
+    """Fit the personal part of ``model``, in place, on a few of the client's training examples.
 
-    Every method gets the same examples (those of fewer are among those of more, if the loader's
-    order is) and the same number of minibatch steps.
+    Every method gets the same examples and the same number of minibatch steps. If the loader's
+    order is fixed, a smaller number of examples is a subset of a larger one.
 
     Parameters
     ----------
-    model : with the shared parameters and the client's first personal ones
-    loader : the client's training batches
-    examples : how many to use; 0 for none, :data:`ALL` for all
-    steps : minibatch steps
-    trains : scopes whose parameters move; a method without personal ones takes the model as it is
-    scopes, task, optimization, proximal_terms : as in :func:`clients.train`
+    model : nn.Module
+        The model, with the shared parameters and the initial personal ones.
+    loader : Loader
+        The client's training batches.
+    examples : int
+        Number of examples to use; 0 for none, :data:`ALL` for all.
+    steps : int
+        Number of minibatch steps.
+    trains : frozenset of Scope
+        Scopes whose parameters are trained. Without personal parameters the model stays as it is.
+    scopes, task, optimization, proximal_terms : mapping of str to Scope
+        As in :func:`clients.train`.
     """
     if not (examples and steps):
         return

@@ -10,8 +10,8 @@ from flwr.clientapp.typing import Mod
 from numpy.typing import NDArray
 
 from clients.clustered.clustered_client import ClusteredClient
-from clients.message_log import inspector
-from clients.personal import NDArrays, Scalars
+from clients.local_client import NDArrays, Scalars
+from clients.message_log import log_message
 from strategies.arrays import to_record, view
 from strategies.protocol import (
     ARRAYS,
@@ -75,7 +75,7 @@ def client_app(
 
         app = client_app(build)
     """
-    app = ClientApp(mods=[inspector])
+    app = ClientApp(mods=[log_message])
 
     @app.train(mods=mods)
     def train(message: Message, context: Context) -> Message:

@@ -1,4 +1,4 @@
-"""How good is a model on a client's own examples, and fine-tuning it just before."""
+"""Evaluation of a model on a client's examples; fine-tuning and model choice by validation."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -20,15 +20,16 @@ from clients.training import (
     device_of,
     train,
 )
+from strategies.errors import ArgumentError
 
 __all__ = ["FineTuning", "evaluate", "fine_tune"]
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """A model on some examples: their number, the mean loss and the task's scores.
+    """Result of an evaluation: number of examples, mean loss and the task's scores.
 
-    Everything but the number is NaN without examples.
+    Without examples, loss and scores are NaN.
     """
 
     examples: int
@@ -38,12 +39,14 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class Stream:
-    """Where a client is in data that come in phases.
+    """Position of a client in a stream of data that arrives in phases.
 
     Attributes
     ----------
-    phase : number of the phase at hand
-    test_loaders : the test examples of each phase, those to come included
+    phase : int
+        Number of the current phase.
+    test_loaders : sequence of Loader
+        Test examples of every phase, including future ones.
     """
 
     phase: int
@@ -52,7 +55,7 @@ class Stream:
 
 @torch.no_grad()
 def evaluate(model: nn.Module, loader: Loader | None, task: Task = Classification()) -> Evaluation:
-    """Return how good ``model`` is on the examples of a loader."""
+    """Evaluate ``model`` on the examples of a loader; None counts as no examples."""
     model.eval()
     device = device_of(model)
     loss, count = 0.0, 0
@@ -69,13 +72,16 @@ def evaluate(model: nn.Module, loader: Loader | None, task: Task = Classificatio
 
 @dataclass(frozen=True, eq=False)
 class Predictions:
-    """What a classifier says of some examples.
+    """Predictions of a classifier.
 
     Attributes
     ----------
-    loss : the mean loss; NaN without examples
-    chances : ``(N, K)`` float64, the probabilities of the classes
-    targets : ``(N,)`` int64, the true classes
+    loss : float
+        Mean loss; NaN without examples.
+    chances : ndarray
+        Probabilities of the classes, ``(N, K)`` float64.
+    targets : ndarray
+        True classes, ``(N,)`` int64.
     """
 
     loss: float
@@ -87,14 +93,18 @@ class Predictions:
 def predictions(
     model: nn.Module, loader: Loader | None, num_classes: int, task: Task = Classification()
 ) -> Predictions:
-    """Return what ``model`` says of the examples of a loader, in its order.
+    """Return the predictions of ``model`` for the examples of a loader, in its order.
 
     Parameters
     ----------
-    model : a classifier, whose outputs are logits
-    loader : the examples; none if it is None
-    num_classes : number of classes
-    task : its loss, and what turns outputs into probabilities
+    model : nn.Module
+        A classifier whose outputs are logits.
+    loader : Loader or None
+        The examples; None counts as no examples.
+    num_classes : int
+        Number of classes.
+    task : Task, default Classification()
+        Defines the loss, and the probabilities of outputs.
     """
     model.eval()
     device = device_of(model)
@@ -112,9 +122,9 @@ def predictions(
 
 
 def quality(found: Evaluation, task: Task) -> tuple[float, float]:
-    """Return what to compare models by, more is better: the task's score, then the loss.
+    """Return the key by which models are compared, higher is better: score, then negative loss.
 
-    An accuracy that is undefined counts as 0, so that the loss decides.
+    An undefined score counts as the worst one, so that the loss decides.
     """
     score = found.scores[task.score]
     if math.isnan(score):
@@ -124,16 +134,24 @@ def quality(found: Evaluation, task: Task) -> tuple[float, float]:
 
 @dataclass(frozen=True)
 class FineTuning:
-    """Personalization at evaluation: a few epochs of training from the model as it stands.
+    """Fine-tuning at evaluation: a few epochs of training, starting from the current model.
 
     Attributes
     ----------
-    trains : scopes whose parameters move
-    epochs : candidates, ascending, 0 allowed; each client takes the one with the best
-        score on its own validation examples (ties: the lower loss, then fewer epochs), or the
-        last candidate if it has no validation examples
-    every_round : fine-tune at every evaluation (FedBABU, whose head is not trained otherwise),
-        or only after the last round
+    trains : frozenset of Scope, default EVERYTHING
+        Scopes whose parameters are trained.
+    epochs : tuple of int, default (0, 1, 2, 5)
+        Candidates in ascending order; 0 is allowed. Each client takes the one with the best score
+        on its validation examples (ties: the lower loss, then fewer epochs), or the last candidate
+        if it has no validation examples.
+    every_round : bool, default False
+        Fine-tune at every evaluation (FedBABU, whose head is not trained otherwise) instead of only
+        after the last round.
+
+    Raises
+    ------
+    ArgumentError
+        If ``epochs`` is empty, not ascending or negative.
     """
 
     trains: frozenset[Scope] = EVERYTHING
@@ -142,16 +160,19 @@ class FineTuning:
 
     def __post_init__(self) -> None:
         if not self.epochs or min(self.epochs) < 0 or sorted(set(self.epochs)) != list(self.epochs):
-            raise ValueError(f"epochs must ascend from 0 or more, got {self.epochs}")
+            wanted = "numbers that ascend from 0 or more"
+            raise ArgumentError("epochs", self.epochs, wanted)
 
 
 class Choice:
-    """Choose among models of one client on its own validation examples.
+    """Choose among models of a client by its validation examples.
 
     Parameters
     ----------
-    validation : the validation examples
-    task : decides what is better
+    validation : Loader or None
+        The validation examples.
+    task : Task
+        Defines the score.
     """
 
     def __init__(self, validation: Loader | None, task: Task) -> None:
@@ -161,11 +182,11 @@ class Choice:
         self._found: list[list[Evaluation]] = []
         self._best: tuple[float, float] | None = None
         self.chosen = -1
-        """Place of the best candidate: by :func:`quality`, and of equals the first; the last one
-        without validation examples."""
+        """Index of the best candidate by :func:`quality`; of equals the first. Without validation
+        examples it is the last one."""
 
     def add(self, model: nn.Module) -> bool:
-        """Score the next candidate, ``model`` as it stands; return whether it is the best yet."""
+        """Score the next candidate, the current ``model``; return whether it is the best so far."""
         whole = evaluate(model, self._validation, self._task)
         self._found.append([evaluate(model, [half], self._task) for half in self._halves])
         score = quality(whole, self._task) if whole.examples else (float(len(self._found)), 0.0)
@@ -176,23 +197,25 @@ class Choice:
 
     @property
     def validation(self) -> Evaluation:
-        """How good such a choice is on examples that had no part in it.
+        """Cross-fitted estimate of the score of the chosen model.
 
-        Each half of the validation examples is scored by the candidate that the other half chose.
-        (The score of the chosen candidate on the examples that chose it would always be too
-        good.) NaN with fewer than two examples.
+        Each half of the validation examples is scored by the candidate that the other half chooses.
+        (The score of the chosen candidate on the examples that chose it is optimistic.) It is NaN
+        with fewer than two examples.
         """
         return cross_fitted(self._found, self._task)
 
 
 @dataclass(frozen=True)
 class FineTuned:
-    """What fine-tuning chose, and how good that is on validation examples.
+    """Result of fine-tuning: the chosen number of epochs and its validation score.
 
     Attributes
     ----------
-    epochs : the candidate that the validation examples chose
-    validation : see :attr:`Choice.validation`
+    epochs : int
+        The chosen candidate.
+    validation : Evaluation
+        See :attr:`Choice.validation`.
     """
 
     epochs: int
@@ -209,10 +232,10 @@ def fine_tune(
     task: Task = Classification(),
     optimization: Optimization = Optimization(),
 ) -> FineTuned:
-    """Fine-tune ``model`` in place, for the number of epochs that validation chooses.
+    """Fine-tune ``model`` in place, for the number of epochs that validation examples choose.
 
-    One run through the candidates: each continues from the one before (with a fresh optimizer).
-    Where training diverges, the candidates before count.
+    There is one training run: each candidate continues from the one before, with a new optimizer.
+    If training diverges, only the candidates before count.
 
     Raises
     ------
@@ -240,7 +263,7 @@ def fine_tune(
 
 
 def _halves(validation: Loader | None) -> list[Batch]:
-    """Return every second validation example and the others; nothing if there are fewer than 2."""
+    """Return the validation examples with even and odd index; nothing if fewer than 2."""
     batches = list(validation or ())
     if sum(len(batch[-1]) for batch in batches) < 2:
         return []
@@ -249,13 +272,15 @@ def _halves(validation: Loader | None) -> list[Batch]:
 
 
 def cross_fitted(found: Sequence[Sequence[Evaluation]], task: Task) -> Evaluation:
-    """Return the mean score over two halves, each by the candidate that the other half chose.
+    """Return the mean score over two halves, each scored by the candidate that the other chooses.
 
     Parameters
     ----------
-    found : ``found[candidate][half]``, no halves if there are too few examples
-    task : decides what is better, and which scores there are; of errors the root mean square is
-        taken, of scores that are no means over examples (``r2``) nothing is known
+    found : sequence of sequence of Evaluation
+        ``found[candidate][half]``; no halves if there are too few examples.
+    task : Task
+        Defines the scores. Errors are averaged as root mean squares. Scores that are not means over
+        examples (``r2``) are NaN.
     """
     if not found[0]:
         return Evaluation(0, math.nan, task.scores(torch.zeros(0), 0))

@@ -69,8 +69,8 @@ class LinearClient(PersonalClient):
         """
         if not (self.num_examples and count):
             return None
-        with self._random(0, "join"):
-            inputs, targets, _ = take_examples(self._examples, count)
+        with self.random(0, "join"):
+            inputs, targets, _ = take_examples(self.training_batches, count)
         self._check_linear(inputs[:1])
         return inputs, targets
 

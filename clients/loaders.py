@@ -1,4 +1,4 @@
-"""Batches: what a loader yields, in-memory loaders, and examples that are alone."""
+"""Data loaders: batches, in-memory loaders, counting examples, merging batches of one."""
 
 import math
 from collections.abc import Iterable, Iterator, Sequence, Sized
@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, Sampler, TensorDataset
 
 __all__ = ["in_memory_loader"]
+from strategies.errors import ArgumentError
 
 Batch = Sequence[Tensor]
 """Inputs first, targets last; the first dimension of each is the example."""
@@ -16,7 +17,10 @@ Loader = Iterable[Batch]
 
 
 def merge_lone_examples(batches: Loader) -> Iterator[Batch]:
-    """Yield the batches, a batch of one joined with its neighbour where it has one."""
+    """Yield the batches, with batches of one example merged into a neighbour.
+
+    Batch norm cannot train on one example.
+    """
     held: Batch | None = None
     for batch in batches:
         if held is not None and 1 in (len(held[0]), len(batch[0])):
@@ -31,7 +35,7 @@ def merge_lone_examples(batches: Loader) -> Iterator[Batch]:
 
 
 class _BatchIndices(Sampler[Tensor]):
-    """Indices of whole batches, so that in-memory tensors are indexed once a batch."""
+    """Indices of whole batches, so that in-memory tensors are indexed once per batch."""
 
     def __init__(self, length: int, batch_size: int, shuffle: bool, drop_last: bool) -> None:
         self.length, self.batch_size, self.shuffle = length, batch_size, shuffle
@@ -55,18 +59,27 @@ def in_memory_loader(
 ) -> DataLoader[Batch]:
     """Return a torch ``DataLoader`` over tensors that fetches whole batches at once.
 
-    Much faster than collating single examples, and an empty data set is fine. The order comes
+    It is much faster than collating single examples, and the data set may be empty. The order comes
     from torch's global generator, which :class:`clients.PersonalClient` seeds for every round.
 
     Parameters
     ----------
-    inputs, targets : ``(N, ...)``
-    batch_size : examples a batch
-    shuffle : whether every epoch has an order of its own
-    drop_last : leave out a last batch that is not full, unless it is the only one
+    inputs, targets : Tensor
+        Tensors ``(N, ...)``.
+    batch_size : int
+        Number of examples per batch.
+    shuffle : bool, default False
+        Shuffle the examples in every epoch.
+    drop_last : bool, default False
+        Leave out the last batch if it is not full, unless it is the only one.
+
+    Raises
+    ------
+    ArgumentError
+        If ``batch_size`` is below 1.
     """
     if batch_size < 1:
-        raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+        raise ArgumentError("batch_size", batch_size, "at least 1")
     indices = _BatchIndices(len(inputs), batch_size, shuffle, drop_last)
     return DataLoader(TensorDataset(inputs, targets), batch_size=None, sampler=indices)
 
@@ -74,7 +87,7 @@ def in_memory_loader(
 def labels_of(loader: Loader) -> Tensor:
     """Return the targets of all examples of a loader, flat, in no particular order.
 
-    Those that ``drop_last`` leaves out of an epoch of :func:`in_memory_loader` are there, too; any
+    For an :func:`in_memory_loader` they include the examples that ``drop_last`` leaves out. Any
     other loader is iterated once.
     """
     if isinstance(loader, DataLoader) and isinstance(loader.sampler, _BatchIndices):
@@ -85,15 +98,15 @@ def labels_of(loader: Loader) -> Tensor:
 
 
 def count_examples(loader: Loader) -> int:
-    """Return the number of examples that an epoch of a loader trains on.
+    """Return the number of examples in an epoch of a loader.
 
-    Known at once for loaders of this module and for an ordinary ``DataLoader``; any other is
-    iterated once.
+    Loaders of this module and ordinary ``DataLoader`` objects know it; any other loader is iterated
+    once.
 
     Raises
     ------
-    ValueError
-        If it is an iterator, which an epoch would use up.
+    ArgumentError
+        If the loader is an iterator, which an epoch would exhaust.
     """
     sampler = getattr(loader, "sampler", None)
     if isinstance(sampler, _BatchIndices):
@@ -107,5 +120,6 @@ def count_examples(loader: Loader) -> int:
         count = len(sampler)
         return count - count % loader.batch_size if loader.drop_last else count
     if iter(loader) is loader:
-        raise ValueError("a loader must be iterable again and again; this is an iterator")
+        kind = type(loader).__name__
+        raise ArgumentError("loader", kind, "iterable again and again, unlike an iterator")
     return sum(len(batch[-1]) for batch in loader)

@@ -1,15 +1,14 @@
 """The client that keeps personal parameters to itself."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-import torch
-from flwr.client import NumPyClient
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from clients.adaptation import join
+from clients.adaptation import adapt
 from clients.evaluation import (
     Evaluation,
     FineTuning,
@@ -19,15 +18,12 @@ from clients.evaluation import (
     fine_tune,
     predictions,
 )
-from clients.loaders import Loader, count_examples, labels_of
-from clients.measurement_error.data_quality import DataQuality
-from clients.proximal import ProximalRule, ProximalTerm
-from clients.rng import Seeded
+from clients.loaders import labels_of
+from clients.local_client import PERSONAL_PART, LocalClient, NDArrays, Scalars
+from clients.proximal import ProximalTerm
 from clients.scopes import Scope, names_of
-from clients.state.model_file import PersonalizedModel
-from clients.state.personal_state import PersonalState, Snapshot, tensor_spec
-from clients.task import Classification, Task
-from clients.training import Optimization, Schedule, joint, train
+from clients.state.personal_state import Snapshot, tensor_spec
+from clients.task import Classification
 from strategies.arrays import Spec
 from strategies.protocol import (
     ADAPTATION_EXAMPLES,
@@ -36,24 +32,37 @@ from strategies.protocol import (
     MISSING_RATE,
     NUM_EXAMPLES,
     NUM_ROUNDS,
-    PARTITION_ID,
     PERSONAL_ROUND,
     PROPERTIES,
     RELIABILITY,
     SERVER_ROUND,
 )
-from strategies.randomness import named_seed
 
-__all__ = ["PersonalClient"]
+__all__ = ["LocalRound", "PersonalClient"]
 
-NDArrays = list[NDArray[Any]]
-Scalars = dict[str, bool | bytes | float | int | str]
-
-PERSONAL_PART = "personal"
 FINE_TUNED_PART = "fine-tuned"
 
 
-class PersonalClient(NumPyClient):
+@dataclass(frozen=True)
+class LocalRound:
+    """What a client's hooks get to know of the round at hand.
+
+    Parameters
+    ----------
+    number : int
+        Counted from 1; 0 where it is not known.
+    last : bool
+        Whether it is known to be the last one.
+    before : Snapshot, optional
+        What the client kept before the round.
+    """
+
+    number: int
+    last: bool = False
+    before: Snapshot | None = None
+
+
+class PersonalClient(LocalClient):
     """Train a shared model with a personal part that never leaves the device.
 
     Works with any ``torch.nn.Module`` and any iterable of ``(inputs, targets)`` batches, such as
@@ -65,33 +74,53 @@ class PersonalClient(NumPyClient):
     seeded afresh from (seed, client, round) for every message and put back afterwards. A
     ``DataLoader`` with a generator of its own stays outside of that.
 
+    A subclass overrides what its method does otherwise:
+
+    =========================== ================================================================
+    :meth:`train_locally`       train from what was received and kept; say what is kept
+    :meth:`personalize`         put the client's own model together, to be evaluated
+    :meth:`predictor`           what predicts, where that is not the network itself
+    :meth:`adapt`               make the model an unseen client's own
+    :meth:`adaptation`          what that trains, and under which proximal terms
+    :meth:`proximal_terms`      what holds parameters near something in a round
+    :meth:`receive`             what becomes of received arrays
+    :meth:`kept_spec`, \
+    :attr:`keeps_state`          what is in the personal state, and whether anything is
+    =========================== ================================================================
+
     Parameters
     ----------
-    model : the architecture, on the device to train on. Its current values are the client's
-        first personal parameters.
-    scopes : scope of every state-dict entry, from :func:`clients.assign_scopes`
-    train_loader : the client's training batches. A client without examples takes no step and
-        returns what it received with ``num-examples`` 0, which strategies leave out.
-    validation_loader, test_loader : its other two splits, or None
-    num_examples : number of training examples; counted from the loader's ``dataset`` by default
-    schedule : phases of local training (:func:`clients.joint` and its siblings)
-    optimization : optimizer and its settings
-    pulls : what parameters are tethered to
-    fine_tuning : personalization at evaluation, if the method has it
-    joins : scopes that a client fits to itself that joins after training, where there is no
-        fine-tuning
-    task : the loss and the scores: :class:`clients.Classification` or :class:`clients.Regression`
-    stream : where data come in phases, the one at hand and the test examples of each: their
-        scores are reported, too
-    state : where personal parameters live between messages; None keeps them nowhere, which only
-        makes sense if nothing is personal
-    partition_id : the client's own number, which tells its random stream and its reports from
-        others'; None if it has none
-    properties : further properties of the client that a query may ask for
-    quality : how well the client sees, which it tells whenever it has trained; None where that is
-        not known, and nothing is told
-    about : words for the file of the whole model, on how to build and use its network
-    seed : the run's seed
+    model : nn.Module
+        The architecture, on the device to train on. Its current values are the client's first
+        personal parameters.
+    scopes : mapping
+        Scope of every state-dict entry, from :func:`clients.assign_scopes`.
+    train_loader : iterable
+        The client's training batches. A client without examples takes no step and returns what it
+        received with ``num-examples`` 0, which strategies leave out.
+    validation_loader, test_loader : iterable, optional
+        Its other two splits.
+    schedule : sequence of Phase, default joint(1)
+        Phases of local training (:func:`clients.joint` and its siblings).
+    optimization : Optimization
+        Optimizer and its settings.
+    proximal_rules : sequence of ProximalRule
+        What parameters are held near.
+    fine_tuning : FineTuning, optional
+        Personalization at evaluation, if the method has it.
+    adapts : frozenset of Scope
+        Scopes that an unseen client fits to itself, where there is no fine-tuning.
+    task : Task
+        The loss and the scores: :class:`clients.Classification` or :class:`clients.Regression`.
+    state : PersonalState, optional
+        Where personal parameters live between messages; None keeps them nowhere, which only makes
+        sense if nothing is personal.
+    partition_id : int, optional
+        The client's own number, which tells its random stream and its reports from others'.
+    details : ClientDetails
+        What few clients need to be given.
+    seed : int, default 0
+        The run's seed.
 
     Raises
     ------
@@ -104,60 +133,20 @@ class PersonalClient(NumPyClient):
         self,
         model: nn.Module,
         scopes: Mapping[str, Scope],
-        train_loader: Loader,
-        validation_loader: Loader | None = None,
-        test_loader: Loader | None = None,
-        *,
-        num_examples: int | None = None,
-        schedule: Schedule = joint(1),
-        optimization: Optimization = Optimization(),
-        proximal_rules: Sequence[ProximalRule] = (),
+        *args: Any,
         fine_tuning: FineTuning | None = None,
-        joins: frozenset[Scope] = frozenset({Scope.PERSONAL}),
-        task: Task = Classification(),
-        stream: Stream | None = None,
-        state: PersonalState | None = None,
-        partition_id: int | None = None,
-        properties: Mapping[str, bool | int | float | str] | None = None,
-        quality: DataQuality | None = None,
-        about: Mapping[str, str] | None = None,
-        seed: int = 0,
+        adapts: frozenset[Scope] = frozenset({Scope.PERSONAL}),
+        **kwargs: Any,
     ) -> None:
-        self._entries = model.state_dict()  # views of the model's own tensors
-        if scopes.keys() != self._entries.keys():
-            odd = sorted(scopes.keys() ^ self._entries.keys())
-            raise ValueError(f"scopes and state dict differ in {odd}")
-        if strange := [n for n, t in self._entries.items() if t.dtype == torch.bfloat16]:
-            raise ValueError(f"NumPy has no bfloat16, so these cannot travel: {strange}")
-        self.model = model
-        self.scopes = scopes
-        self.train_loader = train_loader
-        self.validation_loader = validation_loader
-        self.test_loader = test_loader
-        self.num_examples = count_examples(train_loader) if num_examples is None else num_examples
-        self.schedule = schedule
-        self.optimization = optimization
-        self.proximal_rules = proximal_rules
         self.fine_tuning = fine_tuning
-        self.joins = joins
-        self.task = task
-        self.stream = stream
-        self.state = state or PersonalState()
-        self.partition_id = partition_id
-        self.properties = dict(properties or {})
-        self.quality = quality
-        self.about = dict(about or {})
-        self.seed = seed
-        self.shared_names = names_of(scopes, Scope.SHARED, Scope.GROUP)
-        self.personal_names = names_of(scopes, Scope.PERSONAL)
-        self._spec = self._expected()
-        self.state.unguarded = self._unguarded_parts()
+        self.adapts = adapts
+        super().__init__(model, scopes, *args, **kwargs)
 
     # ------------------------------------------------------------------ Flower's NumPyClient
 
     def get_parameters(self, config: dict[str, Any]) -> NDArrays:
         """Return the shared and group arrays, in the order of ``shared_names``, as copies."""
-        return [self._entries[name].detach().cpu().numpy().copy() for name in self.shared_names]
+        return self.outgoing()
 
     def fit(self, parameters: NDArrays, config: dict[str, Any]) -> tuple[NDArrays, int, Scalars]:
         """Train from the received arrays and the client's own; keep the personal ones.
@@ -181,10 +170,10 @@ class PersonalClient(NumPyClient):
             See there. The client's state is then what it was before.
         """
         server_round = int(config.get(SERVER_ROUND, 0))
-        before = self._load(parameters, before=server_round)
-        loss, kept = self._train(server_round, before)
-        self._keep(server_round, before, kept)
-        metrics = {"train-loss": loss} | self._identity() | self._told_quality()
+        before = self.receive(parameters, before=server_round)
+        loss, kept = self.train_locally(LocalRound(server_round, before=before))
+        self.save(server_round, before, kept)
+        metrics = {"train-loss": loss} | self.identity | self._quality_metrics()
         return self.get_parameters({}), self.num_examples, metrics
 
     def evaluate(self, parameters: NDArrays, config: dict[str, Any]) -> tuple[float, int, Scalars]:
@@ -207,17 +196,17 @@ class PersonalClient(NumPyClient):
         """
         server_round = int(config.get(SERVER_ROUND, 0))
         about, validation = self._prepare(parameters, config)
-        metrics = self._identity() | about
-        with self._random(server_round, "evaluate"):
-            predictor = self._predictor()
+        metrics = self.identity | about
+        with self.random(server_round, "evaluate"):
+            predictor = self.predictor()
             test = evaluate(predictor, self.test_loader, self.task)
             if validation is None:
                 validation = evaluate(predictor, self.validation_loader, self.task)
         metrics |= test.scores
         metrics["validation-loss"] = validation.loss
         metrics |= {f"validation-{name}": score for name, score in validation.scores.items()}
-        if self.stream is not None:
-            metrics |= self._by_phase(predictor, self.stream)
+        if self.details.stream is not None:
+            metrics |= self._by_phase(predictor, self.details.stream)
         self.keep_model(server_round)
         return test.loss, test.examples, metrics
 
@@ -243,8 +232,8 @@ class PersonalClient(NumPyClient):
         if not isinstance(self.task, Classification):
             raise ValueError(f"a {type(self.task).__name__} predicts no classes")
         self._prepare(parameters, config)
-        with self._random(int(config.get(SERVER_ROUND, 0)), "evaluate"):
-            predictor = self._predictor()
+        with self.random(int(config.get(SERVER_ROUND, 0)), "evaluate"):
+            predictor = self.predictor()
             loaders = {"test": self.test_loader, "validation": self.validation_loader}
             return {
                 name: predictions(predictor, loader, num_classes, self.task)
@@ -256,40 +245,9 @@ class PersonalClient(NumPyClient):
 
         Those of an example that is there several times, filled in by different draws, are, too.
         """
-        with self._random(0, "query"):
+        with self.random(0, "query"):
             found: NDArray[Any] = labels_of(self.train_loader).numpy()
         return found
-
-    def keep(self, server_round: int, part: str, tensors: Mapping[str, Tensor]) -> None:
-        """Keep something beside the personal parameters, under a word of its own.
-
-        Raises
-        ------
-        PersonalStateError
-            See there. The client's state is then what it was before.
-        """
-        before = self.state.load(self._spec) if self._keeps_state else None
-        arrays = {f"{part}/{name}": tensor for name, tensor in tensors.items()}
-        self._keep(server_round, before, arrays)
-
-    def keep_model(self, server_round: int, thresholds: Mapping[str, Tensor] = {}) -> None:
-        """Keep the model that was evaluated, as a whole, to be taken off the device.
-
-        Parameters
-        ----------
-        server_round : the round at hand
-        thresholds : by which it was evaluated, if it was by any; those of an earlier run are not
-            this model's
-        """
-        if self.state.directory is None:
-            return
-        whole = {name: tensor.detach().cpu().clone() for name, tensor in self._whole().items()}
-        self.state.save_model(PersonalizedModel(whole, server_round, self.about, thresholds))
-
-    def kept(self, part: str) -> dict[str, Tensor]:
-        """Return what was last kept under a word; empty if nothing was."""
-        snapshot = self.state.load(self._spec)
-        return {} if snapshot is None else snapshot.part(part)
 
     def get_properties(self, config: dict[str, Any]) -> Scalars:
         """Answer a query.
@@ -312,110 +270,37 @@ class PersonalClient(NumPyClient):
             If an unknown property is asked for.
         """
         known: dict[str, Callable[[], Any]] = {
-            **{name: partial(dict.get, self._identity(), name) for name in self._identity()},
+            **{name: partial(dict.get, self.identity, name) for name in self.identity},
             NUM_EXAMPLES: lambda: self.num_examples,
-            "classes": lambda: ",".join(map(str, self._classes())),
+            "classes": lambda: ",".join(map(str, sorted(set(self.training_labels().tolist())))),
             "shared": lambda: ",".join(self.shared_names),
             "personal": lambda: ",".join(self.personal_names),
             PERSONAL_ROUND: lambda: self._personal_round(int(config.get(SERVER_ROUND, 0))),
-            **{name: partial(self.properties.__getitem__, name) for name in self.properties},
+            **{
+                name: partial(self.details.properties.__getitem__, name)
+                for name in self.details.properties
+            },
         }
         wanted = str(config.get(PROPERTIES, "")).split(",") if config.get(PROPERTIES) else known
         if unknown := sorted(set(wanted) - known.keys()):
             raise ValueError(f"unknown properties {unknown}; known are {sorted(known)}")
         return {name: known[name]() for name in wanted}
 
-    # ------------------------------------------------------------------ the inside
+    # ------------------------------------------------------------------ what subclasses override
 
-    def _expected(self) -> Spec:
-        """What the personal state belongs to: the whole model by scope, and what is kept."""
-        specs = tensor_spec(self._entries)
-        expected = {f"{self.scopes[name]}/{name}": spec for name, spec in specs.items()}
-        if self.fine_tuning is not None:
-            tuned = names_of(self.scopes, *self.fine_tuning.trains)
-            expected |= {f"{FINE_TUNED_PART}/{name}": specs[name] for name in tuned}
-        return expected
-
-    def _identity(self) -> Scalars:
-        return {} if self.partition_id is None else {PARTITION_ID: self.partition_id}
-
-    def _told_quality(self) -> Scalars:
-        """Return what the client tells of how well it sees."""
-        if self.quality is None:
-            return {}
-        return {
-            MISSING_RATE: self.quality.missing_rate,
-            RELIABILITY: self.quality.mean_reliability,
-            EFFECTIVE_EXAMPLES: self.quality.effective_examples,
-        }
-
-    def _personal_round(self, before: int) -> int:
-        snapshot = self.state.load(self._spec, before)
-        return 0 if snapshot is None or snapshot.run != self.state.run else snapshot.round
-
-    def _classes(self) -> list[int]:
-        return sorted(set(self.training_labels().tolist()))
-
-    def _prepare(
-        self, parameters: NDArrays, config: Mapping[str, Any]
-    ) -> tuple[Scalars, Evaluation | None]:
-        """Put the client's own model together, as it is evaluated.
-
-        Returns
-        -------
-        as :meth:`_personalize`
-        """
-        server_round = int(config.get(SERVER_ROUND, 0))
-        joins = ADAPTATION_EXAMPLES in config
-        before = self._load(parameters, stored=not joins)
-        if joins:
-            self._join(int(config[ADAPTATION_EXAMPLES]), int(config.get(ADAPTATION_STEPS, 0)))
-            return {}, None
-        last = NUM_ROUNDS in config and server_round >= int(config[NUM_ROUNDS])
-        return self._personalize(server_round, last, before)
-
-    def _load(self, parameters: NDArrays, before: int = 0, stored: bool = True) -> Snapshot | None:
-        """Put the received arrays and the client's own into the model.
-
-        A round that is played again starts from what the client had ``before`` it; a client that
-        joins starts without what it may have ``stored`` in an earlier run.
-        """
-        if len(parameters) != len(self.shared_names):
-            raise ValueError(
-                f"received {len(parameters)} arrays instead of the {len(self.shared_names)} that "
-                f"are not personal: {self.shared_names}"
-            )
-        for name, values in zip(self.shared_names, parameters, strict=True):
-            if tuple(values.shape) != tuple(self._entries[name].shape):
-                raise ValueError(
-                    f"array {name!r} has shape {tuple(values.shape)} instead of "
-                    f"{tuple(self._entries[name].shape)}"
-                )
-            # A received array may be a read-only view of the message; torch wants its own.
-            self._entries[name].copy_(torch.from_numpy(values.copy()))
-        if not stored or not self._keeps_state:
-            return None
-        snapshot = self.state.load(self._spec, before)
-        if snapshot is not None:
-            for name, tensor in snapshot.part(PERSONAL_PART).items():
-                self._entries[name].copy_(tensor)
-        return snapshot
-
-    def _train(self, server_round: int, before: Snapshot | None) -> tuple[float, dict[str, Tensor]]:
-        """Train from what :meth:`_load` put in the model, and leave there what is to be sent.
+    def train_locally(self, current: LocalRound) -> tuple[float, dict[str, Tensor]]:
+        """Train from what was received and kept, and leave in the network what is to be sent.
 
         Returns
         -------
         training loss; what is to be kept, as ``<part>/<name>``
         """
-        with self._random(server_round, "train"):
-            loss = self._train_model(self.proximal_terms())
-        return loss, self._part(PERSONAL_PART, self.personal_names)
+        with self.random(current.number, "train"):
+            loss = self.train_model(self.proximal_terms())
+        return loss, self.part(PERSONAL_PART, self.personal_names)
 
-    def _personalize(
-        self, server_round: int, last: bool, before: Snapshot | None
-    ) -> tuple[Scalars, Evaluation | None]:
-        """Turn what :meth:`_load` put in the model into the client's own model, to be evaluated.
+    def personalize(self, current: LocalRound) -> tuple[Scalars, Evaluation | None]:
+        """Turn what was received and kept into the client's own model, to be evaluated.
 
         Returns
         -------
@@ -424,88 +309,42 @@ class PersonalClient(NumPyClient):
         """
         if self.fine_tuning is None:
             return {}, None
-        if not (last or self.fine_tuning.every_round):
+        if not (current.last or self.fine_tuning.every_round):
             return {"fine-tuning-epochs": 0}, None
-        with self._random(server_round, "fine-tune"):
+        with self.random(current.number, "fine-tune"):
             tuned = fine_tune(
                 self.model,
-                self._examples,
+                self.training_batches,
                 self.validation_loader,
                 self.fine_tuning,
                 self.scopes,
                 task=self.task,
                 optimization=self.optimization,
             )
-        if last:
+        if current.last:
             trained = names_of(self.scopes, *self.fine_tuning.trains)
-            self._keep(server_round, before, self._part(FINE_TUNED_PART, trained))
+            self.save(current.number, current.before, self.part(FINE_TUNED_PART, trained))
         return {"fine-tuning-epochs": tuned.epochs}, tuned.validation
 
-    def _predictor(self) -> nn.Module:
-        """Return what predicts, from what is in the model: the model itself."""
+    def predictor(self) -> nn.Module:
+        """Return what predicts, from what is in the network: the network itself."""
         return self.model
 
-    def _whole(self) -> Mapping[str, Tensor]:
-        """Return what predicts as one state dict; of several models the one in their middle."""
-        entries: dict[str, Tensor] = self.model.state_dict()
-        return entries
-
-    def _by_phase(self, predictor: nn.Module, stream: Stream) -> Scalars:
-        """Score what predicts on the test examples of every phase."""
-        score = self.task.score
-        scores: Scalars = {"phase": stream.phase}
-        for number, loader in enumerate(stream.test_loaders):
-            found = evaluate(predictor, loader, self.task)
-            scores[f"{score}-phase-{number}"] = found.scores[score]
-        return scores
-
-    @property
-    def _examples(self) -> Loader:
-        """The training batches; none where the client counts as one without examples."""
-        return self.train_loader if self.num_examples else ()
-
-    def _train_model(self, proximal_terms: Sequence[ProximalTerm], **changes: Any) -> float:
-        """Train the model in place as it stands; return the training loss.
+    def adapt(self, examples: int, steps: int) -> None:
+        """Fit an unseen client's own part on a few of its examples, from what it received.
 
         Parameters
         ----------
-        proximal_terms, changes : arguments of :func:`clients.train`
+        examples : int
+            How many of its training examples; -1 for all.
+        steps : int
+            Minibatch steps.
         """
-        settings: dict[str, Any] = {
-            "model": self.model,
-            "loader": self._examples,
-            "scopes": self.scopes,
-            "schedule": self.schedule,
-            "criterion": self.task.criterion,
-            "optimization": self.optimization,
-            "proximal_terms": proximal_terms,
-        }
-        return train(**settings | changes).loss
-
-    def _part(self, part: str, names: Iterable[str]) -> dict[str, Tensor]:
-        """Return copies of entries of the model, to be kept as a part of the personal state."""
-        return {f"{part}/{name}": self._entries[name].detach().cpu().clone() for name in names}
-
-    def _keep(
-        self, server_round: int, before: Snapshot | None, arrays: Mapping[str, Tensor]
-    ) -> None:
-        """Keep arrays in the personal state, beside what was there ``before``."""
-        if arrays:
-            others = {} if before is None else before.arrays
-            self.state.save(Snapshot(server_round, {**others, **arrays}), self._spec)
-
-    def proximal_terms(self) -> list[ProximalTerm]:
-        """Return what holds the parameters near something in this round."""
-        current = dict(self.model.named_parameters())
-        found = [rule.term(current, self.scopes) for rule in self.proximal_rules]
-        return [term for term in found if term is not None]
-
-    def _join(self, examples: int, steps: int) -> None:
-        trains, proximal_terms = self._way_in()
-        with self._random(0, "join"):
-            join(
+        trains, proximal_terms = self.adaptation()
+        with self.random(0, "join"):
+            adapt(
                 self.model,
-                self._examples,
+                self.training_batches,
                 examples if self.num_examples else 0,
                 steps,
                 trains,
@@ -515,21 +354,58 @@ class PersonalClient(NumPyClient):
                 proximal_terms=proximal_terms,
             )
 
-    def _way_in(self) -> tuple[frozenset[Scope], list[ProximalTerm]]:
-        """Return what a client fits that joins the others after training, and under what pulls."""
-        return self.fine_tuning.trains if self.fine_tuning else self.joins, self.proximal_terms()
-
-    def _unguarded_parts(self) -> Sequence[str]:
-        """Return the parts of the personal state that honest messages may equal; best none."""
-        return ()
+    def adaptation(self) -> tuple[frozenset[Scope], list[ProximalTerm]]:
+        """Return the scopes that an unseen client fits, and what holds them near something."""
+        return self.fine_tuning.trains if self.fine_tuning else self.adapts, self.proximal_terms()
 
     @property
-    def _keeps_state(self) -> bool:
+    def keeps_state(self) -> bool:
         """Whether there is anything personal to keep."""
-        return bool(self.personal_names or self.fine_tuning)
+        return super().keeps_state or self.fine_tuning is not None
 
-    def _random(self, server_round: int, purpose: str) -> Any:
-        """Context in which torch draws from this client's, round's and purpose's own stream."""
-        return Seeded(
-            named_seed(self.seed, purpose, self.partition_id or 0, server_round), self.model
-        )
+    def kept_spec(self) -> Spec:
+        """Return names, shapes and dtypes of the model by scope, and of what is fine-tuned."""
+        spec = super().kept_spec()
+        if self.fine_tuning is not None:
+            specs = tensor_spec(self.entries)
+            tuned = names_of(self.scopes, *self.fine_tuning.trains)
+            spec |= {f"{FINE_TUNED_PART}/{name}": specs[name] for name in tuned}
+        return spec
+
+    # ------------------------------------------------------------------ the inside
+
+    def _prepare(
+        self, parameters: NDArrays, config: Mapping[str, Any]
+    ) -> tuple[Scalars, Evaluation | None]:
+        """Put the client's own model together, as it is evaluated; as :meth:`personalize`."""
+        number = int(config.get(SERVER_ROUND, 0))
+        is_unseen = ADAPTATION_EXAMPLES in config
+        before = self.receive(parameters, stored=not is_unseen)
+        if is_unseen:
+            self.adapt(int(config[ADAPTATION_EXAMPLES]), int(config.get(ADAPTATION_STEPS, 0)))
+            return {}, None
+        last = NUM_ROUNDS in config and number >= int(config[NUM_ROUNDS])
+        return self.personalize(LocalRound(number, last, before))
+
+    def _quality_metrics(self) -> Scalars:
+        quality = self.details.quality
+        if quality is None:
+            return {}
+        return {
+            MISSING_RATE: quality.missing_rate,
+            RELIABILITY: quality.mean_reliability,
+            EFFECTIVE_EXAMPLES: quality.effective_examples,
+        }
+
+    def _personal_round(self, before: int) -> int:
+        snapshot = self.state.load(self.spec, before)
+        return 0 if snapshot is None or snapshot.run != self.state.run else snapshot.round
+
+    def _by_phase(self, predictor: nn.Module, stream: Stream) -> Scalars:
+        """Score what predicts on the test examples of every phase."""
+        score = self.task.score
+        scores: Scalars = {"phase": stream.phase}
+        for number, loader in enumerate(stream.test_loaders):
+            found = evaluate(predictor, loader, self.task)
+            scores[f"{score}-phase-{number}"] = found.scores[score]
+        return scores

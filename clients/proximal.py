@@ -1,4 +1,4 @@
-"""Proximal terms: what holds a model near another?
+"""Proximal terms: quadratic penalties that hold a model near an anchor.
 
 A proximal term is ``1/2 * sum_i c_i (theta_i - a_i)^2`` with an anchor ``a`` and a strength ``c``
 (one number, or one per parameter). FedProx (Li et al. 2020, eq. 2) has one to the received model
@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from clients.scopes import Scope
+from strategies.errors import ArgumentError
 
 __all__ = ["ProximalRule", "ProximalTerm"]
 
@@ -28,17 +29,19 @@ Strength = float | Mapping[str, Tensor]
 
 @dataclass(frozen=True)
 class ProximalTerm:
-    """A quadratic pull of named parameters to an anchor.
+    """A quadratic penalty on the distance of named parameters from an anchor.
 
     Attributes
     ----------
-    anchor : name -> tensor of the parameter's shape; must not share memory with the parameters
-    strength : one number >= 0 for all, or name -> tensor of the parameter's shape, entries >= 0.
-        Infinity means: equals the anchor
+    anchor : mapping of str to Tensor
+        Name -> tensor of the parameter's shape. It must not share memory with the parameters.
+    strength : Strength
+        One number >= 0 for all parameters, or name -> tensor of the parameter's shape, with
+        entries >= 0. An infinite strength fixes the parameter at the anchor.
 
     Raises
     ------
-    ValueError
+    ArgumentError
         If a strength is negative or NaN, or lacks a name of the anchor.
     """
 
@@ -48,19 +51,20 @@ class ProximalTerm:
     def __post_init__(self) -> None:
         if isinstance(self.strength, Mapping):
             if missing := sorted(self.anchor.keys() - self.strength.keys()):
-                raise ValueError(f"the tether's strength lacks {missing}")
+                names = sorted(self.strength)
+                raise ArgumentError("strength", names, f"given for {missing}, too")
             for name, values in self.strength.items():
                 if not bool((values >= 0).all()):
-                    raise ValueError(f"the tether's strength of {name!r} must be >= 0")
+                    raise ArgumentError(f"strength[{name!r}]", values.min().item(), "at least 0")
         elif not self.strength >= 0:
-            raise ValueError(f"a tether's strength must be >= 0, got {self.strength}")
+            raise ArgumentError("strength", self.strength, "at least 0")
 
     def of(self, name: str) -> float | Tensor:
         """Return the strength of a parameter: a number, or a tensor of the parameter's shape."""
         return self.strength[name] if isinstance(self.strength, Mapping) else self.strength
 
     def value(self, parameters: Mapping[str, Tensor]) -> Tensor:
-        """Return ``1/2 * sum c (theta - a)^2`` over the parameters it holds, a scalar tensor.
+        """Return ``1/2 * sum c (theta - a)^2`` over the anchored parameters, a scalar tensor.
 
         The strengths must be finite.
         """
@@ -156,23 +160,25 @@ def proximal_step(
     return after, buffers
 
 
-def combine(pulls: Sequence[tuple[float | Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
-    """Return the strength and anchor of the sum of several pulls on one parameter.
+def combine(terms: Sequence[tuple[float | Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+    """Return the strength and anchor of the sum of several proximal terms on one parameter.
 
     ``sum_k c_k/2 (x - a_k)^2`` is ``c/2 (x - a)^2`` plus a constant, with ``c = sum_k c_k`` and
     ``a = sum_k c_k a_k / c``.
 
     Parameters
     ----------
-    pulls : (strength, anchor): a number or a tensor of the parameter's shape, and such a tensor
+    terms : sequence of tuple of float or Tensor and Tensor
+        Strength, a number or a tensor of the parameter's shape, and anchor, such a tensor.
 
     Returns
     -------
-    strength and anchor, both of the parameter's shape; where all strengths are zero, the anchor
-    is zero
+    tuple of 2 Tensor
+        Strength and anchor, both of the parameter's shape. Where all strengths are zero, the anchor
+        is zero.
     """
-    anchors = torch.stack([anchor for _, anchor in pulls])
-    strengths = torch.stack([torch.zeros_like(anchor) + strength for strength, anchor in pulls])
+    anchors = torch.stack([anchor for _, anchor in terms])
+    strengths = torch.stack([torch.zeros_like(anchor) + strength for strength, anchor in terms])
     infinite = strengths.isinf()
     shares = torch.where(infinite.any(0), infinite.to(strengths.dtype), strengths)
     shares = torch.nan_to_num(shares / shares.sum(0), nan=0.0)
@@ -181,18 +187,21 @@ def combine(pulls: Sequence[tuple[float | Tensor, Tensor]]) -> tuple[Tensor, Ten
 
 @dataclass(frozen=True)
 class ProximalRule:
-    """A rule that makes a tether at the start of every round.
+    """A rule that creates a proximal term at the start of every round.
 
     Attributes
     ----------
-    scope : which parameters are held
-    anchor : ``"received"`` (their values when the round's training starts: for shared ones what
-        the server sent) or ``"zero"``
-    strength : one number >= 0
+    scope : Scope
+        Scope of the parameters that get the term.
+    anchor : {"received", "zero"}
+        ``"received"`` (the values at the start of the round's training; for shared parameters
+        those that the server sent) or ``"zero"``.
+    strength : float
+        A finite number >= 0.
 
     Raises
     ------
-    ValueError
+    ArgumentError
         If the strength is negative or not finite.
     """
 
@@ -202,12 +211,12 @@ class ProximalRule:
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.strength) and self.strength >= 0):
-            raise ValueError(f"a pull's strength must be >= 0 and finite, got {self.strength}")
+            raise ArgumentError("strength", self.strength, "at least 0 and finite")
 
     def term(
         self, parameters: Mapping[str, Tensor], scopes: Mapping[str, Scope]
     ) -> ProximalTerm | None:
-        """Return this round's tether; None where it would pull nothing."""
+        """Return this round's proximal term; None if it would have no effect."""
         if self.strength == 0.0:
             return None
         make = torch.zeros_like if self.anchor == "zero" else torch.clone

@@ -1,4 +1,4 @@
-"""Torch's global generators, seeded for a while."""
+"""Random number generators of torch: a context manager that seeds them and restores them."""
 
 from typing import Any
 
@@ -7,7 +7,15 @@ from torch import nn
 
 
 class Seeded:
-    """Context manager: seed torch's global generators, and put them back at the end."""
+    """Context manager that seeds torch's global generators and restores their states at exit.
+
+    Parameters
+    ----------
+    seed : int
+        The seed.
+    model : nn.Module
+        CUDA generators are seeded only if the model is on a CUDA device.
+    """
 
     def __init__(self, seed: int, model: nn.Module) -> None:
         devices = {p.device.index or 0 for p in model.parameters() if p.device.type == "cuda"}

@@ -6,7 +6,8 @@ from typing import Any
 
 from flwr.client import NumPyClient
 
-from clients.personal import NDArrays, PersonalClient, Scalars
+from clients.local_client import NDArrays, Scalars
+from clients.personal import PersonalClient
 
 
 class SafeguardedClient(NumPyClient):

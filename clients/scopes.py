@@ -1,19 +1,20 @@
-"""Whose is a parameter? Every entry of a model's state dict has exactly one scope.
+"""Scopes of parameters: each entry of a state dict is shared, of a group, or personal.
 
-``shared`` entries are averaged over everyone, ``group`` entries inside the client's group, and
-``personal`` entries never leave the device. A *rule* says which entries get a scope: a
+``shared`` entries are averaged over all clients, ``group`` entries within the client's group, and
+``personal`` entries never leave the device. A *rule* selects the entries of a scope. It is a
 comma-separated list of
 
 - components: ``all``, ``none``; ``norm`` (normalization layers, by module type); ``se``
-  (torchvision's ``SqueezeExcitation``, or modules that declare themselves), ``adapter``
-  (modules that declare themselves); ``head`` and any other part that the model declares;
+  (torchvision's ``SqueezeExcitation``, or modules that declare the component), ``adapter``
+  (modules that declare the component); ``head`` and any other part that the model declares;
   ``body`` (everything that is not ``head``);
 - module paths, with ``*``, ``?`` and ``[]`` as in :mod:`fnmatch`: ``body.0``, ``layer4.*.bn1``;
   everything below a matched module belongs to it. The path of a single entry
-  (``head.bias``) works too.
+  (``head.bias``) is allowed, too.
 
 A model declares its parts by an attribute ``parts``, a mapping of part to module paths, such as
-``{"head": ("fc",)}``; a module declares itself by a class attribute ``component = "adapter"``.
+``{"head": ("fc",)}``; a module declares its component by a class attribute
+``component = "adapter"``.
 Names are never searched for substrings: in torchvision's ResNet the batch norm at
 ``layer2.0.downsample.1`` is found by its type, and a linear layer called ``subnet`` is not.
 """
@@ -38,7 +39,7 @@ NORM: tuple[type[nn.Module], ...] = (_NormBase, nn.GroupNorm, nn.LayerNorm, nn.R
 
 
 class Scope(StrEnum):
-    """Whose a parameter is."""
+    """Who shares a parameter."""
 
     SHARED = "shared"
     GROUP = "group"
@@ -46,21 +47,57 @@ class Scope(StrEnum):
 
 
 class ScopeError(ValueError):
-    """A rule that matches nothing, or an entry with no scope or with two."""
-
-
-def components(model: nn.Module, parts: Parts | None = None) -> dict[str, frozenset[str]]:
-    """Return the components of a model: name -> the state-dict entries that belong to it.
+    """A rule that matches nothing, or an entry with no scope or with two.
 
     Parameters
     ----------
-    model : module
-    parts : declaration of the model's parts; by default the model's attribute ``parts``
+    message : str
+        What is wrong and what would be right.
+    rule : str, optional
+        The rule, or the word of it, that is wrong.
+    choices : iterable of str, optional
+        What the model has instead.
+    entries : iterable of str, optional
+        The state-dict entries concerned.
+    scopes : iterable of Scope, optional
+        The scopes that these entries would have.
+
+    Attributes
+    ----------
+    rule, choices, entries, scopes
+        The same; None (otherwise empty) if they do not apply.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        rule: str | None = None,
+        choices: Iterable[str] = (),
+        entries: Iterable[str] = (),
+        scopes: Iterable[Scope] = (),
+    ) -> None:
+        super().__init__(message)
+        self.rule = rule
+        self.choices = tuple(choices)
+        self.entries = tuple(entries)
+        self.scopes = tuple(scopes)
+
+
+def components(model: nn.Module, parts: Parts | None = None) -> dict[str, frozenset[str]]:
+    """Return the components of a model: name -> the state-dict entries of the component.
+
+    Parameters
+    ----------
+    model : nn.Module
+        The model.
+    parts : Parts or None, default None
+        Declaration of the model's parts; by default the model's attribute ``parts``.
 
     Raises
     ------
     ScopeError
-        If a declared part names a module the model does not have.
+        If a declared part names a module that the model does not have.
     """
     entries = tuple(_tensors(model))
     found: dict[str, set[str]] = {"all": set(entries), "none": set()}
@@ -76,8 +113,10 @@ def components(model: nn.Module, parts: Parts | None = None) -> dict[str, frozen
         for path in paths:
             if path not in modules:
                 raise ScopeError(
-                    f"part {part!r} names the module {path!r}, which {_name(model)} does not have; "
-                    f"its modules: {', '.join(filter(None, modules))}"
+                    f"the part {part!r} names the module {path!r}, which {_name(model)} does not "
+                    f"have; its modules are {', '.join(filter(None, modules))}",
+                    rule=path,
+                    choices=filter(None, modules),
                 )
             found.setdefault(part, set()).update(_below(path, entries))
     if "head" in found:
@@ -86,9 +125,9 @@ def components(model: nn.Module, parts: Parts | None = None) -> dict[str, frozen
 
 
 def _squeeze_excitations() -> tuple[type, ...]:
-    """Return torchvision's class, unless nobody has imported it: then no model has one.
+    """Return torchvision's class if it is imported; otherwise no model can have one.
 
-    The import takes two seconds, and a real device would pay them for every message.
+    The import takes two seconds, which a real device would spend on every message.
     """
     layers = sys.modules.get("torchvision.ops.misc")
     return () if layers is None else (layers.SqueezeExcitation,)
@@ -100,18 +139,21 @@ def select(model: nn.Module, rule: str, parts: Parts | None = None) -> frozenset
     Raises
     ------
     ScopeError
-        If a word of the rule matches nothing; the message lists what the model has.
+        If the rule is empty or a word of it matches nothing; ``choices`` are the model's
+        components.
     """
     known = components(model, parts)
     selected: set[str] = set()
     words = [word.strip() for word in rule.split(",") if word.strip()]
     if not words:
-        raise ScopeError(f"the rule {rule!r} is empty; write 'none' for no entries")
+        raise ScopeError("the rule is empty; write 'none' for no entries", rule=rule)
     for word in words:
         members = known[word] if word in known else _matching(known["all"], word)
         if not members and word != "none":
             raise ScopeError(
-                f"{word!r} matches nothing in {_name(model)}; it has {_inventory(known)}"
+                f"{word!r} matches nothing in {_name(model)}; it has {_inventory(known)}",
+                rule=word,
+                choices=sorted(name for name, members in known.items() if members),
             )
         selected |= members
     return frozenset(selected)
@@ -128,21 +170,26 @@ def assign_scopes(
 
     Parameters
     ----------
-    model : module
-    personal, group : rules; ``group="rest"`` is everything that is neither personal nor in the
-        rule of what is shared
-    shared : rule; by default everything that is neither personal nor group
-    parts : declaration of the model's parts; by default the model's attribute ``parts``
+    model : nn.Module
+        The model.
+    personal, group : str, default "none"
+        Rules. ``group="rest"`` selects everything that is neither personal nor selected by
+        ``shared``.
+    shared : str or None, default None
+        Rule; by default it selects everything that is neither personal nor group.
+    parts : Parts or None, default None
+        Declaration of the model's parts; by default the model's attribute ``parts``.
 
     Returns
     -------
-    dict in the order of the state dict
+    dict of str to Scope
+        Entry -> scope, in the order of the state dict.
 
     Raises
     ------
     ScopeError
         If a rule matches nothing, if an entry has no scope or two, or if two entries that are
-        one tensor (tied weights) have different scopes. The message lists the entries.
+        one tensor (tied weights) have different scopes.
     """
     tensors = _tensors(model)
     chosen = {Scope.PERSONAL: select(model, personal, parts)}
@@ -161,7 +208,9 @@ def assign_scopes(
             raise ScopeError(
                 f"{name!r} has {states}; every entry needs exactly one of shared, group, personal "
                 f"(rules: personal={personal!r}, group={group!r}, shared={shared!r}; "
-                f"{_name(model)} has {_inventory(components(model, parts))})"
+                f"{_name(model)} has {_inventory(components(model, parts))})",
+                entries=[name],
+                scopes=having,
             )
         scopes[name] = having[0]
     _check_tied(tensors, scopes)
@@ -178,8 +227,9 @@ def _tensors(model: nn.Module) -> dict[str, Tensor]:
     for name, value in state.items():
         if not isinstance(value, Tensor):
             raise ScopeError(
-                f"state dict entry {name!r} of {_name(model)} is a {type(value).__name__}; only "
-                "tensors can be shared or kept"
+                f"the state-dict entry {name!r} of {_name(model)} is a {type(value).__name__}; "
+                "only tensors can be shared or kept",
+                entries=[name],
             )
     return state
 
@@ -193,7 +243,9 @@ def _check_tied(tensors: Mapping[str, Tensor], scopes: Mapping[str, Scope]) -> N
         if scopes[other] is not scopes[name]:
             raise ScopeError(
                 f"{other!r} ({scopes[other]}) and {name!r} ({scopes[name]}) are one tensor; tied "
-                "entries need the same scope"
+                "entries need the same scope",
+                entries=[other, name],
+                scopes=[scopes[other], scopes[name]],
             )
 
 
@@ -202,7 +254,7 @@ def _below(path: str, entries: Iterable[str]) -> set[str]:
 
 
 def _matching(entries: Iterable[str], pattern: str) -> frozenset[str]:
-    """Entries whose own path, or the path of a module around them, matches the pattern."""
+    """Return the entries whose path, or the path of a module around them, matches the pattern."""
     return frozenset(
         name for name in entries if any(fnmatchcase(prefix, pattern) for prefix in _prefixes(name))
     )

@@ -1,4 +1,4 @@
-"""What clients predict: classes, numbers or links. Decides the loss and how good a model is."""
+"""Tasks (classification, regression, link prediction): losses and scores of models."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -16,13 +16,16 @@ Criterion = Callable[[Tensor, Tensor], Tensor]
 
 
 class Task(Protocol):
-    """A loss, and scores that are computed from sums over batches.
+    """A loss, and scores computed from sums over batches.
 
     Attributes
     ----------
-    criterion : the loss that training minimizes
-    score : name of the score that models are compared by
-    higher_is_better : whether more of it is better
+    criterion : Criterion
+        Loss that training minimizes.
+    score : str
+        Name of the score by which models are compared.
+    higher_is_better : bool
+        Whether a higher score is better.
     """
 
     @property
@@ -33,28 +36,28 @@ class Task(Protocol):
     def higher_is_better(self) -> bool: ...  # noqa: D102
 
     def outcomes(self, outputs: Tensor) -> tuple[Tensor, Tensor]:
-        """Return what the model holds possible: targets ``(K, N)``, probabilities ``(K, N)``.
+        """Return a discrete predictive distribution: targets and probabilities, both ``(K, N)``.
 
-        Mean and variance over the K outcomes of an example are those of the model's predictive
-        distribution, of which the loss is the negative logarithm.
+        The mean and variance over the K outcomes of an example are those of the predictive
+        distribution whose negative log likelihood is the loss.
         """
         ...
 
     def sums(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """Return what a batch adds to the scores, float64."""
+        """Return the sums of a batch from which scores are computed, float64."""
         ...
 
     def total(self, parts: Sequence[Tensor]) -> Tensor:
-        """Return what the :meth:`sums` of several batches, at least one, come to together."""
+        """Combine the :meth:`sums` of several batches, at least one."""
         ...
 
     def scores(self, sums: Tensor, count: int) -> dict[str, float]:
-        """Return name -> score from the sums over ``count`` examples; NaN where undefined."""
+        """Return name -> score from the sums over ``count`` examples; NaN if undefined."""
         ...
 
 
 class _Additive:
-    """Sums that are vectors, which are added."""
+    """Sums that are vectors and add up."""
 
     def total(self, parts: Sequence[Tensor]) -> Tensor:
         """Return the sum of the parts."""
@@ -63,9 +66,9 @@ class _Additive:
 
 @dataclass(frozen=True)
 class Classification(_Additive):
-    """Classes: ``accuracy`` is the share of examples whose largest output is their class.
+    """Classification: ``accuracy`` is the share of examples whose largest output is their class.
 
-    Accuracy is NaN unless outputs are ``(N, classes)`` and targets whole numbers.
+    Accuracy is NaN unless outputs are ``(N, classes)`` and targets are integers.
     """
 
     criterion: Criterion = cross_entropy
@@ -73,13 +76,13 @@ class Classification(_Additive):
     higher_is_better: ClassVar[bool] = True
 
     def outcomes(self, outputs: Tensor) -> tuple[Tensor, Tensor]:
-        """Return every class with its probability; outputs are logits ``(N, classes)``."""
+        """Return all classes and their probabilities; outputs are logits ``(N, classes)``."""
         count, classes = outputs.shape
         targets = torch.arange(classes, device=outputs.device)[:, None].expand(classes, count)
         return targets, outputs.softmax(dim=1).T
 
     def sums(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """Return the number of right answers."""
+        """Return the number of correct predictions, ``(1,)``."""
         if outputs.ndim != 2 or targets.is_floating_point():
             return torch.full((1,), math.nan, dtype=torch.float64)
         return (outputs.argmax(dim=1) == targets).sum(dtype=torch.float64).reshape(1)
@@ -90,22 +93,24 @@ class Classification(_Additive):
 
 
 def squared_error(outputs: Tensor, targets: Tensor) -> Tensor:
-    """Return the mean squared error of outputs and targets, each ``(N, 1)`` or ``(N,)``."""
+    """Return the mean squared error of outputs and targets, both ``(N, 1)`` or ``(N,)``."""
     return mse_loss(outputs.reshape(len(targets)), targets.reshape(len(targets)))
 
 
 @dataclass(frozen=True)
 class Regression(_Additive):
-    """Numbers: ``rmse`` is the root mean squared error, ``r2`` the coefficient of determination.
+    """Regression: ``rmse`` is the root mean squared error, ``r2`` the coefficient of determination.
 
-    ``r2 = 1 - sum (y - f)^2 / sum (y - mean y)^2`` over the client's own examples, undefined (NaN)
-    where their targets are all equal.
+    ``r2 = 1 - sum (y - f)^2 / sum (y - mean y)^2`` over the client's examples. It is undefined
+    (NaN) if all their targets are equal.
 
     Attributes
     ----------
-    criterion : the loss
-    unit : what one unit of a target is worth; ``rmse`` is multiplied by it (targets that were
-        divided by their deviation are trained on, errors are told in the user's own unit)
+    criterion : Criterion, default squared_error
+        Loss.
+    unit : float, default 1.0
+        Factor of ``rmse``. Models are trained on standardized targets; with their standard
+        deviation as the unit, errors are reported in the unit of the original targets.
     """
 
     criterion: Criterion = squared_error
@@ -114,13 +119,13 @@ class Regression(_Additive):
     higher_is_better: ClassVar[bool] = False
 
     def outcomes(self, outputs: Tensor) -> tuple[Tensor, Tensor]:
-        """Return two numbers a deviation away: the squared error is that of variance 1/2."""
+        """Return two outcomes one standard deviation away: squared error implies variance 1/2."""
         centre = outputs.reshape(len(outputs))
         targets = torch.stack([centre - math.sqrt(0.5), centre + math.sqrt(0.5)])
         return targets, torch.full_like(targets, 0.5)
 
     def sums(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """Return the sums of squared errors, targets and squared targets."""
+        """Return the sums of squared errors, targets and squared targets, ``(3,)``."""
         wanted = targets.double().reshape(len(targets))
         errors = outputs.reshape(len(targets)).double() - wanted
         return torch.stack([errors.square().sum(), wanted.sum(), wanted.square().sum()])
@@ -131,7 +136,7 @@ class Regression(_Additive):
             return {"rmse": math.nan, "r2": math.nan}
         squares, total, total_squares = map(float, sums)
         variation = total_squares - total**2 / count
-        # Equal targets leave rounding noise, not variation.
+        # Equal targets leave rounding errors, not variation.
         defined = variation > 1e-12 * max(total_squares, 1e-300)
         return {
             "rmse": self.unit * math.sqrt(squares / count),
@@ -140,18 +145,18 @@ class Regression(_Additive):
 
 
 HITS = 10
-"""With so many wrong links ranked above a right one it is no hit any more."""
+"""A link counts as a hit if fewer than this many non-links are ranked above it."""
 
 
 @dataclass(frozen=True)
 class LinkPrediction:
-    """Links: which pairs of nodes are connected (target 1.0) and which are not (0.0).
+    """Link prediction: which pairs of nodes are connected (target 1.0) and which are not (0.0).
 
-    Outputs are logits ``(N,)``. ``auc`` is the area under the receiver operating characteristic,
-    ``average-precision`` that under the curve of precision and recall, and ``hits-at-10`` the share
-    of links that are ranked above all but fewer than 10 of the pairs that are none (Hu et al. 2020,
-    arXiv:2005.00687, section 4.2). All are NaN where there are no links, or nothing else, or an
-    output is not finite; the last one also with fewer than 10 pairs that are none.
+    Outputs are logits ``(N,)``. ``auc`` is the area under the ROC curve, ``average-precision`` that
+    under the precision-recall curve, and ``hits-at-10`` the share of links with fewer than 10
+    non-links ranked above them (Hu et al. 2020, arXiv:2005.00687, section 4.2). All are NaN if
+    there are no links or no non-links, or if an output is not finite. ``hits-at-10`` is also NaN
+    with fewer than 10 non-links.
     """
 
     criterion: Criterion = binary_cross_entropy_with_logits
@@ -159,21 +164,21 @@ class LinkPrediction:
     higher_is_better: ClassVar[bool] = True
 
     def outcomes(self, outputs: Tensor) -> tuple[Tensor, Tensor]:
-        """Return no link and a link, each with its probability."""
+        """Return the outcomes no link and link, with their probabilities."""
         targets = torch.stack([torch.zeros_like(outputs), torch.ones_like(outputs)])
         chance = outputs.sigmoid()
         return targets, torch.stack([1 - chance, chance])
 
     def sums(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """Return what ranks need: all outputs and targets, ``(2, N)``."""
+        """Return all outputs and targets, ``(2, N)``, because scores depend on ranks."""
         return torch.stack([outputs.double(), targets.double()])
 
     def total(self, parts: Sequence[Tensor]) -> Tensor:
-        """Return the parts side by side."""
+        """Concatenate the parts."""
         return torch.cat(tuple(parts), dim=1)
 
     def scores(self, sums: Tensor, count: int) -> dict[str, float]:
-        """Return area under the curve, average precision and hits."""
+        """Return the area under the ROC curve, the average precision and the hits."""
         from sklearn.metrics import average_precision_score, roc_auc_score
 
         names = ("auc", "average-precision", f"hits-at-{HITS}")

@@ -1,13 +1,13 @@
-"""A Flower ``Grid`` that runs a ClientApp in this process, one node after another.
+"""Two Flower ``Grid``s: one that runs a ClientApp in this process, and one without certain nodes.
 
-Nothing to start and nothing to serialise twice: for small models it is far faster than Ray, and
-it gives the same numbers. This is the one file that touches a private module of Flower: a
-``Message`` made outside a run needs ``TaskIdentity``.
+:class:`InProcessGrid` starts nothing and serialises nothing twice. For small models it is far
+faster than Ray, and it gives the same numbers. This is the one file that touches private modules of
+Flower: a ``Message`` made outside a run needs ``TaskIdentity``, and a ``Grid`` has a ``Run``.
 """
 
 import copy
 import traceback
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from logging import DEBUG
 from typing import Any
 from uuid import uuid4
@@ -39,6 +39,11 @@ class InProcessGrid(Grid):
     run_config : run config of every node's context
     node_config : function of the partition id -> further node config, e.g. a ``personal-dir``
     run_id : the run's number
+
+    Notes
+    -----
+    A subclass that overrides :meth:`answer` decides what a node replies. It may look at a message
+    and its reply, alter or replace the reply, fail, or wait.
     """
 
     def __init__(
@@ -98,7 +103,7 @@ class InProcessGrid(Grid):
         for message in messages:
             identifier = str(uuid4())
             message.metadata.__dict__["_message_id"] = identifier
-            self._replies[identifier] = self._process(message)
+            self._replies[identifier] = self.answer(message)
             identifiers.append(identifier)
         return identifiers
 
@@ -112,7 +117,21 @@ class InProcessGrid(Grid):
         """Run the ClientApp on each message and return the replies. No timeout applies."""
         return self.pull_messages(self.push_messages(messages))
 
-    def _process(self, message: Message) -> Message:
+    def answer(self, message: Message) -> Message:
+        """Return the reply of the node that a message is addressed to; to be overridden.
+
+        It is called once for every message, in the order in which messages are sent, before the
+        sender goes on.
+
+        Parameters
+        ----------
+        message : its metadata are complete (it has an id); its content is the sender's own, and
+            must not be changed
+
+        Returns
+        -------
+        The node's reply; an error reply where the client raised or the grid has no such node.
+        """
         node_id = message.metadata.dst_node_id
         if node_id not in self.contexts:
             reason = f"node {node_id} is not part of this grid"
@@ -131,6 +150,58 @@ class InProcessGrid(Grid):
             reason = f"{type(error).__name__}: {error}"
             code = ErrorCode.CLIENT_APP_RAISED_EXCEPTION
             return Message(Error(code, reason), reply_to=message)
+
+
+class GridWithout(Grid):
+    """Another grid, as a strategy is to see it: without certain nodes.
+
+    Parameters
+    ----------
+    grid : the whole grid
+    left_out : ids of the nodes that are not to be sampled
+    """
+
+    def __init__(self, grid: Grid, left_out: Collection[int]) -> None:
+        self.grid = grid
+        self.left_out = frozenset(left_out)
+
+    def set_run(self, run: Run) -> None:
+        """Set the run."""
+        self.grid.set_run(run)
+
+    @property
+    def run(self) -> Run:
+        """The run."""
+        return self.grid.run
+
+    def create_message(
+        self,
+        content: RecordDict,
+        message_type: str,
+        dst_node_id: int,
+        group_id: str,
+        ttl: float | None = None,
+    ) -> Message:
+        """Return a new message."""
+        return self.grid.create_message(content, message_type, dst_node_id, group_id, ttl)
+
+    def get_node_ids(self) -> Iterable[int]:
+        """Return the ids of the nodes that are not left out."""
+        return [node for node in self.grid.get_node_ids() if node not in self.left_out]
+
+    def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
+        """Send messages."""
+        return self.grid.push_messages(messages)
+
+    def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
+        """Return the replies that are there."""
+        return self.grid.pull_messages(message_ids)
+
+    def send_and_receive(
+        self, messages: Iterable[Message], *, timeout: float | None = None
+    ) -> Iterable[Message]:
+        """Send messages and return the replies."""
+        return self.grid.send_and_receive(messages, timeout=timeout)
 
 
 def _copy(records: RecordDict) -> RecordDict:

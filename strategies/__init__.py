@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from strategies.averaging import PartialAveraging
 from strategies.client_strategy import ClientStrategy
-from strategies.clustered.assignments import NO_GROUP, Grouping, Placement
+from strategies.clustered.assignments import NO_GROUP, Assignment, Grouping
 from strategies.clustered.cfl import CFL
 from strategies.clustered.gradient_clusters import GradientClusters
 from strategies.clustered.group_averaging import GroupAveraging
@@ -44,6 +44,7 @@ __all__ = [
     "CFL",
     "IFCA",
     "NO_GROUP",
+    "Assignment",
     "ClientReport",
     "ClientStrategy",
     "ClusteringRules",
@@ -56,7 +57,6 @@ __all__ = [
     "Hypernetwork",
     "PFedHN",
     "PartialAveraging",
-    "Placement",
     "QualityWeighted",
     "Reply",
     "Round",

@@ -1,4 +1,7 @@
-"""Small pure functions on Flower's named arrays: views without a copy, specs, weighted means."""
+"""Flower's named arrays: serialization, zero-copy views, weighted means, count sketches.
+
+All functions are pure.
+"""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -11,6 +14,7 @@ from flwr.app import Array, ArrayRecord
 from numpy.lib import format as npy
 from numpy.typing import NDArray
 
+from strategies.errors import ArgumentError
 from strategies.randomness import generator
 
 # 2**16 float32 values are 256 KiB: the running sum of a chunk stays in a core's own cache
@@ -28,12 +32,13 @@ def view(array: Array) -> NDArray[Any]:
 
     Raises
     ------
-    ValueError
-        If the bytes are not a NumPy array of numbers, are longer or shorter than their header
-        says, or disagree with the dtype and shape that the ``Array`` states.
+    ArgumentError
+        If the bytes are not a NumPy array of numbers, if they are longer or shorter than their
+        header says, or if the header does not match the ``Array``'s dtype and shape. ``argument``
+        is ``stype``, ``data``, ``dtype`` or ``shape``.
     """
     if array.stype != "numpy.ndarray":
-        raise ValueError(f"serialization type {array.stype!r} instead of 'numpy.ndarray'")
+        raise ArgumentError("stype", array.stype, "'numpy.ndarray'")
     header = _header(array.dtype, tuple(array.shape))
     if array.data.startswith(header):  # as NumPy and we write it; nothing to parse
         offset, fortran = len(header), False
@@ -43,7 +48,7 @@ def view(array: Array) -> NDArray[Any]:
     content = np.frombuffer(array.data, dtype=np.uint8, offset=offset)
     expected = dtype.itemsize * math.prod(shape)
     if content.size != expected:
-        raise ValueError(f"{content.size} bytes of content instead of {expected}")
+        raise ArgumentError("data", content.size, f"{expected} bytes after the header")
     return content.view(dtype).reshape(shape, order="F" if fortran else "C")
 
 
@@ -53,17 +58,18 @@ def _header(dtype: str, shape: tuple[int, ...]) -> bytes:
 
     Raises
     ------
-    ValueError
-        If these are no numbers or booleans, or no shape.
+    ArgumentError
+        If ``dtype`` is not a dtype of numbers or booleans, or ``shape`` has a negative length.
     """
+    wanted = "a dtype of numbers or booleans, which can be averaged"
     try:
         kind = np.dtype(dtype)
     except TypeError as error:
-        raise ValueError(f"unknown dtype {dtype!r}") from error
+        raise ArgumentError("dtype", dtype, wanted) from error
     if kind.kind not in "biufc" or str(kind) != dtype:
-        raise ValueError(f"an array of {dtype}; only numbers and booleans can be averaged")
+        raise ArgumentError("dtype", dtype, wanted)
     if any(length < 0 for length in shape):
-        raise ValueError(f"shape {shape} has a negative length")
+        raise ArgumentError("shape", shape, "without negative lengths")
     stream = BytesIO()
     description = {"descr": npy.dtype_to_descr(kind), "fortran_order": False, "shape": shape}
     npy.write_array_header_1_0(stream, description)
@@ -78,11 +84,14 @@ def _read_header(array: Array) -> tuple[int, bool]:
         read = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
         shape, fortran, dtype = read(stream)
     except Exception as error:  # bytes from the wire make NumPy raise almost anything
-        raise ValueError(f"its header cannot be read ({error})") from error
-    if (tuple(array.shape), array.dtype) != (shape, str(dtype)):
-        raise ValueError(
-            f"bytes hold {dtype} {shape} but the record states {array.dtype} {tuple(array.shape)}"
-        )
+        start = bytes(array.data[:32])
+        raise ArgumentError("data", start, f"an array in NumPy's format ({error})") from error
+    for name, declared, found in (
+        ("dtype", array.dtype, str(dtype)),
+        ("shape", tuple(array.shape), shape),
+    ):
+        if declared != found:
+            raise ArgumentError(name, declared, f"{found!r}, as in the header of the bytes")
     return stream.tell(), fortran
 
 
@@ -91,8 +100,8 @@ def encode(values: NDArray[Any]) -> Array:
 
     Raises
     ------
-    ValueError
-        If they are no numbers or booleans of this machine's byte order.
+    ArgumentError
+        If they are not numbers or booleans in this machine's byte order.
     """
     values = np.asarray(values, order="C")  # ascontiguousarray would make 0 dimensions 1
     dtype, shape = str(values.dtype), tuple(values.shape)
@@ -102,7 +111,7 @@ def encode(values: NDArray[Any]) -> Array:
 
 
 def spec_of(arrays: Mapping[str, Array]) -> Spec:
-    """Return the names, shapes and dtypes that a record states, without decoding it."""
+    """Return the names, shapes and dtypes that a record declares, without decoding it."""
     return {name: (tuple(array.shape), array.dtype) for name, array in arrays.items()}
 
 
@@ -112,7 +121,7 @@ def num_bytes(arrays: Mapping[str, Array]) -> int:
 
 
 def difference(expected: Spec, found: Spec) -> str:
-    """Say in words how ``found`` differs from ``expected``; an empty string when it does not."""
+    """Describe how ``found`` differs from ``expected``; return an empty string if it does not."""
     words = []
     if missing := sorted(expected.keys() - found.keys()):
         words.append(f"missing {missing}")
@@ -128,15 +137,17 @@ def difference(expected: Spec, found: Spec) -> str:
 def weighted_mean(arrays: Sequence[NDArray[Any]], weights: Sequence[float]) -> NDArray[Any]:
     """Return the weighted mean of arrays of one shape and dtype, in that dtype.
 
-    Each array is read once. Floating-point arrays are averaged with ``weights`` normalised to
-    sum to 1 (half precision is summed in single precision). Integer and boolean arrays are
-    counters and masks, which have no mean: they get the elementwise maximum. So the
+    The function reads each array once. It averages floating-point arrays with ``weights``
+    normalized to sum to 1, and sums half precision in single precision. Integer and boolean arrays
+    are counters and masks, which have no mean: it takes their elementwise maximum. So the
     ``num_batches_tracked`` of batch norm stays an integer.
 
     Parameters
     ----------
-    arrays : sequence of arrays, all of one shape and dtype
-    weights : one positive finite number an array
+    arrays : sequence of ndarray
+        At least one array; all have the same shape and dtype.
+    weights : sequence of float
+        One positive finite weight per array.
 
     Notes
     -----
@@ -170,8 +181,8 @@ def weighted_mean(arrays: Sequence[NDArray[Any]], weights: Sequence[float]) -> N
 def is_finite(values: NDArray[Any]) -> bool:
     """Return whether no entry is NaN or infinite (integers always are finite).
 
-    One sum tells: a NaN or an infinity anywhere makes it non-finite. Only a sum that overflows
-    by itself needs the elementwise look.
+    A NaN or an infinity anywhere makes the sum non-finite, so one sum is enough. Only a sum that
+    overflows by itself needs an elementwise check.
     """
     if not np.issubdtype(values.dtype, np.inexact):
         return True
@@ -185,12 +196,12 @@ def to_record(arrays: Mapping[str, NDArray[Any]]) -> ArrayRecord:
 
 
 def as_part(part: str, arrays: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
-    """Return arrays under the names ``<part>/<name>``."""
+    """Return arrays renamed from ``<name>`` to ``<part>/<name>``."""
     return {f"{part}/{name}": values for name, values in arrays.items()}
 
 
 def part_of(arrays: Mapping[str, NDArray[Any]], part: str) -> dict[str, NDArray[Any]]:
-    """Return the arrays of a part, under their own names."""
+    """Return the arrays named ``<part>/<name>``, renamed to ``<name>``; invert :func:`as_part`."""
     prefix = f"{part}/"
     return {n.removeprefix(prefix): a for n, a in arrays.items() if n.startswith(prefix)}
 
@@ -198,7 +209,7 @@ def part_of(arrays: Mapping[str, NDArray[Any]], part: str) -> dict[str, NDArray[
 def as_numbered_parts(
     part: str, arrays: Mapping[int, Mapping[str, NDArray[Any]]]
 ) -> dict[str, NDArray[Any]]:
-    """Return arrays by number under the names ``<part>-<number>/<name>``."""
+    """Return numbered groups of arrays, renamed to ``<part>-<number>/<name>``."""
     found: dict[str, NDArray[Any]] = {}
     for number, own in arrays.items():
         found |= as_part(f"{part}-{number}", own)
@@ -208,7 +219,7 @@ def as_numbered_parts(
 def numbered_parts(
     arrays: Mapping[str, NDArray[Any]], part: str
 ) -> dict[int, dict[str, NDArray[Any]]]:
-    """Return the arrays of the parts ``<part>-<number>``, by number, under their own names."""
+    """Return number -> arrays; invert :func:`as_numbered_parts`."""
     prefix = f"{part}-"
     names = {name.partition("/")[0] for name in arrays if name.startswith(prefix)}
     return {int(name.removeprefix(prefix)): part_of(arrays, name) for name in sorted(names)}
@@ -219,43 +230,52 @@ def linear_coefficients(arrays: Mapping[str, Array]) -> NDArray[np.float64]:
 
     Parameters
     ----------
-    arrays : the weight ``(outputs, features)`` and the bias ``(outputs,)`` of one linear layer
+    arrays : mapping of str to Array
+        The weight ``(outputs, features)`` and the bias ``(outputs,)`` of one linear layer.
 
     Returns
     -------
-    ``(outputs, features + 1)`` float64
+    ndarray
+        ``(outputs, features + 1)`` float64.
 
     Raises
     ------
-    ValueError
-        If the arrays are others.
+    ArgumentError
+        If the arrays do not have these shapes.
     """
     shapes = [tuple(array.shape) for array in arrays.values()]
     if len(shapes) != 2 or len(shapes[0]) != 2 or shapes[1] != shapes[0][:1]:
-        raise ValueError(
-            f"a linear model has a weight (outputs, features) and a bias (outputs,), but the "
-            f"shared arrays have shapes {shapes}; set model='linear' and nothing personal"
+        raise ArgumentError(
+            "shapes of the shared arrays",
+            shapes,
+            "(outputs, features) and (outputs,), those of a linear model; set model='linear' and "
+            "do not make any parameter personal",
         )
     weight, bias = (np.asarray(view(array), dtype=np.float64) for array in arrays.values())
     return np.column_stack([weight, bias])
 
 
 def project(values: NDArray[Any], size: int, seed: int) -> NDArray[Any]:
-    """Return a random projection of a vector that keeps cosines, but for some 1/sqrt(size).
+    """Return a count sketch: a random projection that keeps cosines up to about 1/sqrt(size).
 
-    The count sketch of Charikar, Chen & Farach-Colton 2002: every entry is added to one of
-    ``size`` sums, under a random sign. Inner products keep their expectation, with a variance of
-    at most ``2 / size`` for vectors of length 1. It takes one pass and no matrix.
+    Count sketch of Charikar, Chen & Farach-Colton (2002): each entry is added, with a random sign,
+    to one of ``size`` sums. The inner product of two sketches is an unbiased estimate of that of
+    the vectors; its variance is at most ``2 / size`` for vectors of length 1. The sketch takes one
+    pass and needs no matrix.
 
     Parameters
     ----------
-    values : ``(p,)``
-    size : of the result; 0, or at least ``p``, for the vector itself
-    seed : the same for vectors that are to be compared
+    values : ndarray
+        Vector ``(p,)``.
+    size : int
+        Length of the sketch. If it is 0, or at least ``p``, the vector itself is returned.
+    seed : int
+        Seed of the projection. Vectors that are compared need the same seed.
 
     Returns
     -------
-    ``(size,)`` float32, or ``values`` as they are
+    ndarray
+        Sketch ``(size,)`` float32, or ``values`` unchanged.
     """
     if not 0 < size < len(values):
         return values

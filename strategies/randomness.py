@@ -1,7 +1,7 @@
-"""Every random choice flows from one seed, through generators with names.
+"""Reproducible random numbers: named generators derived from one seed.
 
-A generator belongs to (seed, purpose, client, round, ...), so a number drawn by one client does
-not depend on which client was served before it, on which engine, or in which process.
+A generator belongs to (seed, purpose, client, round, ...). So a client's random numbers depend
+neither on the clients that ran before it, nor on the engine or the process.
 """
 
 from hashlib import blake2b
@@ -10,11 +10,11 @@ import numpy as np
 
 
 def named_seed(seed: int, *names: int | str) -> int:
-    """Return a seed in [0, 2**63) that depends on ``seed`` and on every name, in order."""
+    """Return a seed in [0, 2**63): a hash (BLAKE2b) of ``seed`` and of the names in order."""
     text = "/".join([str(seed), *map(repr, names)])
     return int.from_bytes(blake2b(text.encode(), digest_size=8).digest(), "big") >> 1
 
 
 def generator(seed: int, *names: int | str) -> np.random.Generator:
-    """Return a NumPy generator of its own for these names, e.g. ``(seed, "split", client)``."""
+    """Return the NumPy generator of these names, e.g. ``generator(seed, "split", client)``."""
     return np.random.default_rng(named_seed(seed, *names))

@@ -1,4 +1,4 @@
-"""What comes back from clients: taken apart, checked, and told from what a round expects."""
+"""Replies of clients: parsing, validation, and dropping of outliers and duplicates."""
 
 import math
 from collections import Counter
@@ -12,6 +12,7 @@ from flwr.common.constant import SUPERLINK_NODE_ID
 from numpy.typing import NDArray
 
 from strategies.arrays import Spec, difference, is_finite, spec_of, view
+from strategies.errors import ArgumentError
 from strategies.protocol import PARTITION_ID
 
 __all__ = ["ClientReport", "Reply", "mean_metrics"]
@@ -21,17 +22,24 @@ Phase = Literal["train", "evaluate"]
 
 @dataclass(frozen=True)
 class ClientReport:
-    """What one client did in one phase of one round.
+    """A client's metrics and traffic in one phase of one round.
 
     Attributes
     ----------
-    round, phase : the round (from 1) and ``"train"`` or ``"evaluate"``
-    node_id : Flower's id of the node
-    client : the client's own number (its ``partition-id``; the node id if it states none)
-    metrics : the scalars the client reported
-    bytes_down, bytes_up : payload bytes of the arrays sent to it and received from it
-    dropped : why the reply was not used; empty when it was
-    lists : the lists of numbers that the client reported
+    round, phase : int
+        The round (from 1) and ``"train"`` or ``"evaluate"``.
+    node_id : int
+        Flower's id of the node.
+    client : int
+        The client's number: its ``partition-id``, or the node id if it sent none.
+    metrics : mapping of str to float
+        The scalars the client reported.
+    bytes_down, bytes_up : int
+        Payload bytes of the arrays sent to it and received from it.
+    dropped : str, default ""
+        Why the reply was not used; empty if it was used.
+    lists : mapping of str to sequence of int or sequence of float, default {}
+        The lists of numbers that the client reported.
     """
 
     round: int
@@ -47,16 +55,22 @@ class ClientReport:
 
 @dataclass
 class Reply:
-    """A reply, taken apart once.
+    """A parsed reply.
 
     Attributes
     ----------
-    message : as it came
-    client : the client's own number; the node id while it is not known
-    content : its records; empty for an error
-    arrays, views, spec : its arrays as they came, as NumPy views, and their names and shapes
-    metrics, weight : its metrics, and among them the weight
-    dropped : why it is not used; empty if it is
+    message : Message
+        The reply as received.
+    client : int
+        The client's number; the node id until it is known.
+    content : RecordDict, default empty
+        The records of the message; empty for an error.
+    arrays, views, spec : ArrayRecord, default empty
+        The arrays as received, as NumPy views, and their names, shapes and dtypes.
+    metrics, weight : MetricRecord, default empty
+        The metrics, and the client's weight, which is one of them.
+    dropped : str, default ""
+        Why the reply is not used; empty if it is used.
     """
 
     message: Message
@@ -78,9 +92,9 @@ class Reply:
 def mean_metrics(records: list[RecordDict], weighted_by_key: str) -> MetricRecord:
     """Return the mean of each scalar metric over clients, weighted by ``weighted_by_key``.
 
-    A metric that a client does not have is NaN there and is left out of that mean (a client
-    without validation examples has no validation accuracy). The weight itself and the client's
-    number are not averaged.
+    NaN means that a client does not have the metric (a client without validation examples has no
+    validation accuracy); the mean leaves it out. The weight itself and the client's number are not
+    averaged.
     """
     totals: dict[str, float] = {}
     weights: dict[str, float] = {}
@@ -97,13 +111,12 @@ def mean_metrics(records: list[RecordDict], weighted_by_key: str) -> MetricRecor
 
 
 def of_clients(messages: Iterable[Message]) -> tuple[list[Message], dict[str, str]]:
-    """Return the replies of clients, and in words why others are missing, where that is known.
-
-    For a node that went away the SuperLink answers in its own name.
+    """Separate the replies of clients from the SuperLink's replies for nodes that disconnected.
 
     Returns
     -------
-    replies, and for others the id of the message that was not replied to -> reason
+    tuple of list of Message and dict of str to str
+        The replies of clients; id of an unanswered message -> the SuperLink's reason.
     """
     replies: list[Message] = []
     reasons: dict[str, str] = {}
@@ -116,13 +129,16 @@ def of_clients(messages: Iterable[Message]) -> tuple[list[Message], dict[str, st
 
 
 def take_apart(message: Message, weighted_by_key: str, with_arrays: bool) -> Reply:
-    """Return a reply with everything read that can be read, ``dropped`` if it cannot be used.
+    """Parse a reply; set ``dropped`` if it cannot be used.
 
     Parameters
     ----------
-    message : the reply
-    weighted_by_key : name of the metric that is the client's weight
-    with_arrays : whether it must hold arrays (it does after training)
+    message : Message
+        The reply as received.
+    weighted_by_key : str
+        Name of the metric that holds the client's weight.
+    with_arrays : bool
+        Whether the reply must contain arrays, as it does after training.
     """
     reply = Reply(message, message.metadata.src_node_id)
     try:
@@ -152,7 +168,7 @@ def _parse(reply: Reply, weighted_by_key: str, with_arrays: bool) -> None:
     if isinstance(weight, list) or weight is None:
         raise ValueError(f"no number {weighted_by_key!r} among its metrics")
     if not (math.isfinite(weight) and weight > 0):
-        raise ValueError(f"{weighted_by_key} is {weight}; it must be positive and finite")
+        raise ArgumentError(weighted_by_key, weight, "positive and finite")
     reply.weight = float(weight)
     for name, array in reply.arrays.items():
         try:
@@ -163,12 +179,14 @@ def _parse(reply: Reply, weighted_by_key: str, with_arrays: bool) -> None:
 
 
 def drop_deviants(replies: Sequence[Reply], sent: ArrayRecord | None) -> None:
-    """Mark replies dropped whose arrays are not those of this round.
+    """Drop replies whose names, shapes or dtypes do not match this round's arrays.
 
     Parameters
     ----------
-    replies : of the round
-    sent : what clients received, if known
+    replies : sequence of Reply
+        All replies of the round.
+    sent : ArrayRecord or None
+        The arrays that clients received, if known.
     """
     good = [reply for reply in replies if not reply.dropped]
     reference = _reference([reply.spec for reply in good], sent)
@@ -177,7 +195,7 @@ def drop_deviants(replies: Sequence[Reply], sent: ArrayRecord | None) -> None:
 
 
 def drop_non_finite(replies: Sequence[Reply]) -> bool:
-    """Mark replies dropped that hold NaN or infinity; return whether there were any."""
+    """Drop replies that contain NaN or infinity; return whether any reply is dropped."""
     for reply in replies:
         bad = [name for name, values in reply.views.items() if not is_finite(values)]
         if bad:
@@ -186,22 +204,25 @@ def drop_non_finite(replies: Sequence[Reply]) -> bool:
 
 
 MOST_TIMES_THE_MEDIAN = 1e8
-"""See :func:`drop_outliers`; clients may well differ by a factor of some thousand in the unit
-of a feature, which is squared there."""
+"""See :func:`drop_outliers`. Sums of squares may differ this much without an error: the units of a
+feature may differ by a factor of a few thousand, which is squared there."""
 
 
 def drop_outliers(
     replies: Sequence[Reply], sizes: Mapping[str, Sequence[float] | NDArray[Any]]
 ) -> None:
-    """Mark replies dropped that tell something far beyond what most tell.
+    """Drop replies with a statistic that is an outlier among all replies.
 
-    With at least three clients none may have more than :data:`MOST_TIMES_THE_MEDIAN` the median. A
-    client that lies within that is believed.
+    An outlier is larger than :data:`MOST_TIMES_THE_MEDIAN` times the median over the replies. With
+    fewer than three replies there are no outliers. A corrupted client below that bound is not
+    detected.
 
     Parameters
     ----------
-    replies : that are good otherwise
-    sizes : what is told -> how large it is, of every reply; of sums of squares, for an example
+    replies : sequence of Reply
+        Replies that have not been dropped.
+    sizes : mapping of str to sequence of float or ndarray
+        Name of a statistic -> its size in every reply, e.g. of sums of squares.
     """
     if len(replies) < 3:
         return
@@ -210,16 +231,16 @@ def drop_outliers(
         for reply, size in zip(replies, values, strict=True):
             if largest > 0 and size > largest:
                 times = size / largest * MOST_TIMES_THE_MEDIAN
-                reply.dropped = f"{name!r} is an outlier: {times:.0e} times what most tell"
+                reply.dropped = f"{name!r} is an outlier: {times:.0e} times the median"
 
 
 def _reference(specs: Sequence[Spec], record: ArrayRecord | None) -> Spec:
-    """Return the arrays that this round's replies should hold.
+    """Return the arrays that this round's replies should contain.
 
-    Shapes and dtypes are those that were sent. The names are those sent, if anybody replied with
-    exactly those; otherwise clients share a part of what was sent, and the names are those that
-    most replies have. Names that were not sent are never accepted. Where it is not known what
-    was sent the most common reply decides.
+    Shapes and dtypes are those that were sent. The names are those sent, if any reply has exactly
+    those. Otherwise clients share a part of what was sent, and the most common set of names
+    counts. Names that were not sent are never accepted. If it is not known what was sent, the most
+    common reply decides.
     """
     if record is None:
         counts = Counter(frozenset(spec.items()) for spec in specs)
@@ -234,7 +255,7 @@ def _reference(specs: Sequence[Spec], record: ArrayRecord | None) -> Spec:
 
 
 def drop_duplicates(replies: Sequence[Reply]) -> None:
-    """Of good replies with one client number, mark all dropped but that of the lowest node id."""
+    """Of several replies with one client number, keep the one with the lowest node id."""
     owner: dict[int, int] = {}
     for reply in sorted(replies, key=lambda reply: reply.node_id):
         if reply.dropped:

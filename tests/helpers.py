@@ -1,8 +1,8 @@
-"""Messages made by hand, and a tiny network."""
+"""Messages made by hand, a tiny network, and what two runs are compared by."""
 
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,15 +13,18 @@ from torch import nn
 from clients import PersonalClient, PersonalState, assign_scopes, in_memory_loader
 from pfl_flower.grid import identify_process
 from pfl_flower.methods import METHODS
-from strategies.arrays import to_record
+from pfl_flower.results.method_run import MethodRun
+from strategies.arrays import to_record, view
 from strategies.protocol import ARRAYS, METRICS, NUM_EXAMPLES, PARTITION_ID
 
 identify_process()  # messages are also made while tests are collected
 
 
-def request(node_id: int, message_type: str = "train") -> Message:
-    """An empty message to a node."""
-    message = Message(RecordDict(), node_id, message_type)
+def request(
+    node_id: int, message_type: str = "train", content: RecordDict | None = None
+) -> Message:
+    """A message to a node, with an id as if it had been sent; without content an empty one."""
+    message = Message(RecordDict() if content is None else content, node_id, message_type)
     message.metadata.__dict__["_message_id"] = f"to-{node_id}"
     return message
 
@@ -55,6 +58,40 @@ def decoded(record: ArrayRecord | None) -> dict[str, np.ndarray]:
     """A record's arrays by Flower's own decoder."""
     assert record is not None
     return {name: array.numpy() for name, array in record.items()}
+
+
+def metrics_of(run: MethodRun) -> list[Any]:
+    """What every client reported in every phase and round."""
+    return [
+        (r.round, r.phase, r.client, dict(r.metrics), r.bytes_down, r.bytes_up, r.dropped)
+        for r in run.reports
+    ]
+
+
+def assert_identical(one: Sequence[MethodRun], other: Sequence[MethodRun]) -> None:
+    """Assert that two runs have the same reports and the same arrays, bit for bit."""
+    assert len(one) == len(other)
+    for left, right in zip(one, other, strict=True):
+        assert str(metrics_of(left)) == str(metrics_of(right))  # as text: NaN equals NaN
+        arrays, others = decoded(left.arrays), decoded(right.arrays)
+        assert arrays.keys() == others.keys()
+        for name, values in arrays.items():
+            np.testing.assert_array_equal(values, others[name])
+
+
+def numbers_of(runs: Iterable[MethodRun]) -> list[Any]:
+    """Everything that a run gave but for the time it took and the ids of nodes."""
+    return [
+        (
+            run.method,
+            {name: view(array).tobytes() for name, array in run.arrays.items()},
+            [
+                (r.round, r.phase, r.client, repr(sorted(r.metrics.items())), r.dropped)
+                for r in run.reports
+            ],
+        )
+        for run in runs
+    ]
 
 
 class TinyNet(nn.Module):

@@ -12,7 +12,8 @@ from clients.adaptation import ALL, take_examples
 from clients.clustered.start_gradient import halves, start_gradient
 from clients.evaluation import evaluate
 from clients.loaders import Loader, in_memory_loader
-from clients.personal import NDArrays, PersonalClient, Scalars
+from clients.local_client import NDArrays, Scalars
+from clients.personal import PersonalClient
 from strategies.arrays import project
 from strategies.protocol import (
     ADAPTATION_EXAMPLES,
@@ -62,16 +63,16 @@ class ClusteredClient(PersonalClient):
             If there are no examples, an array has a wrong shape, or the gradient is not finite or
             zero.
         """
-        self._load(parameters, stored=False)
+        self.receive(parameters, stored=False)
         examples = int(config.get(ADAPTATION_EXAMPLES, ALL))
         # A client that joins draws as in joining, so that it is the same few examples.
-        with self._random(0, "join" if ADAPTATION_EXAMPLES in config else "gradient"):
-            inputs, targets, _ = take_examples(self._examples if examples else (), examples)
+        with self.random(0, "join" if ADAPTATION_EXAMPLES in config else "gradient"):
+            inputs, targets, _ = take_examples(self.training_batches if examples else (), examples)
             vector = self._gradient(inputs, targets)
             reliability = self._reliability(inputs, targets)
         size, seed = int(config.get(PROJECTION_SIZE, 0)), int(config.get(PROJECTION_SEED, 0))
         metrics: Scalars = {GRADIENT_RELIABILITY: reliability}
-        return project(vector.numpy(), size, seed), len(targets), metrics | self._identity()
+        return project(vector.numpy(), size, seed), len(targets), metrics | self.identity
 
     def losses(
         self, candidates: Sequence[NDArrays], config: dict[str, Any]
@@ -97,15 +98,15 @@ class ClusteredClient(PersonalClient):
         """
         joins = ADAPTATION_EXAMPLES in config
         server_round = int(config.get(SERVER_ROUND, 0))
-        with self._random(*((0, "join") if joins else (server_round, "losses"))):
+        with self.random(*((0, "join") if joins else (server_round, "losses"))):
             loader = self._loss_examples(
                 str(config.get(LOSS_EXAMPLES, "train")), int(config.get(ADAPTATION_EXAMPLES, ALL))
             )
             found = []
             for parameters in candidates:
-                self._load(parameters, before=server_round, stored=not joins)
+                self.receive(parameters, before=server_round, stored=not joins)
                 found.append(evaluate(self.model, loader, self.task))
-        return [one.loss for one in found], found[0].examples, self._identity()
+        return [one.loss for one in found], found[0].examples, self.identity
 
     def _gradient(self, inputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         trained = dict(self.model.named_parameters())
@@ -131,6 +132,6 @@ class ClusteredClient(PersonalClient):
     def _loss_examples(self, which: str, examples: int) -> Loader:
         if which not in ("train", "validation"):
             raise ValueError(f"{LOSS_EXAMPLES} must be 'train' or 'validation', got {which!r}")
-        loader = self._examples if which == "train" else (self.validation_loader or ())
+        loader = self.training_batches if which == "train" else (self.validation_loader or ())
         inputs, targets, size = take_examples(loader if examples else (), examples)
         return in_memory_loader(inputs, targets, max(size, 512))

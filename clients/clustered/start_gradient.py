@@ -1,4 +1,4 @@
-"""The gradient at a common start, which tells where a client's own optimum lies."""
+"""Gradient at the common initial model, by which clients with similar optima are clustered."""
 
 import math
 
@@ -15,14 +15,14 @@ from clients.training import device_of
 __all__ = ["start_gradient"]
 
 BLOCK = 512
-"""Most examples whose activations are in memory at a time."""
+"""Largest number of examples whose activations are in memory at a time."""
 
 
 def balanced_loss(outputs: Tensor, targets: Tensor, task: Task) -> Tensor:
-    """Return the mean over classes of the mean loss of each class's examples.
+    """Return the mean over classes of the mean loss of each class's examples, a scalar tensor.
 
-    Every class that is there weighs the same, so the loss does not tell how frequent they are; for
-    targets that are numbers it is the mean loss.
+    All classes that occur have the same weight, so the loss does not depend on their frequencies.
+    For numeric targets it is the mean loss.
     """
     if targets.is_floating_point():
         return task.criterion(outputs, targets)
@@ -36,21 +36,26 @@ def start_gradient(
 ) -> Tensor:
     """Return the gradient of the :func:`balanced_loss`, as one vector.
 
-    Normalization layers use the statistics of the examples themselves. That takes away what all
-    examples have in common (brightness, say), which at a random start would hide everything else.
-    Dropout is off. The model's values stay as they are, buffers included.
+    Normalization layers use the statistics of the examples. That removes what all examples have in
+    common (brightness, say), which would dominate the gradient of a randomly initialized model.
+    Dropout is off. The model does not change, buffers included.
 
     Parameters
     ----------
-    model : at the values to take the gradient at
-    names : of the parameters it is taken of, in this order
-    inputs, targets : ``(n, ...)``; taken in blocks of equal size, at most :data:`BLOCK` examples
-        each, whose gradients are averaged; of a graph all at once
-    task : the loss
+    model : nn.Module
+        The model, at which the gradient is computed.
+    names : list of str
+        Names of the parameters to differentiate, in this order.
+    inputs, targets : Tensor
+        Examples ``(n, ...)``. They are processed in blocks of equal size, at most :data:`BLOCK`
+        examples each, whose gradients are averaged; the nodes of a graph all at once.
+    task : Task
+        The loss.
 
     Returns
     -------
-    float32 vector, on the CPU
+    Tensor
+        A float32 vector on the CPU.
     """
     device = device_of(model)
     model.eval()
@@ -77,7 +82,7 @@ def start_gradient(
 
 
 def halves(targets: Tensor, draw: np.random.Generator) -> tuple[Tensor, Tensor]:
-    """Return the places of two random halves of the examples, each class divided as evenly."""
+    """Return the indices of two random halves of the examples, stratified by class."""
     order = torch.from_numpy(draw.permutation(len(targets)))
     if not targets.is_floating_point():
         order = order[targets[order].argsort(stable=True)]

@@ -1,1 +1,1 @@
-"""A client's model off the device: export, and prediction on a file of examples."""
+"""Export of a client's model from its device, and prediction on a file of examples."""

@@ -1,4 +1,4 @@
-"""Files of examples that a model is to predict for."""
+"""Files of examples for prediction: ``.npy``, ``.npz`` and ``.csv``."""
 
 import csv
 import math
@@ -13,18 +13,56 @@ from numpy.typing import NDArray
 
 
 class ExampleFileError(ValueError):
-    """A file of examples that cannot be read, or whose examples are not what a model takes."""
+    """A file of examples that cannot be read, or whose examples do not fit the model.
+
+    Parameters
+    ----------
+    message : str
+        What is wrong and what would be right.
+    path : Path
+        The file.
+    row : int, optional
+        The example that is wrong, from 1; 0 for the line of column names.
+    columns : sequence of str, optional
+        The columns that are wrong.
+    value, expected : optional
+        What was found, and what was expected.
+
+    Attributes
+    ----------
+    path, row, columns, value, expected
+        The same; None (columns: empty) if they do not apply.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        path: Path,
+        row: int | None = None,
+        columns: Sequence[str] = (),
+        value: Any = None,
+        expected: Any = None,
+    ) -> None:
+        super().__init__(message)
+        self.path = path
+        self.row = row
+        self.columns = tuple(columns)
+        self.value = value
+        self.expected = expected
 
 
 @dataclass(frozen=True)
 class ExampleFile:
-    """What a file holds.
+    """Content of a file of examples.
 
     Attributes
     ----------
-    inputs : ``(N, *shape)`` float32
-    others : of a table whose columns a model knows by name, the columns that it does not take
-        (numbers of patients, dates), for each row; empty elsewhere
+    inputs : ndarray
+        Examples ``(N, *shape)`` float32.
+    others : sequence of mapping of str to str, default ()
+        For each row of a table with column names: the values in columns that are not features
+        (patient numbers, dates); empty for other files.
     """
 
     inputs: NDArray[np.float32]
@@ -32,20 +70,23 @@ class ExampleFile:
 
 
 def read_examples(path: Path, shape: Sequence[int], columns: Sequence[str] = ()) -> ExampleFile:
-    """Read examples: ``.npy``, the array ``x`` of an ``.npz``, or a ``.csv`` with a line of names.
+    """Read examples from ``.npy``, the array ``x`` of ``.npz``, or ``.csv`` with column names.
 
     Parameters
     ----------
-    path : the file; uint8 pixels become 0 to 1
-    shape : of one example
-    columns : names of the features that the model takes, in its order, where it was trained on a
-        table; a ``.csv`` may have them in any order, and others beside them
+    path : Path
+        The file. Pixels of type uint8 are scaled to [0, 1].
+    shape : sequence of int
+        Shape of one example.
+    columns : sequence of str, default ()
+        Names of the model's features, in its order, if it was trained on a table. A ``.csv`` may
+        have them in any order, and further columns.
 
     Raises
     ------
     ExampleFileError
-        If it cannot be read, lacks a column, has another shape, or a value is missing or not
-        finite.
+        If the file cannot be read, lacks a column, has another shape, or has a missing or infinite
+        value.
     """
     others: Sequence[Mapping[str, str]] = ()
     try:
@@ -53,20 +94,25 @@ def read_examples(path: Path, shape: Sequence[int], columns: Sequence[str] = ())
             values, others = _table(path, columns)
         else:
             values = _array(path)
+    except ExampleFileError:
+        raise
     except (OSError, ValueError, KeyError, EOFError, BadZipFile, csv.Error) as error:
-        raise ExampleFileError(f"{path} cannot be read: {error}") from error
+        raise ExampleFileError(f"{path} cannot be read: {error}", path=path) from error
     if values.dtype.kind not in "biuf":
-        raise ExampleFileError(f"{path} holds {values.dtype}; examples are made of numbers")
-    if tuple(values.shape[1:]) != tuple(shape):
-        raise ExampleFileError(
-            f"examples in {path} have shape {tuple(values.shape[1:])}; the model takes "
-            f"{tuple(shape)}"
-        )
+        words = f"{path} has values of type {values.dtype}; examples consist of numbers"
+        raise ExampleFileError(words, path=path, value=str(values.dtype), expected="numbers")
+    if (found := tuple(values.shape[1:])) != tuple(shape):
+        words = f"the examples in {path} have shape {found}; the model takes {tuple(shape)}"
+        raise ExampleFileError(words, path=path, value=found, expected=tuple(shape))
     pixels = values.dtype == np.uint8 and not columns
-    with np.errstate(over="ignore"):  # what becomes infinite is refused below
+    with np.errstate(over="ignore"):  # infinite values are refused below
         numbers = values.astype(np.float32) / np.float32(255 if pixels else 1)
-    if not np.isfinite(numbers).all():
-        raise ExampleFileError(f"{path} lacks values; fill them in, a model cannot")
+    finite = np.isfinite(numbers)
+    if not finite.all():
+        row = 1 + int(np.argwhere(~finite)[0, 0])
+        words = f"example {row} in {path} has a missing or infinite value; a model cannot impute it"
+        value = float(numbers[~finite][0])
+        raise ExampleFileError(words, path=path, row=row, value=value, expected="finite numbers")
     return ExampleFile(numbers, others)
 
 
@@ -80,7 +126,7 @@ def _array(path: Path) -> NDArray[Any]:
 
 
 def _table(path: Path, columns: Sequence[str]) -> tuple[NDArray[Any], list[dict[str, str]]]:
-    """Return the numbers of a table, and of each row what else it has."""
+    """Return the features of a table, and the other columns of each row."""
     with path.open(newline="", encoding="utf-8-sig") as stream:
         lines = [*csv.reader(stream)]
     while lines and not lines[0]:
@@ -88,54 +134,67 @@ def _table(path: Path, columns: Sequence[str]) -> tuple[NDArray[Any], list[dict[
     while lines and not lines[-1]:
         lines.pop()
     names, *rows = lines or [[]]
-    # A blank line is nothing, except in a table of one column: there it has no value.
+    # Blank lines are ignored, except in a table of one column, where they are missing values.
     rows = [row or [""] for row in rows if row or len(names) == 1]
-    places = _places(names, columns)
+    places = _places(path, names, columns)
     numbers = np.empty((len(rows), len(places)))
     for line, row in enumerate(rows):
         if len(row) != len(names):
-            raise ValueError(f"row {line + 1} has {len(row)} values for {len(names)} columns")
-        numbers[line] = [_number(row[place], line, names[place]) for place in places]
+            raise ExampleFileError(
+                f"row {line + 1} of {path} has {len(row)} values for {len(names)} columns",
+                path=path,
+                row=line + 1,
+                value=len(row),
+                expected=len(names),
+            )
+        numbers[line] = [_number(path, line + 1, names[place], row[place]) for place in places]
     rest = [place for place in range(len(names)) if place not in places]
-    # Programs of tables write columns that have neither names nor values.
+    # Spreadsheets write columns that have neither names nor values.
     rest = [place for place in rest if names[place] or any(row[place] for row in rows)]
-    _refuse_twice([names[place] for place in rest])
+    _check_unique(path, [names[place] for place in rest])
     others = [{names[place]: row[place] for place in rest} for row in rows] if rest else []
     return numbers, others
 
 
-def _places(names: Sequence[str], columns: Sequence[str]) -> list[int]:
-    """Return where the columns are: named as written, or but for spaces around the name."""
-    places = [_place(names, name) for name in columns]
+def _places(path: Path, names: Sequence[str], columns: Sequence[str]) -> list[int]:
+    """Return the indices of the columns; spaces around a name are ignored if it is not found."""
+    places = [_place(path, names, name) for name in columns]
     missing = [name for name, place in zip(columns, places, strict=True) if place is None]
-    if (missing or not columns) and any(map(_is_number, names)):
-        raise ValueError("its first line must name the columns, and holds numbers")
+    if (missing or not columns) and (numbers := [name for name in names if _is_number(name)]):
+        words = f"the first line of {path} has the numbers {numbers} instead of column names"
+        raise ExampleFileError(words, path=path, row=0, value=numbers, expected=[*columns])
     if missing:
-        raise ValueError(f"it lacks the columns {missing}; the model takes {[*columns]}")
+        words = f"{path} lacks the columns {missing}; the model takes {[*columns]}"
+        raise ExampleFileError(words, path=path, columns=missing, expected=[*columns])
     found = [place for place in places if place is not None]
     if len(set(found)) < len(found):
-        raise ValueError(f"one of its columns would stand for two of {[*columns]}")
+        twice = sorted({names[place] for place in found if found.count(place) > 1})
+        words = f"the columns {twice} of {path} match several of {[*columns]}"
+        raise ExampleFileError(words, path=path, columns=twice, expected=[*columns])
     return found if columns else [*range(len(names))]
 
 
-def _place(names: Sequence[str], name: str) -> int | None:
+def _place(path: Path, names: Sequence[str], name: str) -> int | None:
     if name in names:
-        _refuse_twice([each for each in names if each == name])
+        _check_unique(path, [each for each in names if each == name])
         return names.index(name)
     bare = [each.strip() for each in names]
     return bare.index(name.strip()) if bare.count(name.strip()) == 1 else None
 
 
-def _refuse_twice(names: Sequence[str]) -> None:
+def _check_unique(path: Path, names: Sequence[str]) -> None:
     if twice := sorted({name for name in names if names.count(name) > 1}):
-        raise ValueError(f"it has the columns {twice} more than once")
+        words = f"{path} has the columns {twice} more than once"
+        raise ExampleFileError(words, path=path, columns=twice)
 
 
-def _number(text: str, line: int, column: str) -> float:
+def _number(path: Path, row: int, column: str, text: str) -> float:
+    """Return a cell as a number; NaN for an empty one."""
     if not text.strip():
         return math.nan
     if not _is_number(text):
-        raise ValueError(f"row {line + 1} has {text!r} in column {column!r}, which is no number")
+        words = f"row {row} of {path} has {text!r} in column {column!r}, which is not a number"
+        raise ExampleFileError(words, path=path, row=row, columns=[column], value=text)
     return float(text)
 
 

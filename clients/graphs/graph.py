@@ -1,9 +1,9 @@
-"""Clients whose examples are nodes, or pairs of nodes, of a graph of their own.
+"""Graph neural networks on a client's graph: node classification and link prediction.
 
-An example is a number: that of a node, or those of the two nodes of a pair. So everything that is
-made for examples (loaders, schedules, proximal_terms, safeguards, any client of this package) works
-for graphs, too; the graph itself is what a :class:`GraphNetwork` looks at to make something of the
-number. It stays on the device like the examples do.
+An example is the number of a node, or the numbers of the two nodes of a pair. So everything that
+works with examples (loaders, schedules, proximal terms, safeguards, every client of this package)
+works with graphs, too. A :class:`GraphNetwork` looks the numbers up in the client's graph, which
+stays on the device like the examples do.
 """
 
 from dataclasses import dataclass
@@ -13,25 +13,28 @@ import torch
 from torch import Tensor, nn
 
 from clients.graphs.neighbor_sampling import Neighbours, sample
+from strategies.errors import ArgumentError
 
 __all__ = ["Graph", "GraphNetwork", "bind"]
 
 
 @dataclass(frozen=True, eq=False)
 class Graph:
-    """A graph that messages are passed on.
+    """A graph for message passing.
 
     Attributes
     ----------
-    features : ``(N, F)`` float32, of the nodes
-    edges : ``(2, E)`` int64, from the nodes of the first row to those of the second; a connection
-        in both directions is two edges. For the prediction of links these are the training edges
-        only: the others must not be seen when they are predicted
+    features : Tensor
+        Features of the nodes, ``(N, F)`` float32.
+    edges : Tensor
+        Edges ``(2, E)`` int64, from the nodes of the first row to those of the second. An
+        undirected edge is two edges. For link prediction, these are the training edges only: the
+        model must not see the edges that it predicts.
 
     Raises
     ------
-    ValueError
-        If shapes or types are others, or an edge names a node that there is not.
+    ArgumentError
+        If a shape or dtype is wrong, or an edge has a node that does not exist.
     """
 
     features: Tensor
@@ -39,31 +42,26 @@ class Graph:
 
     def __post_init__(self) -> None:
         if self.features.ndim != 2 or not self.features.is_floating_point():
-            raise ValueError(
-                f"features must be numbers (nodes, features), got {self.features.dtype} "
-                f"{tuple(self.features.shape)}"
-            )
+            found = f"{self.features.dtype} {tuple(self.features.shape)}"
+            raise ArgumentError("features", found, "floating-point numbers (nodes, features)")
         if self.edges.ndim != 2 or len(self.edges) != 2 or self.edges.dtype != torch.int64:
-            raise ValueError(
-                f"edges must be int64 (2, edges), got {self.edges.dtype} {tuple(self.edges.shape)}"
-            )
-        if self.edges.numel() and not 0 <= int(self.edges.min()) <= int(self.edges.max()) < len(
-            self.features
-        ):
-            raise ValueError(
-                f"edges name nodes {int(self.edges.min())} to {int(self.edges.max())}, but the "
-                f"nodes are 0 to {len(self.features) - 1}"
-            )
+            found = f"{self.edges.dtype} {tuple(self.edges.shape)}"
+            raise ArgumentError("edges", found, "torch.int64 (2, edges)")
+        if self.edges.numel():
+            low, high = map(int, self.edges.aminmax())
+            if low < 0 or high >= len(self.features):
+                wanted = f"between nodes 0 and {len(self.features) - 1}"
+                raise ArgumentError("edges", f"{low} to {high}", wanted)
 
     def __len__(self) -> int:
         return len(self.features)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "Graph":
-        """Return the graph itself: it never changes, and a copied network needs no copy of it."""
+        """Return the graph itself: it is immutable, so a copied network can share it."""
         return self
 
     def on(self, device: torch.device) -> "Graph":
-        """Return the graph on a device, moved there once."""
+        """Return the graph on a device; it is moved there once."""
         if self.features.device == device:
             return self
         moved = self._moved.get(device)
@@ -78,7 +76,7 @@ class Graph:
 
     @property
     def neighbours(self) -> Neighbours:
-        """Who sends messages to whom, in the order that sampling needs; made once."""
+        """The incoming edges of every node, sorted for sampling; computed once."""
         if "_neighbours" not in self.__dict__:
             self.__dict__["_neighbours"] = Neighbours.of(self.edges, len(self))
         return self.__dict__["_neighbours"]  # type: ignore[no-any-return]
@@ -87,31 +85,31 @@ class Graph:
 class GraphNetwork(nn.Module):
     """A network whose inputs are numbers of nodes ``(B,)`` or of pairs of nodes ``(B, 2)``.
 
-    Set :attr:`graph` to the client's graph before it is used. Subclasses say how nodes are
-    encoded, what is told of a node and what of a pair.
+    Set :attr:`graph` to the client's graph before use (:func:`bind`). Subclasses define the encoder
+    of nodes, and the outputs for a node and for a pair.
 
-    In training a graph of more than :attr:`whole` nodes is not passed as a whole: of each node
-    that is needed at most :attr:`fanout` neighbours are looked at, drawn afresh every time from
-    torch's global generator, and of each of those again, for every layer (GraphSAGE, Hamilton et
-    al. 2017, arXiv:1706.02216, algorithm 2). In evaluation it is always the whole graph: a mean
-    over neighbours then has the expectation that it had in training, a sum (GIN) is larger, and
-    weights by degree (GCN) are others.
+    Training on a graph of more than :attr:`whole` nodes uses neighbour sampling: for each node of
+    the batch at most :attr:`fanout` neighbours, and as many for each of these, for every layer
+    (GraphSAGE, Hamilton et al. 2017, arXiv:1706.02216, algorithm 2). They are drawn in every step
+    from torch's global generator. Evaluation always uses the whole graph. Then a mean over
+    neighbours has the same expectation as in training, a sum (GIN) is larger, and weights by degree
+    (GCN) differ.
     """
 
     graph: Graph | None = None
-    """What the examples are nodes of."""
+    """The client's graph."""
 
     layers: int = 1
-    """How far messages travel: number of rounds of message passing."""
+    """Number of layers of message passing."""
 
     whole: int = 20_000
-    """Most nodes of a graph that is passed as a whole in training."""
+    """Largest number of nodes at which training uses the whole graph."""
 
     fanout: int = 10
-    """Most neighbours of a node that are looked at in a larger one."""
+    """Number of sampled neighbours of a node in larger graphs."""
 
     def encode(self, features: Tensor, edges: Tensor) -> Tensor:
-        """Return ``(N, H)`` from features ``(N, F)`` and edges ``(2, E)``."""
+        """Return encodings ``(N, H)`` of nodes from features ``(N, F)`` and edges ``(2, E)``."""
         raise NotImplementedError(f"{type(self).__name__} needs encode(features, edges)")
 
     def classify(self, hidden: Tensor) -> Tensor:
@@ -119,16 +117,16 @@ class GraphNetwork(nn.Module):
         raise NotImplementedError(f"{type(self).__name__} needs classify(hidden) for nodes")
 
     def link(self, left: Tensor, right: Tensor) -> Tensor:
-        """Return logits ``(B,)`` that pairs of nodes ``(B, H)`` and ``(B, H)`` are connected."""
+        """Return logits ``(B,)`` of edges between nodes with encodings ``(B, H)``."""
         raise NotImplementedError(f"{type(self).__name__} needs link(left, right) for pairs")
 
     def forward(self, examples: Tensor) -> Tensor:
-        """Return what is predicted for nodes ``(B,)`` or pairs ``(B, 2)``.
+        """Return the outputs for nodes ``(B,)`` or pairs of nodes ``(B, 2)``.
 
         Raises
         ------
         RuntimeError
-            If there is no graph.
+            If :attr:`graph` is not set.
         """
         if self.graph is None:
             raise RuntimeError(f"set {type(self).__name__}.graph to the client's graph first")
@@ -147,18 +145,21 @@ class GraphNetwork(nn.Module):
 def bind(
     model: nn.Module, graph: Graph | None, whole: int | None = None, fanout: int | None = None
 ) -> None:
-    """Show a network its client's graph; nothing where there is none.
+    """Give a network its client's graph, if there is one.
 
     Parameters
     ----------
-    model : a :class:`GraphNetwork`, if there is a graph
-    graph : the client's
-    whole, fanout : see :class:`GraphNetwork`; None for what they are
+    model : nn.Module
+        The network; a :class:`GraphNetwork` if there is a graph.
+    graph : Graph or None
+        The client's graph.
+    whole, fanout : int or None, default None
+        See :class:`GraphNetwork`; None keeps the current values.
 
     Raises
     ------
     TypeError
-        If there is a graph, and the network cannot look at it.
+        If there is a graph and the network is not a :class:`GraphNetwork`.
     """
     if isinstance(model, GraphNetwork):
         model.graph = graph
@@ -166,6 +167,6 @@ def bind(
         model.fanout = model.fanout if fanout is None else fanout
     elif graph is not None:
         raise TypeError(
-            f"examples are nodes of a graph, which a {type(model).__name__} cannot look at; "
-            f"make it a clients.GraphNetwork"
+            f"the examples are nodes of a graph, which a {type(model).__name__} cannot use; "
+            f"derive it from clients.GraphNetwork"
         )

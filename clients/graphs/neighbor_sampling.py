@@ -1,4 +1,4 @@
-"""Neighbourhoods drawn from a graph that is too large to be passed as a whole.
+"""Neighbour sampling (GraphSAGE) for graphs that are too large to train on as a whole.
 
 PyG's ``NeighborLoader`` does the same, but needs ``pyg-lib``, which is not on PyPI.
 """
@@ -10,12 +10,14 @@ from torch import Tensor
 
 
 class Neighbours(NamedTuple):
-    """Who sends messages to whom: of node ``i`` it is ``senders[starts[i] : starts[i + 1]]``.
+    """Incoming edges: the neighbours of node ``i`` are ``senders[starts[i] : starts[i + 1]]``.
 
     Attributes
     ----------
-    starts : ``(N + 1,)`` int64
-    senders : ``(E,)`` int64
+    starts : Tensor
+        ``(N + 1,)`` int64.
+    senders : Tensor
+        ``(E,)`` int64.
     """
 
     starts: Tensor
@@ -23,7 +25,7 @@ class Neighbours(NamedTuple):
 
     @classmethod
     def of(cls, edges: Tensor, num_nodes: int) -> "Neighbours":
-        """Return them from edges ``(2, E)``, senders first."""
+        """Sort edges ``(2, E)``, senders in the first row, by receiver."""
         order = edges[1].argsort(stable=True)
         counts = torch.bincount(edges[1], minlength=num_nodes)
         starts = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
@@ -33,20 +35,25 @@ class Neighbours(NamedTuple):
 def sample(
     neighbours: Neighbours, nodes: Tensor, layers: int, fanout: int
 ) -> tuple[Tensor, Tensor]:
-    """Draw a neighbourhood: of every node at most ``fanout`` senders, of each of these again.
+    """Sample a neighbourhood: for every node at most ``fanout`` senders, layer by layer.
 
     Parameters
     ----------
-    neighbours : of the whole graph
-    nodes : ``(B,)`` that messages are wanted at, each once
-    layers : how far messages travel
-    fanout : at least 1; a node with no more senders than that has all of them, of the others
-        ``fanout`` different ones are drawn, each set with the same probability
+    neighbours : Neighbours
+        Incoming edges of the whole graph.
+    nodes : Tensor
+        Distinct nodes ``(B,)`` whose encodings are needed.
+    layers : int
+        Number of layers of message passing.
+    fanout : int
+        At least 1. A node with at most ``fanout`` senders keeps all of them; otherwise ``fanout``
+        distinct ones are drawn, uniformly without replacement.
 
     Returns
     -------
-    the nodes of the neighbourhood, ``nodes`` first; its edges ``(2, E)`` among their places. Only
-    edges into nodes whose message counts are there
+    tuple of 2 Tensor
+        The nodes of the neighbourhood, ``nodes`` first; and the sampled edges ``(2, E)``, as
+        indices into these nodes.
     """
     device = neighbours.starts.device
     known = torch.full((len(neighbours.starts) - 1,), -1, dtype=torch.int64, device=device)
@@ -69,7 +76,7 @@ def _draw(neighbours: Neighbours, nodes: Tensor, fanout: int) -> tuple[Tensor, T
     ends = counts.cumsum(0)
     ranks = torch.arange(len(owners), device=nodes.device) - (ends - counts)[owners]
     edges = first[owners] + ranks
-    # A random order within every node's edges, of which the first few are taken.
+    # A random order within every node's edges, of which the first ``fanout`` are kept.
     keys = torch.rand(len(owners), dtype=torch.float64).to(nodes.device)
     order = torch.argsort(owners + keys, stable=True)
     kept = order[ranks < fanout]

@@ -1,7 +1,7 @@
 """The client of a hierarchical Bayesian model: its own value of a part, under a learned prior."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -13,7 +13,8 @@ from clients.inference.calibration_error import CalibratedClassification
 from clients.inference.fisher import fisher_diagonal
 from clients.inference.gaussian_posterior import Gaussian, PosteriorAverage, Values
 from clients.loaders import Loader
-from clients.personal import PERSONAL_PART, PersonalClient, Scalars
+from clients.local_client import PERSONAL_PART, Scalars
+from clients.personal import LocalRound, PersonalClient
 from clients.proximal import ProximalTerm
 from clients.scopes import Scope, ScopeError, names_of, select
 from clients.state.personal_state import Snapshot, tensor_spec
@@ -47,12 +48,17 @@ def prior_parameters(
     if not names:
         raise ScopeError(
             f"the rule {rule!r} selects no parameter that a prior could be over, only "
-            f"{sorted(chosen)}; choose a part that is trained, such as 'head' or 'all'"
+            f"{sorted(chosen)}; choose a part that is trained, such as 'head' or 'all'",
+            rule=rule,
+            entries=sorted(chosen),
         )
     if odd := [n for n in names if scopes is not None and scopes[n] is not Scope.SHARED]:
         raise ScopeError(
             f"{odd} are to have a prior, which is shared, and are {scopes[odd[0]]} as well; "  # type: ignore[index]
-            f"leave them out of one rule"
+            f"leave them out of one rule",
+            rule=rule,
+            entries=odd,
+            scopes=[scopes[name] for name in odd],  # type: ignore[index]
         )
     return names
 
@@ -115,10 +121,10 @@ class HierarchicalBayesClient(PersonalClient):
         self.personal_names = names_of(scopes, Scope.PERSONAL)
         # The variances stand beside the model's entries, so that they travel as these do.
         variances = {
-            f"{PRIOR_VARIANCE}/{name}": torch.zeros_like(self._entries[name])
+            f"{PRIOR_VARIANCE}/{name}": torch.zeros_like(self.entries[name])
             for name in self.prior_names
         }
-        self._entries = {**self._entries, **variances}
+        self.entries = {**self.entries, **variances}
         self.shared_names = [*names_of(scopes, Scope.SHARED, Scope.GROUP), *variances]
         self._prior = Gaussian({}, {})
         self._precision: Values = {}
@@ -126,20 +132,21 @@ class HierarchicalBayesClient(PersonalClient):
 
     # ------------------------------------------------------------------ training
 
-    def _train(self, server_round: int, before: Snapshot | None) -> tuple[float, Values]:
-        self._take_over(before)
+    def train_locally(self, current: LocalRound) -> tuple[float, Values]:
+        """Train, and say what is kept; as :meth:`PersonalClient.train_locally`."""
+        self._take_over(current.before)
         if not self.num_examples:  # its posterior is the prior, whatever that becomes
-            return math.nan, self._part(PERSONAL_PART, self.personal_names)
-        with self._random(server_round, "train"):
-            loss = self._train_model(self.proximal_terms())
-        with self._random(server_round, "fisher"):
-            self._precision = self._information(self._examples)
+            return math.nan, self.part(PERSONAL_PART, self.personal_names)
+        with self.random(current.number, "train"):
+            loss = self.train_model(self.proximal_terms())
+        with self.random(current.number, "fisher"):
+            self._precision = self._information(self.training_batches)
         variances = self._prior.posterior_variance(self._precision)
         for name, mean in self._prior.mean.items():
-            away = self._entries[name] - mean
-            self._entries[f"{PRIOR_VARIANCE}/{name}"].copy_(variances[name] + away.square())
-        kept = self._part(PERSONAL_PART, self.personal_names)
-        kept |= self._part(OWN_PART, self.prior_names)
+            away = self.entries[name] - mean
+            self.entries[f"{PRIOR_VARIANCE}/{name}"].copy_(variances[name] + away.square())
+        kept = self.part(PERSONAL_PART, self.personal_names)
+        kept |= self.part(OWN_PART, self.prior_names)
         return loss, kept | {f"{PRECISION_PART}/{n}": t.cpu() for n, t in self._precision.items()}
 
     def _take_over(self, before: Snapshot | None) -> None:
@@ -147,14 +154,14 @@ class HierarchicalBayesClient(PersonalClient):
         self._read_prior()
         own, precision = (before.part(p) if before else {} for p in (OWN_PART, PRECISION_PART))
         for name in own:
-            self._entries[name].copy_(own[name])
-            self._precision[name] = precision[name].to(self._entries[name].device)
+            self.entries[name].copy_(own[name])
+            self._precision[name] = precision[name].to(self.entries[name].device)
 
     def _read_prior(self) -> None:
         """Take the received prior; before it has seen examples, a client's posterior is that."""
         self._prior = Gaussian(
-            {n: self._entries[n].clone() for n in self.prior_names},
-            {n: self._entries[f"{PRIOR_VARIANCE}/{n}"].clone() for n in self.prior_names},
+            {n: self.entries[n].clone() for n in self.prior_names},
+            {n: self.entries[f"{PRIOR_VARIANCE}/{n}"].clone() for n in self.prior_names},
         )
         self._precision = {n: torch.zeros_like(v) for n, v in self._prior.mean.items()}
 
@@ -174,47 +181,45 @@ class HierarchicalBayesClient(PersonalClient):
 
     # ------------------------------------------------------------------ evaluation
 
-    def _personalize(
-        self, server_round: int, last: bool, before: Snapshot | None
-    ) -> tuple[Scalars, Evaluation | None]:
-        self._take_over(before)
+    def personalize(self, current: LocalRound) -> tuple[Scalars, Evaluation | None]:
+        """Put the client's own model together; as :meth:`PersonalClient.personalize`."""
+        self._take_over(current.before)
         return {
             "shrinkage": self._prior.shrinkage(self._precision),
-            "prior-distance": self._prior.distance(self._entries),
+            "prior-distance": self._prior.distance(self.entries),
         }, None
 
-    def _predictor(self) -> nn.Module:
+    def predictor(self) -> nn.Module:
         """Return the model, or the average over draws of the posterior."""
         if not self.posterior_samples:
             return self.model
         posterior = Gaussian(
-            {name: self._entries[name] for name in self.prior_names},
+            {name: self.entries[name] for name in self.prior_names},
             self._prior.posterior_variance(self._precision),
         )
         draws = [posterior.draw() for _ in range(self.posterior_samples)]
         return PosteriorAverage(self.model, draws, self.task)
 
-    def _join(self, examples: int, steps: int) -> None:
+    def adapt(self, examples: int, steps: int) -> None:
         """Fit the part with a prior (and what is personal) on a few examples, from the prior."""
         self._read_prior()
         few = self.num_examples if examples == ALL else min(examples, self.num_examples)
         self._fitted_on = few
-        super()._join(few, steps)
+        super().adapt(few, steps)
         if few:
-            with self._random(0, "join"):  # the same examples again
-                inputs, targets, _ = take_examples(self._examples, few)
+            with self.random(0, "join"):  # the same examples again
+                inputs, targets, _ = take_examples(self.training_batches, few)
             self._precision = self._information([(inputs, targets)])
 
     # ------------------------------------------------------------------ the inside
 
-    def _expected(self) -> Spec:
-        specs: Spec = tensor_spec({n: self._entries[n] for n in self.prior_names})
+    def kept_spec(self) -> Spec:
+        """Return names, shapes and dtypes of what is kept."""
+        specs: Spec = tensor_spec({n: self.entries[n] for n in self.prior_names})
         parts = (OWN_PART, PRECISION_PART)
-        return super()._expected() | {f"{p}/{n}": spec for p in parts for n, spec in specs.items()}
-
-    def _unguarded_parts(self) -> Sequence[str]:
-        return (OWN_PART,)  # it is sent, for the prior's mean
+        return super().kept_spec() | {f"{p}/{n}": spec for p in parts for n, spec in specs.items()}
 
     @property
-    def _keeps_state(self) -> bool:
+    def keeps_state(self) -> bool:
+        """Whether there is anything to keep."""
         return True

@@ -12,7 +12,8 @@ from clients.adaptation import ALL
 from clients.evaluation import Evaluation, evaluate
 from clients.inference.softmax_laplace import laplace
 from clients.linear_client import LinearClient, numbers
-from clients.personal import NDArrays, Scalars
+from clients.local_client import NDArrays, Scalars
+from clients.personal import LocalRound
 from clients.state.personal_state import Snapshot
 from clients.task import Regression
 from strategies.errors import ArgumentError
@@ -99,7 +100,9 @@ class HierarchicalLinearClient(LinearClient):
 
     # ------------------------------------------------------------------ what a message asks for
 
-    def _load(self, parameters: NDArrays, before: int = 0, stored: bool = True) -> Snapshot | None:
+    def receive(
+        self, parameters: NDArrays, before: int = 0, stored: bool = True
+    ) -> Snapshot | None:
         """Take over the received prior; the model is its mean."""
         if len(parameters) != len(self.shared_names):
             raise ValueError(f"received {len(parameters)} arrays instead of {self.shared_names}")
@@ -115,7 +118,8 @@ class HierarchicalLinearClient(LinearClient):
         self._put(prior.mean)
         return None
 
-    def _train(self, server_round: int, before: Snapshot | None) -> tuple[float, dict[str, Tensor]]:
+    def train_locally(self, current: LocalRound) -> tuple[float, dict[str, Tensor]]:
+        """Train, and say what is kept; as :meth:`PersonalClient.train_locally`."""
         own = self._moments(ALL)
         if self.protocol == "one-shot":
             self._outgoing = moments_arrays(own)
@@ -125,19 +129,18 @@ class HierarchicalLinearClient(LinearClient):
                 told = replace(told, noise=np.full(2, float(own.examples)))
             self._outgoing = contribution_arrays(told)
         self._put(posterior(own, self._prior).mean)
-        with self._random(server_round, "train"):
-            return evaluate(self.model, self._examples, self.task).loss, {}
+        with self.random(current.number, "train"):
+            return evaluate(self.model, self.training_batches, self.task).loss, {}
 
-    def _personalize(
-        self, server_round: int, last: bool, before: Snapshot | None
-    ) -> tuple[Scalars, Evaluation | None]:
+    def personalize(self, current: LocalRound) -> tuple[Scalars, Evaluation | None]:
+        """Put the client's own model together; as :meth:`PersonalClient.personalize`."""
         found = posterior(self._moments(ALL), self._prior)
         self._put(found.mean)
         distance = float(np.linalg.norm(found.mean - self._prior.mean))
         about: Scalars = {"shrinkage": float(shrinkage(found)), "prior-distance": distance}
         return about | (self._intervals(found) if self.is_regression else {}), None
 
-    def _join(self, examples: int, steps: int) -> None:
+    def adapt(self, examples: int, steps: int) -> None:
         """Take the posterior of a few examples; there are no steps to be taken."""
         self._put(posterior(self._moments(examples), self._prior).mean)
 

@@ -1,4 +1,4 @@
-"""Does a classifier know how sure it may be? The expected calibration error."""
+"""Expected calibration error (ECE) of classifiers."""
 
 import math
 
@@ -8,21 +8,26 @@ from torch import Tensor
 from clients.task import Classification
 
 BINS = 15
+"""Number of bins of the confidence."""
 
 
 def calibration_gaps(confidence: Tensor, right: Tensor, bins: int = BINS) -> Tensor:
-    """Return, for each bin of the confidence, how much oftener answers were right than claimed.
+    """Return the sum of accuracy less confidence in each bin of the confidence.
 
     Parameters
     ----------
-    confidence : ``(N,)``, the probability of the predicted class, in [0, 1]
-    right : ``(N,)``, whether that was the class
-    bins : number of bins of equal width, each open below: ``((m - 1) / bins, m / bins]``
+    confidence : Tensor
+        Probability of the predicted class, ``(N,)``, in [0, 1].
+    right : Tensor
+        Whether the prediction was correct, ``(N,)``.
+    bins : int, default BINS
+        Number of bins of equal width, ``((m - 1) / bins, m / bins]``.
 
     Returns
     -------
-    ``(bins,)`` float64, the sum of ``right - confidence`` over the examples of each bin. Sums of
-    several batches add up
+    Tensor
+        Sums ``(bins,)`` float64 of ``right - confidence`` over the examples of each bin. The sums
+        of several batches add up.
     """
     claimed = confidence.double()
     places = (claimed * bins).ceil().long().sub(1).clamp(0, bins - 1)
@@ -35,24 +40,27 @@ def expected_calibration_error(gaps: Tensor, count: int) -> float:
 
     Parameters
     ----------
-    gaps : from :func:`calibration_gaps`
-    count : ``N``; NaN is returned for 0
+    gaps : Tensor
+        Sums from :func:`calibration_gaps`.
+    count : int
+        Number of examples ``N``; for 0 the result is NaN.
 
     Notes
     -----
-    arXiv:1706.04599. Of few examples it is too large: it is an absolute value, of noise as well.
+    arXiv:1706.04599. With few examples the error is biased upwards, because it is a sum of absolute
+    values, which include noise.
     """
     return float(gaps.abs().sum()) / count if count else math.nan
 
 
 class CalibratedClassification(Classification):
-    """Classes, scored by accuracy and by ``calibration-error``, over :data:`BINS` bins.
+    """Classification, scored by accuracy and by ``calibration-error`` over :data:`BINS` bins.
 
-    Both are NaN unless outputs are logits ``(N, classes)`` and targets whole numbers.
+    Both are NaN unless outputs are logits ``(N, classes)`` and targets are integers.
     """
 
     def sums(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """Return the number of right answers, and the gaps of all bins."""
+        """Return the number of correct predictions and the gaps of all bins, ``(1 + BINS,)``."""
         answers = super().sums(outputs, targets)
         if bool(answers.isnan().any()):
             return torch.full((1 + BINS,), math.nan, dtype=torch.float64)

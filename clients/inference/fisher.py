@@ -1,4 +1,4 @@
-"""How much each parameter matters for what a model predicts: the diagonal of the Fisher matrix."""
+"""Diagonal of the Fisher information matrix: the importance of each parameter for predictions."""
 
 from collections.abc import Collection, Iterator, Mapping
 
@@ -14,13 +14,14 @@ from clients.training import device_of
 __all__ = ["fisher_diagonal"]
 
 GRADIENT_VALUES = 2**22
-"""Values of per-example gradients that are held at once (16 MB of float32)."""
+"""Largest number of per-example gradient values in memory at once (16 MB of float32)."""
 
 MOST_AT_ONCE = 256
-"""Examples, whose activations take memory too."""
+"""Largest number of examples at once, because activations take memory too."""
 
 GRAPH_VALUES = 2**26
-"""The same of a graph, all of whose nodes and edges have a gradient for every example (256 MB)."""
+"""As :data:`GRADIENT_VALUES`, for the nodes and edges of a graph (256 MB): all of them have a
+gradient for every example."""
 
 
 def fisher_diagonal(
@@ -33,23 +34,29 @@ def fisher_diagonal(
 ) -> dict[str, Tensor]:
     """Return ``F_j = mean_n E_{y ~ p(y|x_n)} (d log p(y|x_n) / d theta_j)^2`` (Kirkpatrick 2017).
 
-    The expectation is over what the *model* predicts, not over the labels, so it does not vanish
-    where the model fits its labels; and every example's gradient is squared by itself (the square
-    of a batch's mean gradient is another thing, and about a batch size too small). The model is in
-    eval mode meanwhile: batch norm uses its running statistics, dropout is off.
+    The expectation is over the *model's* predictive distribution, not over the labels, so it does
+    not vanish if the model fits its labels. The gradient of every example is squared separately
+    (the square of a batch's mean gradient is too small, by about the batch size). The model is in
+    eval mode during the computation: batch norm uses its running statistics, dropout is off.
 
     Parameters
     ----------
-    model : on its device; parameters without ``requires_grad`` are left out
-    loader : yields batches of the examples, once
-    task : says what the model holds possible, and its loss
-    samples : draw so many labels for each example from the model's prediction; 0 takes the exact
-        expectation, at the price of a gradient for every class
-    names : the parameters to take it of; all by default
+    model : nn.Module
+        The model, on its device. Parameters without ``requires_grad`` are left out.
+    loader : Loader
+        Batches of the examples; it is iterated once.
+    task : Task, default Classification()
+        Defines the loss and the predictive distribution.
+    samples : int, default 0
+        Number of labels to draw for each example from the model's prediction. 0 computes the exact
+        expectation, which takes a gradient for every class.
+    names : collection of str or None, default None
+        Names of the parameters; all by default.
 
     Returns
     -------
-    parameter name -> tensor of its shape, >= 0; zeros without examples
+    dict of str to Tensor
+        Parameter name -> tensor of its shape, >= 0. Without examples it is zero.
     """
     parameters = {
         name: parameter.detach()
@@ -86,9 +93,9 @@ def fisher_diagonal(
 
 
 def normalized(fisher: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return the Fisher divided by its mean over all parameters, so that strengths have one scale.
+    """Divide the Fisher information by its mean over all parameters.
 
-    Without it the scale of ``lambda`` would depend on the network and on how sure it is. All zeros
+    Otherwise the scale of ``lambda`` would depend on the network and on its confidence. All zeros
     stay zeros.
     """
     count = sum(value.numel() for value in fisher.values())
@@ -97,7 +104,7 @@ def normalized(fisher: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _at_once(model: nn.Module, parameters: Mapping[str, Tensor]) -> int:
-    """Return how many examples' gradients are taken at once, so that memory suffices."""
+    """Return the number of examples whose gradients fit in memory at once."""
     size = min(MOST_AT_ONCE, GRADIENT_VALUES // max(1, sum(p.numel() for p in parameters.values())))
     if isinstance(model, GraphNetwork) and model.graph is not None:
         width = max((len(p) for p in parameters.values() if p.ndim), default=1)
@@ -107,7 +114,7 @@ def _at_once(model: nn.Module, parameters: Mapping[str, Tensor]) -> int:
 
 
 def _gathered(loader: Loader, size: int, device: torch.device) -> Iterator[Tensor]:
-    """Yield the inputs of several batches together, at least ``size`` examples where there are."""
+    """Merge the inputs of batches to at least ``size`` examples, if there are as many."""
     held: list[Tensor] = []
     for batch in loader:
         held.append(batch[0])
@@ -119,6 +126,6 @@ def _gathered(loader: Loader, size: int, device: torch.device) -> Iterator[Tenso
 
 
 def _draw(targets: Tensor, shares: Tensor, samples: int) -> tuple[Tensor, Tensor]:
-    """Draw outcomes ``(samples, N)`` from what the model holds possible."""
+    """Draw outcomes ``(samples, N)`` from the predictive distribution."""
     places = torch.multinomial(shares.T, samples, replacement=True).T
     return targets.gather(0, places), shares.new_full(places.shape, 1.0 / samples)

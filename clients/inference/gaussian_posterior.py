@@ -1,4 +1,4 @@
-"""Diagonal Gaussians over parameters, as priors and posteriors, and what they predict."""
+"""Diagonal Gaussian priors and posteriors over parameters, and their predictive averages."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -21,47 +21,49 @@ class Gaussian:
 
     Attributes
     ----------
-    mean, variance : name -> tensor of the parameter's shape; variances >= 0
+    mean, variance : mapping of str to Tensor
+        Name -> tensor of the parameter's shape. Variances are >= 0.
     """
 
     mean: Mapping[str, Tensor]
     variance: Mapping[str, Tensor]
 
     def proximal_term(self, num_examples: int) -> ProximalTerm:
-        """Return the pull that it is, as a prior, beside the mean loss of ``n`` examples.
+        """Return this prior as a proximal term of the mean loss over ``n`` examples.
 
         The negative log posterior is ``n f(theta) + sum_j (theta_j - mu_j)^2 / (2 v_j)`` with the
-        mean loss ``f``; divided by ``n`` that is a strength of ``1 / (n v_j)``.
+        mean loss ``f``. Divided by ``n``, the second part has the strength ``1 / (n v_j)``.
         """
         strength = {name: (num_examples * v).reciprocal() for name, v in self.variance.items()}
         return ProximalTerm(self.mean, strength)
 
     def posterior_variance(self, precision: Mapping[str, Tensor]) -> Values:
-        """Return ``1 / (1 / v_j + h_j)`` (Laplace's approximation), with this as the prior.
+        """Return the variances of Laplace's approximation with this prior, ``1 / (1 / v_j + h_j)``.
 
         Parameters
         ----------
-        precision : name -> ``h >= 0``, what the data say: examples times their Fisher information
+        precision : mapping of str to Tensor
+            Name -> ``h >= 0``: number of examples times Fisher information.
         """
         return {n: (v.reciprocal() + precision[n]).reciprocal() for n, v in self.variance.items()}
 
     def shrinkage(self, precision: Mapping[str, Tensor]) -> float:
         """Return the mean over all parameters of posterior over prior variance, in [0, 1].
 
-        1: the data say nothing, 0: they say everything. Parameters as in
-        :meth:`posterior_variance`.
+        1 means that the data have no information, 0 that they determine the parameters. For the
+        argument see :meth:`posterior_variance`.
         """
         shares = [(1 + v * precision[n]).reciprocal().sum() for n, v in self.variance.items()]
         count = sum(v.numel() for v in self.variance.values())
         return float(torch.stack(shares).sum()) / count if count else math.nan
 
     def distance(self, values: Mapping[str, Tensor]) -> float:
-        """Return the Euclidean distance of values from the mean."""
+        """Return the Euclidean distance of parameter values from the mean."""
         squares = [(values[n] - mean).square().sum() for n, mean in self.mean.items()]
         return float(torch.stack(squares).sum().sqrt())
 
     def draw(self) -> Values:
-        """Return one draw, from torch's global generator of the CPU whatever the device."""
+        """Return one draw, from torch's global CPU generator on every device."""
         return {
             name: mean + self.variance[name].sqrt() * torch.randn(mean.shape).to(mean)
             for name, mean in self.mean.items()
@@ -69,13 +71,14 @@ class Gaussian:
 
 
 def mixture(outputs: Tensor) -> Tensor:
-    """Return the log of the mean probability of each class.
+    """Return the log of the mean probability of each class, ``(N, classes)``.
 
     Its cross entropy is the negative log likelihood of the mixture.
 
     Parameters
     ----------
-    outputs : logits ``(draws, N, classes)``
+    outputs : Tensor
+        Logits ``(draws, N, classes)``.
     """
     return outputs.log_softmax(dim=2).logsumexp(dim=0) - math.log(len(outputs))
 
@@ -86,18 +89,21 @@ def mean_output(outputs: Tensor) -> Tensor:
 
 
 def averaging(task: Task) -> Callable[[Tensor], Tensor]:
-    """Return what is averaged over draws ``(draws, N, ...)``: probabilities, or outputs."""
+    """Return the average over draws that suits a task: of probabilities, or of outputs."""
     return mixture if isinstance(task, Classification) else mean_output
 
 
 class PosteriorAverage(nn.Module):
-    """Predict by the average over several values of a model's parameters.
+    """Bayesian model average: the average prediction over draws of a model's parameters.
 
     Parameters
     ----------
-    model : its other parameters are taken as they stand
-    draws : values of some of its parameters, at least one
-    task : decides what is averaged: probabilities of classes, or outputs
+    model : nn.Module
+        The model. Parameters that are not drawn keep their values.
+    draws : sequence of Values
+        Draws of some of its parameters, at least one.
+    task : Task
+        Determines the average: of probabilities of classes, or of outputs.
     """
 
     def __init__(self, model: nn.Module, draws: Sequence[Values], task: Task) -> None:
@@ -107,6 +113,6 @@ class PosteriorAverage(nn.Module):
         self.average = averaging(task)
 
     def forward(self, inputs: Tensor) -> Tensor:
-        """Return averaged outputs, as one model would: logits ``(N, classes)``, or numbers."""
+        """Return averaged outputs in the form of one model's: log probabilities or numbers."""
         outputs = [functional_call(self.model, values, (inputs,)) for values in self.draws]
         return self.average(torch.stack(outputs))

@@ -1,7 +1,7 @@
-"""Logistic regression under a Gaussian prior: the mode by Newton's method, and Laplace's moments.
+"""Laplace approximation of softmax regression with a Gaussian prior, by Newton's method.
 
-A model of ``K`` classes has coefficients ``theta`` ``(K, d)``, kept as one vector ``(K d,)``, and
-``p(y = k | x) = softmax(theta x)_k``; two classes are no special case.
+A model of ``K`` classes has coefficients ``theta`` ``(K, d)``, stored as a vector ``(K d,)``, and
+``p(y = k | x) = softmax(theta x)_k``. Two classes are not a special case.
 """
 
 from typing import Any
@@ -12,16 +12,16 @@ from numpy.typing import NDArray
 from strategies.hierarchical.mixed_effects import Floats, Moments, Prior, symmetric
 
 MOST_STEPS = 100
-"""Of Newton's method; some ten are usual."""
+"""Largest number of Newton steps; about ten are usual."""
 
 TOLERANCE = 1e-10
-"""Ends the search where the gradient, in units of the prior, is below."""
+"""Newton's method stops if the gradient, in units of the prior, is smaller."""
 
 SHORTEST_STEP = 1e-6
-"""Of a whole one."""
+"""Shortest damped step, relative to a full one."""
 
 ROUNDING = 1e-12
-"""Relative; near the mode heights differ by less, and a whole step is the best there is."""
+"""Relative rounding error of the objective, which a step may increase it by."""
 
 Labels = NDArray[np.int64]
 
@@ -31,9 +31,12 @@ def log_likelihood(coefficients: Floats, inputs: Floats, labels: Labels) -> floa
 
     Parameters
     ----------
-    coefficients : ``(K d,)``
-    inputs : ``(n, d)``
-    labels : ``(n,)``, in ``0..K-1``
+    coefficients : ndarray
+        Coefficients ``(K d,)``.
+    inputs : ndarray
+        Features ``(n, d)``.
+    labels : ndarray
+        Classes ``(n,)``, in ``0..K-1``.
     """
     logarithms = _log_softmax(coefficients, inputs)
     return float(np.take_along_axis(logarithms, labels[:, None], axis=1).sum())
@@ -46,7 +49,8 @@ def derivatives(coefficients: Floats, inputs: Floats, labels: Labels) -> tuple[F
 
     Parameters
     ----------
-    coefficients, inputs, labels : as in :func:`log_likelihood`
+    coefficients, inputs, labels : ndarray
+        As in :func:`log_likelihood`.
     """
     shares = np.exp(_log_softmax(coefficients, inputs))
     classes, size = shares.shape[1], len(coefficients)
@@ -61,41 +65,43 @@ def derivatives(coefficients: Floats, inputs: Floats, labels: Labels) -> tuple[F
 
 
 def mode(inputs: Floats, labels: Labels, prior: Prior) -> Floats:
-    """Return the coefficients of the highest posterior density, ``(K d,)``.
+    """Return the posterior mode of the coefficients, ``(K d,)``.
 
-    Damped Newton's method on ``-log p(y | theta) + w^T Sigma w / 2`` with ``theta = mu + Sigma w``,
-    which is convex and in need of no inverse of ``Sigma``: at the mode ``w`` is the gradient of the
-    log likelihood. A step is halved until it goes down.
+    Damped Newton's method on ``-log p(y | theta) + w^T Sigma w / 2`` with ``theta = mu + Sigma w``.
+    The objective is convex and needs no inverse of ``Sigma``; at the mode, ``w`` is the gradient of
+    the log likelihood. A step is halved until the objective decreases.
 
     Parameters
     ----------
-    inputs, labels : as in :func:`log_likelihood`
-    prior : of the coefficients
+    inputs, labels : ndarray
+        As in :func:`log_likelihood`.
+    prior : Prior
+        Prior of the coefficients.
     """
-    pull = np.zeros_like(prior.mean)
+    dual = np.zeros_like(prior.mean)  # w
     place = prior.mean
     lowest: Any = -log_likelihood(prior.mean, inputs, labels)
     for _ in range(MOST_STEPS):
         gradient, hessian = derivatives(place, inputs, labels)
-        slope = gradient - pull
+        slope = gradient - dual
         if slope @ prior.covariance @ slope <= TOLERANCE**2:
             break
         system = np.eye(len(place)) + _product(hessian, prior.covariance)
         step = np.linalg.solve(system, slope)
         size = 1.0
         while size > SHORTEST_STEP:
-            tried = pull + size * step
+            tried = dual + size * step
             shift = prior.covariance @ tried
             height = tried @ shift / 2 - log_likelihood(prior.mean + shift, inputs, labels)
             if height <= lowest + ROUNDING * (1 + abs(lowest)):
                 break
             size /= 2
-        pull, place, lowest = tried, prior.mean + shift, height
+        dual, place, lowest = tried, prior.mean + shift, height
     return place
 
 
 def _product(hessian: Floats, covariance: Floats) -> Floats:
-    """Return ``H Sigma``; quickly where no coefficients go together, as is usual for classes."""
+    """Return ``H Sigma``, with a shortcut for a diagonal ``Sigma``, the usual case for classes."""
     diagonal = np.diag(covariance)
     if np.count_nonzero(covariance) == np.count_nonzero(diagonal):
         return hessian * diagonal
@@ -103,16 +109,17 @@ def _product(hessian: Floats, covariance: Floats) -> Floats:
 
 
 def laplace(inputs: Floats, labels: Labels, prior: Prior) -> Moments:
-    """Return moments that make the Gaussian posterior Laplace's approximation at the mode.
+    """Return the moments whose Gaussian posterior is Laplace's approximation at the mode.
 
     ``A = H``, the negative Hessian at the mode ``m``, and ``b = H m + g`` with the gradient ``g``
-    there: the log likelihood to second order around ``m``, as if it was that of a regression with
-    ``s2 = 1``. Then :func:`strategies.hierarchical.mixed_effects.posterior` gives ``m`` back, and
-    ``V = (Sigma^-1 + H)^-1``. Their ``y^T y`` says nothing.
+    at ``m``. This is the log likelihood to second order around ``m``, written as that of a linear
+    regression with ``s2 = 1``. :func:`strategies.hierarchical.mixed_effects.posterior` then returns
+    the mean ``m`` and ``V = (Sigma^-1 + H)^-1``. ``y^T y`` is set to 0 and has no meaning.
 
     Parameters
     ----------
-    inputs, labels, prior : as in :func:`mode`
+    inputs, labels, prior : ndarray
+        As in :func:`mode`.
     """
     best = mode(inputs, labels, prior)
     gradient, hessian = derivatives(best, inputs, labels)
@@ -121,7 +128,7 @@ def laplace(inputs: Floats, labels: Labels, prior: Prior) -> Moments:
 
 
 def _log_softmax(coefficients: Floats, inputs: Floats) -> Floats:
-    """Return the logarithm of the probability of every class, ``(n, K)``."""
+    """Return the log probability of every class, ``(n, K)``."""
     logits = inputs @ coefficients.reshape(-1, inputs.shape[1]).T
     logits = logits - logits.max(axis=1, keepdims=True)
     logarithms: Floats = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))

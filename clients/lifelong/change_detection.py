@@ -1,4 +1,4 @@
-"""Has the task changed? A test on the losses of a model that nobody has told."""
+"""Detection of task changes: Welch's t-test on the losses of a model."""
 
 from dataclasses import dataclass
 
@@ -11,27 +11,27 @@ from clients.task import Task
 from clients.training import device_of
 
 SIGNIFICANCE = 1e-3
-"""Share of false alarms that the test allows itself, where losses are about normal."""
+"""Significance level: the rate of false alarms if losses are approximately normal."""
 
 FEWEST = 4
-"""Examples on either side; with fewer there is no test."""
+"""Least number of examples on both sides; with fewer there is no test."""
 
 
 @dataclass(frozen=True)
 class LossStatistics:
-    """A model's losses on single examples: their number, mean and (unbiased) variance."""
+    """Number, mean and unbiased variance of a model's losses on single examples."""
 
     count: int
     mean: float
     variance: float
 
     def tensor(self) -> Tensor:
-        """Return the three numbers, float64."""
+        """Return count, mean and variance, ``(3,)`` float64."""
         return torch.tensor([self.count, self.mean, self.variance], dtype=torch.float64)
 
     @staticmethod
     def of(values: Tensor) -> "LossStatistics":
-        """Return what :meth:`tensor` returned."""
+        """Restore the statistics from :meth:`tensor`."""
         count, mean, variance = values.tolist()
         return LossStatistics(int(count), mean, variance)
 
@@ -52,9 +52,9 @@ def loss_statistics(model: nn.Module, loader: Loader, task: Task) -> LossStatist
 def has_jumped(before: LossStatistics, now: LossStatistics) -> bool:
     """Return whether the mean loss has risen: Welch's one-sided t-test at :data:`SIGNIFICANCE`.
 
-    ``t = (m1 - m0) / sqrt(s1^2/n1 + s0^2/n0)`` with Welch's degrees of freedom (Welch 1947).
-    Without :data:`FEWEST` examples on both sides it has not; without any variance it has if the
-    mean is higher at all.
+    ``t = (m1 - m0) / sqrt(s1^2/n1 + s0^2/n0)`` with Welch's degrees of freedom (Welch 1947,
+    Biometrika 34). With fewer than :data:`FEWEST` examples on a side the result is False. If both
+    variances are zero, any increase of the mean counts.
     """
     if min(before.count, now.count) < FEWEST:
         return False

@@ -11,7 +11,8 @@ from clients.evaluation import Evaluation
 from clients.inference.fisher import fisher_diagonal, normalized
 from clients.lifelong.change_detection import LossStatistics, has_jumped, loss_statistics
 from clients.loaders import Loader, count_examples
-from clients.personal import Scalars
+from clients.local_client import Scalars
+from clients.personal import LocalRound
 from clients.personalized_models.local_model import LocalModelClient, Values
 from clients.proximal import ProximalTerm
 from clients.scopes import Scope
@@ -84,26 +85,27 @@ class LifelongClient(LocalModelClient):
         self.task_id = task_id
         super().__init__(*args, **kwargs)
 
-    def _train(self, server_round: int, before: Snapshot | None) -> tuple[float, Values]:
+    def train_locally(self, current: LocalRound) -> tuple[float, Values]:
+        """Train, and say what is kept; as :meth:`PersonalClient.train_locally`."""
         received, group = self._values(), self.proximal_terms()
-        self._put(self._own("own", before, received))
-        kept = dict(before.arrays) if before else {}
+        self._put(self._own("own", current.before, received))
+        kept = dict(current.before.arrays) if current.before else {}
         if not self.num_examples:  # nothing to learn, and nothing to tell a change by
             return math.nan, kept
-        if before is not None and self._has_changed(server_round, kept):
-            kept |= self._consolidated(before)
+        if current.before is not None and self._has_changed(current.number, kept):
+            kept |= self._consolidated(current.before)
             kept[TASKS] = kept[TASKS] + 1
         memory = self._memory(kept)
-        with self._random(server_round, "train"):
-            loss = self._train_model([*group, *memory], **(self._fixed_buffers() if memory else {}))
-        with self._random(server_round, "fisher"):
+        with self.random(current.number, "train"):
+            loss = self.train_model([*group, *memory], **(self._fixed_buffers() if memory else {}))
+        with self.random(current.number, "fisher"):
             kept |= self._importance(kept)
             reference = loss_statistics(self.model, self._held_out, self.task)
-        kept |= self._part("own", self._entries)
+        kept |= self.part("own", self.entries)
         kept[TASK] = torch.tensor(-1 if self.task_id is None else self.task_id)
         kept.setdefault(TASKS, torch.tensor(1))
         kept[LOSSES] = reference.tensor()
-        self._put(self._contribution(received, self._last("own", before)))
+        self._put(self._contribution(received, self._last("own", current.before)))
         return loss, kept
 
     def _fixed_buffers(self) -> dict[str, Any]:
@@ -113,7 +115,7 @@ class LifelongClient(LocalModelClient):
         same parameters would be another model, and no pull could preserve it.
         """
         parameters = dict(self.model.named_parameters())
-        buffers = {name: Scope.PERSONAL for name in self._entries if name not in parameters}
+        buffers = {name: Scope.PERSONAL for name in self.entries if name not in parameters}
         moving = frozenset({Scope.SHARED, Scope.GROUP})
         return {
             "scopes": {**self.scopes, **buffers},
@@ -127,21 +129,23 @@ class LifelongClient(LocalModelClient):
         """
         if self.lambda_ == 0.0:
             return {n: torch.zeros_like(t) for n, t in kept.items() if n.startswith("recent/")}
-        found = fisher_diagonal(self.model, self._examples, self.task, samples=self.fisher_samples)
+        found = fisher_diagonal(
+            self.model, self.training_batches, self.task, samples=self.fisher_samples
+        )
         return {f"recent/{name}": value.cpu() for name, value in normalized(found).items()}
 
     def _has_changed(self, server_round: int, kept: Values) -> bool:
         """Return whether the examples at hand are of another task than those of the last round."""
         if self.task_id is not None:
             return self.task_id != int(kept[TASK])
-        with self._random(server_round, "change"):
-            now = loss_statistics(self.model, self._examples, self.task)
+        with self.random(server_round, "change"):
+            now = loss_statistics(self.model, self.training_batches, self.task)
         return has_jumped(LossStatistics.of(kept[LOSSES]), now)
 
     @property
     def _held_out(self) -> Loader:
         validation = self.validation_loader
-        return validation if validation and count_examples(validation) else self._examples
+        return validation if validation and count_examples(validation) else self.training_batches
 
     def _consolidated(self, before: Snapshot) -> Values:
         """Make the last task part of what is remembered."""
@@ -158,7 +162,7 @@ class LifelongClient(LocalModelClient):
         anchor, fisher = memory.part("anchor"), memory.part("fisher")
         if not anchor or self.lambda_ == 0.0:
             return []
-        device = next(iter(self._entries.values())).device
+        device = next(iter(self.entries.values())).device
         return [
             ProximalTerm(
                 {name: value.to(device) for name, value in anchor.items()},
@@ -166,24 +170,21 @@ class LifelongClient(LocalModelClient):
             )
         ]
 
-    def _personalize(
-        self, server_round: int, last: bool, before: Snapshot | None
-    ) -> tuple[Scalars, Evaluation | None]:
-        self._put(self._own("own", before, self._values()))
-        return {"tasks": int(before.arrays.get(TASKS, 1)) if before else 1}, None
+    def personalize(self, current: LocalRound) -> tuple[Scalars, Evaluation | None]:
+        """Put the client's own model together; as :meth:`PersonalClient.personalize`."""
+        self._put(self._own("own", current.before, self._values()))
+        return {"tasks": int(current.before.arrays.get(TASKS, 1)) if current.before else 1}, None
 
-    def _way_in(self) -> tuple[frozenset[Scope], list[ProximalTerm]]:
+    def adaptation(self) -> tuple[frozenset[Scope], list[ProximalTerm]]:
         """An unseen client takes the received model as its own, and trains it near the group."""
         return EVERYTHING, self.proximal_terms()
 
-    def _unguarded_parts(self) -> tuple[str, ...]:
-        return *super()._unguarded_parts(), "anchor"  # which was sent in a round before
-
-    def _expected(self) -> Spec:
+    def kept_spec(self) -> Spec:
+        """Return names, shapes and dtypes of what is kept."""
         specs = tensor_spec(dict(self.model.named_parameters()))
         parts = ("anchor", "fisher", "recent")
         return (
-            super()._expected()
+            super().kept_spec()
             | {f"{part}/{name}": spec for part in parts for name, spec in specs.items()}
             | {TASK: ((), "int64"), TASKS: ((), "int64"), LOSSES: ((3,), "float64")}
         )

@@ -1,7 +1,8 @@
-"""How well a client sees: values that are missing, readings that are off. Told, never assumed.
+"""Data quality of a client: missing values, measurement noise, reliability; regression calibration.
 
-A reading is ``W = X + U``, the true value and an error of mean zero that has nothing to do with it.
-Its reliability is ``var X / var W`` (Fuller 1987, Measurement Error Models, section 1.1).
+A measurement is ``W = X + U``: the true value plus an independent error of mean zero. Its
+reliability is ``var X / var W`` (Fuller 1987, Measurement Error Models, section 1.1). The client
+declares the noise, or estimates it from replicates; it is never assumed.
 """
 
 import math
@@ -10,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from strategies.errors import ArgumentError
 from strategies.measurement_error.corrected_moments import reliable_axes
 
 Floats = NDArray[np.float64]
@@ -17,22 +19,26 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True, eq=False)
 class DataQuality:
-    """What a client tells of the quality of its training examples.
+    """Quality of a client's training examples, as it reports it.
 
     Attributes
     ----------
-    examples : number of training examples
-    missing_rate : share of the features' values that are missing, 0 to 1
-    noise : ``(d,)`` float64, variance of the error of each feature of an example, in the unit that
-        the model sees; 0 for exact readings. A value that was filled in has none: of a feature that
-        is known of a share ``p`` of the examples it is ``p`` times that of a reading
-    reliability : ``(d,)`` float64, share of the variance of each feature's readings that is the
-        true values', 0 to 1
+    examples : int
+        Number of training examples.
+    missing_rate : float
+        Share of missing values among all features of all examples, 0 to 1.
+    noise : ndarray
+        Error variance of each feature, ``(d,)`` float64, in the unit that the model sees; 0 for
+        exact measurements. Imputed values have no measurement error: if a feature is known for a
+        share ``p`` of the examples, its noise is ``p`` times that of a measurement.
+    reliability : ndarray
+        Reliability of each feature's measurements, ``(d,)`` float64, 0 to 1.
 
     Raises
     ------
-    ValueError
-        If a share is outside of 0 to 1, a variance is negative, or one of them is not finite.
+    ArgumentError
+        If a share is not in [0, 1], if a variance is negative or not finite, or if the shapes
+        differ.
     """
 
     examples: int
@@ -42,66 +48,66 @@ class DataQuality:
 
     def __post_init__(self) -> None:
         if not 0.0 <= self.missing_rate <= 1.0:
-            raise ValueError(f"missing_rate must be in [0, 1], got {self.missing_rate}")
+            raise ArgumentError("missing_rate", self.missing_rate, "in [0, 1]")
         check_reliability(self.reliability)
         _check_noise(self.noise)
         if self.noise.shape != self.reliability.shape or self.noise.ndim != 1:
-            raise ValueError(
-                f"noise and reliability must be vectors of the same length, they have shapes "
-                f"{self.noise.shape} and {self.reliability.shape}"
-            )
+            shapes = (self.noise.shape, self.reliability.shape)
+            wanted = "those of two vectors of the same length"
+            raise ArgumentError("shapes of noise and reliability", shapes, wanted)
 
     @property
     def mean_reliability(self) -> float:
-        """The mean reliability over the features; 1 without features."""
+        """Mean reliability over the features; 1 without features."""
         return float(self.reliability.mean()) if len(self.reliability) else 1.0
 
     @property
     def effective_examples(self) -> float:
-        """The number of exact and complete examples that would tell as much (approximately).
+        """Number of exact and complete examples with about as much information.
 
-        ``n (1 - missing) reliability``: of a linear model whose readings are calibrated (a reading
-        replaced by the mean of the true value given it) the information on a coefficient, which
-        is the inverse of its variance, is in proportion to this where all features are alike.
+        ``n (1 - missing) reliability``. In a linear model with calibrated measurements (see
+        :func:`calibration`) the information on a coefficient, the inverse of its variance, is
+        proportional to this if all features have the same quality.
         """
         return self.examples * (1.0 - self.missing_rate) * self.mean_reliability
 
 
 def check_reliability(reliability: ArrayLike) -> None:
-    """Raise unless every reliability is a share.
+    """Raise an error unless every reliability is in [0, 1].
 
     Raises
     ------
-    ValueError
-        If one is below 0, above 1 or not a number.
+    ArgumentError
+        If one is below 0, above 1 or NaN.
     """
     values = np.asarray(reliability, dtype=np.float64)
     odd = values[~((values >= 0.0) & (values <= 1.0))]
     if odd.size:
-        raise ValueError(
-            f"reliability is the share of a reading's variance that is the true value's, 0 to 1; "
-            f"got {odd.ravel()[0]}"
-        )
+        wanted = "in [0, 1]: the share of the true values in the variance of the measurements"
+        raise ArgumentError("reliability", float(odd.ravel()[0]), wanted)
 
 
 def _check_noise(noise: Floats) -> None:
     odd = noise[~((noise >= 0.0) & (noise < math.inf))]
     if odd.size:
-        raise ValueError(f"the variance of an error must be finite and not negative, got {odd[0]}")
+        wanted = "a variance, finite and not negative"
+        raise ArgumentError("noise", float(odd[0]), wanted)
 
 
 def reliability_of(noise: ArrayLike, variance: ArrayLike) -> Floats:
-    """Return the reliability of readings of a stated noise: ``1 - noise / variance``, at least 0.
+    """Return the reliability of measurements, ``1 - noise / variance``, at least 0, ``(d,)``.
 
     Parameters
     ----------
-    noise : ``(d,)`` variance of the errors
-    variance : ``(d,)`` variance of the readings; where it is 0 there is nothing to tell apart, and
-        the reliability is 1 without noise and 0 with it
+    noise : array_like
+        Declared variance of the errors, ``(d,)``.
+    variance : array_like
+        Variance of the measurements, ``(d,)``. Where it is 0, the reliability is 1 without noise
+        and 0 with noise.
 
     Raises
     ------
-    ValueError
+    ArgumentError
         If a noise is negative or not finite.
     """
     errors, total = np.asarray(noise, dtype=np.float64), np.asarray(variance, dtype=np.float64)
@@ -112,65 +118,71 @@ def reliability_of(noise: ArrayLike, variance: ArrayLike) -> Floats:
     return found
 
 
-def noise_of_replicates(readings: ArrayLike) -> Floats:
-    """Return the variance of the errors, from several readings of the same things.
+def noise_of_replicates(replicates: ArrayLike) -> Floats:
+    """Estimate the error variance from replicate measurements of the same items.
 
-    The mean over things of the variance among their readings (one-way analysis of variance).
+    It is the mean over items of the variance among their replicates (one-way analysis of variance).
 
     Parameters
     ----------
-    readings : ``(R, N, d)``, R readings of each of N things, R at least 2, finite
+    replicates : array_like
+        Measurements ``(R, N, d)``: R replicates, at least 2, of each of N items; all finite.
 
     Returns
     -------
-    ``(d,)`` float64
+    ndarray
+        Error variance of each feature, ``(d,)`` float64.
 
     Raises
     ------
-    ValueError
-        If there are fewer than two readings, or one is not finite.
+    ArgumentError
+        If there are fewer than two replicates, or a value is not finite.
     """
-    values = np.asarray(readings, dtype=np.float64)
+    values = np.asarray(replicates, dtype=np.float64)
     if values.ndim != 3 or len(values) < 2 or not values.shape[1]:
-        raise ValueError(f"replicates have shape (2 or more, N, d), got {values.shape}")
+        raise ArgumentError("shape of replicates", values.shape, "(2 or more, 1 or more, d)")
     if not np.isfinite(values).all():
-        raise ValueError("replicates must be finite")
+        raise ArgumentError("replicates", float(values[~np.isfinite(values)][0]), "finite")
     found: Floats = values.var(axis=0, ddof=1).mean(axis=0)
     return found
 
 
-def calibration(readings: ArrayLike, noise: ArrayLike) -> tuple[Floats, Floats]:
-    """Return what turns readings into the expected true values: regression calibration.
+def calibration(measurements: ArrayLike, noise: ArrayLike) -> tuple[Floats, Floats]:
+    """Return the linear map of regression calibration.
 
     ``E[X | W] = mu + (S_WW - S_UU) S_WW^+ (W - mu)``, the best linear prediction of the true value
     (Carroll et al. 2006, Measurement Error in Nonlinear Models, section 4.4.2), with the mean and
-    the covariance (divided by ``N - 1``) of the readings at hand. What is read without error stays
-    what it is. Of few readings, or where errors are said to be larger than they can be, some
-    directions vary less than their errors alone would (their reliability, as in
-    :func:`strategies.measurement_error.corrected_moments.reliable_axes`, is negative): there the
-    mean is expected. So no calibrated feature varies more than its readings did.
+    the covariance (divided by ``N - 1``) of these measurements. Features without error do not
+    change. With few measurements, or if the declared errors are too large, some directions vary
+    less than their errors alone would (their reliability, see
+    :func:`strategies.measurement_error.corrected_moments.reliable_axes`, is negative); there the
+    prediction is the mean. So no calibrated feature varies more than its measurements.
 
     Parameters
     ----------
-    readings : ``(N, d)``, N at least 1, finite
-    noise : ``(d,)`` variance of the errors, which are independent of one another
+    measurements : array_like
+        Measurements ``(N, d)``, N at least 1, finite.
+    noise : array_like
+        Variance of the errors, ``(d,)``; the errors of different features are independent.
 
     Returns
     -------
-    matrix ``(d, d)`` and mean ``(d,)``: ``mean + (W - mean) @ matrix.T``
+    tuple of 2 ndarray
+        Matrix ``(d, d)`` and mean ``(d,)`` of ``E[X | W] = mean + (W - mean) @ matrix.T``.
 
     Raises
     ------
-    ValueError
-        If shapes do not fit, a reading is not finite, or a noise is negative or not finite.
+    ArgumentError
+        If shapes do not match, a measurement is not finite, or a noise is negative or not finite.
     """
-    values, errors = np.asarray(readings, dtype=np.float64), np.asarray(noise, dtype=np.float64)
+    values = np.asarray(measurements, dtype=np.float64)
+    errors = np.asarray(noise, dtype=np.float64)
     if values.ndim != 2 or not len(values) or errors.shape != values.shape[1:]:
-        raise ValueError(
-            f"readings have shape (N, d) and noise (d,), got {values.shape} and {errors.shape}"
-        )
+        shapes = (values.shape, errors.shape)
+        raise ArgumentError("shapes of measurements and noise", shapes, "(N, d) and (d,), N > 0")
     if not np.isfinite(values).all():
-        raise ValueError("readings must be finite; fill in what is missing first")
+        odd = float(values[~np.isfinite(values)][0])
+        raise ArgumentError("measurements", odd, "finite; impute missing values first")
     _check_noise(errors)
     mean: Floats = values.mean(axis=0)
     if not errors.any():

@@ -12,8 +12,9 @@ from torch.nn.functional import one_hot
 from clients.adaptation import ALL
 from clients.evaluation import evaluate
 from clients.linear_client import LinearClient, numbers
+from clients.local_client import NDArrays
 from clients.measurement_error.data_quality import calibration
-from clients.personal import NDArrays
+from clients.personal import LocalRound
 from clients.state.personal_state import Snapshot
 from strategies.hierarchical.mixed_effects import Floats
 from strategies.measurement_error.corrected_moments import error_moments
@@ -80,13 +81,13 @@ class ErrorsInVariablesClient(LinearClient):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._noise = np.zeros(self.layer.in_features)
-        if self.quality is not None:
-            if self.quality.noise.shape != self._noise.shape:
+        if self.details.quality is not None:
+            if self.details.quality.noise.shape != self._noise.shape:
                 raise ValueError(
-                    f"noise is stated of {len(self.quality.noise)} features, the model has "
+                    f"noise is stated of {len(self.details.quality.noise)} features, the model has "
                     f"{len(self._noise)}"
                 )
-            self._noise = self.quality.noise
+            self._noise = self.details.quality.noise
         self.shared_names = list(NAMES)
         self._outgoing = model_arrays(self._coefficients())
         self._calibrates_on = ALL
@@ -97,7 +98,9 @@ class ErrorsInVariablesClient(LinearClient):
 
     # ------------------------------------------------------------------ what a message asks for
 
-    def _load(self, parameters: NDArrays, before: int = 0, stored: bool = True) -> Snapshot | None:
+    def receive(
+        self, parameters: NDArrays, before: int = 0, stored: bool = True
+    ) -> Snapshot | None:
         """Take over the received coefficients."""
         if len(parameters) != len(self.shared_names):
             raise ValueError(f"received {len(parameters)} arrays instead of {self.shared_names}")
@@ -112,9 +115,10 @@ class ErrorsInVariablesClient(LinearClient):
         self._put(received[COEFFICIENTS])
         return None
 
-    def _train(self, server_round: int, before: Snapshot | None) -> tuple[float, dict[str, Tensor]]:
-        with self._random(server_round, "train"):
-            loss = evaluate(self._predictor(), self._examples, self.task).loss
+    def train_locally(self, current: LocalRound) -> tuple[float, dict[str, Tensor]]:
+        """Train, and say what is kept; as :meth:`PersonalClient.train_locally`."""
+        with self.random(current.number, "train"):
+            loss = evaluate(self.predictor(), self.training_batches, self.task).loss
         if (found := self._first_examples(ALL)) is not None:
             inputs, targets = found
             if not self.is_regression:
@@ -123,11 +127,11 @@ class ErrorsInVariablesClient(LinearClient):
             self._outgoing = moments_arrays(told)
         return loss, {}
 
-    def _join(self, examples: int, steps: int) -> None:
+    def adapt(self, examples: int, steps: int) -> None:
         """Calibrate on a few examples; there are no steps to be taken."""
         self._calibrates_on = examples
 
-    def _predictor(self) -> nn.Module:
+    def predictor(self) -> nn.Module:
         """Return the model behind the client's calibration.
 
         Exact readings need none, and of too few training examples there is none to be made.
@@ -140,11 +144,11 @@ class ErrorsInVariablesClient(LinearClient):
             matrix, mean = calibration(numbers(found[0].flatten(1)), self._noise)
         return Calibrated(self.model, matrix, mean)
 
-    def _whole(self) -> Mapping[str, Tensor]:
+    def whole_model(self) -> Mapping[str, Tensor]:
         """Return the layer with the calibration in it: ``w C x + w (m - C m) + b``."""
-        predictor = self._predictor()
+        predictor = self.predictor()
         if not isinstance(predictor, Calibrated):
-            return super()._whole()
+            return super().whole_model()
         matrix, mean = predictor.get_buffer("matrix"), predictor.get_buffer("mean")
         weight, bias = self.layer.weight.detach(), self.layer.bias.detach()
         folded = {

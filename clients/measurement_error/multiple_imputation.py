@@ -1,7 +1,7 @@
-"""Predictions for examples that are filled in several times: the average over the fillings.
+"""Multiple imputation: predictions averaged over several imputations of an example.
 
-Parameters are never averaged over fillings: the loss of a network is not convex, so the mean of
-several good networks need not be good. The mean of their predictions is.
+Predictions are averaged, never parameters: the loss of a network is not convex, so the mean of
+several good networks need not be good.
 """
 
 from typing import Any
@@ -15,16 +15,19 @@ _AVERAGE, _DRAWS = "average_over_draws", "draws_at_hand"
 
 
 def average_predictions(model: nn.Module, task: Task) -> None:
-    """Let a model of vectors average its predictions over the fillings of an example.
+    """Make a model average its predictions over the imputations of an example.
 
-    Inputs ``(N, M, d)`` give one output for each of the N examples: the log of the mean
-    probability of each class, or the mean of the outputs. Inputs ``(N, d)`` are predicted as ever.
-    No parameter is renamed or added. May be called again for the same model.
+    For inputs ``(N, M, d)``, N examples with M imputations each, the model returns one output per
+    example: the log of the mean probability of each class, or the mean of the outputs. Inputs
+    ``(N, d)`` are predicted as before. No parameter is renamed or added. The function may be called
+    again for the same model.
 
     Parameters
     ----------
-    model : of inputs ``(N, d)``
-    task : decides what is averaged
+    model : nn.Module
+        A model of inputs ``(N, d)``; it gets hooks.
+    task : Task
+        Determines the average: of probabilities, or of outputs.
     """
     if not hasattr(model, _AVERAGE):
         model.register_forward_pre_hook(_spread)
@@ -33,14 +36,14 @@ def average_predictions(model: nn.Module, task: Task) -> None:
 
 
 def _spread(model: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    """Make examples of their own of all fillings."""
+    """Turn all imputations into separate examples."""
     values = inputs[0]
     setattr(model, _DRAWS, values.shape[1] if values.ndim == 3 else 0)
     return (values.flatten(0, 1), *inputs[1:]) if values.ndim == 3 else inputs
 
 
 def _gather(model: nn.Module, inputs: tuple[Tensor, ...], outputs: Tensor) -> Any:
-    """Average the outputs of the fillings of each example."""
+    """Average the outputs over the imputations of each example."""
     draws = getattr(model, _DRAWS)
     if not draws:
         return outputs

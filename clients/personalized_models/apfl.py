@@ -9,8 +9,9 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from clients.evaluation import Evaluation
+from clients.local_client import Scalars
 from clients.local_step import Step
-from clients.personal import Scalars
+from clients.personal import LocalRound
 from clients.personalized_models.local_model import LocalModelClient, Values
 from clients.proximal import ProximalTerm
 from clients.scopes import Scope
@@ -92,11 +93,12 @@ class APFLClient(LocalModelClient):
         self.mixing = mixing
         super().__init__(*args, **kwargs)
 
-    def _train(self, server_round: int, before: Snapshot | None) -> tuple[float, Values]:
+    def train_locally(self, current: LocalRound) -> tuple[float, Values]:
+        """Train, and say what is kept; as :meth:`PersonalClient.train_locally`."""
         received = self._values()
-        alpha = torch.tensor(self._alpha(before))
+        alpha = torch.tensor(self._alpha(current.before))
         own = copy.deepcopy(self.model)
-        own.load_state_dict(self._own("own", before, received))
+        own.load_state_dict(self._own("own", current.before, received))
         model = Mixture(self.model, own, alpha)
         model.alpha.requires_grad_(self.mixing is None)
         rate = self.optimization.learning_rate
@@ -111,8 +113,8 @@ class APFLClient(LocalModelClient):
                 moved = step.state.parameters["alpha"] - rate * step.gradients["alpha"]
                 step.state.parameters["alpha"] = moved.clamp_(0.0, 1.0)
 
-        with self._random(server_round, "train"):
-            loss = self._train_model(
+        with self.random(current.number, "train"):
+            loss = self.train_model(
                 [
                     ProximalTerm({f"shared.{n}": a for n, a in t.anchor.items()}, t.strength)
                     for t in self.proximal_terms()
@@ -127,15 +129,14 @@ class APFLClient(LocalModelClient):
         kept = {f"own/{n}": t.detach().cpu().clone() for n, t in own.state_dict().items()}
         return loss / 2, kept | {"mixing/alpha": model.alpha.detach().cpu()}
 
-    def _personalize(
-        self, server_round: int, last: bool, before: Snapshot | None
-    ) -> tuple[Scalars, Evaluation | None]:
-        received, alpha = self._values(), self._alpha(before)
-        own = self._own("own", before, received)
+    def personalize(self, current: LocalRound) -> tuple[Scalars, Evaluation | None]:
+        """Put the client's own model together; as :meth:`PersonalClient.personalize`."""
+        received, alpha = self._values(), self._alpha(current.before)
+        own = self._own("own", current.before, received)
         self._put(mix(own, received, alpha, dict(self.model.named_parameters())))
         return {}, None  # alpha is personal: it is not reported
 
-    def _way_in(self) -> tuple[frozenset[Scope], list[ProximalTerm]]:
+    def adaptation(self) -> tuple[frozenset[Scope], list[ProximalTerm]]:
         """An unseen client trains the mixture, unless the weight is 0."""
         return frozenset() if self.mixing == 0.0 else EVERYTHING, []
 
@@ -144,5 +145,6 @@ class APFLClient(LocalModelClient):
             return self.mixing
         return float(before.arrays["mixing/alpha"]) if before else START
 
-    def _expected(self) -> Spec:
-        return super()._expected() | {"mixing/alpha": ((), "float32")}
+    def kept_spec(self) -> Spec:
+        """Return names, shapes and dtypes of what is kept."""
+        return super().kept_spec() | {"mixing/alpha": ((), "float32")}

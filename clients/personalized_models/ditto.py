@@ -1,8 +1,8 @@
 """Ditto: a personalized model near the FedAvg model, which is trained beside it."""
 
+from clients.personal import LocalRound
 from clients.personalized_models.local_model import Values
 from clients.personalized_models.mr_mtl import MRMTLClient
-from clients.state.personal_state import Snapshot
 
 __all__ = ["DittoClient"]
 
@@ -17,9 +17,10 @@ class DittoClient(MRMTLClient):
 
     sends_own = False
 
-    def _train(self, server_round: int, before: Snapshot | None) -> tuple[float, Values]:
+    def train_locally(self, current: LocalRound) -> tuple[float, Values]:
+        """Train, and say what is kept; as :meth:`PersonalClient.train_locally`."""
         received = self._values()
-        _, kept = super()._train(server_round, before)
+        _, kept = super().train_locally(current)
         self._put(received)
-        with self._random(server_round, "train"):
-            return self._train_model(self.proximal_terms()), kept
+        with self.random(current.number, "train"):
+            return self.train_model(self.proximal_terms()), kept

@@ -66,7 +66,7 @@ class L2GDClient(MRMTLClient):
             share = strength / largest_l2gd_strength(self.optimization.learning_rate, p)
             for name, parameter in self.model.named_parameters():
                 approach(parameter, received[name], share, averaging)
-        loss = self._train_model([], schedule=joint(0, steps))
+        loss = self.train_model([], schedule=joint(0, steps))
         return loss, self._contribution(received, last)
 
 

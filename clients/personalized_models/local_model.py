@@ -47,10 +47,6 @@ class LocalModelClient(PersonalClient):
         """Return the parts of the personal state that hold a whole model each."""
         return ("own",)
 
-    def _unguarded_parts(self) -> tuple[str, ...]:
-        """Own models: they are sent, or begin as the shared one and stay alike in many values."""
-        return self._model_parts()
-
     def _own(self, part: str, before: Snapshot | None, received: Values) -> Values:
         """Return a kept model; before there is one, the received model is the client's own."""
         kept = before.part(part) if before else {}
@@ -77,18 +73,20 @@ class LocalModelClient(PersonalClient):
 
     def _values(self) -> Values:
         """Return copies of everything in the network."""
-        return {name: tensor.detach().clone() for name, tensor in self._entries.items()}
+        return {name: tensor.detach().clone() for name, tensor in self.entries.items()}
 
     def _put(self, values: Values) -> None:
         """Put values into the network."""
         for name, tensor in values.items():
-            self._entries[name].copy_(tensor)
+            self.entries[name].copy_(tensor)
 
-    def _expected(self) -> Spec:
-        specs = tensor_spec(self._entries)
+    def kept_spec(self) -> Spec:
+        """Return names, shapes and dtypes of what is kept."""
+        specs = tensor_spec(self.entries)
         parts = self._model_parts()
-        return super()._expected() | {f"{p}/{n}": spec for p in parts for n, spec in specs.items()}
+        return super().kept_spec() | {f"{p}/{n}": spec for p in parts for n, spec in specs.items()}
 
     @property
-    def _keeps_state(self) -> bool:
+    def keeps_state(self) -> bool:
+        """Whether there is anything to keep."""
         return True

@@ -6,7 +6,8 @@ from typing import Any
 
 from clients.evaluation import Choice, Evaluation
 from clients.loaders import count_examples
-from clients.personal import Scalars
+from clients.local_client import Scalars
+from clients.personal import LocalRound
 from clients.personalized_models.local_model import LocalModelClient, Values
 from clients.personalized_models.strength import strength_for
 from clients.proximal import ProximalTerm
@@ -73,20 +74,21 @@ class MRMTLClient(LocalModelClient):
 
     # ------------------------------------------------------------------ training
 
-    def _train(self, server_round: int, before: Snapshot | None) -> tuple[float, Values]:
+    def train_locally(self, current: LocalRound) -> tuple[float, Values]:
+        """Train, and say what is kept; as :meth:`PersonalClient.train_locally`."""
         received = self._values()
         kept: Values = {}
         choice = self._choice() if self.sends_own else None
         sent: tuple[float, Values] = math.nan, {}
         for part, strength in self._candidates().items():
-            self._put(self._start(part, strength, before, received))
+            self._put(self._start(part, strength, current.before, received))
             if not self.sends_own and math.isinf(strength):
-                kept |= self._part(part, self._entries)  # the shared model, which others train
+                kept |= self.part(part, self.entries)  # the shared model, which others train
                 continue
-            with self._random(server_round, "train"):
-                last = {} if math.isinf(strength) else self._last(part, before)
-                found = self._train_own(server_round, strength, received, last)
-            kept |= self._part(part, self._entries)
+            with self.random(current.number, "train"):
+                last = {} if math.isinf(strength) else self._last(part, current.before)
+                found = self._train_own(current.number, strength, received, last)
+            kept |= self.part(part, self.entries)
             if self._prefers(choice, strength):
                 sent = found
         self._put(sent[1])
@@ -103,8 +105,8 @@ class MRMTLClient(LocalModelClient):
         anchor itself moves as FedAvg moves it.
         """
         if math.isinf(strength):
-            return self._train_model(self.proximal_terms()), self._values()
-        loss = self._train_model([self._proximal_term(received, strength)])
+            return self.train_model(self.proximal_terms()), self._values()
+        loss = self.train_model([self._proximal_term(received, strength)])
         return loss, self._contribution(received, last)
 
     def _proximal_term(self, centre: Values, strength: float) -> ProximalTerm:
@@ -115,21 +117,20 @@ class MRMTLClient(LocalModelClient):
 
     # ------------------------------------------------------------------ evaluation
 
-    def _personalize(
-        self, server_round: int, last: bool, before: Snapshot | None
-    ) -> tuple[Scalars, Evaluation | None]:
+    def personalize(self, current: LocalRound) -> tuple[Scalars, Evaluation | None]:
+        """Put the client's own model together; as :meth:`PersonalClient.personalize`."""
         received = self._values()
         choice = self._choice()
         chosen = self.default_lambda, received
         for part, strength in self._candidates().items():
-            own = self._start(part, strength, before, received)
+            own = self._start(part, strength, current.before, received)
             self._put(own)
             if self._prefers(choice, strength):
                 chosen = strength, own
         self._put(chosen[1])
         return {"lambda": chosen[0]}, choice.validation if choice else None
 
-    def _way_in(self) -> tuple[frozenset[Scope], list[ProximalTerm]]:
+    def adaptation(self) -> tuple[frozenset[Scope], list[ProximalTerm]]:
         """An unseen client takes the received model as its own, and trains it under the tether."""
         if math.isinf(self.default_lambda):
             return frozenset(), []

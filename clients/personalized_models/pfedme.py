@@ -56,7 +56,7 @@ class PFedMeClient(MRMTLClient):
                 for name, value in step.state.parameters.items():
                     term.anchor[name].lerp_(value, rate)
 
-        loss = self._train_model(
+        loss = self.train_model(
             [term],
             schedule=tuple(replace(phase, repeats=self.inner_steps) for phase in self.schedule),
             after_step=after_step,

@@ -1,1 +1,1 @@
-"""Where personal parameters live between rounds, runs and restarts."""
+"""Personal state between rounds, runs and restarts, and files of whole models."""

@@ -1,8 +1,8 @@
-"""The file of a client's whole personalized model: to take out, to look at, to predict with.
+"""File of a client's whole personalized model, for export, inspection and prediction.
 
-Beside the personal state, which holds only what is personal and fits one method on one device, a
-client with a personal directory keeps the model that it was last evaluated with, whole. It is
-written as the personal state is: atomically, with a checksum, mode 0600.
+The personal state has only the personal entries, and belongs to one method on one device. A client
+with a personal directory also saves the whole model of its last evaluation, in a file like that of
+the personal state: written atomically, with a checksum, mode 0600.
 """
 
 from collections.abc import Mapping
@@ -22,10 +22,10 @@ from clients.state.state_file import (
 
 MODEL_FORMAT = "model-1"
 SUFFIX = ".model.safetensors"
-"""What follows a client's name."""
+"""File name suffix after the client's name."""
 
 THRESHOLDS = "threshold"
-"""Part of a file that holds decision thresholds, one a class."""
+"""Part of the file with decision thresholds, one per class."""
 
 _MODEL = "model"
 _IDENTITY = {"format": MODEL_FORMAT, "app": "pfl-flower"}
@@ -37,10 +37,15 @@ class PersonalizedModel:
 
     Attributes
     ----------
-    entries : the state dict
-    round : the round after which it was so
-    about : in words whose it is (``client``, ``method``), and how to build and to use its network
-    thresholds : decision thresholds of the client's own, one a class; empty where it has none
+    entries : mapping of str to Tensor
+        State dict of the model.
+    round : int
+        The round after which it was saved.
+    about : mapping of str to str
+        Model card: ``client``, ``method``, and how to build and use the network; see
+        :mod:`clients.export.model_card`.
+    thresholds : mapping of str to Tensor
+        The client's decision thresholds, one per class; empty if it has none.
     """
 
     entries: Mapping[str, Tensor]
@@ -55,7 +60,7 @@ def write_model(path: Path, model: PersonalizedModel) -> None:
     Raises
     ------
     PersonalStateError
-        If the disk refuses; a file that was there before is intact.
+        If the disk refuses. An existing file is intact.
     """
     parts = {_MODEL: model.entries, THRESHOLDS: model.thresholds}
     arrays = {f"{part}/{n}": t for part, tensors in parts.items() for n, t in tensors.items()}
@@ -68,15 +73,19 @@ def read_model(path: Path) -> PersonalizedModel:
     Raises
     ------
     PersonalStateError
-        If there is no such file, it is damaged, or something else.
+        If the file does not exist, is damaged, or is not a model file.
     """
     about, arrays = read_checked(
-        path, "model file", f"Name another one, or take it out again: {path}"
+        path, "model file", f"Name another file, or export the model again: {path}"
     )
     if about["format"] != MODEL_FORMAT:
         raise ForeignStateError(
-            f"{path} is a file of format {about['format']!r}, not {MODEL_FORMAT!r}; the file of a "
-            f"whole model ends in {SUFFIX}"
+            f"{path} has the format {about['format']!r}, not {MODEL_FORMAT!r}; files of whole "
+            f"models end in {SUFFIX}",
+            path=path,
+            key="format",
+            value=about["format"],
+            expected=MODEL_FORMAT,
         )
     tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
     snapshot = Snapshot(int(about["round"]), tensors)
@@ -86,14 +95,14 @@ def read_model(path: Path) -> PersonalizedModel:
 
 
 def model_files(directory: Path) -> dict[str, Path]:
-    """Return client -> model file, of all that are in a personal directory.
+    """Return client -> model file, for all model files in a personal directory.
 
     Raises
     ------
     PersonalStateError
-        If there is no such directory.
+        If the directory does not exist.
     """
     if not directory.is_dir():
-        raise PersonalStateError(f"there is no directory {directory}")
+        raise PersonalStateError(f"there is no directory {directory}", path=directory)
     found = sorted(directory.glob(f"*{SUFFIX}"))
     return {path.name.removesuffix(SUFFIX): path for path in found}

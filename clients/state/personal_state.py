@@ -1,13 +1,13 @@
-"""Where personal parameters live between rounds, runs and restarts.
+"""Personal state of a client: personal parameters between rounds, runs and restarts.
 
-Between the rounds of a run they are in Flower's ``context.state``. With a personal directory
-they are also in one file per client, which survives killed processes, restarted SuperNodes and
-later runs. The state before the last round is kept beside it: a run that was killed within a
-round is resumed from the round before, when some clients have already trained further.
+Between the rounds of a run they are in Flower's ``context.state``. With a personal directory they
+are also in one file per client, which survives killed processes, restarted SuperNodes and later
+runs. The state before the last round is kept, too: a run that was killed in a round resumes from
+the round before, although some clients have already trained further.
 """
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
@@ -35,6 +35,7 @@ from clients.state.state_file import (
     write_file,
 )
 from strategies.arrays import Spec, to_record, view
+from strategies.errors import ArgumentError
 
 __all__ = [
     "CorruptStateError",
@@ -56,7 +57,7 @@ __all__ = [
 
 
 def tensor_spec(tensors: Mapping[str, Tensor]) -> Spec:
-    """Return name -> (shape, dtype), with dtypes named as NumPy does."""
+    """Return name -> (shape, dtype), with NumPy's names of dtypes."""
     return {
         name: (tuple(tensor.shape), str(tensor.dtype).removeprefix("torch."))
         for name, tensor in tensors.items()
@@ -64,63 +65,45 @@ def tensor_spec(tensors: Mapping[str, Tensor]) -> Spec:
 
 
 RECORD = "personal."
-"""What the name of a record of ``context.state`` begins with; a method's name follows."""
+"""Prefix of the names of records in ``context.state``; a method's name follows."""
 
-UNGUARDED = "unguarded"
-"""Beside what a client keeps: the parts of it that honest messages may equal."""
+_READ: ContextVar[RecordDict | None] = ContextVar("_READ", default=None)
 
-
-@dataclass
-class Seen:
-    """What personal states have been used meanwhile.
-
-    Attributes
-    ----------
-    methods : whose they are
-    read : what was read from files, as ``context.state`` has what is kept. A device that was
-        restarted has its personal parameters in its file alone until it trains
-    """
-
-    methods: set[str] = field(default_factory=set)
-    read: RecordDict = field(default_factory=RecordDict)
-
-
-_SEEN: ContextVar[Seen | None] = ContextVar("_SEEN", default=None)
-
-_OF_ANOTHER_RUN = "; they fit shared arrays of that time, so start the server from those too"
+_OF_ANOTHER_RUN = "; they fit the shared arrays of that run, so start the server from those, too"
 
 MOST_LETTERS = 100
-"""Of a client's name: its files have longer ones, and a file system takes 255 bytes."""
+"""Limit of a client's name: its files have longer names, and file systems allow 255 bytes."""
 
 
 def check_name(name: str) -> None:
-    """Refuse a client's name that is no part of a file's, or would be that of another's file.
+    """Raise an error for a client's name that is not a file name, or clashes with another file.
 
     Raises
     ------
-    ValueError
-        The message says what a name is.
+    ArgumentError
+        If the name is not allowed.
     """
     if not re.fullmatch(r"[A-Za-z0-9._-]*[A-Za-z0-9_-]", name) or len(name) > MOST_LETTERS:
-        raise ValueError(
-            f"{name!r} is no file name: use letters, digits, '.', '_', '-', at most {MOST_LETTERS}"
-        )
-    # Of "a.model" the personal state would be where "a" keeps its whole model.
+        wanted = f"at most {MOST_LETTERS} letters, digits, '.', '_' and '-', without '.' at the end"
+        raise ArgumentError("name", name, wanted)
+    # The personal state of "a.model" would overwrite the whole model of "a".
     if f"{name}.safetensors".endswith(SUFFIX):
-        raise ValueError(
-            f"a client cannot be called {name!r}: files of whole models end in {SUFFIX}"
-        )
+        wanted = f"without '.model' at the end, because files of whole models end in {SUFFIX}"
+        raise ArgumentError("name", name, wanted)
 
 
 @contextmanager
-def watched() -> Iterator[Seen]:
-    """Watch which personal states are used."""
-    seen = Seen()
-    token = _SEEN.set(seen)
+def watched() -> Iterator[RecordDict]:
+    """Collect what personal states read from files, in the form that ``context.state`` has.
+
+    A device that was restarted has its personal parameters in its file alone until it trains.
+    """
+    read = RecordDict()
+    token = _READ.set(read)
     try:
-        yield seen
+        yield read
     finally:
-        _SEEN.reset(token)
+        _READ.reset(token)
 
 
 @dataclass
@@ -129,15 +112,20 @@ class PersonalState:
 
     Parameters
     ----------
-    records : ``context.state`` of the node, or any ``RecordDict`` that outlives the round
-    method : name of the method; states of different methods never mix
-    client : the client's name, of its file: letters, digits, ``.``, ``_`` and ``-``; required
-        with a directory, and never the same for two clients; see :func:`check_name`
-    directory : the node's personal directory; None keeps the state in ``records`` only
-    purpose : what the state was made on, in words (data set, split, seed, ...); a file made on
-        something else is foreign, because its parameters have seen other examples
-    run : name of the run at hand, the same when it is resumed
-    unguarded : parts of the state that honest messages may equal, such as an own model that is sent
+    records : RecordDict, default empty
+        ``context.state`` of the node, or any ``RecordDict`` that outlives the round.
+    method : str, default "personal"
+        Name of the method. States of different methods are separate.
+    client : str, default ""
+        The client's name, which is the name of its file; see :func:`check_name`. It is required
+        with a directory, and must be unique.
+    directory : Path or None, default None
+        The node's personal directory; with None the state is in ``records`` only.
+    purpose : str, default ""
+        Description of the data (data set, split, seed, ...). A file with another one is foreign,
+        because its parameters were trained on other examples.
+    run : str, default ""
+        Name of the current run; a resumed run keeps its name.
     """
 
     records: RecordDict = field(default_factory=RecordDict)
@@ -146,10 +134,8 @@ class PersonalState:
     directory: Path | None = None
     purpose: str = ""
     run: str = ""
-    unguarded: Sequence[str] = ()
 
     def __post_init__(self) -> None:
-        self._seen()
         if self.directory is None and not self.client:
             return
         check_name(self.client)
@@ -162,23 +148,24 @@ class PersonalState:
         return self.directory / f"{self.client}.safetensors"
 
     def load(self, expected: Spec, before: int = 0) -> Snapshot | None:
-        """Return what was kept last, or None if nothing was.
+        """Return the last saved state, or None.
 
         Parameters
         ----------
-        expected : every entry of the model at hand, as ``<scope>/<name>``, and what else is
-            kept, as ``<part>/<name>``
-        before : if positive, leave out what this same run kept in this round or later: the round
-            is played again, after a run was killed in it
+        expected : Spec
+            All entries of the current model, as ``<scope>/<name>``, and all other saved arrays, as
+            ``<part>/<name>``.
+        before : int, default 0
+            If positive, ignore states that this run saved in this round or later: the run was
+            killed in this round and repeats it.
 
         Raises
         ------
         CorruptStateError, ForeignStateError
-            If the file cannot be used; the message names it and the way out.
+            If the file cannot be used; the message says what to do.
         """
-        seen = self._seen()
         if self._key in self.records.array_records:
-            # Copies, because the training loop writes into what it is given.
+            # Copies, because the training loop changes its arrays in place.
             arrays = {
                 name: torch.from_numpy(np.array(view(array)))
                 for name, array in self.records.array_records[self._key].items()
@@ -195,25 +182,24 @@ class PersonalState:
                 continue
             log(
                 INFO if own else WARNING,
-                "%s goes on with its personal parameters of round %d from %s%s",
+                "%s continues with its personal parameters of round %d from %s%s",
                 *(self.client, snapshot.round, candidate, "" if own else _OF_ANOTHER_RUN),
             )
-            if seen is not None:
-                self._put(snapshot, seen.read)
+            if (read := _READ.get()) is not None:
+                self._put(snapshot, read)
             return snapshot
         return None
 
     def save(self, snapshot: Snapshot, expected: Spec) -> None:
-        """Keep ``snapshot``: on the disk first, then for the next round.
+        """Save ``snapshot``: first on the disk, then in ``records`` for the next round.
 
         Raises
         ------
         CorruptStateError, ForeignStateError
-            If a file that is not this client's own stands in the way.
+            If the path has a file that this state did not write.
         PersonalStateError
-            If it cannot be written; the state before is intact.
+            If it cannot be written; the previous state is intact.
         """
-        self._seen()
         path = self.path
         if path is not None:
             snapshot = replace(snapshot, run=self.run)
@@ -226,9 +212,9 @@ class PersonalState:
         self._put(snapshot, self.records)
 
     def save_model(self, model: PersonalizedModel) -> None:
-        """Keep the client's whole model beside its personal parameters, where there is a directory.
+        """Save the client's whole model in the personal directory, if there is one.
 
-        Nothing depends on that file, so a disk that refuses it is only warned of.
+        Nothing depends on that file, so a write error is only a warning.
         """
         if self.directory is None:
             return
@@ -237,19 +223,12 @@ class PersonalState:
         try:
             write_model(self.directory / f"{self.client}{SUFFIX}", whole)
         except PersonalStateError as error:
-            log(WARNING, "The whole model of %s was not kept: %s", self.client, error)
-
-    def _seen(self) -> Seen | None:
-        """Tell who watches, if anybody does, that this state is used."""
-        if (seen := _SEEN.get()) is not None:
-            seen.methods.add(self.method)
-        return seen
+            log(WARNING, "The whole model of %s was not saved: %s", self.client, error)
 
     def _put(self, snapshot: Snapshot, records: RecordDict) -> None:
         numpys = {name: tensor.numpy() for name, tensor in snapshot.arrays.items()}
         records[self._key] = to_record(numpys)
-        about = ConfigRecord({"round": snapshot.round, UNGUARDED: list(self.unguarded)})
-        records[self._key + ".about"] = about
+        records[self._key + ".about"] = ConfigRecord({"round": snapshot.round})
 
     @property
     def _key(self) -> str:

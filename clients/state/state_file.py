@@ -1,8 +1,8 @@
-"""The file of one client's personal state.
+"""Files of personal state: safetensors with a checksum, written atomically, mode 0600.
 
-It is written to a temporary name, flushed to the disk and renamed, so a reader finds the old
-state or the new one, never a mixture; its mode is 0600. A file that is damaged, or that another
-method or model wrote, is neither read nor overwritten.
+A file is written to a temporary name, flushed to the disk and renamed, so a reader finds the old
+state or the new one, never a mixture. A file that is damaged, or that another method or model
+wrote, is neither read nor overwritten.
 """
 
 import contextlib
@@ -27,11 +27,43 @@ from strategies.arrays import Spec, difference
 FORMAT = "1"
 _STALE = 3600.0  # seconds after which a temporary file of a killed process is removed
 _CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL
-_UNFINISHED = ".unfinished"  # so that nobody else's hidden file is taken for one
+_UNFINISHED = ".unfinished"  # so that no other program's hidden file is mistaken for one
 
 
 class PersonalStateError(RuntimeError):
-    """A personal file that cannot be used, or a state that cannot be written."""
+    """A personal file that cannot be used, or a state that cannot be written.
+
+    Parameters
+    ----------
+    message : str
+        What is wrong and what to do.
+    path : Path, optional
+        The file or directory.
+    key : str, optional
+        The entry of the file's metadata that is wrong, such as ``method`` or ``fingerprint``.
+    value, expected : optional
+        What the entry is, and what it should be.
+
+    Attributes
+    ----------
+    path, key, value, expected
+        The same; None if they do not apply.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        path: Path | None = None,
+        key: str | None = None,
+        value: str | None = None,
+        expected: str | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.path = path
+        self.key = key
+        self.value = value
+        self.expected = expected
 
 
 class CorruptStateError(PersonalStateError):
@@ -44,15 +76,18 @@ class ForeignStateError(PersonalStateError):
 
 @dataclass(frozen=True)
 class Snapshot:
-    """What a client keeps.
+    """Personal state of a client after a round.
 
     Attributes
     ----------
-    round : the round it was kept in
-    arrays : ``<part>/<state-dict name>`` -> CPU tensor. The part ``personal`` holds the personal
-        entries of the model; a method keeps what else it needs under a word of its own, such as
-        ``fine-tuned/head.bias``
-    run : the run it was kept in; empty if that is not known
+    round : int
+        The round in which it was saved.
+    arrays : mapping of str to Tensor
+        ``<part>/<state-dict name>`` -> CPU tensor. The part ``personal`` holds the personal entries
+        of the model. A method stores other tensors under parts of its own, such as
+        ``fine-tuned/head.bias``.
+    run : str, default ""
+        The run in which it was saved; empty if that is not known.
     """
 
     round: int
@@ -66,17 +101,23 @@ class Snapshot:
 
 
 def fingerprint(spec: Spec) -> str:
-    """Return a SHA-256 over names, shapes and dtypes: the same for the same model only."""
+    """Return a SHA-256 digest of names, shapes and dtypes, which identifies a model."""
     return sha256(json.dumps(sorted(spec.items())).encode()).hexdigest()
 
 
 def previous_of(path: Path) -> Path:
-    """Return where the state before the last round is kept."""
+    """Return the path of the state before the last round."""
     return path.with_name(path.name + ".previous")
 
 
 def keep_previous(path: Path) -> None:
-    """Keep the file under its second name as well; it is never without its first."""
+    """Link the file to the path of the previous state; it keeps its own name all the time.
+
+    Raises
+    ------
+    PersonalStateError
+        If the disk refuses.
+    """
     temporary = path.with_name(f".{path.name}.link")
     try:
         temporary.unlink(missing_ok=True)
@@ -89,9 +130,8 @@ def keep_previous(path: Path) -> None:
                 os.fsync(copy.fileno())
         os.replace(temporary, previous_of(path))
     except OSError as error:
-        raise PersonalStateError(f"{path} could not be kept as the previous state: {error}") from (
-            error
-        )
+        words = f"{path} could not be kept as the previous state: {error}"
+        raise PersonalStateError(words, path=path) from error
 
 
 def write_file(path: Path, snapshot: Snapshot, identity: Mapping[str, str]) -> None:
@@ -100,7 +140,7 @@ def write_file(path: Path, snapshot: Snapshot, identity: Mapping[str, str]) -> N
     Raises
     ------
     PersonalStateError
-        If the disk refuses; a file that was there before is intact.
+        If the disk refuses. An existing file is intact.
     """
     metadata = {**identity, "round": str(snapshot.round), "run": snapshot.run}
     arrays = {n: np.asarray(t.numpy(), order="C") for n, t in snapshot.arrays.items()}
@@ -114,7 +154,7 @@ def write_bytes(path: Path, content: bytes) -> None:
     Raises
     ------
     PersonalStateError
-        If the disk refuses; a file that was there before is intact.
+        If the disk refuses. An existing file is intact.
     """
     temporary = ""
     try:
@@ -132,7 +172,7 @@ def write_bytes(path: Path, content: bytes) -> None:
             with contextlib.suppress(OSError):
                 os.unlink(temporary)
         raise PersonalStateError(
-            f"{path} could not be written: {error}; what was there before is intact"
+            f"{path} could not be written: {error}; an existing file is intact", path=path
         ) from error
 
 
@@ -141,20 +181,23 @@ def read_file(path: Path, identity: Mapping[str, str], expected: Spec) -> Snapsh
 
     Parameters
     ----------
-    path : the file
-    identity : metadata it must state: format, app, method, client, purpose, fingerprint
-    expected : what the fingerprint is of, to say in words how a foreign file differs
+    path : Path
+        The file.
+    identity : mapping of str to str
+        Metadata that the file must have: format, app, method, client, purpose, fingerprint.
+    expected : Spec
+        The model of the fingerprint, to describe how a foreign file differs.
 
     Raises
     ------
     CorruptStateError
         If the file is truncated, or a byte of it changed.
     ForeignStateError
-        If somebody else wrote it.
+        If the file has other metadata.
     """
     there = " and ".join(str(each) for each in (path, previous_of(path)) if each.exists())
     way_out = (
-        f"It was left as it is. Move it away to start afresh, or set another personal directory "
+        f"It was not changed. Move it away to start again, or set another personal directory "
         f"(node config 'personal-dir' or $PFL_PERSONAL_DIR) to keep it: {there or path}"
     )
     metadata, arrays = read_checked(path, "personal file", way_out)
@@ -163,10 +206,12 @@ def read_file(path: Path, identity: Mapping[str, str], expected: Spec) -> Snapsh
             continue
         if key == "fingerprint":
             words = _model_difference(expected, arrays)
-            reason = f"was kept for another model, or other settings of the method: {words}"
+            reason = f"belongs to another model, or to other settings of the method: {words}"
         else:
             reason = f"belongs to {key} {metadata.get(key)!r}, not {value!r}"
-        raise ForeignStateError(f"the personal file {reason}. {way_out}")
+        found = metadata.get(key)
+        words = f"the personal file {reason}. {way_out}"
+        raise ForeignStateError(words, path=path, key=key, value=found, expected=value)
     tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
     return Snapshot(int(metadata["round"]), tensors, metadata.get("run", ""))
 
@@ -174,41 +219,44 @@ def read_file(path: Path, identity: Mapping[str, str], expected: Spec) -> Snapsh
 def read_checked(
     path: Path, kind: str, way_out: str
 ) -> tuple[dict[str, str], dict[str, np.ndarray]]:
-    """Read a file that :func:`write_file` wrote; return its metadata and its arrays.
+    """Read and check a file of :func:`write_file`; return its metadata and its arrays.
 
     Parameters
     ----------
-    path : the file
-    kind : what it is, for the words of an error
-    way_out : what to do, likewise
+    path : Path
+        The file.
+    kind : str
+        Kind of file, for error messages.
+    way_out : str
+        What to do about it, for error messages.
 
     Raises
     ------
     PersonalStateError
-        If it cannot be read.
+        If the file cannot be read.
     CorruptStateError
         If it is truncated, or a byte of it changed.
     ForeignStateError
-        If it is not of this app.
+        If another app wrote it.
     """
     try:
         with safe_open(path, framework="numpy") as file:
             metadata = dict(file.metadata() or {})
             arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except OSError as error:
-        raise PersonalStateError(f"the {kind} cannot be read ({error}). {way_out}") from error
+        words = f"the {kind} cannot be read ({error}). {way_out}"
+        raise PersonalStateError(words, path=path) from error
     except (SafetensorError, ValueError, KeyError, TypeError) as error:
         raise CorruptStateError(
-            f"the {kind} is damaged ({error}); restore it from a backup. {way_out}"
+            f"the {kind} is damaged ({error}); restore it from a backup. {way_out}", path=path
         ) from error
     for key in ("format", "app"):
         if key not in metadata:
-            raise ForeignStateError(f"the file is no {kind} of pfl-flower. {way_out}")
+            words = f"the file is not a {kind} of pfl-flower. {way_out}"
+            raise ForeignStateError(words, path=path, key=key)
     if metadata.pop("checksum", "") != _checksum(metadata, arrays):
-        raise CorruptStateError(
-            f"the {kind} is damaged (its checksum does not match); restore it from a backup. "
-            f"{way_out}"
-        )
+        words = "is damaged (its checksum does not match); restore it from a backup"
+        raise CorruptStateError(f"the {kind} {words}. {way_out}", path=path, key="checksum")
     return metadata, arrays
 
 
@@ -216,7 +264,7 @@ def _model_difference(expected: Spec, arrays: Mapping[str, np.ndarray]) -> str:
     found = {name: (array.shape, str(array.dtype)) for name, array in arrays.items()}
     parts = {name.partition("/")[0] for name in found}
     wanted = {name: spec for name, spec in expected.items() if name.partition("/")[0] in parts}
-    return difference(wanted, found) or "what it holds fits, but the rest of the model differs"
+    return difference(wanted, found) or "its arrays fit, but the rest of the model differs"
 
 
 def _checksum(metadata: Mapping[str, str], arrays: Mapping[str, np.ndarray]) -> str:
@@ -237,7 +285,7 @@ def _remove_stale(path: Path) -> None:
 
 
 def _sync_directory(directory: Path) -> None:
-    """Make the rename itself durable, where the platform can."""
+    """Make the rename itself durable, if the platform supports it."""
     try:
         descriptor = os.open(directory, os.O_RDONLY)
     except OSError:

@@ -1,8 +1,8 @@
-"""The rules by which a client finds its threshold. Each gives one number on the raw score.
+"""Threshold rules: local, global, partially pooled, by calibration, by prior shift.
 
-A rule that calibrates scores, or shifts them to the client's prevalence, says at which raw score
-its calibrated score calls an example positive; calibration is monotone. So a rule's threshold is
-never applied to scores that another rule has changed.
+Every rule returns a threshold on the raw score. A rule that calibrates scores, or shifts them to
+the client's prevalence, returns the raw score at its threshold for calibrated scores, since
+calibration is monotone. So a rule's threshold is never applied to scores that another rule changed.
 """
 
 from collections.abc import Callable, Mapping
@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from strategies.randomness import generator
+from strategies.thresholds.metrics import Objective
 from strategies.thresholds.partial_pooling import (
     Fleet,
     bootstrap_variance,
@@ -25,7 +26,6 @@ from strategies.thresholds.partial_pooling import (
 from strategies.thresholds.search import (
     HALF,
     Counts,
-    Objective,
     best_threshold,
     histogram,
     shared_curve_threshold,
@@ -36,17 +36,21 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True, eq=False)
 class Evidence:
-    """What a client has to find a threshold with, of one class against the rest.
+    """Data from which a client finds a threshold, for one class against the rest.
 
     Attributes
     ----------
-    scores, labels : ``(N,)`` of its validation examples: the probability of the class in [0, 1],
-        and whether they are of it
-    positives, examples : how many of all its examples to learn from, training and validation, are
-        of the class, and how many there are
-    fleet : what it was told of all clients
-    objective : what the threshold is to be good at
-    seed, names : of what is drawn at random
+    scores, labels : ndarray
+        For each validation example, ``(N,)``: the probability of the class in [0, 1], and whether
+        the example belongs to it.
+    positives, examples : float
+        Number of examples of the class, and of all examples, in training and validation data.
+    fleet : Fleet
+        Pooled statistics of all clients.
+    objective : Objective
+        Metric that the threshold maximizes.
+    seed, names : int, default 0
+        Seed and names of the random streams.
     """
 
     scores: Floats
@@ -60,27 +64,27 @@ class Evidence:
 
     @cached_property
     def common(self) -> float:
-        """The fleet's threshold."""
+        """The global threshold."""
         return self.fleet.threshold(self.objective)
 
     @cached_property
     def counts(self) -> Counts:
-        """The client's own histogram."""
+        """The client's histogram of scores."""
         return histogram(self.scores, self.labels)
 
     @property
     def is_enough(self) -> bool:
-        """Whether the client may have a threshold of its own scores."""
+        """Whether the client has enough scores for a local threshold."""
         return has_enough(self.counts)
 
     @property
     def prevalence(self) -> float:
-        """The client's share of positives, smoothed towards the fleet's."""
+        """The client's prevalence, smoothed towards the pooled prevalence."""
         fleet = self.fleet
         return smoothed_prevalence(self.positives, self.examples, fleet.prevalence, fleet.weight)
 
     def expecting(self, chances: Floats) -> float:
-        """Return the best threshold where examples are positive with these probabilities."""
+        """Return the best threshold if examples are positive with these probabilities ``(N,)``."""
         return best_threshold(self.scores, chances, self.objective, self.common)
 
 
@@ -90,23 +94,23 @@ def half(_: Evidence) -> float:
 
 
 def common(evidence: Evidence) -> float:
-    """Return the best threshold of all clients' scores together."""
+    """Return the best threshold of all clients' pooled scores."""
     return evidence.common
 
 
 def personal(evidence: Evidence) -> float:
-    """Return the best threshold of the client's own scores; the fleet's where they are few."""
+    """Return the best threshold of the client's scores; the global one if there are few scores."""
     if not evidence.is_enough:
         return evidence.common
     return evidence.expecting(evidence.labels.astype(np.float64))
 
 
 def shrunk(evidence: Evidence) -> float:
-    """Return its own best threshold, shrunk towards the fleet's by what it is known better.
+    """Return the client's best threshold, shrunk towards the global one (empirical Bayes).
 
-    The share of its own is ``tau^2 / (tau^2 + v)``, with ``tau^2`` the spread of the fleet's
-    thresholds and ``v`` the bootstrap variance of its own, on the logit scale (empirical Bayes,
-    Efron and Morris 1975).
+    The weight of the local threshold is ``tau^2 / (tau^2 + v)``, where ``tau^2`` is the variance of
+    thresholds between clients and ``v`` the bootstrap variance of the client's threshold, both on
+    the logit scale (Efron & Morris 1975, Journal of the American Statistical Association 70).
     """
     if not evidence.is_enough:
         return evidence.common
@@ -118,17 +122,17 @@ def shrunk(evidence: Evidence) -> float:
 
 
 def shared_curve(evidence: Evidence) -> float:
-    """Return what the fleet's rates and the client's own prevalence say is best."""
+    """Return the best threshold on the pooled ROC curve at the client's prevalence."""
     return shared_curve_threshold(
         evidence.fleet.pooled, evidence.prevalence, evidence.objective, evidence.common
     )
 
 
 def prior_shift(evidence: Evidence) -> float:
-    """Return where scores, shifted to the client's prevalence, have the best expected metric.
+    """Return the best threshold after shifting scores to the client's prevalence.
 
-    Scores are taken to be calibrated to the fleet. The fleet's threshold without scores, or where
-    the smoothed prevalence is 0 or 1.
+    The rule assumes that scores are calibrated to the pooled prevalence. Without scores, or if the
+    smoothed prevalence is 0 or 1, it returns the global threshold.
     """
     own, fleet = evidence.prevalence, evidence.fleet.prevalence
     if not len(evidence.scores) or not 0 < own < 1:
@@ -137,10 +141,11 @@ def prior_shift(evidence: Evidence) -> float:
 
 
 def platt(evidence: Evidence) -> float:
-    """Return where scores, calibrated by a logistic curve, have the best expected metric.
+    """Return the best threshold after calibrating scores by a logistic curve.
 
-    Platt 1999: logistic regression on the logit of the score, without his smoothed targets, with
-    scikit-learn's default ridge. The fleet's threshold where the curve does not rise.
+    Platt (1999): logistic regression on the logit of the score, without his smoothed targets, with
+    scikit-learn's default ridge penalty. If the curve does not increase, the rule returns the
+    global threshold.
     """
     if not evidence.is_enough:
         return evidence.common
@@ -154,12 +159,12 @@ def platt(evidence: Evidence) -> float:
 
 
 def isotonic(evidence: Evidence) -> float:
-    """Return where scores, calibrated by a rising step function, have the best expected metric.
+    """Return the best threshold after calibrating scores by isotonic regression.
 
-    Zadrozny and Elkan 2002: isotonic regression of the labels on the scores. The steps are those of
-    the convex hull of the curve of true and false positive rates. The best table of F1, of
-    balanced accuracy and of a cost is on that hull, and there the expected numbers are the
-    observed ones: for these metrics the rule finds the personal threshold again, but for ties.
+    Zadrozny & Elkan (2002): isotonic regression of the labels on the scores. Its steps are those of
+    the convex hull of the ROC curve. The best confusion matrix for F1, balanced accuracy and cost
+    is on that hull, where expected and observed numbers are equal. So for these metrics the rule
+    returns the ``personal`` threshold, except for ties.
     """
     if not evidence.is_enough:
         return evidence.common
@@ -186,7 +191,7 @@ RULES: Mapping[str, Rule] = {
 
 
 def thresholds_of(evidence: Evidence) -> dict[str, float]:
-    """Return the threshold of every rule; all 0.5 in a fleet that knows one class only."""
+    """Return the threshold of every rule; 0.5 for all if there is only one class."""
     if evidence.fleet.is_one_sided:
         return dict.fromkeys(RULES, HALF)
     return {name: rule(evidence) for name, rule in RULES.items()}

@@ -9,7 +9,8 @@ from flwr.client import NumPyClient
 from numpy.typing import NDArray
 
 from clients.evaluation import Predictions
-from clients.personal import NDArrays, PersonalClient, Scalars
+from clients.local_client import NDArrays, Scalars
+from clients.personal import PersonalClient
 from clients.state.model_file import THRESHOLDS
 from clients.thresholds.rules import RULES, Evidence, thresholds_of
 from strategies.protocol import (
@@ -20,15 +21,14 @@ from strategies.protocol import (
     THRESHOLD_SPREADS,
     THRESHOLD_WEIGHTS,
 )
+from strategies.thresholds.metrics import Objective, share
 from strategies.thresholds.partial_pooling import Fleet, logit
 from strategies.thresholds.search import (
     BINS,
     MOST_TOGETHER,
-    Objective,
     check_histogram,
     check_scores,
     histogram,
-    share,
 )
 
 SCORES = ("f1", "balanced-accuracy", "precision", "recall", "accuracy")

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from flwr.app import Context
 
-from clients import PersonalClient, PersonalState, bind, in_memory_loader
+from clients import ClientDetails, PersonalClient, PersonalState, bind, in_memory_loader
 from clients.evaluation import Stream
 from clients.graphs.graph import Graph
 from clients.loaders import Loader
@@ -99,21 +99,23 @@ def build_client(
         average_predictions(model, config.client_task)
     build = ClientBuild(config, node, context.node_config, everybody, phase)
     arguments: dict[str, Any] = {
-        "num_examples": data.num_examples,
         "schedule": config.local_schedule,
         "optimization": config.optimization,
         "proximal_rules": config.proximal_rules,
         "fine_tuning": config.fine_tuning,
         "task": config.client_task,
-        "stream": _stream(whole, phase),
         "state": _state(config, context, node, durable, run),
         "partition_id": node.number,
-        "properties": {
-            NUM_PARTITIONS: node.num_partitions,
-            **config.own_keys.client_properties(build),
-        },
-        "quality": data.quality,
-        "about": about_model(config),
+        "details": ClientDetails(
+            num_examples=data.num_examples,
+            stream=_stream(whole, phase),
+            quality=data.quality,
+            properties={
+                NUM_PARTITIONS: node.num_partitions,
+                **config.own_keys.client_properties(build),
+            },
+            about=about_model(config),
+        ),
         "seed": config.seed,
     }
     return config.row.client(

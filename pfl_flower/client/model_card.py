@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import nn
 
-from clients.export.exported_model import (
+from clients.export.model_card import (
     ARGUMENTS,
     COLUMNS,
     LABELS,
@@ -39,7 +39,7 @@ def rebuild(**values: Any) -> nn.Module:
 
 
 def about_model(config: RunConfig) -> dict[str, str]:
-    """Return the model card of a run's models; see :mod:`clients.export.exported_model`."""
+    """Return the model card of a run's models; see :mod:`clients.export.model_card`."""
     schema, architecture = config.required_schema, config.architecture
     own = architecture.model not in MODELS
     scales: dict[str, Any] = {}

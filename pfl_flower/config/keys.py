@@ -23,7 +23,7 @@ from pfl_flower.data.heterogeneity import HETEROGENEITIES
 from pfl_flower.data.readers.registry import OWN
 from pfl_flower.methods import METHODS
 from pfl_flower.models import MODELS
-from strategies.thresholds.search import METRICS
+from strategies.thresholds.metrics import METRICS
 
 TIERS = (str, float)
 """A value that is one number, or one a tier."""
@@ -171,7 +171,9 @@ class CommonKeys:
     threads: int = key(1, "torch threads a worker", between(1))
     device: str = key("cpu", "cpu, cuda, cuda:1, ... or auto")
     min_nodes: int = key(0, "nodes to wait for; 0: as many as there are partitions", between(0))
-    wait: float = key(120.0, "seconds to wait for them", between(0))
+    wait: float = key(
+        120.0, "seconds to wait for them; ten times while none has answered", between(0)
+    )
     timeout: float = key(3600.0, "seconds a round may take", between(0, open_low=True))
     data_dir: str = key("", "folder of data sets; empty: $PFL_DATA_DIR")
     download: bool = key(False, "download a data set that is missing")

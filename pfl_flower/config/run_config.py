@@ -29,7 +29,7 @@ from pfl_flower.methods import METHOD_KEYS, METHODS, Method, keys_of, methods_wi
 from pfl_flower.methods.method import MethodKeys
 from pfl_flower.models import MODELS, Architecture
 from pfl_flower.utils.text import hyphenated, split_words
-from strategies.thresholds.search import Objective
+from strategies.thresholds.metrics import Objective
 
 _SET_BY_METHOD = ("personal", "schedule", "mu", "personal_decay")
 

@@ -107,7 +107,7 @@ def draw_clusters(sizes: str, num_clients: int, seed: int) -> list[int]:
         return list(range(num_clients))
     if sum(counts) != num_clients:
         raise DataError(
-            f"the cluster-sizes {sizes!r} sum to {sum(counts)}, but there are {num_clients} clients",
+            f"cluster-sizes {sizes!r} sum to {sum(counts)}, but there are {num_clients} clients",
             key="cluster-sizes",
             value=sizes,
         )

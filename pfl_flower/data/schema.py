@@ -145,7 +145,14 @@ def merge_schemas(schemas: Mapping[int, ClientSchema]) -> tuple[DataSchema, dict
     Parameters
     ----------
     schemas : client -> its schema, at least one
+
+    Raises
+    ------
+    ValueError
+        If there is no schema.
     """
+    if not schemas:
+        raise ValueError("no client has reported a schema of its data; there is nothing to merge")
     kinds = Counter(_kind(own) for _, own in sorted(schemas.items()))
     kind, common = kinds.most_common(1)[0]
     graph, shape, task = kind

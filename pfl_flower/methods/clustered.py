@@ -17,7 +17,7 @@ from pfl_flower.methods.method import Method, MethodKeys
 from pfl_flower.results.clustered import describe_groups, group_summary, write_groups
 from pfl_flower.utils.text import split_words
 from strategies import CFL, IFCA, NO_GROUP, ClusteringRules, GradientClusters, GroupAveraging
-from strategies.clustered.similarity_clustering import CLUSTERERS
+from strategies.clustered.clusterers import CLUSTERERS
 from strategies.protocol import GROUP
 
 if TYPE_CHECKING:
@@ -120,9 +120,9 @@ class GradientClustersKeys(GroupKeys):
         return ClusteringRules(
             clusters=self.clusters,
             clusterer=self.clusterer,
-            threshold=self.agreement,
+            agreement=self.agreement,
             few_examples=self.few_examples,
-            smallest=self.smallest_cluster,
+            smallest_cluster=self.smallest_cluster,
         )
 
     def check(self, config: "RunConfig") -> None:

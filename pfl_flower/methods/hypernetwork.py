@@ -93,7 +93,7 @@ METHODS = {
         },
         strengths={"server-learning-rate": (0.003, 0.01, 0.03)},
         strategy=PFedHN,
-        client=partial(PersonalClient, joins=EVERYTHING),
+        client=partial(PersonalClient, adapts=EVERYTHING),
         write=write_hypernetwork,
         describe=describe_models,
     ),

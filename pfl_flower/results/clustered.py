@@ -84,7 +84,7 @@ def write_groups(folder: Path, runs: Sequence[MethodRun]) -> None:
         }
         for run in runs
         if run.grouping is not None
-        for placement in run.grouping.placements
+        for placement in run.grouping.assignments
     ]
     if not rows:
         return

@@ -1,7 +1,7 @@
 """Who is there? The discovery of a federation before its first round."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from logging import INFO, WARNING
 from typing import Any, cast
@@ -19,30 +19,45 @@ _POLL = 0.2  # seconds between looks at who is there
 _SETTLED = 5.0  # seconds without a new node after which those that are there are all
 
 
+STARTING = 10.0
+"""How many times ``wait`` a run waits for nodes of which none has answered: they are starting."""
+
+
 class FederationError(RuntimeError):
-    """A run that cannot be: no client can work, or there is nothing to go on with.
+    """A run that cannot start or go on with the clients that are there.
 
     Parameters
     ----------
     message : str
-        What is wrong, and what would be right.
+        What is wrong, with whom, and what would help.
     key, value : optional
-        The run key, or the part of a checkpoint, that decides, and its value.
-    reason : str, default ""
-        What clients, or a file that cannot be read, gave as the reason; the commonest.
+        The run key that would help, and its value.
+    nodes, clients : optional
+        Ids of the nodes and numbers of the clients that are meant.
+    reason : str, optional
+        Why they cannot work, as the commonest of them says.
 
     Attributes
     ----------
-    key, value, reason
-        The same; None, or empty, where they do not apply.
+    key, value, nodes, clients, reason
+        The same; None (nodes, clients: empty; reason: ``""``) where they do not apply.
     """
 
     def __init__(
-        self, message: str, *, key: str | None = None, value: Any = None, reason: str = ""
+        self,
+        message: str,
+        *,
+        key: str | None = None,
+        value: Any = None,
+        nodes: Iterable[int] = (),
+        clients: Iterable[int] = (),
+        reason: str = "",
     ) -> None:
         super().__init__(message)
         self.key = key
         self.value = value
+        self.nodes = tuple(nodes)
+        self.clients = tuple(clients)
         self.reason = reason
 
 
@@ -53,7 +68,7 @@ class Population:
     Attributes
     ----------
     clients : node id -> the client's number, of every node that answered
-    schemas : the client's number -> what it tells of its data
+    schemas : the client's number -> the schema of its data
     failures : node id -> why it cannot take part
     """
 
@@ -66,19 +81,26 @@ def wait_for_clients(grid: Grid, config: RunConfig) -> Population:
     """Wait until the federation is complete, so that round 1 does not start with half of it.
 
     Nodes of a simulation register one after another while the server already runs. Every node is
-    asked, as it appears, to load its data and tell of them. Complete are ``min-nodes`` nodes, or
-    as many as they say there are partitions, all of which have answered. After ``wait`` seconds
-    the run goes on with those that are there; one that has not answered by then may still take
-    part.
+    asked, as it appears, to load its data and report their schema. Complete are ``min-nodes``
+    nodes, or as many as they say there are partitions, all of which have answered. After ``wait``
+    seconds the run goes on with those that can work; one that has not answered by then may still
+    take part.
+
+    Where none can work by then and some have not answered, their clients are still starting, as on
+    Ray on a busy machine. The run then waits on for the first of them that can work, for up to
+    :data:`STARTING` times ``wait``.
 
     Raises
     ------
     FederationError
-        If no node is there, or every one says that it cannot load its data (and no other has
-        come for a few seconds); the message has the commonest reason.
+        If no node connects within ``wait`` seconds (its ``key``); if none has answered after
+        :data:`STARTING` times ``wait`` (its ``nodes`` are those that have not); or if every node
+        says that it cannot load its data and no other has come for a few seconds (its ``reason`` is
+        the commonest).
     """
     discovery = _Discovery(grid, config)
     start = last_change = time.monotonic()
+    waits_on = False
     while not discovery.complete:
         now = time.monotonic()
         if discovery.update():
@@ -88,23 +110,43 @@ def wait_for_clients(grid: Grid, config: RunConfig) -> Population:
                 reason = commonest(discovery.failures.values())
                 raise FederationError(
                     f"no client can start: {reason}",
-                    key="clients",
-                    value=len(discovery.failures),
+                    nodes=sorted(discovery.failures),
                     reason=reason,
                 )
         elif now - start > config.wait:
+            if discovery.clients:
+                log(WARNING, "The run goes on without the other nodes: %s", discovery)
+                break
             if not discovery.nodes:
                 raise FederationError(
-                    f"no node connected within {config.wait:g} seconds",
+                    f"no node connected within {config.wait:g} seconds (run key wait)",
                     key="wait",
                     value=config.wait,
                 )
-            log(WARNING, "Going on without the others: %s", discovery)
-            break
+            if now - start > STARTING * config.wait:
+                raise _nobody_answered(discovery, config)
+            if not waits_on:
+                log(WARNING, "No client has started yet; the run waits on: %s", discovery)
+                waits_on = True
         if not discovery.complete:
             time.sleep(_POLL)
     log(INFO, "Nodes: %s", discovery)
     return Population(discovery.clients, discovery.schemas, discovery.failures)
+
+
+def _nobody_answered(discovery: "_Discovery", config: RunConfig) -> FederationError:
+    silent = discovery.silent
+    reason = commonest(discovery.failures.values()) if discovery.failures else ""
+    others = f"; the others cannot start: {reason}" if reason else ""
+    return FederationError(
+        f"nodes {silent} are connected, but did not answer within {STARTING * config.wait:g} "
+        f"seconds, {STARTING:g} times the run key wait; raise it if their clients start more "
+        f"slowly{others}",
+        key="wait",
+        value=config.wait,
+        nodes=silent,
+        reason=reason,
+    )
 
 
 class _Discovery:
@@ -124,6 +166,11 @@ class _Discovery:
         """Whether all expected nodes are there and have answered."""
         answered = len(self.clients) + len(self.failures)
         return 0 < self.expected <= len(self.nodes) == answered and bool(self.clients)
+
+    @property
+    def silent(self) -> list[int]:
+        """The nodes that have not answered."""
+        return sorted(self.nodes - self.clients.keys() - self.failures.keys())
 
     def update(self) -> bool:
         """Ask nodes that are new, take in answers; return whether anything happened."""

@@ -14,10 +14,10 @@ from flwr.serverapp import Grid
 from pfl_flower.config.run_config import RunConfig
 from pfl_flower.data import DataSchema
 from pfl_flower.data.schema import merge_schemas
+from pfl_flower.grid import GridWithout
 from pfl_flower.server.checkpoint import Checkpoints, Saved, read_about
 from pfl_flower.server.discovery import FederationError, Population
 from pfl_flower.server.holdout import choose_late, choose_unseen
-from pfl_flower.subgrid import GridWithout
 from pfl_flower.utils.files import under_home
 from strategies.protocol import (
     CONFIG,
@@ -192,5 +192,5 @@ def _check_personal(session: Session, config: RunConfig, saved: Saved) -> None:
             f"round {saved.round} any more. They keep them only in a personal directory: node "
             f"config personal-dir, $PFL_PERSONAL_DIR, or the run config's personal-dir",
             key="personal-dir",
-            value=lost,
+            clients=lost,
         )

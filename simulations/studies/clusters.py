@@ -43,7 +43,7 @@ def measure(run: MethodRun) -> Measures:
     planted = federation(run.config.data, run.num_clients).true_clusters
     clients = range(run.num_clients)
     groups = {c: run.grouping.groups.get(c, NO_GROUP) for c in clients}
-    first = {p.client: p.round for p in reversed(run.grouping.placements)}
+    first = {p.client: p.round for p in reversed(run.grouping.assignments)}
     late = [client for client, begun in first.items() if begun > 1]
     return {
         "loss": float(loss),

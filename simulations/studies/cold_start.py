@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from clients import PersonalClient
-from clients.adaptation import ALL, join
+from clients.adaptation import ALL, adapt
 from clients.rng import Seeded
 from clients.training import EVERYTHING
 from pfl_flower.client.build import build_client
@@ -145,7 +145,7 @@ def _fit(
         client.model.load_state_dict(values)
         seed = named_seed(client.seed, "embedding", client.partition_id or 0, count)
         with Seeded(seed, client.model):
-            join(
+            adapt(
                 *(client.model, client.train_loader, examples, 1, EVERYTHING, client.scopes),
                 task=client.task,
                 optimization=client.optimization,

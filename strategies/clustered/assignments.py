@@ -1,4 +1,4 @@
-"""Who is in which group, and how it came to that."""
+"""Cluster assignments: which client is in which group, since when and why."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -7,21 +7,25 @@ from typing import Any, NamedTuple
 from flwr.app import ArrayRecord
 from numpy.typing import NDArray
 
-__all__ = ["NO_GROUP", "Grouping", "Placement"]
+__all__ = ["NO_GROUP", "Assignment", "Grouping"]
 
 NO_GROUP = -1
 """Number of the group of a client that is in none."""
 
 
-class Placement(NamedTuple):
-    """A client was put in a group.
+class Assignment(NamedTuple):
+    """A client was assigned to a group.
 
     Attributes
     ----------
-    round : before which it was (1 for the start of the run)
-    client, group : their numbers; :data:`NO_GROUP` for none
-    score : how well it fits: what it means depends on the strategy; NaN where there is no measure
-    reason : in words
+    round : int
+        The assignment happened before this round (1 for the start of the run).
+    client, group : int
+        Numbers of the client and of the group; :data:`NO_GROUP` for none.
+    score : float
+        How well the client fits. The meaning depends on the strategy; NaN if there is no measure.
+    reason : str
+        Why the client was assigned.
     """
 
     round: int
@@ -33,20 +37,25 @@ class Placement(NamedTuple):
 
 @dataclass(frozen=True)
 class Grouping:
-    """Who is in which group, and how it came to that.
+    """The groups of a run, and how they were found.
 
     Attributes
     ----------
-    groups : client -> group, :data:`NO_GROUP` for none
-    placements : every change, in order
-    models : group -> final arrays of scope ``group``
-    clients, similarity, examples : what groups were found by, if by similarities: the clients in
-        the order of the ``(n, n)`` cosine similarities, and their numbers of examples
-    bytes_down, bytes_up : payload bytes that finding the groups took, of all clients together
+    groups : mapping of int to int
+        Client -> group; :data:`NO_GROUP` for none.
+    assignments : sequence of Assignment
+        All assignments in order; the last one of a client counts.
+    models : mapping of int to ArrayRecord
+        Group -> final arrays of scope ``group``.
+    clients, similarity, examples : optional
+        For methods that find groups by similarity: the clients in the order of the rows, their
+        cosine similarities ``(n, n)``, and their numbers of examples.
+    bytes_down, bytes_up : int, default 0
+        Payload bytes that finding the groups took, summed over all clients.
     """
 
     groups: Mapping[int, int]
-    placements: Sequence[Placement]
+    assignments: Sequence[Assignment]
     models: Mapping[int, ArrayRecord]
     clients: Sequence[int] = ()
     similarity: NDArray[Any] | None = None

@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 
 from strategies.arrays import as_part, part_of, project, view
 from strategies.clustered.assignments import NO_GROUP
+from strategies.clustered.clusterers import bipartition
+from strategies.clustered.gradient_similarity import cosine_similarities
 from strategies.clustered.group_averaging import GroupAveraging
-from strategies.clustered.similarity_clustering import bipartition, cosine_similarities
 from strategies.replies import Reply
 from strategies.rounds import Round
 

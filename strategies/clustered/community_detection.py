@@ -1,8 +1,9 @@
-"""Communities in a set of pulls: small pure functions on cosine similarities.
+"""Community detection from the cosine similarities of clients' update directions.
 
-A pull is the direction in which a client's training changes shared arrays, less the mean of
-everybody. What a client has too few examples to tell stays in its pull as noise, the same in every
-round, so all cosines are small; only that those within a community are larger tells.
+An update direction is the direction in which a client's training changes the shared arrays, less
+the mean over all clients. A client with few examples has a noisy direction, and the noise is the
+same in every round. So all cosines are small; communities show only because cosines within them are
+larger than across. All functions are pure.
 """
 
 from collections.abc import Iterator, Sequence
@@ -11,23 +12,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from strategies.clustered.assignments import NO_GROUP
-from strategies.clustered.similarity_clustering import (
-    ClusteringRules,
-    Floats,
-    Labels,
-    agglomerative,
-    cosine_similarities,
-    nearest,
-    refine,
-    renumbered,
-)
+from strategies.clustered.clusterers import agglomerative, renumbered
+from strategies.clustered.community_evidence import STRONG, evidence, null_cosines
+from strategies.clustered.gradient_similarity import Floats, Labels, nearest
+from strategies.clustered.similarity_clustering import ClusteringRules, refine
 from strategies.randomness import generator
 
 _MOST = 32
-"""Most communities that are found where their number is not given."""
+"""Largest number of communities if it is not given."""
 
 _REFINED = 3
-"""Of how many cuts of a tree clients move."""
+"""Number of the best cuts of the tree that are refined."""
 
 _REPEATS = 20
 """Repeats of the bootstrap."""
@@ -35,25 +30,15 @@ _REPEATS = 20
 _FAR = 6.0
 """Least distance from the mean of the bootstrap, in standard deviations.
 
-What is found by chance has a long upper tail, in which a largest of 20 says little; and it is
-looked at round after round.
+The null distribution has a long upper tail, so the largest of 20 draws is a weak bound; and the
+test is repeated round after round.
 """
-
-_ENOUGH_DIMENSIONS = 1000
-"""From so many dimensions on, cosines of random directions are normal; only their scale falls."""
-
-STRONG = 5.0
-"""Least evidence that counts, in nats: strong by the scale of Kass & Raftery 1995."""
 
 
 def direction_of(change: Floats) -> Floats | None:
-    """Return a change as a vector of length 1; None if it is zero or not finite.
+    """Return a change ``(p,)`` divided by its norm; None if it is zero or not finite.
 
-    Of length 1, so that one wild client has no more say in the mean than any other.
-
-    Parameters
-    ----------
-    change : ``(p,)``
+    With norm 1, an outlier has no more influence on the mean than any other client.
     """
     largest = np.abs(change).max(initial=0.0)
     if not (np.isfinite(largest) and largest > 0):
@@ -62,75 +47,30 @@ def direction_of(change: Floats) -> Floats | None:
     return np.asarray(scaled / np.linalg.norm(scaled))
 
 
-def levels(similarity: Floats, labels: Labels) -> tuple[float, float]:
-    """Return the mean cosine of pairs in one community, and that of pairs in different ones.
-
-    Parameters
-    ----------
-    similarity : ``(n, n)`` cosines
-    labels : the community of each client; pairs with one in none (-1) do not count
-
-    Returns
-    -------
-    both; where there is no such pair 1, as of equal pulls, and 0, as of unlike ones
-    """
-    inside, across = _pairs(similarity, labels)
-    high = float(inside.mean()) if inside.size else 1.0
-    low = float(across.mean()) if across.size else 0.0
-    return high, low
-
-
-def _pairs(similarity: Floats, labels: Labels) -> tuple[Floats, Floats]:
-    """Return the cosines of pairs in one community, and those of pairs in different ones."""
-    known = np.flatnonzero(labels != NO_GROUP)
-    left, right = np.triu_indices(len(known), k=1)
-    cosines = similarity[known[left], known[right]]
-    same = labels[known[left]] == labels[known[right]]
-    return cosines[same], cosines[~same]
-
-
-def evidence(similarity: Floats, labels: Labels) -> float:
-    """Return the evidence for communities against none, in nats, by description length.
-
-    The cosines of pairs are described as normal around one mean within communities and around
-    another across, of one variance (a stochastic block model of two levels), instead of around one
-    mean for all. That saves ``pairs / 2 log(variance before / variance after)`` nats, and costs
-    the labels, ``n log K``. It has no scale, so noise that makes all cosines small does not matter.
-
-    Parameters
-    ----------
-    similarity : ``(n, n)`` cosines
-    labels : the community of each of the ``n`` clients, none -1
-
-    Returns
-    -------
-    minus infinity where members are no more alike than others, or there are no two communities
-    """
-    inside, across = _pairs(similarity, labels)
-    if not inside.size or not across.size or inside.mean() <= across.mean():
-        return -np.inf
-    cosines = np.concatenate([inside, across])
-    after = np.sum((inside - inside.mean()) ** 2) + np.sum((across - across.mean()) ** 2)
-    before = np.sum((cosines - cosines.mean()) ** 2)
-    saved = len(cosines) / 2 * np.log(before / max(after, 1e-12 * before))
-    return float(saved - len(labels) * np.log(labels.max() + 1))
-
-
 def find_communities(similarity: Floats, clusters: int = 0, seed: int = 0) -> Labels:
-    """Return the community of each client, numbered by their first members; -1 for none.
+    """Find communities by average linkage and refinement.
 
-    By average linkage, after which clients move to where they agree most. Without a number, the
-    one with the most :func:`evidence` is taken, up to half the clients and 32. A search finds
-    something in pure chance too, the more the fewer dimensions pulls have. So the same search is
-    made in :func:`unlike_pulls` (a parametric bootstrap), and there is no community unless the
-    evidence is strong, and 6 standard deviations above the mean of what is found there. Then
-    whoever is alone is in none.
+    If the number is not given, the function takes the one with the most
+    :func:`~strategies.clustered.community_evidence.evidence`, up to half the clients and 32. A
+    search finds communities in pure noise too, and the more, the fewer dimensions the directions
+    have. A parametric bootstrap therefore repeats the search in cosines without communities
+    (:func:`~strategies.clustered.community_evidence.null_cosines`). There are no communities unless
+    the evidence is strong and exceeds the bootstrap's mean by 6 standard deviations. Clients that
+    are alone are then in no community.
 
     Parameters
     ----------
-    similarity : ``(n, n)`` cosines of pulls, ``n`` at least 2
-    clusters : the number of communities, at most ``n``; 0 to find it
-    seed : of the bootstrap
+    similarity : ndarray
+        Cosines ``(n, n)`` of update directions, ``n`` at least 2.
+    clusters : int, default 0
+        Number of communities, at most ``n``; 0 to find it.
+    seed : int, default 0
+        Seed of the bootstrap.
+
+    Returns
+    -------
+    ndarray
+        Community of each client, ``(n,)``, numbered by their first members; -1 for none.
     """
     none = np.full(len(similarity), NO_GROUP, dtype=np.int64)
     if clusters:
@@ -138,17 +78,17 @@ def find_communities(similarity: Floats, clusters: int = 0, seed: int = 0) -> La
         return renumbered(_refined(similarity, agglomerative(similarity, ones, clusters, 0.0)))
     if (best := most_evident(similarity)) is None:
         return none
-    if not _is_no_chance(evidence(similarity, best), similarity, seed):
+    if not _is_significant(evidence(similarity, best), similarity, seed):
         return none
     sizes = np.bincount(best)
     return renumbered(np.where(sizes[best] > 1, best, NO_GROUP))
 
 
 def most_evident(similarity: Floats) -> Labels | None:
-    """Return the communities with the most :func:`evidence`; None where nothing can be found.
+    """Return the communities with the most evidence; None with fewer than 4 clients.
 
-    The tree of average linkage is cut at every number; of the cuts with the most evidence, clients
-    move to where they agree most.
+    The tree of average linkage is cut at every number of communities. The cuts with the most
+    evidence are refined.
     """
     from scipy.cluster.hierarchy import cut_tree, linkage  # slow to import
     from scipy.spatial.distance import squareform
@@ -165,81 +105,71 @@ def most_evident(similarity: Floats) -> Labels | None:
     )
 
 
-def unlike_pulls(count: int, spread: float, draw: np.random.Generator) -> Floats:
-    """Return the cosines of pulls of clients that all differ, each in its own way.
-
-    Random vectors less their mean, in as many dimensions as give the cosines this variance: that
-    of random directions in ``d`` dimensions is ``1 / d``.
-
-    Parameters
-    ----------
-    count : number of clients ``n``
-    spread : variance of the cosines
-    draw : source of chance
-
-    Returns
-    -------
-    ``(n, n)``
-    """
-    dimensions = int(np.clip(1.0 / max(spread, 1e-12), 2, _ENOUGH_DIMENSIONS))
-    vectors = draw.normal(size=(count, dimensions))
-    return cosine_similarities(list(vectors - vectors.mean(axis=0)))
-
-
-def _is_no_chance(found: float, similarity: Floats, seed: int) -> bool:
-    """Tell whether evidence is strong, and far above what is found where there is nothing."""
+def _is_significant(found: float, similarity: Floats, seed: int) -> bool:
+    """Return whether evidence is strong, and far above the evidence in null cosines."""
     if found <= STRONG:
         return False
     chances: list[float] = []
-    for chance in _by_chance(similarity, seed):
+    for chance in _null_evidence(similarity, seed):
         if chance >= found:
-            return False  # most often soon, so that it costs little where there is nothing
+            return False  # usually after a few draws if there are no communities
         chances.append(chance)
     return found > float(np.mean(chances) + _FAR * np.std(chances, ddof=1))
 
 
-def _by_chance(similarity: Floats, seed: int) -> Iterator[float]:
-    """Return the evidence found in as many clients that all differ, again and again."""
+def _null_evidence(similarity: Floats, seed: int) -> Iterator[float]:
+    """Yield the evidence that the search finds in null cosines of the same size and variance."""
     spread = float(similarity[np.triu_indices(len(similarity), k=1)].var())
     for repeat in range(_REPEATS):
         draw = generator(seed, "communities", len(similarity), repeat)
-        chance = unlike_pulls(len(similarity), spread, draw)
+        chance = null_cosines(len(similarity), spread, draw)
         labels = most_evident(chance)
         yield -np.inf if labels is None else evidence(chance, labels)
 
 
-def join(similarity: Floats, labels: Labels, least: float, free: int | None) -> Labels:
-    """Return the labels after each client in no community has joined one, if it agrees with one.
+def assign_to_communities(
+    similarity: Floats, labels: Labels, least: float, free: int | None
+) -> Labels:
+    """Assign clients without a community to the one with which they agree, if there is one.
 
     Parameters
     ----------
-    similarity : ``(n, n)`` cosines
-    labels : the community of each client, -1 for none
-    least : agreement with which one joins, or with which those that agree with none become a new
-        community, if the :func:`evidence` for that is strong
-    free : the number of the first new community; None if there can be none
+    similarity : ndarray
+        Cosines ``(n, n)``.
+    labels : ndarray
+        Community of each client, ``(n,)``; -1 for none.
+    least : float
+        Least agreement with a community. The remaining clients become new communities if they agree
+        this much with each other and the evidence is strong.
+    free : int or None
+        Number of the first new community; None to allow no new ones.
+
+    Returns
+    -------
+    ndarray
+        The new labels ``(n,)``.
     """
-    ones, joined = np.ones(len(labels)), labels.copy()
+    ones, assigned = np.ones(len(labels)), labels.copy()
     for client in np.flatnonzero(labels == NO_GROUP).tolist():
         group, score = nearest(similarity, ones, client, labels)
         if score >= least:
-            joined[client] = group
-    rest = np.flatnonzero(joined == NO_GROUP)
+            assigned[client] = group
+    rest = np.flatnonzero(assigned == NO_GROUP)
     if free is None or len(rest) < 2:
-        return joined
+        return assigned
     found = agglomerative(similarity[np.ix_(rest, rest)], ones[rest], 0, least)
     for label in range(int(found.max()) + 1):
         members = rest[found == label]
-        if len(members) > 1 and _is_new(similarity, joined, members):
-            joined[members] = free
+        if len(members) > 1 and _is_new(similarity, assigned, members):
+            assigned[members] = free
             free += 1
-    return joined
+    return assigned
 
 
 def _is_new(similarity: Floats, labels: Labels, members: NDArray[np.int64]) -> bool:
-    """Tell whether there is strong evidence that clients are a community of their own.
+    """Return whether there is strong evidence that clients are a new community.
 
-    That is more evidence than if each joined the community with which it agrees most.
+    The alternative is that each belongs to the community with which it agrees most.
     """
     ones = np.ones(len(labels))
     apart, inside = labels.copy(), labels.copy()
@@ -252,27 +182,32 @@ def _is_new(similarity: Floats, labels: Labels, members: NDArray[np.int64]) -> b
     return evidence(cosines, renumbered(apart[known])) > before + STRONG
 
 
-def misplaced(
+def reassignments(
     recent: Floats, labels: Labels, clients: Sequence[int], margin: float
 ) -> dict[int, tuple[int, float]]:
-    """Return where clients belong whose recent pulls are those of another community.
+    """Return the clients whose recent update directions are those of another community.
 
-    A client in the wrong place goes on to be pulled to where it belongs. One in the right place is
-    pulled by what is its own only, less the mean of that in its community; so with itself among
-    the members its agreement with them is about 0, as it is with others. No community is left
-    empty.
+    A client in the wrong community keeps moving towards the right one. A client in the right
+    community moves only in its individual direction, less the mean of those of its community; so
+    its agreement with that community, itself included, is about 0, as with any other. No community
+    becomes empty.
 
     Parameters
     ----------
-    recent : ``(n, n)`` cosines of the recent pull of each client (row) with the pulls by which
-        clients were placed (column)
-    labels : the community of each client, -1 for none
-    clients : places of those that may move
-    margin : by which the agreement with another community must be above that with its own
+    recent : ndarray
+        Cosines ``(n, n)`` of the recent direction of each client (row) with the directions by which
+        clients were assigned (column).
+    labels : ndarray
+        Community of each client, ``(n,)``; -1 for none.
+    clients : sequence of int
+        Indices of the clients that may move.
+    margin : float
+        Least difference between the agreements with the new and the old community.
 
     Returns
     -------
-    place of a client that moves -> new community, and how much higher the agreement is
+    dict of int to tuple of int and float
+        Index of a client that moves -> new community, and that difference.
     """
     members = (labels[:, None] == np.arange(labels.max(initial=-1) + 1)).astype(np.float64)
     sizes = members.sum(axis=0)
@@ -290,7 +225,7 @@ def misplaced(
 
 
 def _refined(similarity: Floats, labels: Labels) -> Labels:
-    """Return the labels after clients have moved to where they agree most; no community ends."""
+    """Move clients to where they agree most; no community disappears."""
     rules = ClusteringRules(int(labels.max()) + 1, few_examples=0)
     size = len(labels)
     return refine(similarity, np.ones(size), [1] * size, labels, rules)

@@ -13,15 +13,17 @@ from numpy.typing import NDArray
 
 from strategies.arrays import as_part, part_of, to_record, view
 from strategies.clustered.assignments import NO_GROUP, Grouping
+from strategies.clustered.gradient_similarity import (
+    attenuation,
+    cosine_similarities,
+    nearest,
+    noise_examples,
+)
 from strategies.clustered.group_averaging import GroupAveraging, lowest_of
 from strategies.clustered.similarity_clustering import (
     ClusteringRules,
     assign_to_clusters,
-    attenuation,
-    cosine_similarities,
     find_clusters,
-    nearest,
-    noise_examples,
 )
 from strategies.errors import ArgumentError
 from strategies.protocol import (
@@ -65,8 +67,9 @@ class GradientClusters(GroupAveraging):
     Before round 1 every node that is there tells its gradient at the arrays of the start. Clients
     with many examples found the clusters; the others join the one they agree with most, for which
     half the agreement will do. Who was not there, or failed, is asked when it is seen next, at the
-    same start. Who agrees with no cluster is one of its own; with ``smallest`` above 1 it gets the
-    mean over everybody, until enough such clients agree with each other and become a new cluster.
+    same start. Who agrees with no cluster is one of its own; with ``smallest_cluster`` above 1 it
+    gets the mean over everybody, until enough such clients agree with each other and become a new
+    cluster.
 
     Parameters
     ----------
@@ -251,7 +254,7 @@ class GradientClusters(GroupAveraging):
     @property
     def _none(self) -> str:
         """Why a client is in no cluster."""
-        least = self.rules.smallest
+        least = self.rules.smallest_cluster
         return "agrees with no cluster" + (f" of {least} clients or more" if least > 1 else "")
 
     def _revise(self, current: Round) -> None:

@@ -20,7 +20,7 @@ from strategies.arrays import (
     weighted_mean,
 )
 from strategies.averaging import PartialAveraging
-from strategies.clustered.assignments import NO_GROUP, Grouping, Placement
+from strategies.clustered.assignments import NO_GROUP, Assignment, Grouping
 from strategies.errors import ArgumentError
 from strategies.protocol import (
     ADAPTATION_EXAMPLES,
@@ -91,9 +91,9 @@ class GroupAveraging(PartialAveraging):
             raise ValueError(f"groups are numbered from 0, got {negative}")
         self.models: dict[int, ArrayRecord] = {}
         """Group -> its arrays, once it has some of its own."""
-        self.placements: list[Placement] = []
+        self.placements: list[Assignment] = []
         for client, group in sorted(self.groups.items()):
-            self.placements.append(Placement(1, client, group, np.nan, "given"))
+            self.placements.append(Assignment(1, client, group, np.nan, "given"))
 
     @property
     def grouping(self) -> Grouping:
@@ -149,7 +149,7 @@ class GroupAveraging(PartialAveraging):
         self.models = {group: to_record(own) for group, own in models.items()}
         reasons = placements["reasons"].tobytes().decode().split("\n")
         columns = (placements[name].tolist() for name in ("rounds", "clients", "groups", "scores"))
-        self.placements = [Placement(*row) for row in zip(*columns, reasons, strict=False)]
+        self.placements = [Assignment(*row) for row in zip(*columns, reasons, strict=False)]
         self.query_bytes = [int(b) for b in placements["bytes"]]
 
     # ------------------------------------------------------------------ the way down
@@ -268,7 +268,7 @@ class GroupAveraging(PartialAveraging):
         if self.groups.get(client) == group:
             return
         self.groups[client] = group
-        self.placements.append(Placement(server_round, client, group, float(score), reason))
+        self.placements.append(Assignment(server_round, client, group, float(score), reason))
 
     def forget_momentum(self, group: int) -> None:
         """Forget the server's momentum of a group whose arrays are not what they were."""

@@ -9,18 +9,18 @@ from flwr.app import ArrayRecord
 from flwr.common.logger import log
 
 from strategies.clustered.assignments import NO_GROUP
-from strategies.clustered.community_detection import find_communities, join, levels, misplaced
-from strategies.clustered.similarity_clustering import (
-    Floats,
-    Labels,
-    agreements,
-    cosine_similarities,
+from strategies.clustered.community_detection import (
+    assign_to_communities,
+    find_communities,
+    reassignments,
 )
+from strategies.clustered.community_evidence import levels
+from strategies.clustered.gradient_similarity import Floats, Labels, agreements, cosine_similarities
 from strategies.clustered.update_directions import UpdateDirections
-
-__all__ = ["UpdateClusters"]
 from strategies.errors import ArgumentError
 from strategies.rounds import Round
+
+__all__ = ["UpdateClusters"]
 
 _ENOUGH = 0.5
 """Part of the clients met so far of which enough must be known before communities are found."""
@@ -45,7 +45,7 @@ class UpdateClusters(UpdateDirections):
     By these pulls a client was placed; they are kept. What it pulls towards afterwards is summed
     anew. Every ``revise_every`` rounds a client moves whose new pulls have a higher mean cosine
     with the pulls of another community than with those of its own (see
-    :func:`strategies.clustered.community_detection.misplaced`). Every placement is logged; its
+    :func:`strategies.clustered.community_detection.reassignments`). Every placement is logged; its
     score is the mean cosine, or for a move by how much it was higher.
 
     An unseen client has trained nothing, so nothing is known of it: it is evaluated with the mean.
@@ -142,7 +142,7 @@ class UpdateClusters(UpdateDirections):
         inside, across = levels(similarity, before)
         # a number is never used again, lest a new community inherits a model
         free = None if self.clusters else 1 + max(p.group for p in self.placements)
-        labels = join(similarity, before, (inside + across) / 2, free)
+        labels = assign_to_communities(similarity, before, (inside + across) / 2, free)
         self._put_all(server_round, clients, similarity, labels, "joined by its pulls")
         if due:
             self._revise(server_round, clients, labels, self.margin * max(inside - across, 0.0))
@@ -170,7 +170,7 @@ class UpdateClusters(UpdateDirections):
         found = cosine_similarities([*self.blocks.solve(self.pulls, clients), *after])
         recent = np.zeros((len(clients), len(clients)))
         recent[ready] = found[len(clients) :, : len(clients)]
-        for place, (group, gain) in misplaced(recent, labels, ready, margin).items():
+        for place, (group, gain) in reassignments(recent, labels, ready, margin).items():
             client = clients[place]
             words = (server_round, client, self.groups[client], group, gain)
             log(INFO, "Before round %d: client %d moves from community %d to %d (%.2f)", *words)

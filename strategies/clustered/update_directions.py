@@ -12,8 +12,8 @@ from strategies.arrays import as_part, part_of, project, view
 from strategies.clustered.assignments import NO_GROUP, Grouping
 from strategies.clustered.block_design import Blocks
 from strategies.clustered.community_detection import direction_of
+from strategies.clustered.gradient_similarity import Floats, cosine_similarities
 from strategies.clustered.group_averaging import GroupAveraging
-from strategies.clustered.similarity_clustering import Floats, cosine_similarities
 from strategies.errors import ArgumentError
 from strategies.replies import Reply
 

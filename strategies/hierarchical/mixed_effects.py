@@ -1,14 +1,14 @@
-"""Linear regressions that borrow strength: clients' coefficients have a common Gaussian prior.
+"""Linear mixed-effects models (hierarchical linear regression): moments, posteriors, likelihoods.
 
 Client ``i`` has inputs ``X_i`` ``(n_i, d)`` and targets ``y_i`` ``(n_i,)``, with
 
     theta_i ~ N(mu, Sigma),    y_i | X_i, theta_i ~ N(X_i theta_i, s2 I)
 
-(Lindley & Smith 1972; Laird & Ware 1982). Of a client's data nothing matters but its moments
-``A = X^T X``, ``b = X^T y``, ``y^T y`` and ``n``. Everything is float64 and exact, nothing needs
-an inverse of ``A`` (singular with fewer than ``d`` examples) or of ``Sigma`` (zero where clients do
-not differ), and all functions take the moments of one client or of many: ``...`` in a shape is
-any number of leading dimensions, such as one of clients.
+(Lindley & Smith 1972; Laird & Ware 1982). The moments ``A = X^T X``, ``b = X^T y``, ``y^T y`` and
+``n`` are sufficient statistics of a client's data. All computations are exact, in float64. None
+needs an inverse of ``A``, which is singular with fewer than ``d`` examples, or of ``Sigma``, which
+is zero if clients do not differ. All functions take the moments of one client or of many: ``...``
+in a shape stands for any number of leading dimensions, such as one of clients.
 """
 
 from collections.abc import Sequence
@@ -24,14 +24,18 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Moments:
-    """All that a linear regression needs of some examples.
+    """Sufficient statistics of a linear regression.
 
     Attributes
     ----------
-    gram : ``X^T X``, ``(..., d, d)``
-    cross : ``X^T y``, ``(..., d)``
-    square : ``y^T y``, ``(...)``
-    examples : their number, ``(...)``
+    gram : ndarray
+        ``X^T X``, ``(..., d, d)``.
+    cross : ndarray
+        ``X^T y``, ``(..., d)``.
+    square : ndarray
+        ``y^T y``, ``(...)``.
+    examples : ndarray
+        Number of examples ``n``, ``(...)``.
     """
 
     gram: Floats
@@ -42,16 +46,21 @@ class Moments:
 
 @dataclass(frozen=True)
 class Prior:
-    """What is known of a client's coefficients before its data, and of the noise of targets.
+    """Prior of clients' coefficients and variance of the noise in targets.
 
     Attributes
     ----------
-    mean : ``mu``, ``(d,)``
-    covariance : ``Sigma``, ``(d, d)``, positive semidefinite; zero where clients do not differ
-    uncertainty : ``G``, ``(d, d)``: covariance of the estimate of ``mu``; zero where that counts as
-        known, which is plain maximum likelihood
-    noise : ``s2``, above zero
-    noise_floor : the least that an estimate of ``s2`` may become, above zero
+    mean : ndarray
+        ``mu``, ``(d,)``.
+    covariance : ndarray
+        ``Sigma``, ``(d, d)``, positive semidefinite; zero where clients do not differ.
+    uncertainty : ndarray
+        ``G``, ``(d, d)``: covariance of the estimate of ``mu``. It is zero for plain maximum
+        likelihood, which treats ``mu`` as known.
+    noise : float
+        Noise variance ``s2``, above zero.
+    noise_floor : float
+        Lower bound of estimates of ``s2``, above zero.
     """
 
     mean: Floats
@@ -63,14 +72,17 @@ class Prior:
 
 @dataclass(frozen=True)
 class Posterior:
-    """What is known of a client's coefficients after its data.
+    """Gaussian posterior of clients' coefficients.
 
     Attributes
     ----------
-    mean : ``m``, ``(..., d)``
-    covariance : ``V``, ``(..., d, d)``, as if ``mu`` was known
-    weight : ``T = V Sigma^-1 = (I + Sigma A / s2)^-1``, ``(..., d, d)``: the part of the prior in
-        ``m = T mu + (I - T) theta_OLS``
+    mean : ndarray
+        ``m``, ``(..., d)``.
+    covariance : ndarray
+        ``V``, ``(..., d, d)``, given ``mu``.
+    weight : ndarray
+        ``T = V Sigma^-1 = (I + Sigma A / s2)^-1``, ``(..., d, d)``: the weight of the prior mean in
+        ``m = T mu + (I - T) theta_OLS``.
     """
 
     mean: Floats
@@ -78,21 +90,23 @@ class Posterior:
     weight: Floats
 
     def total_covariance(self, prior: Prior) -> Floats:
-        """Return ``V + T G T^T``, ``(..., d, d)``, which counts in that ``mu`` is an estimate.
+        """Return ``V + T G T^T``, ``(..., d, d)``, which includes the uncertainty of ``mu``.
 
-        Without it intervals are too narrow (Kackar & Harville 1984).
+        Without it, intervals are too narrow (Kackar & Harville 1984).
         """
         spread = self.weight @ prior.uncertainty @ transposed(self.weight)
         return symmetric(self.covariance + spread)
 
 
 def moments(inputs: Floats, targets: Floats) -> Moments:
-    """Return the moments of examples.
+    """Return the moments of one client's examples.
 
     Parameters
     ----------
-    inputs : ``(n, d)``, the column of ones for the intercept included
-    targets : ``(n,)``
+    inputs : ndarray
+        ``(n, d)``, including the column of ones for the intercept.
+    targets : ndarray
+        ``(n,)``.
     """
     inputs, targets = np.asarray(inputs, np.float64), np.asarray(targets, np.float64)
     count = np.float64(len(targets))
@@ -100,7 +114,7 @@ def moments(inputs: Floats, targets: Floats) -> Moments:
 
 
 def stack(parts: Sequence[Moments]) -> Moments:
-    """Return the moments of several clients as one, with a dimension of clients in front."""
+    """Stack the moments of several clients along a new first dimension."""
     return Moments(
         np.stack([part.gram for part in parts]),
         np.stack([part.cross for part in parts]),
@@ -110,7 +124,7 @@ def stack(parts: Sequence[Moments]) -> Moments:
 
 
 def pooled(many: Moments) -> Moments:
-    """Return the moments of all clients' examples together."""
+    """Return the moments of all clients' examples, pooled."""
     return Moments(
         *(np.sum(a, axis=0) for a in (many.gram, many.cross, many.square, many.examples))
     )
@@ -120,8 +134,8 @@ def posterior(moments: Moments, prior: Prior) -> Posterior:
     """Return the posterior of each client: the precision-weighted mean of prior and data.
 
     ``V = (Sigma^-1 + A/s2)^-1`` and ``m = V (Sigma^-1 mu + b/s2)``, computed as
-    ``V = (I + Sigma A/s2)^-1 Sigma`` and ``m = mu + V (b - A mu)/s2``: a covariance of zero gives
-    ``mu`` (the pooled model), an infinite one each client's least squares, and
+    ``V = (I + Sigma A/s2)^-1 Sigma`` and ``m = mu + V (b - A mu)/s2``. A covariance of zero gives
+    ``mu`` (complete pooling), an infinite one each client's least squares (no pooling), and
     ``Sigma = tau^2 I`` ridge regression towards ``mu`` with penalty ``s2/tau^2``.
     """
     precision = moments.gram / prior.noise
@@ -132,7 +146,7 @@ def posterior(moments: Moments, prior: Prior) -> Posterior:
     )
     both = np.linalg.solve(system, right)
     covariance, weight = symmetric(both[..., :size]), both[..., size:]
-    step = _times(covariance, _pull(moments, prior))
+    step = _times(covariance, score_at_prior(moments, prior))
     return Posterior(prior.mean + step, covariance, weight)
 
 
@@ -152,20 +166,20 @@ def log_likelihood(moments: Moments, prior: Prior) -> Floats:
     ``r^2 = ||y - X mu||^2`` and ``q = (b - A mu)/s2``.
     """
     found = posterior(moments, prior)
-    pull = _pull(moments, prior)
+    score = score_at_prior(moments, prior)
     logarithm = -np.linalg.slogdet(found.weight)[1]
     square = residual(moments, prior.mean) / prior.noise
-    explained = np.einsum("...i,...ij,...j->...", pull, found.covariance, pull)
+    explained = np.einsum("...i,...ij,...j->...", score, found.covariance, score)
     constant = moments.examples * np.log(2 * np.pi * prior.noise)
     value: Floats = -0.5 * (constant + logarithm + square - explained)
     return value
 
 
 def information(moments: Moments, prior: Prior) -> Floats:
-    """Return what each client's data tell of ``mu``: ``W_i``, ``(..., d, d)``.
+    """Return the Fisher information of each client's data on ``mu``: ``W_i``, ``(..., d, d)``.
 
     ``W = Sigma^-1 - Sigma^-1 V Sigma^-1 = (I + A Sigma/s2)^-1 A/s2``, which is
-    ``(Sigma + s2 A^-1)^-1`` where ``A`` has an inverse.
+    ``(Sigma + s2 A^-1)^-1`` if ``A`` is invertible.
     """
     precision = moments.gram / prior.noise
     system = np.eye(len(prior.mean)) + precision @ prior.covariance
@@ -174,15 +188,18 @@ def information(moments: Moments, prior: Prior) -> Floats:
 
 
 def restricted_log_likelihood(many: Moments, prior: Prior) -> float:
-    """Return ``log p(y)`` with ``mu`` integrated out, too, but for a constant (Harville 1974).
+    """Return the restricted log likelihood, up to a constant (Harville 1974).
 
-    It is ``sum_i log p(y_i) - 1/2 log det sum_i W_i`` with ``prior.mean`` the generalized least
-    squares mean. Directions of which no client knows anything are left out of the determinant.
+    It is ``log p(y)`` with ``mu`` integrated out under a flat prior:
+    ``sum_i log p(y_i) - 1/2 log det sum_i W_i`` at the generalized least squares mean. The
+    determinant leaves out directions on which no client has information.
 
     Parameters
     ----------
-    many : moments of all clients, ``(clients, ...)``
-    prior : its ``mean`` must be the one that belongs to its covariance and noise
+    many : Moments
+        Moments of all clients, ``(clients, ...)``.
+    prior : Prior
+        Its ``mean`` must be the generalized least squares mean for its covariance and noise.
     """
     values = np.linalg.eigvalsh(information(many, prior).sum(axis=0))
     known = values[values > UNKNOWN * values.max()] if values.max() > 0 else values[:0]
@@ -190,16 +207,16 @@ def restricted_log_likelihood(many: Moments, prior: Prior) -> float:
 
 
 UNKNOWN = 1e-8
-"""Of the largest eigenvalue of an information matrix; what is below counts as unknown. (It is
-what rounding leaves of a zero where targets are explained to within :data:`NOISE_FLOOR`.)"""
+"""Eigenvalues of an information matrix below this part of the largest count as zero. (Rounding
+leaves that much of a zero if targets are explained up to :data:`NOISE_FLOOR`.)"""
 
 NOISE_FLOOR = 1e-6
-"""Least estimate of ``s2``, beside the square of a target: targets that are explained to a
-thousandth count as explained. Data without noise so end in no division by zero."""
+"""Lower bound of ``s2`` in units of the mean squared target. A residual of a thousandth of a target
+counts as zero, so data without noise cause no division by zero."""
 
 
 def residual(moments: Moments, coefficients: Floats) -> Floats:
-    """Return ``||y - X theta||^2`` of each client, ``(...)``, at ``theta`` ``(..., d)``; >= 0."""
+    """Return the residual sums of squares ``||y - X theta||^2``, ``(...)``."""
     explained = 2 * moments.cross - _times(moments.gram, coefficients)
     value: Floats = moments.square - np.einsum("...i,...i->...", coefficients, explained)
     return np.maximum(value, 0.0)
@@ -208,33 +225,38 @@ def residual(moments: Moments, coefficients: Floats) -> Floats:
 def predict(
     inputs: Floats, mean: Floats, covariance: Floats, noise: float
 ) -> tuple[Floats, Floats]:
-    """Return mean and variance of the targets of new examples, each ``(n,)``.
+    """Return the predictive mean and variance of targets, each ``(n,)``.
 
     Parameters
     ----------
-    inputs : ``(n, d)``
-    mean, covariance : of the coefficients, ``(d,)`` and ``(d, d)``, see
-        :meth:`Posterior.total_covariance`
-    noise : ``s2``
+    inputs : ndarray
+        ``(n, d)``.
+    mean, covariance : ndarray
+        Mean ``(d,)`` and covariance ``(d, d)`` of the coefficients, see
+        :meth:`Posterior.total_covariance`.
+    noise : float
+        Noise variance ``s2``.
     """
     variance = np.einsum("ni,ij,nj->n", inputs, covariance, inputs) + noise
     return inputs @ mean, variance
 
 
 def half_width(variance: Floats, level: float = 0.9) -> Floats:
-    """Return half the width of the central intervals that hold a target at a probability.
+    """Return half the width of central prediction intervals.
 
     Parameters
     ----------
-    variance : of the predictive distributions, which are normal
-    level : the probability, in (0, 1)
+    variance : ndarray
+        Variance of the predictive distributions, which are normal.
+    level : float, default 0.9
+        Coverage probability, in (0, 1).
     """
     quantile = NormalDist().inv_cdf(0.5 + level / 2)
     return quantile * np.sqrt(variance)
 
 
 def symmetric(values: NDArray[Any]) -> Floats:
-    """Return the symmetric part of matrices, which rounding took from them."""
+    """Return the symmetric part of matrices, to undo rounding errors."""
     return (values + transposed(values)) / 2
 
 
@@ -243,8 +265,8 @@ def transposed(values: Floats) -> Floats:
     return np.swapaxes(values, -1, -2)
 
 
-def _pull(moments: Moments, prior: Prior) -> Floats:
-    """Return ``(b - A mu) / s2``, ``(..., d)``: how a client's data pull at the prior mean."""
+def score_at_prior(moments: Moments, prior: Prior) -> Floats:
+    """Return ``(b - A mu) / s2``, ``(..., d)``: the gradient in ``theta`` at the prior mean."""
     return (moments.cross - moments.gram @ prior.mean) / prior.noise
 
 

@@ -1,14 +1,15 @@
-"""Expectation-maximization for linear mixed-effects models: the prior that clients share.
+"""Expectation-maximization (EM) for linear mixed-effects models: REML and ML estimation.
 
-Restricted maximum likelihood by the algorithm of Laird & Ware (1982, Biometrics 38): ``mu`` has a
-flat prior of its own. Two steps alternate, each made of sums over clients, of ``d x d`` numbers:
+Restricted maximum likelihood (REML) by the algorithm of Laird & Ware (1982, Biometrics 38): ``mu``
+has a flat prior. Two steps alternate. Both need only sums over clients, of ``d x d`` numbers:
 
-- *centre*: ``mu`` becomes the generalized least squares mean under the current ``Sigma`` and
-  ``s2``, and ``G`` its covariance;
-- *spread*: ``Sigma`` and ``s2`` become what they are expected to be, given all data.
+- *centre*: ``mu`` becomes the generalized least squares mean for the current ``Sigma`` and ``s2``,
+  and ``G`` its covariance;
+- *spread*: ``Sigma`` and ``s2`` become their expectations given all data.
 
-The restricted likelihood never falls from one centre to the next. With ``G = 0`` it is plain
-maximum likelihood, which takes ``Sigma`` for too small: by one of the number of clients, roughly.
+The restricted likelihood never decreases from one centre step to the next. With ``G = 0`` the
+algorithm is plain maximum likelihood, which underestimates ``Sigma``, roughly by a factor of
+``1 - 1 / clients``.
 """
 
 from collections.abc import Callable, Mapping
@@ -16,6 +17,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from strategies.errors import ArgumentError
 from strategies.hierarchical.mixed_effects import (
     NOISE_FLOOR,
     UNKNOWN,
@@ -26,6 +28,7 @@ from strategies.hierarchical.mixed_effects import (
     pooled,
     posterior,
     residual,
+    score_at_prior,
     symmetric,
     transposed,
 )
@@ -35,30 +38,34 @@ STRUCTURES: Mapping[str, Callable[[Floats], Floats]] = {
     "diagonal": lambda values: np.diag(np.diag(values)),
     "isotropic": lambda values: np.eye(len(values)) * np.trace(values) / len(values),
 }
-"""What clients' coefficients may have for a covariance -> the nearest such matrix, which is also
-the one of the largest expected likelihood."""
+"""Structure of the covariance of clients' coefficients -> projection onto that structure, which
+also maximizes the expected likelihood."""
 
 COVARIANCE_FLOOR = 1e-12
-"""Least eigenvalue of an estimated ``Sigma``, scaled to variances of 1, beside its largest, so that
-rounding makes none negative."""
+"""Lower bound of the eigenvalues of the correlation matrix of ``Sigma``, relative to the largest;
+without it rounding could make one negative."""
 
 START_NOISE = 0.01
-"""Least ``s2`` at the start, beside the square of a target: a few examples are explained wholly,
-and then nothing of their noise is known."""
+"""Lower bound of the first ``s2``, in units of the mean squared target: a model can fit a few
+examples exactly, and then the residuals do not show the noise."""
 
 
 @dataclass(frozen=True)
 class Contribution:
-    """What a client adds to the sums that both steps are made of.
+    """Summands of a client in the sums that both steps need.
 
     Attributes
     ----------
-    score : gradient of ``log p(y_i)`` in ``mu``: ``Sigma^-1 (m_i - mu)``, ``(..., d)``
-    spread : expectation of ``(theta_i - mu)(theta_i - mu)^T``:
-        ``(m_i - mu)(m_i - mu)^T + V_i + B_i G B_i^T`` with ``B_i = V_i Sigma^-1 - I``
-    information : of its data on ``mu``, ``W_i``, ``(..., d, d)``; see
-        :func:`strategies.hierarchical.mixed_effects.information`
-    noise : expectation of ``||y_i - X_i theta_i||^2``, and ``n_i``, ``(..., 2)``
+    score : ndarray
+        Gradient of ``log p(y_i)`` in ``mu``: ``Sigma^-1 (m_i - mu)``, ``(..., d)``.
+    spread : ndarray
+        Expectation of ``(theta_i - mu)(theta_i - mu)^T``: ``(m_i - mu)(m_i - mu)^T + V_i + B_i G
+        B_i^T`` with ``B_i = V_i Sigma^-1 - I``.
+    information : ndarray
+        Fisher information of its data on ``mu``, ``W_i``, ``(..., d, d)``; see
+        :func:`strategies.hierarchical.mixed_effects.information`.
+    noise : ndarray
+        Expectation of ``||y_i - X_i theta_i||^2``, and ``n_i``, ``(..., 2)``.
     """
 
     score: Floats
@@ -68,12 +75,11 @@ class Contribution:
 
 
 def contribution(moments: Moments, prior: Prior) -> Contribution:
-    """Return what each client adds to the sums, from its data and the current prior."""
+    """Return each client's summands, from its moments and the current prior (E step)."""
     found = posterior(moments, prior)
     known = information(moments, prior)
     # Sigma^-1 (m - mu) = T^T (b - A mu)/s2, since V = T Sigma
-    pull = (moments.cross - moments.gram @ prior.mean) / prior.noise
-    score = np.einsum("...ji,...j->...i", found.weight, pull)
+    score = np.einsum("...ji,...j->...i", found.weight, score_at_prior(moments, prior))
     step = found.mean - prior.mean
     back = prior.covariance @ known  # I - V Sigma^-1
     spread = step[..., :, None] * step[..., None, :] + found.covariance
@@ -85,18 +91,22 @@ def contribution(moments: Moments, prior: Prior) -> Contribution:
 
 
 def centre(prior: Prior, mean: Contribution, clients: int, restricted: bool = True) -> Prior:
-    """Return the prior with the generalized least squares mean, and how uncertain that is.
+    """Return the prior with the generalized least squares mean and its covariance.
 
-    ``mu + (sum W_i)^-1 sum Sigma^-1 (m_i - mu)`` and ``G = (sum W_i)^-1``. A direction of which
-    no client knows anything (a feature that is zero everywhere) keeps its mean; nothing is said
-    of its uncertainty.
+    ``mu + (sum W_i)^-1 sum Sigma^-1 (m_i - mu)`` and ``G = (sum W_i)^-1``. A direction on which
+    no client has information (a feature that is zero everywhere) keeps its mean, and its
+    uncertainty is set to zero.
 
     Parameters
     ----------
-    prior : that the contributions were made with
-    mean : of the clients' contributions
-    clients : their number
-    restricted : False for ``G = 0``: maximum likelihood
+    prior : Prior
+        The prior that the contributions were computed with.
+    mean : Contribution
+        Mean of the clients' contributions.
+    clients : int
+        Number of clients.
+    restricted : bool, default True
+        Use restricted maximum likelihood; False sets ``G = 0``, which is maximum likelihood.
     """
     inverse = _inverse(mean.information)
     uncertainty = inverse / clients if restricted else np.zeros_like(inverse)
@@ -104,13 +114,16 @@ def centre(prior: Prior, mean: Contribution, clients: int, restricted: bool = Tr
 
 
 def spread(prior: Prior, mean: Contribution, structure: str = "full") -> Prior:
-    """Return the prior with the covariance and noise that clients' data make expect.
+    """Return the prior with the expected covariance and noise (M step).
 
     Parameters
     ----------
-    prior : that the contributions were made with
-    mean : of the clients' contributions
-    structure : a key of :data:`STRUCTURES`
+    prior : Prior
+        The prior that the contributions were computed with.
+    mean : Contribution
+        Mean of the clients' contributions.
+    structure : str, default "full"
+        A key of :data:`STRUCTURES`.
     """
     covariance = _floored(STRUCTURES[structure](symmetric(mean.spread)))
     noise = max(float(mean.noise[0] / mean.noise[1]), prior.noise_floor)
@@ -118,17 +131,19 @@ def spread(prior: Prior, mean: Contribution, structure: str = "full") -> Prior:
 
 
 def start(many: Moments, structure: str = "full") -> Prior:
-    """Return where the expectation-maximization starts: with clients that differ a lot.
+    """Return the first prior of the expectation-maximization, with a large covariance.
 
-    (Where it starts with clients that hardly differ it takes very long to find that they do.)
-    ``mu`` is the least squares solution of the pooled data, the shortest one where there are many,
-    ``s2`` its mean squared residual (at least :data:`START_NOISE`), and each coefficient has the
-    variance that would explain the target by itself.
+    (From a small covariance the algorithm converges very slowly to a large one.) ``mu`` is the
+    least squares solution of the pooled data, the shortest one if there are many. ``s2`` is its
+    mean squared residual, at least :data:`START_NOISE`. Each coefficient has the variance that
+    would explain the target by itself.
 
     Parameters
     ----------
-    many : moments of all clients, ``(clients, ...)``
-    structure : a key of :data:`STRUCTURES`
+    many : Moments
+        Moments of all clients, ``(clients, ...)``.
+    structure : str, default "full"
+        A key of :data:`STRUCTURES`.
     """
     together = pooled(many)
     examples = float(together.examples)
@@ -151,26 +166,32 @@ def fit(
     tolerance: float = 1e-10,
     prior: Prior | None = None,
 ) -> Prior:
-    """Return the prior of (restricted) maximum likelihood, from the moments of all clients.
+    """Estimate the prior by (restricted) maximum likelihood from the moments of all clients.
 
     Parameters
     ----------
-    many : moments of all clients, ``(clients, ...)``, with at least one example
-    structure : a key of :data:`STRUCTURES`
-    restricted : see :func:`centre`
-    iterations : pairs of steps at most. Where clients do not differ the covariance goes to zero
-        ever more slowly; what is left of it when this ends the search does no harm
-    tolerance : end where neither covariance nor noise changes by more, relatively
-    prior : where to start; :func:`start` by default
+    many : Moments
+        Moments of all clients, ``(clients, ...)``, with at least one example.
+    structure : str, default "full"
+        A key of :data:`STRUCTURES`.
+    restricted : bool, default True
+        See :func:`centre`.
+    iterations : int, default 1000
+        Largest number of pairs of steps. If clients do not differ, the covariance converges to
+        zero ever more slowly; what remains of it at the end does no harm.
+    tolerance : float, default 1e-10
+        Stop when neither covariance nor noise changes by more, relatively.
+    prior : Prior or None, default None
+        First prior; :func:`start` by default.
 
     Raises
     ------
-    ValueError
+    ArgumentError
         If there is no example.
     """
     clients = len(many.examples)
     if not many.examples.sum() > 0:
-        raise ValueError("a prior cannot be fitted without examples")
+        raise ArgumentError("many.examples", many.examples.tolist(), "above 0 for some client")
     current = prior or start(many, structure)
     for _ in range(iterations):
         current = centre(current, _mean(contribution(many, current)), clients, restricted)
@@ -192,9 +213,9 @@ def _mean(many: Contribution) -> Contribution:
 
 
 def _inverse(information: Floats) -> Floats:
-    """Return the inverse, zero in directions of which nothing is known.
+    """Return the pseudo-inverse of an information matrix.
 
-    Of the matrix scaled to a diagonal of ones, so that the units of features do not matter.
+    Its rank is decided after scaling the diagonal to ones, so the units of features do not matter.
     """
     scale = _scale(information)
     values, vectors = np.linalg.eigh(symmetric(information) / scale)
@@ -204,7 +225,7 @@ def _inverse(information: Floats) -> Floats:
 
 
 def _floored(covariance: Floats) -> Floats:
-    """Return the covariance with no eigenvalue, of its correlations, below the floor."""
+    """Raise the eigenvalues of the correlation matrix to :data:`COVARIANCE_FLOOR`."""
     scale = _scale(covariance)
     values, vectors = np.linalg.eigh(covariance / scale)
     floored = np.maximum(values, COVARIANCE_FLOOR * max(values[-1], 0.0))
@@ -214,7 +235,7 @@ def _floored(covariance: Floats) -> Floats:
 
 
 def _scale(matrix: Floats) -> Floats:
-    """Return ``sqrt(a_ii a_jj)``, and 1 for what has no diagonal, ``(d, d)``."""
+    """Return ``sqrt(a_ii a_jj)``, ``(d, d)``; a diagonal entry of 0 counts as 1."""
     diagonal = np.diag(matrix)
     roots = np.sqrt(np.where(diagonal > 0, diagonal, 1.0))
     return np.outer(roots, roots)

@@ -1,4 +1,4 @@
-"""The embeddings of clients, and how they and the network that reads them are trained."""
+"""Client embeddings of a hypernetwork: the free vectors, their training, checkpoints."""
 
 import json
 from collections.abc import Collection, Mapping, Sequence
@@ -11,29 +11,37 @@ from torch import Tensor
 
 from strategies.arrays import as_part, part_of
 from strategies.hypernetwork.metadata_encoder import Metadata
-from strategies.hypernetwork.network import Hypernetwork, pull_back
+from strategies.hypernetwork.network import Hypernetwork
+from strategies.hypernetwork.updates import vector_jacobian_product
 from strategies.randomness import generator
 
 
 class Embeddings:
-    """The free parts of clients' embeddings, trained with the hypernetwork by one Adam.
+    """Free embeddings of clients, trained together with the hypernetwork by one AdamW optimizer.
 
-    Who has no part in a step has no gradient, so nothing of its embedding moves: neither momentum
-    nor decay reaches it.
+    A client that does not take part in a step has no gradient, so neither momentum nor weight
+    decay changes its embedding.
 
     Parameters
     ----------
-    network : which is trained
-    learning_rate : of Adam
-    weight_decay : of the network, decoupled (AdamW, Loshchilov & Hutter 2019): it keeps generated
-        models near the common start, and what tells nothing out of the embeddings
-    decay : pull of free parts to zero, of clients that tell metadata
-    dropout : how often the free part of a client that tells metadata is left out in training
-    seed : of the first free parts and of who is left out
+    network : Hypernetwork
+        The network to train.
+    learning_rate : float
+        Learning rate of AdamW.
+    weight_decay : float, default 0.0
+        Decoupled weight decay of the network (AdamW, Loshchilov & Hutter 2019). It keeps generated
+        models near the common start, and uninformative metadata out of the embeddings.
+    decay : float, default 0.0
+        Weight decay of the free embeddings of clients with metadata.
+    dropout : float, default 0.0
+        Probability that training sets the free embedding of a client with metadata to zero.
+    seed : int, default 0
+        Seed of the initial embeddings and of the dropout.
 
     Attributes
     ----------
-    free : client -> the free part of its embedding, ``(embedding_size,)``
+    free : dict of int to Tensor
+        Client -> free embedding, ``(embedding_size,)``.
     """
 
     def __init__(
@@ -58,15 +66,15 @@ class Embeddings:
     def grow(
         self, clients: Sequence[int], metadata: Sequence[Metadata], late: bool = False
     ) -> None:
-        """Give clients that are trained for the first time a free part.
+        """Initialize the free embeddings of clients that have none.
 
-        Zero beside metadata; without them standard normal numbers, since equal embeddings would
-        stay alike, and an unseen client's for those that come ``late``, after training.
+        With metadata, or for clients that arrive ``late``, it is that of an unseen client.
+        Otherwise it is standard normal, because equal embeddings would stay equal.
         """
-        for client, told in zip(clients, metadata, strict=True):
+        for client, known in zip(clients, metadata, strict=True):
             if client not in self.free:
                 first = self.network.unseen_client().clone()
-                if not told and not late:
+                if not known and not late:
                     draw = generator(self._seed, "free", client).normal(size=len(first))
                     first = torch.from_numpy(draw.astype(np.float32))
                 self._add(client, first)
@@ -78,13 +86,13 @@ class Embeddings:
     def left_out(
         self, clients: Sequence[int], metadata: Sequence[Metadata], server_round: int
     ) -> set[int]:
-        """Return the clients whose free parts are left out in a round of training."""
-        telling = [client for client, told in zip(clients, metadata, strict=True) if told]
-        draws = {c: generator(self._seed, "drop", c, server_round).random() for c in telling}
+        """Draw the clients whose free embeddings are set to zero in a round (dropout)."""
+        described = [client for client, known in zip(clients, metadata, strict=True) if known]
+        draws = {c: generator(self._seed, "drop", c, server_round).random() for c in described}
         return {client for client, draw in draws.items() if draw < self._dropout}
 
     def of_clients(self, clients: Sequence[int], left_out: Collection[int] = ()) -> Tensor:
-        """Return free parts ``(N, embedding_size)``; an unseen client's for those not trained."""
+        """Return free embeddings ``(N, embedding_size)``, by default that of an unseen client."""
         rows = []
         for client in clients:
             own = self.free.get(client)
@@ -96,10 +104,9 @@ class Embeddings:
     def write(
         self, client: int, metadata: Metadata, left_out: Collection[int] = ()
     ) -> NDArray[np.float32]:
-        """Return the parameters ``(P,)`` of a client.
+        """Generate the parameters ``(P,)`` of a client.
 
-        One client at a time, so that what one gets does not depend, in its last bits, on how many
-        others there are.
+        One client at a time, so that the last bits do not depend on the number of clients.
         """
         embedding = self.network.embed([metadata], self.of_clients([client], left_out))
         written: NDArray[np.float32] = self.network(embedding)[0].numpy()
@@ -107,10 +114,10 @@ class Embeddings:
 
     @torch.no_grad()
     def write_mean(self, metadata: Mapping[int, Metadata]) -> NDArray[np.float32]:
-        """Return the parameters ``(P,)`` for the mean of the embeddings of clients trained."""
+        """Generate the parameters ``(P,)`` at the mean embedding of the training clients."""
         clients = sorted(self.free)
-        told = [metadata.get(client, {}) for client in clients]
-        mean = self.network.embed(told, self.of_clients(clients)).mean(0, keepdim=True)
+        known = [metadata.get(client, {}) for client in clients]
+        mean = self.network.embed(known, self.of_clients(clients)).mean(0, keepdim=True)
         written: NDArray[np.float32] = self.network(mean)[0].numpy()
         return written
 
@@ -122,20 +129,23 @@ class Embeddings:
         weights: Sequence[float],
         left_out: Collection[int] = (),
     ) -> None:
-        """Take a step on what the clients of a round changed.
+        """Take an optimizer step on the updates of a round.
 
         Parameters
         ----------
-        clients, metadata, weights : one each; weights sum to 1
-        moved : ``(N, P)`` what they were sent less what came back
-        left_out : whose free parts were left out
+        clients, metadata, weights : sequence of int
+            One each per client; the weights sum to 1.
+        moved : ndarray
+            Parameters sent less parameters returned, ``(N, P)``.
+        left_out : collection of int, default ()
+            Clients whose free embeddings were set to zero in this round.
         """
         self._optimizer.zero_grad(set_to_none=True)
         free = self.of_clients(clients, left_out)
-        pull_back(self.network, metadata, free, moved, weights)
-        for client, told, weight in zip(clients, metadata, weights, strict=True):
+        vector_jacobian_product(self.network, metadata, free, moved, weights)
+        for client, known, weight in zip(clients, metadata, weights, strict=True):
             own = self.free[client]
-            if told and self._decay and own.grad is not None:
+            if known and self._decay and own.grad is not None:
                 own.grad += self._decay * weight * own.detach()
         self._optimizer.step()
         self.network.centre.copy_(self.of_clients(sorted(self.free)).detach().mean(0))
@@ -147,20 +157,21 @@ class Embeddings:
         moved: NDArray[np.float32],
         optimizer: torch.optim.Optimizer,
     ) -> None:
-        """Take a step of an optimizer of free parts only, as in :meth:`Hypernetwork.fit`."""
+        """Take a step of an optimizer of free embeddings only, as in :meth:`Hypernetwork.fit`."""
         optimizer.zero_grad(set_to_none=True)
-        pull_back(self.network, metadata, self.of_clients(clients), moved, [1.0] * len(clients))
+        free = self.of_clients(clients)
+        vector_jacobian_product(self.network, metadata, free, moved, [1.0] * len(clients))
         optimizer.step()
 
     def _tensors(self) -> dict[str, Tensor]:
-        """Return everything that is trained, by name."""
+        """Return all trained tensors by name."""
         found: dict[str, Tensor] = {f"network/{n}": p for n, p in self.network.named_parameters()}
         return found | {f"free/{client}": own for client, own in self.free.items()}
 
     # ------------------------------------------------------------------ checkpoints
 
     def state_arrays(self) -> dict[str, NDArray[Any]]:
-        """Return copies of everything, for a checkpoint: torch steps on in place."""
+        """Return a checkpoint: copies, because torch updates tensors in place."""
         about = json.dumps(self.network.about).encode()
         state = {"about": np.frombuffer(about, dtype=np.uint8)}
         state |= as_part("network", {n: t.numpy() for n, t in self.network.state_dict().items()})
@@ -172,7 +183,7 @@ class Embeddings:
 
     @classmethod
     def of(cls, arrays: Mapping[str, NDArray[Any]], **rules: Any) -> "Embeddings":
-        """Return what :meth:`state_arrays` returned; ``rules`` are the constructor's arguments."""
+        """Restore from :meth:`state_arrays`; ``rules`` are the constructor's keyword arguments."""
         about = json.loads(arrays["about"].tobytes())
         found = cls(Hypernetwork.of(about, _tensors_of(part_of(arrays, "network"))), **rules)
         for client, own in _tensors_of(part_of(arrays, "free")).items():
@@ -184,5 +195,5 @@ class Embeddings:
 
 
 def _tensors_of(arrays: Mapping[str, NDArray[Any]]) -> dict[str, Tensor]:
-    """Return copies, which may be written to, as tensors."""
+    """Return writable copies as tensors."""
     return {name: torch.from_numpy(np.array(values)) for name, values in arrays.items()}

@@ -1,6 +1,6 @@
-"""What clients tell of themselves, as numbers: standardised, and with a place for what is missing.
+"""Metadata of clients as vectors: standardization, one-hot encoding, flags for missing values.
 
-Scikit-learn's encoders would do, if what they learn could be kept in a file without a pickle.
+Scikit-learn's encoders would do, if their state could be saved without a pickle.
 """
 
 import json
@@ -12,51 +12,55 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from strategies.errors import ArgumentError
+
 Metadata = Mapping[str, float | str | None]
 """Name of a column -> number, category, or None where it is missing."""
 
 
 def read_metadata(text: str) -> dict[str, float | str | None]:
-    """Return what a client told as JSON; truth values are categories.
+    """Parse a client's metadata from JSON; booleans become categories.
 
     Raises
     ------
-    ValueError
-        If it is no JSON object of numbers, texts, truth values and nulls, a number is not finite,
-        or it is longer than :data:`MOST_CHARACTERS`.
+    ArgumentError
+        If the text is not a JSON object of numbers, strings, booleans and nulls, if a number is
+        not finite, or if the text has more than :data:`MOST_CHARACTERS` characters. ``argument`` is
+        ``metadata``, or ``metadata[<name>]`` for a single entry.
     """
     if len(text) > MOST_CHARACTERS:
-        raise ValueError(f"metadata of {len(text)} characters; {MOST_CHARACTERS} are the most")
+        wanted = f"at most {MOST_CHARACTERS} characters long"
+        raise ArgumentError("metadata", f"{text[:40]}...", wanted)
     try:
         content = json.loads(text or "{}")
         json.dumps(content, ensure_ascii=False).encode()  # half a character is none
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"metadata {text[:80]!r} are no JSON: {error}") from error
+        raise ArgumentError("metadata", text[:80], f"JSON ({error})") from error
     if not isinstance(content, dict):
-        raise ValueError(f"metadata must be a JSON object, got {text[:80]!r}")
+        raise ArgumentError("metadata", text[:80], "a JSON object")
     for name, value in content.items():
         if isinstance(value, float) and not math.isfinite(value):
-            raise ValueError(f"metadata {name!r} is {value}; it must be finite, or null")
+            raise ArgumentError(f"metadata[{name!r}]", value, "finite, or null")
     return {name: _plain(name, value) for name, value in content.items()}
 
 
 MOST_CHARACTERS = 5000
-"""Of what a client tells, as JSON: what it tells makes the network larger."""
+"""Limit of the length of a client's metadata as JSON: every column makes the network larger."""
 
 LARGEST = 1e30
-"""Of a number; what is larger counts as so large, lest its square is infinite."""
+"""Numbers are clipped to this absolute value, so that their squares stay finite."""
 
 FARTHEST = 10.0
-"""Deviations from the mean; a number that is farther away counts as so far."""
+"""Standardized numbers are clipped to this distance from the mean."""
 
 
 def _plain(name: str, value: Any) -> float | str | None:
-    """Return a number as a float, a truth value as a category, and NaN and infinity as missing.
+    """Return a number as a float, a boolean as a category, and NaN and infinity as missing.
 
     Raises
     ------
-    ValueError
-        If it is neither number, text, truth value nor None.
+    ArgumentError
+        If the value is not a number, a string, a boolean or None.
     """
     if isinstance(value, bool):
         return str(value).lower()
@@ -65,23 +69,24 @@ def _plain(name: str, value: Any) -> float | str | None:
         return float(max(-LARGEST, min(LARGEST, value))) if finite else None
     if value is None or isinstance(value, str):
         return value
-    raise ValueError(f"metadata {name!r} is {value!r}; it must be a number, text or null")
+    raise ArgumentError(f"metadata[{name!r}]", value, "a number, a string, a boolean or null")
 
 
 @dataclass(frozen=True)
 class Columns:
-    """How metadata become a vector: by the statistics of the clients that were trained.
+    """Encoder of metadata, fitted to the training clients.
 
-    A number is standardised and has a flag beside it, which is 1 where it is missing; the number is
-    then 0, the mean. A category has a place for each value known, 1 for the client's own and 0
-    elsewhere, standardised like numbers; of a value never seen, or missing, nothing is known: all
-    places are 0, the mean again. So a client that tells nothing is at the centre of those that do,
-    but for its flags.
+    A number is standardized and followed by a flag, which is 1 if the number is missing; the number
+    is then 0, the mean. A category is one-hot encoded over the known values, and standardized like
+    numbers; for an unknown or missing value all entries are 0, again the mean. So a client without
+    metadata is at the mean of the training clients, except for its flags.
 
     Attributes
     ----------
-    numbers : column -> (mean, deviation; 1 where all are alike)
-    categories : column -> value -> share of the clients
+    numbers : mapping of str to tuple of 2 float
+        Column -> (mean, standard deviation; 1 if all numbers are equal).
+    categories : mapping of str to mapping of str to float
+        Column -> value -> share of the clients with this value.
     """
 
     numbers: Mapping[str, tuple[float, float]]
@@ -89,24 +94,24 @@ class Columns:
 
     @classmethod
     def of(cls, clients: Iterable[Metadata]) -> "Columns":
-        """Return the columns of some clients' metadata, sorted by name.
+        """Fit the encoder to clients' metadata; the columns are sorted by name.
 
-        A column is of numbers if more numbers than texts are told there; the texts then count as
-        missing. One where nobody tells anything is left out.
+        A column is numeric if it has more numbers than strings; the strings then count as missing.
+        A column without values is left out.
 
         Raises
         ------
-        ValueError
-            If a value is neither number, text, truth value nor None.
+        ArgumentError
+            If a value is not a number, a string, a boolean or None.
         """
-        told: dict[str, list[float | str]] = {}
+        found: dict[str, list[float | str]] = {}
         for metadata in clients:
             for name, value in metadata.items():
                 if (plain := _plain(name, value)) is not None:
-                    told.setdefault(name, []).append(plain)
+                    found.setdefault(name, []).append(plain)
         numbers: dict[str, tuple[float, float]] = {}
         categories: dict[str, dict[str, float]] = {}
-        for name, values in sorted(told.items()):
+        for name, values in sorted(found.items()):
             amounts = [value for value in values if isinstance(value, float)]
             if 2 * len(amounts) > len(values):
                 known = _without_outliers(np.array(amounts, dtype=np.float64))
@@ -121,7 +126,7 @@ class Columns:
 
     @property
     def names(self) -> list[str]:
-        """The columns, those of numbers first."""
+        """The names of the columns, numeric ones first."""
         return [*self.numbers, *self.categories]
 
     @property
@@ -130,50 +135,50 @@ class Columns:
         return 2 * len(self.numbers) + sum(map(len, self.categories.values()))
 
     def encode(self, metadata: Metadata) -> NDArray[np.float32]:
-        """Return the vector ``(size,)`` of a client; columns that are not known are left out.
+        """Return the vector ``(size,)`` float32 of a client; unknown columns are ignored.
 
-        A text where numbers are expected is a missing one, and a number where categories are is
-        the category of its name. A number beyond :data:`FARTHEST` deviations counts as that far.
+        A string in a numeric column counts as missing. A number in a categorical column is the
+        category of its decimal form. Numbers are clipped at :data:`FARTHEST` standard deviations.
 
         Raises
         ------
-        ValueError
-            If a value is neither number, text, truth value nor None.
+        ArgumentError
+            If a value is not a number, a string, a boolean or None.
         """
         values: list[float] = []
         for name, (mean, deviation) in self.numbers.items():
-            told = _plain(name, metadata.get(name))
-            known = isinstance(told, float)
-            distance = (told - mean) / deviation if isinstance(told, float) else 0.0
+            plain = _plain(name, metadata.get(name))
+            known = isinstance(plain, float)
+            distance = (plain - mean) / deviation if isinstance(plain, float) else 0.0
             values += [max(-FARTHEST, min(FARTHEST, distance)), float(not known)]
         for name, shares in self.categories.items():
-            told = _plain(name, metadata.get(name))
-            own = None if told is None else category(told)
+            plain = _plain(name, metadata.get(name))
+            own = None if plain is None else category(plain)
             known = own in shares
             values += [known * _place(value == own, share) for value, share in shares.items()]
         return np.array(values, dtype=np.float32)
 
     def never_seen(self, metadata: Metadata) -> list[str]:
-        """Return the columns of categories where a client tells one that is not known."""
+        """Return the categorical columns in which a client has an unknown category."""
         return [
             name
             for name, shares in self.categories.items()
-            if (told := _plain(name, metadata.get(name))) is not None
-            and category(told) not in shares
+            if (plain := _plain(name, metadata.get(name))) is not None
+            and category(plain) not in shares
         ]
 
     def to_json(self) -> str:
-        """Return the columns as JSON."""
+        """Return the encoder as JSON."""
         return json.dumps(asdict(self))
 
     @classmethod
     def from_json(cls, text: str) -> "Columns":
-        """Return what :meth:`to_json` returned.
+        """Restore an encoder from :meth:`to_json`.
 
         Raises
         ------
-        ValueError
-            If it does not hold what it should.
+        ArgumentError
+            If the text is not the JSON of an encoder.
         """
         try:
             content = json.loads(text)
@@ -183,23 +188,24 @@ class Columns:
                 for name, shares in content["categories"].items()
             }
         except (AttributeError, KeyError, TypeError, ValueError) as error:
-            raise ValueError(f"no columns of metadata: {error!r}") from error
+            wanted = f"the JSON of columns of metadata ({error!r})"
+            raise ArgumentError("text", text[:80], wanted) from error
         return cls(numbers, categories)
 
 
 def _place(is_own: bool, share: float) -> float:
-    """Return the standardised place of a category that a share of the clients has."""
+    """Return the standardized one-hot entry of a category that a share of the clients has."""
     deviation = math.sqrt(share * (1 - share))
     place = (float(is_own) - share) / deviation if deviation > 0 else 0.0
     return min(FARTHEST, place)
 
 
 def _without_outliers(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return numbers, none farther from the median than :data:`FARTHEST` robust deviations.
+    """Clip numbers to :data:`FARTHEST` robust deviations from the median.
 
-    So one client that lies does not make all others alike. The robust deviation is the range of the
-    middle half over 1.349, which is the standard deviation of normal numbers; where that is zero
-    all numbers stay.
+    So one corrupted client does not make all others look equal. The robust deviation is the
+    interquartile range over 1.349, which is the standard deviation of normal numbers. If it is
+    zero, no number is clipped.
     """
     low, median, high = np.quantile(values, [0.25, 0.5, 0.75])
     reach = FARTHEST * (high - low) / 1.349
@@ -207,7 +213,7 @@ def _without_outliers(values: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def category(value: float | str) -> str:
-    """Return how a value is called as a category: a whole number without its fraction."""
+    """Return the name of a value as a category: an integer without decimal places."""
     if isinstance(value, str):
         return value
     return str(int(value)) if value == int(value) else repr(float(value))

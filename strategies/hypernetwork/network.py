@@ -1,7 +1,4 @@
-"""A network that writes the parameters of other networks from a description of their clients.
-
-It needs torch, as the only module of this folder: it is a network that is trained.
-"""
+"""Hypernetwork: a network that generates the parameters of clients' models from their metadata."""
 
 import json
 import math
@@ -16,6 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
+from strategies.errors import ArgumentError
 from strategies.hypernetwork.metadata_encoder import Columns, Metadata, encode_all
 
 __all__ = ["Hypernetwork"]
@@ -24,42 +22,40 @@ Values = dict[str, Tensor]
 """Name of a parameter -> tensor."""
 
 FIRST_DEVIATION = 0.01
-"""Of the last layer's first weights: every client starts close to the common start."""
-
-VALUES_AT_ONCE = 2**24
-"""Generated values that a backward pass holds at once (64 MB of float32)."""
-
-
-FARTHEST, MOST_TIMES_THE_MEDIAN, FEWEST_FOR_MEDIAN = 30.0, 10.0, 3
-"""See :func:`bounded`."""
+"""Standard deviation of the last layer's initial weights; small, so all clients start alike."""
 
 
 class Hypernetwork(nn.Module):
-    """Write each client's parameters from its metadata and a free part of its own.
+    """Generate each client's parameters from its metadata and a free embedding.
 
-    pFedHN (Shamsian et al. 2021, arXiv:2103.04628), with metadata. For metadata ``m_i`` as a vector
-    and a free part ``e_i``:
+    pFedHN (Shamsian et al. 2021, arXiv:2103.04628) with metadata. For the metadata ``m_i`` as a
+    vector and the free embedding ``e_i``:
 
         ``v_i = W m_i + e_i``,  ``theta_i = theta_0 + s * h(v_i)``
 
-    with ``h`` a network of one hidden layer and a linear one that starts near zero around the
-    common start ``theta_0``, the model's own first values, which have the variances that its layers
-    need. ``s`` is the standard deviation of the first values of each tensor (of a tensor of equal
-    values, such as a bias of zeros, that of the whole model): a step of ``h`` means the same in a
-    wide layer and in a narrow one.
+    ``h`` is a network of one hidden layer and a linear output layer whose initial values are near
+    zero. ``theta_0`` are the initial values of the client's model, whose variances suit its layers.
+    ``s`` is the standard deviation of the initial values of each tensor; a tensor of equal values,
+    such as a bias of zeros, gets that of the whole model. So a step of ``h`` has the same relative
+    size in wide and in narrow layers.
 
     Parameters
     ----------
-    start : name -> first values of every parameter that is to be generated, floating point
-    columns : of the metadata
-    embedding_size : length of ``v_i``
-    hidden_size : of the hidden layer
-    seed : of its first values
+    start : Tensor
+        Name -> initial values of every parameter to generate, of a floating-point dtype.
+    columns : Columns
+        Columns of the metadata.
+    embedding_size : int, default 64
+        Length of ``v_i``.
+    hidden_size : int, default 64
+        Width of the hidden layer.
+    seed : int, default 0
+        Seed of the hypernetwork's initial values.
 
     Raises
     ------
-    ValueError
-        If there is nothing to generate, a value is no floating-point number, or a size is below 1.
+    ArgumentError
+        If ``start`` is empty or has an array of another dtype, or a size is below 1.
     """
 
     start: Tensor
@@ -75,12 +71,14 @@ class Hypernetwork(nn.Module):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        if odd := [name for name, a in start.items() if not np.issubdtype(a.dtype, np.floating)]:
-            raise ValueError(f"only floating-point numbers can be generated, not {odd}")
-        if not start:
-            raise ValueError("there is no parameter to generate")
-        if embedding_size < 1 or hidden_size < 1:
-            raise ValueError(f"sizes must be at least 1, got {embedding_size} and {hidden_size}")
+        dtypes = {name: str(a.dtype) for name, a in start.items()}
+        if not start or not all(np.issubdtype(a.dtype, np.floating) for a in start.values()):
+            raise ArgumentError(
+                "start", dtypes, "at least one array, all of floating-point numbers"
+            )
+        for name, size in (("embedding_size", embedding_size), ("hidden_size", hidden_size)):
+            if size < 1:
+                raise ArgumentError(name, size, "at least 1")
         self.columns = columns
         self.shapes = {name: (tuple(a.shape), str(a.dtype)) for name, a in start.items()}
         flat = [torch.from_numpy(np.array(a, dtype=np.float32)).reshape(-1) for a in start.values()]
@@ -91,7 +89,7 @@ class Hypernetwork(nn.Module):
             torch.default_generator.manual_seed(seed)
             self.encoder = nn.Linear(columns.size, embedding_size) if columns.size else None
             if self.encoder is not None:
-                # a flag that is never set in training teaches nothing, so it must mean nothing
+                # a flag that is never set in training has no gradient, so its weights must be zero
                 nn.init.zeros_(self.encoder.weight[:, 1 : 2 * len(columns.numbers) : 2])
             self.hidden = nn.Sequential(
                 nn.Tanh(), nn.Linear(embedding_size, hidden_size), nn.ReLU()
@@ -106,7 +104,7 @@ class Hypernetwork(nn.Module):
         return len(self.centre)
 
     def embed(self, clients: Sequence[Metadata], free: Tensor) -> Tensor:
-        """Return the embeddings ``(N, embedding_size)`` of clients with free parts, alike."""
+        """Return ``v_i = W m_i + e_i``, ``(N, embedding_size)``; ``free`` has the same shape."""
         if self.encoder is None:
             return free
         embedded: Tensor = self.encoder(torch.from_numpy(encode_all(self.columns, clients))) + free
@@ -118,14 +116,14 @@ class Hypernetwork(nn.Module):
         return generated
 
     def unseen_client(self) -> Tensor:
-        """Return the free part of a client that was not trained with the others.
+        """Return the free embedding ``(embedding_size,)`` of an unseen client.
 
-        Zero where metadata say who it is; without metadata the mean of those trained.
+        It is zero if the network uses metadata, otherwise the mean of the training clients.
         """
         return self.centre if self.encoder is None else torch.zeros_like(self.centre)
 
     def arrays(self, row: NDArray[np.float32]) -> dict[str, NDArray[Any]]:
-        """Return the arrays of a row of parameters, by name, in their own shapes and dtypes."""
+        """Split a row ``(P,)`` of parameters into arrays by name, with their shapes and dtypes."""
         found: dict[str, NDArray[Any]] = {}
         begin = 0
         for name, (shape, dtype) in self.shapes.items():
@@ -135,30 +133,33 @@ class Hypernetwork(nn.Module):
         return found
 
     def flat(self, arrays: Mapping[str, NDArray[Any]]) -> NDArray[np.float32]:
-        """Return the row ``(P,)`` of arrays by name."""
+        """Concatenate arrays by name to a row ``(P,)``; invert :meth:`arrays`."""
         return np.concatenate([np.asarray(arrays[n], np.float32).reshape(-1) for n in self.shapes])
 
     @torch.no_grad()
     def generate(self, metadata: Metadata | None = None, free: Tensor | None = None) -> Values:
-        """Return the parameters of one client, to be given to ``model.load_state_dict``.
+        """Return the parameters of one client, as an argument of ``model.load_state_dict``.
 
         Parameters
         ----------
-        metadata : what it tells of itself; nothing by default
-        free : the free part of its embedding, ``(embedding_size,)``; an unseen client's by default
+        metadata : Metadata or None, default None
+            The client's metadata; empty by default.
+        free : Tensor or None, default None
+            Its free embedding ``(embedding_size,)``; :meth:`unseen_client` by default.
 
         Returns
         -------
-        name -> tensor; without buffers and parameters that are not generated
+        Values
+            Name -> tensor, of the generated parameters only.
 
         Raises
         ------
-        ValueError
-            If metadata have a name that no client of the first round told.
+        ArgumentError
+            If the metadata have a name that no client of the first round sent.
         """
         unknown = sorted((metadata or {}).keys() - set(self.columns.names))
         if unknown and self.encoder is not None:
-            raise ValueError(f"unknown metadata {unknown}; known are {self.columns.names}")
+            raise ArgumentError("metadata", unknown, f"from the columns {self.columns.names}")
         free = self.unseen_client() if free is None else free
         row = self(self.embed([metadata or {}], free[None]))[0].numpy()
         return {name: torch.from_numpy(np.array(a)) for name, a in self.arrays(row).items()}
@@ -172,18 +173,24 @@ class Hypernetwork(nn.Module):
         rounds: int = 5,
         learning_rate: float = 0.05,
     ) -> Tensor:
-        """Return a free part that suits a new client's data; nothing else moves.
+        """Adapt to an unseen client: fit its free embedding and nothing else.
 
         A client with few examples fits ``embedding_size`` numbers instead of a whole model: Adam on
-        the vector-Jacobian product of what training changed (see :func:`pull_back`).
+        the vector-Jacobian product of the client's update; see
+        :func:`strategies.hypernetwork.updates.vector_jacobian_product`.
 
         Parameters
         ----------
-        change : trains parameters on the client's examples and returns what they became
-        metadata : what it tells of itself
-        free : where to start; an unseen client's by default
-        rounds : how often ``change`` is called
-        learning_rate : of Adam
+        change : callable
+            Function that trains parameters on the client's examples and returns the result.
+        metadata : Metadata or None, default None
+            The client's metadata.
+        free : Tensor or None, default None
+            Initial value; :meth:`unseen_client` by default.
+        rounds : int, default 5
+            Number of calls of ``change``.
+        learning_rate : float, default 0.05
+            Learning rate of Adam.
         """
         own = (self.unseen_client() if free is None else free).clone().requires_grad_(True)
         optimizer = torch.optim.Adam([own], lr=learning_rate)
@@ -201,7 +208,7 @@ class Hypernetwork(nn.Module):
 
     @property
     def about(self) -> dict[str, str]:
-        """What, beside its tensors, makes this network."""
+        """The settings of the network, as the metadata of its file."""
         return {
             "columns": self.columns.to_json(),
             "shapes": json.dumps(self.shapes),
@@ -210,12 +217,12 @@ class Hypernetwork(nn.Module):
 
     @classmethod
     def of(cls, about: Mapping[str, str], values: Mapping[str, Tensor]) -> "Hypernetwork":
-        """Return the network of :attr:`about` and a state dict.
+        """Return the network from its settings (:attr:`about`) and its state dict.
 
         Raises
         ------
-        ValueError
-            If they do not fit, or something is missing.
+        ArgumentError
+            If they do not fit each other, or an entry is missing.
         """
         try:
             shapes = {n: (tuple(s), d) for n, (s, d) in json.loads(about["shapes"]).items()}
@@ -224,7 +231,9 @@ class Hypernetwork(nn.Module):
             network = cls(first, columns, len(values["centre"]), int(about["hidden_size"]))
             network.load_state_dict(values)
         except (AttributeError, KeyError, TypeError, RuntimeError) as error:
-            raise ValueError(f"no hypernetwork: {error}") from error
+            raise ArgumentError(
+                "about", dict(about), f"that of a hypernetwork ({error})"
+            ) from error
         return network
 
     def to_bytes(self) -> bytes:
@@ -239,8 +248,8 @@ class Hypernetwork(nn.Module):
         ------
         OSError
             If there is no such file.
-        ValueError
-            If it is no hypernetwork, or damaged.
+        ArgumentError
+            If the file is damaged or does not hold a hypernetwork; ``value`` is the path.
         """
         try:
             with safe_open(path, framework="pt") as file:
@@ -248,41 +257,12 @@ class Hypernetwork(nn.Module):
                 values = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
             return cls.of(about, values)
         except (SafetensorError, ValueError) as error:
-            raise ValueError(f"{path} is no file of a hypernetwork: {error}") from error
-
-
-def pull_back(
-    network: Hypernetwork,
-    clients: Sequence[Metadata],
-    free: Tensor,
-    moved: NDArray[np.float32],
-    weights: Sequence[float],
-) -> None:
-    """Add the gradients of a round to the network's parameters and to ``free``.
-
-    For a client that was sent ``theta_i`` and returned ``theta~_i`` that is the vector-Jacobian
-    product ``(d theta_i / d phi)^T (theta_i - theta~_i)`` (Shamsian et al. 2021, Algorithm 1): the
-    gradient of ``1/2 ||theta_i - theta~_i||^2`` with ``theta~_i`` held. After one plain step of a
-    learning rate it is that rate times the gradient of the client's loss.
-
-    Parameters
-    ----------
-    network : with the weights that generated what was sent
-    clients : what they tell of themselves
-    free : ``(N, embedding_size)`` their free parts, as used then
-    moved : ``(N, P)`` what was sent less what came back
-    weights : one a client; the gradients are summed with them
-    """
-    size = max(1, VALUES_AT_ONCE // moved.shape[1])
-    shares = torch.tensor(weights, dtype=torch.float32)[:, None]
-    for begin in range(0, len(clients), size):
-        part = slice(begin, begin + size)
-        generated = network(network.embed(clients[part], free[part]))
-        torch.autograd.backward(generated, shares[part] * torch.from_numpy(moved[part]))
+            wanted = f"an intact file of a hypernetwork ({error})"
+            raise ArgumentError("path", str(path), wanted) from error
 
 
 def _scales(flat: Sequence[Tensor]) -> list[Tensor]:
-    """Return the deviation of each tensor's first values, as a vector of its length."""
+    """Return the standard deviation of each tensor's initial values, as a vector of its length."""
     whole = torch.cat(list(flat))
     spread = float(whole.std(correction=0)) or 1.0
     found = []
@@ -290,32 +270,3 @@ def _scales(flat: Sequence[Tensor]) -> list[Tensor]:
         own = float(values.std(correction=0)) if len(values) else 0.0
         found.append(torch.full((len(values),), own or spread))
     return found
-
-
-def bounded(
-    moved: NDArray[np.float32], scale: NDArray[np.float32]
-) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-    """Return what clients changed, shortened where it is beyond measure, and whom to believe.
-
-    The size of a change is its root mean square in deviations of the first values. With fewer than
-    :data:`FEWEST_FOR_MEDIAN` clients it may be :data:`FARTHEST`. With more it may be
-    :data:`MOST_TIMES_THE_MEDIAN` the median size, and always 1 (at the end most clients may have
-    nothing left to learn); one that is above :data:`FARTHEST`, and 10 times as large as it may be,
-    is no honest client's.
-
-    Parameters
-    ----------
-    moved : ``(N, P)`` what was sent less what came back, finite
-    scale : ``(P,)`` deviation of the first values
-
-    Returns
-    -------
-    ``(N, P)``, and ``(N,)`` False for whom not to believe
-    """
-    sizes = np.sqrt(np.square(moved / scale, dtype=np.float64).mean(axis=1))
-    many = len(sizes) >= FEWEST_FOR_MEDIAN
-    largest = max(1.0, MOST_TIMES_THE_MEDIAN * float(np.median(sizes))) if many else FARTHEST
-    factors = np.minimum(1.0, largest / np.maximum(sizes, 1e-30))
-    shortened: NDArray[np.float32] = (moved * factors[:, None]).astype(np.float32)
-    believed: NDArray[np.bool_] = sizes <= max(FARTHEST, 10 * largest) if many else sizes >= 0
-    return shortened, believed

@@ -17,7 +17,8 @@ from strategies.arrays import encode, to_record, view
 from strategies.averaging import PartialAveraging
 from strategies.hypernetwork.embeddings import Embeddings
 from strategies.hypernetwork.metadata_encoder import Columns, Metadata, read_metadata
-from strategies.hypernetwork.network import Hypernetwork, bounded
+from strategies.hypernetwork.network import Hypernetwork
+from strategies.hypernetwork.updates import clip_updates
 from strategies.protocol import METADATA
 from strategies.randomness import named_seed
 from strategies.replies import Reply, drop_deviants, drop_duplicates, drop_non_finite
@@ -29,11 +30,12 @@ __all__ = ["PFedHN"]
 class PFedHN(PartialAveraging):
     """Send every client parameters that a hypernetwork wrote for it, and train that network.
 
-    pFedHN (Shamsian et al. 2021, arXiv:2103.04628): the network and the clients' embeddings stay
-    on the server, only generated parameters and what clients made of them travel. The network takes
-    an AdamW step on the mean vector-Jacobian product over the clients of a round
-    (:func:`strategies.hypernetwork.network.pull_back`), at the weights that generated what they
-    were sent. A client that was not in the round keeps its embedding's free part, bit for bit.
+    pFedHN (Shamsian et al. 2021, arXiv:2103.04628): the network and the clients' embeddings stay on
+    the server, only generated parameters and what clients made of them travel. The network takes an
+    AdamW step on the mean vector-Jacobian product over the clients of a round
+    (:func:`strategies.hypernetwork.updates.vector_jacobian_product`), at the weights that generated
+    what they were sent. A client that was not in the round keeps its embedding's free part, bit for
+    bit.
 
     Beyond the paper an embedding is made of the client's metadata, if it tells some (property
     ``"metadata"``), and a free part that is pulled to zero and dropped now and then in training, so
@@ -307,7 +309,7 @@ class PFedHN(PartialAveraging):
                 reply.dropped = "its parameters are too large to be told from what it was sent"
         if not good:
             return [], [], np.zeros((0, 0), dtype=np.float32)
-        shortened, believed = bounded(np.stack(moved), network.scale.numpy())
+        shortened, believed = clip_updates(np.stack(moved), network.scale.numpy())
         for reply, is_believed in zip(good, believed.tolist(), strict=True):
             reply.dropped = "" if is_believed else "it changed far more than the others"
         good = [reply for reply in good if not reply.dropped]

@@ -1,11 +1,12 @@
-"""Linear models whose inputs are read with errors: the truth's coefficients, from moments.
+"""Errors-in-variables regression and discriminant analysis from moments corrected for attenuation.
 
-A client reads ``W = X + U``: true values and errors of mean zero, uncorrelated with everything
-else, of a variance that it states. Least squares on ``W`` is biased towards zero; what is not is
+A client measures ``W = X + U``: true values plus errors of mean zero, which are uncorrelated with
+everything else and have a declared variance. Least squares on ``W`` is biased towards zero
+(attenuation). An unbiased estimate is
 
     beta = (sum_i n_i (S_WW,i - S_UU,i))^-1 sum_i n_i S_Wy,i,
 
-with moments about the means of everybody's examples, so that there is one intercept for all
+with moments about the means of all clients' examples, so that there is one common intercept
 (Fuller 1987, Measurement Error Models, section 2.2; Carroll et al. 2006, Measurement Error in
 Nonlinear Models, section 3.4). For classes the same correction makes Gaussian discriminant
 analysis of it, whose coefficients are those of the logistic model where features are Gaussian
@@ -18,33 +19,37 @@ from dataclasses import dataclass
 import numpy as np
 
 from strategies.arrays import is_finite
+from strategies.errors import ArgumentError
 from strategies.hierarchical.mixed_effects import Floats
 
 LEAST_RELIABILITY = 0.05
-"""A direction of the inputs is held to be at least so reliable: nothing is corrected by more than
-a factor of 20, and what the errors are said to leave of it may even be negative."""
+"""Lower bound of the reliability of a direction of the inputs: no coefficient is corrected by more
+than a factor of 20. (Declared errors may even exceed the variance of the measurements.)"""
 
 ABSENT = -1e4
-"""Intercept of a class that nobody has: it is never predicted."""
+"""Intercept of a class without examples, so that it is never predicted."""
 
 _ROUNDING = 1e-6
 _SINGULAR = 1e-10
-"""Eigenvalue of the inputs' correlation, beside the largest one, that counts as zero."""
+"""Eigenvalues of the inputs' correlation below this part of the largest count as zero."""
 
 _NO_VARIANCE = 1e-12
-"""Variance of a feature, beside its mean square, that is nothing but rounding."""
+"""Variances of a feature below this part of its mean square are rounding errors."""
 
 
 @dataclass(frozen=True)
 class ErrorMoments:
-    """All that the corrected equations need of some examples.
+    """Sufficient statistics of the corrected equations.
 
     Attributes
     ----------
-    cross : ``T^T W``, ``(K, d + 1)``: of a regression ``T`` is the target (K = 1), of classes it
-        says with ones and zeros which class an example is of; ``W`` has a column of ones at its end
-    gram : ``W^T W``, ``(d + 1, d + 1)``
-    errors : ``(d,)``, the sum over examples of the variance of the error of each feature
+    cross : ndarray
+        ``T^T W``, ``(K, d + 1)``. ``T`` is the target of a regression (K = 1) or the one-hot class;
+        the last column of ``W`` is ones.
+    gram : ndarray
+        ``W^T W``, ``(d + 1, d + 1)``.
+    errors : ndarray
+        Sum over examples of the error variance of each feature, ``(d,)``.
     """
 
     cross: Floats
@@ -53,18 +58,21 @@ class ErrorMoments:
 
     @property
     def examples(self) -> float:
-        """Their number."""
+        """Number of examples."""
         return float(self.gram[-1, -1])
 
 
 def error_moments(inputs: Floats, targets: Floats, noise: Floats) -> ErrorMoments:
-    """Return the moments of examples.
+    """Return the moments of one client's examples.
 
     Parameters
     ----------
-    inputs : ``(n, d)`` readings
-    targets : ``(n,)`` numbers, or ``(n, K)`` ones and zeros
-    noise : ``(d,)`` variance of the error of a reading
+    inputs : ndarray
+        Measurements ``(n, d)``.
+    targets : ndarray
+        Targets ``(n,)`` of a regression, or classes ``(n, K)``, one-hot.
+    noise : ndarray
+        Variance ``(d,)`` of the measurement error of each feature.
     """
     design = np.column_stack([np.asarray(inputs, np.float64), np.ones(len(inputs))])
     columns = np.asarray(targets, np.float64).reshape(len(inputs), -1)
@@ -73,7 +81,7 @@ def error_moments(inputs: Floats, targets: Floats, noise: Floats) -> ErrorMoment
 
 
 def pooled_errors(parts: Sequence[ErrorMoments]) -> ErrorMoments:
-    """Return the moments of all parts' examples together, at least one part."""
+    """Return the moments of all parts' examples, pooled; there must be at least one part."""
     return ErrorMoments(
         np.sum([part.cross for part in parts], axis=0),
         np.sum([part.gram for part in parts], axis=0),
@@ -84,19 +92,22 @@ def pooled_errors(parts: Sequence[ErrorMoments]) -> ErrorMoments:
 def reliable_axes(covariance: Floats, errors: Floats) -> tuple[Floats, Floats]:
     """Return coordinates in which ``S_WW`` is the identity and ``S_WW - S_UU`` is diagonal.
 
-    They are the same whatever the units of the features.
+    The coordinates do not depend on the units of the features.
 
     Parameters
     ----------
-    covariance : ``S_WW``, ``(d, d)``, positive semidefinite; directions without variance are left
-        out
-    errors : ``S_UU``, ``(d,)``, the diagonal
+    covariance : ndarray
+        ``S_WW``, ``(d, d)``, positive semidefinite. Directions without variance are left out.
+    errors : ndarray
+        Diagonal ``(d,)`` of ``S_UU``.
 
     Returns
     -------
-    ``(d, r)`` axes in the columns of ``A``, where ``A^T S_WW A`` is the identity and ``A A^T`` the
-    (pseudo-)inverse of ``S_WW``; ``(r,)`` the reliability of each, the diagonal of
-    ``A^T (S_WW - S_UU) A``: at most 1, negative where more error is stated than there is variance
+    tuple of 2 ndarray
+        The axes: columns of ``A``, ``(d, r)``. ``A^T S_WW A`` is the identity, and ``A A^T`` the
+        (pseudo-)inverse of ``S_WW``. Then the reliability of each axis, ``(r,)``: the diagonal of
+        ``A^T (S_WW - S_UU) A``. It is at most 1, and negative if the declared error variance
+        exceeds the variance of the measurements.
     """
     deviations = np.sqrt(np.diag(covariance))
     scale = np.where(deviations > 0, deviations, 1.0)  # so that units do not decide what is zero
@@ -111,20 +122,22 @@ def reliable_axes(covariance: Floats, errors: Floats) -> tuple[Floats, Floats]:
 def corrected_inverse(
     covariance: Floats, errors: Floats, least: float = LEAST_RELIABILITY
 ) -> tuple[Floats, float]:
-    """Return ``(S_WW - S_UU)^+`` with reliabilities clipped, and the lowest one before that.
+    """Return ``(S_WW - S_UU)^+`` with clipped reliabilities, and the lowest unclipped reliability.
 
-    Reliabilities of :func:`reliable_axes` below ``least`` are replaced by it, which makes of a
-    matrix that is not positive definite one that is. Without errors it is the (pseudo-)inverse of
-    ``S_WW``.
+    Reliabilities of :func:`reliable_axes` are clipped to at least ``least``, so the corrected
+    matrix is positive definite. Without errors the result is the (pseudo-)inverse of ``S_WW``.
 
     Parameters
     ----------
-    covariance, errors : as in :func:`reliable_axes`
-    least : above zero
+    covariance, errors : ndarray
+        As in :func:`reliable_axes`.
+    least : float, default LEAST_RELIABILITY
+        Lower bound of reliabilities, above zero.
 
     Returns
     -------
-    ``(d, d)``; the lowest reliability
+    tuple of ndarray and float
+        Inverse ``(d, d)``, and the lowest reliability.
     """
     axes, reliabilities = reliable_axes(covariance, errors)
     inverse: Floats = (axes / np.maximum(reliabilities, least)) @ axes.T
@@ -132,7 +145,7 @@ def corrected_inverse(
 
 
 def _left(squares: Floats, taken: Floats) -> Floats:
-    """Return second moments less those of means; features for which that is rounding become 0."""
+    """Subtract the second moments of means; set features whose rest is rounding error to 0."""
     left = squares - taken
     varies = np.diag(left) > _NO_VARIANCE * np.diag(squares)
     kept: Floats = np.where(np.outer(varies, varies), left, 0.0)
@@ -142,15 +155,18 @@ def _left(squares: Floats, taken: Floats) -> Floats:
 def regression_coefficients(own: ErrorMoments) -> tuple[Floats, float]:
     """Return the corrected coefficients of a regression, and the lowest reliability.
 
-    The intercept goes through the common mean of everybody's examples.
+    The regression goes through the common mean of all examples (Fuller 1987, section 2.2).
 
     Parameters
     ----------
-    own : of all examples, at least one
+    own : ErrorMoments
+        Moments of all examples, at least one.
 
     Returns
     -------
-    ``(1, d + 1)``, the intercept last; see :func:`corrected_inverse`
+    tuple of ndarray and float
+        Coefficients ``(1, d + 1)``, the intercept last; for the reliability see
+        :func:`corrected_inverse`.
     """
     count = own.examples
     mean, target = own.gram[-1, :-1] / count, own.cross[0, -1] / count
@@ -164,16 +180,19 @@ def discriminant_coefficients(own: ErrorMoments) -> tuple[Floats, float]:
     """Return the corrected coefficients of a linear discriminant, and the lowest reliability.
 
     ``beta_k = S^-1 mu_k`` and ``a_k = log pi_k - mu_k^T S^-1 mu_k / 2``, where ``S`` is the
-    covariance within classes less that of the errors (maximum likelihood: divided by the number
-    of examples). The softmax of ``beta_k^T x + a_k`` is the probability of the class.
+    covariance within classes less that of the errors (the maximum likelihood estimate, divided by
+    the number of examples). The softmax of ``beta_k^T x + a_k`` is the probability of the class.
 
     Parameters
     ----------
-    own : of all examples, at least one
+    own : ErrorMoments
+        Moments of all examples, at least one.
 
     Returns
     -------
-    ``(K, d + 1)``, the intercept last; see :func:`corrected_inverse`
+    tuple of ndarray and float
+        Coefficients ``(K, d + 1)``, the intercept last; for the reliability see
+        :func:`corrected_inverse`.
     """
     counts, count = own.cross[:, -1], own.examples
     present = counts > 0
@@ -196,31 +215,36 @@ def coefficients(own: ErrorMoments) -> tuple[Floats, float]:
 
 
 def check_moments(own: ErrorMoments, examples: float) -> None:
-    """Refuse moments that no client's data can give.
+    """Raise an error for moments that no data can have.
 
     Parameters
     ----------
-    own : as it tells them
-    examples : its number of examples, as it says beside them
+    own : ErrorMoments
+        Moments that the client reported.
+    examples : float
+        Number of examples that the client reported.
 
     Raises
     ------
-    ValueError
-        If a value is not finite, the sums are not of so many examples, a variance of errors is
-        negative, or the sums of products are not positive semidefinite.
+    ArgumentError
+        If a value is not finite, the numbers of examples differ, a variance of errors is negative,
+        or the sums of products are not positive semidefinite. ``argument`` is ``cross``, ``gram``,
+        ``errors`` or ``examples``.
     """
-    if not all(is_finite(values) for values in (own.cross, own.gram, own.errors)):
-        raise ValueError("its moments are not finite")
+    for name in ("cross", "gram", "errors"):
+        if not is_finite(values := getattr(own, name)):
+            raise ArgumentError(name, values.tolist(), "finite")
     count = own.examples
     if count != round(count) or not 1 <= count <= examples:
-        raise ValueError(f"its sums are of {count:g} examples, but it says it has {examples:g}")
+        raise ArgumentError("examples", count, f"an integer from 1 to {examples:g}")
     if own.errors.min(initial=0.0) < 0:
-        raise ValueError(f"a variance of errors is negative: {own.errors.min():g}")
+        raise ArgumentError("errors", own.errors.tolist(), "at least 0")
     slack = _ROUNDING * float(np.abs(own.gram).max())
     uneven = np.abs(own.gram - own.gram.T).max() > slack
     if uneven or np.linalg.eigvalsh(own.gram)[0] < -slack:
-        raise ValueError("its sums of products are not symmetric and positive semidefinite")
+        raise ArgumentError("gram", own.gram.tolist(), "symmetric and positive semidefinite")
     if len(own.cross) > 1:
         counts = own.cross[:, -1]
         if (counts < 0).any() or (counts != np.round(counts)).any() or counts.sum() != count:
-            raise ValueError(f"its classes have {counts.tolist()} examples, of {count:g}")
+            wanted = f"numbers of examples that add up to {count:g}"
+            raise ArgumentError("cross", counts.tolist(), wanted)

@@ -1,4 +1,4 @@
-"""What clients borrow from the fleet for a threshold of their own: strength, prevalence, shift."""
+"""Partial pooling of decision thresholds: shrinkage, smoothed prevalence, prior shift."""
 
 import math
 from dataclasses import dataclass
@@ -6,39 +6,39 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike
 
+from strategies.errors import ArgumentError
 from strategies.randomness import generator
+from strategies.thresholds.metrics import Floats, Objective
 from strategies.thresholds.search import (
     BINS,
     HALF,
     Counts,
-    Floats,
-    Objective,
     best_of_histogram,
     best_of_histograms,
 )
 
 FEWEST = 5
-"""A client with fewer positives, or fewer negatives, has no threshold of its own."""
+"""A client with fewer positives, or fewer negatives, gets no local threshold."""
 
 RESAMPLES = 200
-"""Bootstrap resamples behind the variance of a threshold."""
+"""Number of bootstrap resamples for the variance of a threshold."""
 
 _FLOOR = 0.5 / BINS
-"""The logit of a threshold is that of one at least so far from 0 and 1: half a bin."""
+"""Probabilities are clipped to this distance from 0 and 1, half a bin, before the logit."""
 
 
 def logit(values: ArrayLike) -> Floats:
-    """Return ``log(p / (1 - p))``, of values moved half a bin away from 0 and 1 if need be."""
+    """Return ``log(p / (1 - p))``, with ``p`` clipped to half a bin from 0 and 1."""
     inside = np.clip(np.asarray(values, dtype=np.float64), _FLOOR, 1 - _FLOOR)
     found: Floats = np.log(inside) - np.log1p(-inside)
     return found
 
 
 def shrink(own: float, fleet: float, share: float) -> float:
-    """Return a threshold between a client's own and the fleet's, on the logit scale.
+    """Shrink a client's local threshold towards the global one, on the logit scale.
 
-    ``logit t = share logit(own) + (1 - share) logit(fleet)``; at a share of 0 and of 1 it is the
-    fleet's and the own one, bit for bit.
+    ``logit t = share logit(own) + (1 - share) logit(fleet)``. A share of 0 gives exactly the global
+    threshold, a share of 1 exactly the local one.
     """
     if share <= 0.0:
         return fleet
@@ -49,20 +49,23 @@ def shrink(own: float, fleet: float, share: float) -> float:
 
 
 def has_enough(counts: ArrayLike) -> bool:
-    """Whether a histogram has at least :data:`FEWEST` positives, and as many negatives."""
+    """Return whether a histogram has at least :data:`FEWEST` positives and as many negatives."""
     return bool((np.asarray(counts).sum(axis=-1) >= FEWEST).all())
 
 
 def bootstrap_variance(
     counts: Counts, objective: Objective, near: float, draw: np.random.Generator
 ) -> float:
-    """Return the variance of the logit of a client's best threshold over resamples of its scores.
+    """Return the bootstrap variance of the logit of a client's best threshold.
 
     Parameters
     ----------
-    counts : ``(2, BINS)`` its histogram, not empty
-    objective, near : as in :func:`strategies.thresholds.search.best_of_histogram`
-    draw : what resamples are drawn with
+    counts : ndarray
+        Histogram ``(2, BINS)`` of the client, not empty.
+    objective, near : Objective
+        As in :func:`strategies.thresholds.search.best_of_histogram`.
+    draw : np.random.Generator
+        Generator of the resamples.
     """
     total = int(counts.sum())
     resampled = draw.multinomial(total, counts.ravel() / total, size=RESAMPLES)
@@ -73,18 +76,21 @@ def bootstrap_variance(
 def spread_of(
     histograms: ArrayLike, objective: Objective, near: float, seed: int, *names: int | str
 ) -> float:
-    """Return how much clients' best thresholds truly differ: their variance, on the logit scale.
+    """Return the between-client variance of the best thresholds, on the logit scale.
 
-    ``tau^2 = max(0, Var_i logit(t_i) - mean_i v_i)`` over clients with enough of both classes,
-    where ``t_i`` is the best threshold on client i's histogram and ``v_i`` its
-    :func:`bootstrap_variance` (moments with equal weights: Hedges 1983, Psychological Bulletin 93).
-    0 with fewer than two such clients.
+    ``tau^2 = max(0, Var_i logit(t_i) - mean_i v_i)`` over clients with enough of both classes.
+    ``t_i`` is the best threshold on client i's histogram and ``v_i`` its
+    :func:`bootstrap_variance` (method of moments with equal weights: Hedges 1983, Psychological
+    Bulletin 93). With fewer than two such clients it is 0.
 
     Parameters
     ----------
-    histograms : ``(clients, 2, BINS)``
-    objective, near : as in :func:`strategies.thresholds.search.best_of_histogram`
-    seed, names : of the resamples
+    histograms : array_like
+        Histograms ``(clients, 2, BINS)``.
+    objective, near : Objective
+        As in :func:`strategies.thresholds.search.best_of_histogram`.
+    seed, names : int
+        Seed of the resamples, and the names of their random streams.
     """
     usable = [each for each in np.asarray(histograms) if has_enough(each)]
     if len(usable) < 2:
@@ -98,11 +104,10 @@ def spread_of(
 
 
 def smoothed_prevalence(positives: float, total: float, fleet: float, weight: float) -> float:
-    """Return a client's share of positives, smoothed towards the fleet's.
+    """Return a client's prevalence, smoothed towards the pooled prevalence.
 
-    ``(positives + weight fleet) / (total + weight)``: the mean of the posterior where clients'
-    shares have a beta distribution of mean ``fleet`` and ``weight`` examples' worth of evidence.
-    The fleet's where there is neither.
+    ``(positives + weight fleet) / (total + weight)``: the posterior mean under a beta prior with
+    mean ``fleet`` and a weight of ``weight`` examples. Without examples and weight it is ``fleet``.
     """
     if math.isinf(weight) or total + weight <= 0:
         return fleet
@@ -110,21 +115,22 @@ def smoothed_prevalence(positives: float, total: float, fleet: float, weight: fl
 
 
 def prevalence_weight(histograms: ArrayLike) -> float:
-    """Return how many examples the fleet's share of positives is worth to a client.
+    """Return the weight of the pooled prevalence in a client's, in examples.
 
     The method of moments of the beta-binomial distribution (Kleinman 1973, Journal of the American
-    Statistical Association 68, with weights by examples): with client shares ``p_i`` of ``n_i``
-    examples, C clients, the share ``p`` of all together and ``q = 1 - p``,
+    Statistical Association 68, weighted by examples): with prevalences ``p_i`` among the ``n_i``
+    examples of C clients, the pooled prevalence ``p`` and ``q = 1 - p``,
 
         ``phi = (S / (p q) - (C - 1)) / (sum_i n_i - sum_i n_i^2 / sum_i n_i - (C - 1))``,
         ``S = sum_i n_i (p_i - p)^2``, ``weight = 1 / phi - 1``.
 
-    Infinity where shares differ no more than by chance, or there are fewer than two clients or
-    classes; never below 0.
+    The weight is never below 0. It is infinite if prevalences differ no more than by chance, or if
+    there are fewer than two clients or classes.
 
     Parameters
     ----------
-    histograms : ``(clients, 2, BINS)``
+    histograms : array_like
+        Histograms ``(clients, 2, BINS)``.
     """
     positives, totals = _tallies(histograms)
     clients, count = len(totals), totals.sum()
@@ -138,30 +144,34 @@ def prevalence_weight(histograms: ArrayLike) -> float:
 
 
 def _tallies(histograms: ArrayLike) -> tuple[Floats, Floats]:
-    """Return the numbers of positives, and of all examples, of the clients that have any."""
+    """Return the numbers of positives and of examples of every client that has examples."""
     counts = np.asarray(histograms, dtype=np.float64).sum(axis=-1)
     counts = counts[counts.sum(axis=1) > 0]
     return counts[:, 0], counts.sum(axis=1)
 
 
 def shift(scores: ArrayLike, own: float, fleet: float) -> Floats:
-    """Return scores that are calibrated to a prevalence, from those calibrated to another.
+    """Adjust calibrated scores to another prevalence (prior shift).
 
-    ``s r / (s r + 1 - s)`` with ``r`` the ratio of the odds of the two prevalences: Bayes' rule
-    where the distribution of the features within a class is the same (Saerens et al. 2002).
+    ``s r / (s r + 1 - s)``, where ``r`` is the ratio of the odds of the two prevalences. This is
+    Bayes' rule if the distribution of the features within a class is the same (Saerens et al.
+    2002, Neural Computation 14).
 
     Parameters
     ----------
-    scores : ``(N,)`` in [0, 1], calibrated to the ``fleet`` prevalence
-    own, fleet : prevalences, strictly between 0 and 1
+    scores : array_like
+        Scores ``(N,)`` in [0, 1], calibrated to the prevalence ``fleet``.
+    own, fleet : float
+        The client's and the pooled prevalence, strictly between 0 and 1.
 
     Raises
     ------
-    ValueError
+    ArgumentError
         If a prevalence is 0 or 1.
     """
-    if not (0 < own < 1 and 0 < fleet < 1):
-        raise ValueError(f"prevalences must be between 0 and 1, got {own} and {fleet}")
+    for name, prevalence in (("own", own), ("fleet", fleet)):
+        if not 0 < prevalence < 1:
+            raise ArgumentError(name, prevalence, "strictly between 0 and 1")
     values = np.asarray(scores, dtype=np.float64)
     positive = values * (own / fleet)
     negative = (1 - values) * ((1 - own) / (1 - fleet))
@@ -171,13 +181,16 @@ def shift(scores: ArrayLike, own: float, fleet: float) -> Floats:
 
 @dataclass(frozen=True, eq=False)
 class Fleet:
-    """What clients are told of all their scores together, of one class against the rest.
+    """Pooled statistics of all clients' scores, for one class against the rest.
 
     Attributes
     ----------
-    pooled : ``(2, BINS)`` int64, the sum of the clients' histograms
-    spread : see :func:`spread_of`
-    weight : see :func:`prevalence_weight`
+    pooled : ndarray
+        Sum ``(2, BINS)`` int64 of the clients' histograms.
+    spread : float
+        Variance between clients; see :func:`spread_of`.
+    weight : float
+        Weight of the pooled prevalence in examples; see :func:`prevalence_weight`.
     """
 
     pooled: Counts
@@ -186,29 +199,32 @@ class Fleet:
 
     @property
     def is_one_sided(self) -> bool:
-        """Whether there is not a single positive, or not a single negative, to learn from."""
+        """Whether there are no positives or no negatives."""
         return not bool(self.pooled.sum(axis=1).all())
 
     @property
     def prevalence(self) -> float:
-        """The share of positives; not known without examples."""
+        """The pooled prevalence; NaN without examples."""
         positives, negatives = self.pooled.sum(axis=1)
         total = positives + negatives
         return float(positives / total) if total else math.nan
 
     def threshold(self, objective: Objective) -> float:
-        """Return the global threshold; 0.5 where only one class is known."""
+        """Return the global threshold; 0.5 if there is only one class."""
         return HALF if self.is_one_sided else best_of_histogram(self.pooled, objective, HALF)
 
 
 def fleet_of(histograms: ArrayLike, objective: Objective, seed: int, *names: int | str) -> Fleet:
-    """Return what all clients' histograms say together.
+    """Pool the histograms of all clients.
 
     Parameters
     ----------
-    histograms : ``(clients, 2, BINS)``, in an order that depends on the clients only
-    objective : what thresholds are to be good at
-    seed, names : as in :func:`spread_of`
+    histograms : array_like
+        Histograms ``(clients, 2, BINS)``, in an order that depends on the clients only.
+    objective : Objective
+        Metric that thresholds maximize.
+    seed, names : int
+        As in :func:`spread_of`.
     """
     every = np.asarray(histograms, dtype=np.int64).reshape(-1, 2, BINS)
     pooled = Fleet(every.sum(axis=0), 0.0, math.inf)

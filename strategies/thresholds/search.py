@@ -1,158 +1,73 @@
-"""From which score on is an example called positive? The threshold that is best for a metric.
+"""Decision thresholds: search for the threshold that maximizes a metric, from scores or histograms.
 
-A threshold t calls an example positive when its score s, in [0, 1], is at least t. What a fleet
-needs to know of its clients' scores are two integer histograms each, of positives and of negatives.
+A threshold t classifies an example as positive if its score s, in [0, 1], is at least t. The server
+needs two integer histograms of each client's scores: one of positives and one of negatives.
 """
-
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-Floats = NDArray[np.float64]
+from strategies.errors import ArgumentError
+from strategies.thresholds.metrics import TIE, Floats, Objective
+
 Counts = NDArray[np.int64]
 
 BINS = 200
-"""Bins of equal width of [0, 1]. A score on an edge is in the bin above it, 1 in the last."""
+"""Number of equal bins of [0, 1]. A score on an edge is in the bin above it; 1 is in the last."""
 
 EDGES: Floats = np.arange(BINS) / BINS
-"""``(BINS,)`` the lower edges."""
+"""Lower edges of the bins, ``(BINS,)``."""
 
 NOBODY = float(np.nextafter(1.0, 2.0))
-"""The threshold that calls nobody positive: just above every score."""
+"""Threshold just above every score: no example is positive."""
 
 HALF = 0.5
-"""The threshold that needs no choice."""
+"""Default threshold."""
 
 _MOST = 2**31
-"""Examples of a client in a bin; more would be a lie, and could overflow the sum over clients."""
+"""Limit of a client's examples in a bin: more are implausible, and their sum could overflow."""
 
 MOST_TOGETHER = 2**53
-"""Examples of all clients in a bin; beyond, float64 would not tell every count from the next."""
-
-_TIE = 1e-12
-"""Values of a metric that differ by less are equal: sums in another order differ so much."""
-
-
-@dataclass(frozen=True)
-class Objective:
-    """What a threshold is to be good at.
-
-    Attributes
-    ----------
-    name : one of :data:`METRICS`
-    cost_ratio : of ``cost``, what a positive that is missed costs in false alarms, above 0
-    recall : of ``precision-at-recall``, the share of positives that must be found, above 0 to 1
-
-    Raises
-    ------
-    ValueError
-        If one of them is none of these.
-    """
-
-    name: str = "f1"
-    cost_ratio: float = 1.0
-    recall: float = 0.9
-
-    def __post_init__(self) -> None:
-        if self.name not in METRICS:
-            raise ValueError(f"unknown metric {self.name!r}; use {', '.join(METRICS)}")
-        if not 0 < self.cost_ratio < np.inf:
-            raise ValueError(f"cost_ratio must be above 0 and finite, got {self.cost_ratio}")
-        if not 0 < self.recall <= 1:
-            raise ValueError(f"recall must be above 0 and at most 1, got {self.recall}")
-
-    def value(self, tp: ArrayLike, fp: ArrayLike, fn: ArrayLike, tn: ArrayLike) -> Floats:
-        """Return the metric of a table of true and predicted classes; more is better.
-
-        ``f1`` is ``2 tp / (2 tp + fp + fn)``. ``balanced-accuracy`` is the mean of the shares of
-        positives and of negatives that are told right. ``cost`` is the cost of an example times
-        -1, ``-(fp + cost_ratio fn) / n``. ``precision-at-recall`` is ``tp / (tp + fp)`` where
-        the recall is reached, and what the recall lacks, times -1, where it is not. A share of
-        nothing is 0.
-
-        Parameters
-        ----------
-        tp, fp, fn, tn : numbers of true positives, false positives, false negatives and true
-            negatives, of the same shape; expected numbers are fine
-        """
-        table = [np.asarray(part, dtype=np.float64) for part in (tp, fp, fn, tn)]
-        return METRICS[self.name](self, *table)
-
-
-def share(part: ArrayLike, whole: ArrayLike) -> Floats:
-    """Return ``part / whole``; 0 where the whole is 0."""
-    over, under = np.asarray(part, dtype=np.float64), np.asarray(whole, dtype=np.float64)
-    found: Floats = np.divide(over, under, out=np.zeros_like(over + under), where=under != 0)
-    return found
-
-
-def _f1(_: Objective, tp: Floats, fp: Floats, fn: Floats, tn: Floats) -> Floats:
-    return share(2 * tp, 2 * tp + fp + fn)
-
-
-def _balanced_accuracy(_: Objective, tp: Floats, fp: Floats, fn: Floats, tn: Floats) -> Floats:
-    return (share(tp, tp + fn) + share(tn, tn + fp)) / 2
-
-
-def _cost(about: Objective, tp: Floats, fp: Floats, fn: Floats, tn: Floats) -> Floats:
-    return -share(fp + about.cost_ratio * fn, tp + fp + fn + tn)
-
-
-def _precision_at_recall(
-    about: Objective, tp: Floats, fp: Floats, fn: Floats, tn: Floats
-) -> Floats:
-    recall = share(tp, tp + fn)
-    reached = recall >= about.recall - _TIE
-    return np.where(reached, share(tp, tp + fp), recall - about.recall)
-
-
-METRICS: Mapping[str, Callable[[Objective, Floats, Floats, Floats, Floats], Floats]] = {
-    "f1": _f1,
-    "balanced-accuracy": _balanced_accuracy,
-    "cost": _cost,
-    "precision-at-recall": _precision_at_recall,
-}
-"""Name of a metric -> (objective, tp, fp, fn, tn) -> its value, more is better."""
+"""Limit of all clients' examples in a bin: float64 represents every integer up to it."""
 
 
 def check_scores(scores: ArrayLike) -> Floats:
-    """Return scores as ``(N,)`` float64.
+    """Validate scores and return them as ``(N,)`` float64.
 
     Raises
     ------
-    ValueError
-        If they are no vector, or one of them is not in [0, 1], such as NaN.
+    ArgumentError
+        If ``scores`` is not a vector, or one of them is not in [0, 1], such as NaN.
     """
     values = np.asarray(scores, dtype=np.float64)
     if values.ndim != 1:
-        raise ValueError(f"scores must be a vector, they have shape {values.shape}")
+        raise ArgumentError("shape of scores", values.shape, "that of a vector")
     odd = values[~((values >= 0) & (values <= 1))]
     if odd.size:
-        raise ValueError(
-            f"scores must be in [0, 1], but {odd.size} of {values.size} are not, such as {odd[0]}"
-        )
+        raise ArgumentError("scores", float(odd[0]), "in [0, 1], for every example")
     return values
 
 
 def histogram(scores: ArrayLike, labels: ArrayLike) -> Counts:
-    """Return how many positives and negatives have a score in each bin.
+    """Count the positives and the negatives whose score is in each bin.
 
-    At a threshold ``t`` that is an edge, the bins from it on hold exactly the scores ``s >= t``.
+    If a threshold ``t`` is an edge, the bins from it on contain exactly the scores ``s >= t``.
 
     Parameters
     ----------
-    scores : ``(N,)`` in [0, 1]
-    labels : ``(N,)`` 1 or True for positives, 0 for negatives
+    scores : array_like
+        Scores ``(N,)`` in [0, 1].
+    labels : array_like
+        Labels ``(N,)``: 1 or True for positives, 0 for negatives.
 
     Returns
     -------
-    ``(2, BINS)`` int64, positives first
+    ndarray
+        Histogram ``(2, BINS)`` int64, positives first.
 
     Raises
     ------
-    ValueError
+    ArgumentError
         If a score is not in [0, 1].
     """
     values, positive = check_scores(scores), np.asarray(labels).astype(bool)
@@ -162,56 +77,59 @@ def histogram(scores: ArrayLike, labels: ArrayLike) -> Counts:
 
 
 def check_histogram(counts: ArrayLike, most: int = _MOST) -> Counts:
-    """Return what was told as a histogram.
+    """Validate a histogram that a client sent.
 
     Parameters
     ----------
-    counts : ``2 BINS`` integers, those of positives first
-    most : how many there can be in a bin; :data:`MOST_TOGETHER` for those of all clients
+    counts : array_like
+        ``2 * BINS`` integers, those of positives first.
+    most : int, default _MOST
+        Largest count of a bin; :data:`MOST_TOGETHER` for the sums over all clients.
 
     Returns
     -------
-    ``(2, BINS)`` int64
+    ndarray
+        Histogram ``(2, BINS)`` int64.
 
     Raises
     ------
-    ValueError
-        If these are no such counts.
+    ArgumentError
+        If the number, the type or the size of the counts is wrong.
     """
     found = np.asarray(counts)
     if found.size != 2 * BINS or found.dtype.kind not in "iu":
-        raise ValueError(
-            f"a histogram is {2 * BINS} integers; these are {found.size} of type {found.dtype}"
-        )
+        content = f"{found.size} of type {found.dtype}"
+        raise ArgumentError("counts", content, f"{2 * BINS} integers")
     if found.min() < 0 or found.max() > most:
         odd = found.min() if found.min() < 0 else found.max()
-        raise ValueError(f"a histogram counts examples; there cannot be {odd}")
+        raise ArgumentError("counts", int(odd), f"from 0 to {most}, in every bin")
     return found.reshape(2, BINS).astype(np.int64)
 
 
 def from_here_on(counts: Floats) -> Floats:
-    """Return the sums from every place to the end, and 0 for none, along the last axis."""
+    """Return sums from each position to the end of the last axis, then 0: ``(..., M + 1)``."""
     sums = np.cumsum(counts[..., ::-1], axis=-1)[..., ::-1]
     return np.concatenate([sums, np.zeros_like(sums[..., :1])], axis=-1)
 
 
 def _values(positives: Floats, negatives: Floats, objective: Objective) -> Floats:
-    """Return the metric at every place from which on examples are called positive, and at none.
+    """Return the metric for every threshold between sorted scores, ``(..., M + 1)``.
 
     Parameters
     ----------
-    positives, negatives : ``(..., M)`` numbers of them at each of M ascending scores
+    positives, negatives : ndarray
+        Numbers ``(..., M)`` of positives and negatives at each of M ascending scores.
     """
     tp, fp = from_here_on(positives), from_here_on(negatives)
     return objective.value(tp, fp, tp[..., :1] - tp, fp[..., :1] - fp)
 
 
 def _nearest_best(values: Floats, candidates: Floats, near: float) -> NDArray[np.intp]:
-    """Return, along the last axis, the place of the best value; of equals the nearest candidate.
+    """Return the index of the best value along the last axis; of ties, the one nearest to ``near``.
 
-    Of two that are equally near it is the lower one.
+    Of two that are equally near, it is the lower one.
     """
-    equal = values >= values.max(axis=-1, keepdims=True) - _TIE
+    equal = values >= values.max(axis=-1, keepdims=True) - TIE
     found: NDArray[np.intp] = np.where(equal, np.abs(candidates - near), np.inf).argmin(axis=-1)
     return found
 
@@ -219,33 +137,39 @@ def _nearest_best(values: Floats, candidates: Floats, near: float) -> NDArray[np
 def best_threshold(
     scores: ArrayLike, chances: ArrayLike, objective: Objective, near: float
 ) -> float:
-    """Return the threshold whose expected metric is best.
+    """Return the threshold that maximizes the expected metric, in O(N log N).
 
-    The metric of the expected table of true and predicted classes is taken for the expected
-    metric; for F1 of calibrated scores the best threshold is then half of the best F1 (Lipton et
-    al. 2014, arXiv:1402.1892). Candidates are the midpoints of neighbouring distinct scores, 0
-    (everybody is positive) and :data:`NOBODY`. Takes O(N log N).
+    The metric of the expected confusion matrix approximates the expected metric. For F1 of
+    calibrated scores the best threshold is then half of the best F1 (Lipton et al. 2014,
+    arXiv:1402.1892). Candidates are the midpoints of adjacent distinct scores, 0 (all examples are
+    positive) and :data:`NOBODY`.
 
     Parameters
     ----------
-    scores : ``(N,)`` in [0, 1]
-    chances : ``(N,)`` the probability that each example is positive: its label, 0 or 1, or a
-        calibrated probability
-    objective : what is to be best
-    near : of thresholds that are equally good, the nearest to this one is returned
+    scores : array_like
+        Scores ``(N,)`` in [0, 1].
+    chances : array_like
+        Probability ``(N,)`` that each example is positive: its label, 0 or 1, or a calibrated
+        probability.
+    objective : Objective
+        The metric to maximize.
+    near : float
+        Among equally good thresholds, the one nearest to this is returned.
 
     Raises
     ------
-    ValueError
-        If there are no scores, one of them is not in [0, 1], or a chance is none.
+    ArgumentError
+        If there are no scores, or a score or a probability is not in [0, 1].
     """
     values = check_scores(scores)
     weights = np.asarray(chances, dtype=np.float64)
     if not len(values) or weights.shape != values.shape:
-        raise ValueError(f"{weights.shape} chances for {values.shape} scores; both must be there")
+        wanted = f"that of the scores, {values.shape}, and not empty"
+        raise ArgumentError("shape of chances", weights.shape, wanted)
     if not ((weights >= 0) & (weights <= 1)).all():
-        raise ValueError("the chance of being positive must be in [0, 1]")
-    order = np.lexsort((weights, values))  # so that sums do not depend on the order of patients
+        odd = weights[~((weights >= 0) & (weights <= 1))]
+        raise ArgumentError("chances", float(odd[0]), "in [0, 1], for every example")
+    order = np.lexsort((weights, values))  # so that sums do not depend on the order of examples
     values, weights = values[order], weights[order]
     distinct, starts = np.unique(values, return_index=True)
     positives = np.add.reduceat(weights, starts)
@@ -261,19 +185,20 @@ _CANDIDATES: Floats = np.append(EDGES, NOBODY)
 
 
 def best_of_histogram(counts: ArrayLike, objective: Objective, near: float) -> float:
-    """Return the edge of a bin, or :data:`NOBODY`, at which the metric is best.
+    """Return the edge of a bin, or :data:`NOBODY`, that maximizes the metric.
 
     Parameters
     ----------
-    counts : ``(2, BINS)`` from :func:`histogram`, of one client or of several together; fractions
-        are fine
-    objective, near : as in :func:`best_threshold`
+    counts : array_like
+        Histogram ``(2, BINS)`` of one client or summed over several; fractions are allowed.
+    objective, near : Objective
+        As in :func:`best_threshold`.
     """
     return float(best_of_histograms(np.asarray(counts)[None], objective, near)[0])
 
 
 def best_of_histograms(counts: ArrayLike, objective: Objective, near: float) -> Floats:
-    """Return :func:`best_of_histogram` of each of several, ``(R, 2, BINS)``: ``(R,)``."""
+    """Return :func:`best_of_histogram`, ``(R,)``, of each of R histograms ``(R, 2, BINS)``."""
     found = np.asarray(counts, dtype=np.float64)
     values = _values(found[:, 0], found[:, 1], objective)
     return _CANDIDATES[_nearest_best(values, _CANDIDATES, near)]
@@ -282,16 +207,19 @@ def best_of_histograms(counts: ArrayLike, objective: Objective, near: float) -> 
 def shared_curve_threshold(
     pooled: ArrayLike, prevalence: float, objective: Objective, near: float
 ) -> float:
-    """Return the threshold that is best where positives are as frequent as stated.
+    """Return the best threshold on the pooled ROC curve at a client's prevalence.
 
-    The rates at which positives and negatives are called positive are the fleet's, at every edge
-    of its histogram; the metric is that of ``prevalence TPR``, ``(1 - prevalence) FPR`` and so on.
+    The true and false positive rates (TPR, FPR) at every edge are those of all clients. The
+    confusion matrix is ``tp = prevalence TPR``, ``fp = (1 - prevalence) FPR`` and so on.
 
     Parameters
     ----------
-    pooled : ``(2, BINS)`` the sum of the clients' histograms, with positives and negatives
-    prevalence : share of positives, 0 to 1
-    objective, near : as in :func:`best_threshold`
+    pooled : array_like
+        Sum ``(2, BINS)`` of the clients' histograms, with positives and negatives.
+    prevalence : float
+        Share of positives at the client, 0 to 1.
+    objective, near : Objective
+        As in :func:`best_threshold`.
     """
     counts = np.asarray(pooled, dtype=np.float64)
     rates = counts / counts.sum(axis=1, keepdims=True)

@@ -14,6 +14,7 @@ from torch.utils.data import (
 )
 
 from clients import (
+    ClientDetails,
     FineTuning,
     ForeignStateError,
     Optimization,
@@ -103,7 +104,7 @@ def test_everything_personal_is_training_alone_bitwise():
     model = TinyNet()
     alone = tiny_client("all", model=model, schedule=joint(2))
     for server_round in (1, 2, 3):
-        with alone._random(server_round, "train"):
+        with alone.random(server_round, "train"):
             train(model, alone.train_loader, joint(2), alone.scopes)
     for name, tensor in model.state_dict().items():
         assert torch.equal(tensor, client.model.state_dict()[name])
@@ -122,7 +123,7 @@ def test_fedbabus_head_never_trains_but_is_fine_tuned_for_evaluation():
         _, _, metrics = client.evaluate(client.get_parameters({}), config)
         assert metrics["fine-tuning-epochs"] == 5
         assert not torch.equal(client.model.head.weight, first)
-    kept = client.state.load(client._spec)
+    kept = client.state.load(client.spec)
     assert torch.equal(kept.part("personal")["head.weight"], first)
     assert torch.equal(kept.part("fine-tuned")["head.weight"], client.model.head.weight)
 
@@ -178,10 +179,10 @@ def test_a_client_without_examples_returns_what_it_got():
 def test_a_diverging_client_keeps_its_old_state():
     records = RecordDict()
     fit(tiny_client(records=records))
-    before = tiny_client(records=records).state.load(tiny_client()._spec)
+    before = tiny_client(records=records).state.load(tiny_client().spec)
     with pytest.raises(TrainingDivergedError):
         fit(tiny_client(records=records, optimization=Optimization(learning_rate=1e20)))
-    after = tiny_client(records=records).state.load(tiny_client()._spec)
+    after = tiny_client(records=records).state.load(tiny_client().spec)
     for name, tensor in before.arrays.items():
         assert torch.equal(tensor, after.arrays[name])
 
@@ -264,7 +265,7 @@ def test_scopes_of_another_model_are_refused():
 
 
 def test_queries():
-    client = tiny_client(partition_id=3, properties={"region": "north"})
+    client = tiny_client(partition_id=3, details=ClientDetails(properties={"region": "north"}))
     answers = client.get_properties({})
     assert answers["partition-id"] == 3
     assert answers["num-examples"] == 20

@@ -22,11 +22,11 @@ from cryptography.x509.verification import PolicyBuilder, Store, VerificationErr
 from pfl_flower.certificates import (
     CertificateError,
     check_secret,
-    main,
     make_authority,
     make_node_key,
     make_server,
 )
+from pfl_flower.certificates.__main__ import main
 
 
 def verify(folder, host, authority):

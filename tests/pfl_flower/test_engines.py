@@ -1,46 +1,24 @@
-"""The same run on both engines, and what leaves a client."""
+"""The same run on both engines, what methods reduce to, and odd clients."""
 
 import numpy as np
 import pytest
 import torch
-from flwr.app import Error, Message
 
-from clients import Scope
-from clients.scopes import names_of
 from pfl_flower.client_app import make_app
 from pfl_flower.config.run_config import RunConfig
 from pfl_flower.data import Federation
 from pfl_flower.engines import simulate
 from pfl_flower.grid import InProcessGrid
 from pfl_flower.methods import METHODS
-from pfl_flower.model_setup import initial_model, model_setup
+from pfl_flower.model_setup import initial_model
 from pfl_flower.results.files import describe, write
 from pfl_flower.server.discovery import FederationError, wait_for_clients
 from pfl_flower.server.run import play
-from strategies.arrays import view
-from strategies.hierarchical.hierarchical_linear import NAMES
-from strategies.measurement_error.errors_in_variables import NAMES as MOMENTS
 from tests.errors import refused
-from tests.helpers import data_for, decoded
+from tests.grids import FailingGrid
+from tests.helpers import assert_identical, metrics_of
 
 SMALL = {"num-server-rounds": 3, "local-epochs": 1, "baselines": "", "fine-tuning-epochs": "0,1"}
-
-
-def metrics_of(run):
-    return [
-        (r.round, r.phase, r.client, dict(r.metrics), r.bytes_down, r.bytes_up, r.dropped)
-        for r in run.reports
-    ]
-
-
-def assert_identical(one, other):
-    assert len(one) == len(other)
-    for left, right in zip(one, other, strict=True):
-        assert str(metrics_of(left)) == str(metrics_of(right))  # as text: NaN equals NaN
-        arrays, others = decoded(left.arrays), decoded(right.arrays)
-        assert arrays.keys() == others.keys()
-        for name, values in arrays.items():
-            np.testing.assert_array_equal(values, others[name])
 
 
 def test_the_same_numbers_on_ray_bit_for_bit():
@@ -81,102 +59,10 @@ def test_the_same_seed_twice_and_another_seed():
     assert metrics_of(other[0]) != metrics_of(simulate(config, 4)[0])
 
 
-def numbers(record):
-    """Every number in a record of metrics or config."""
-    for value in record.values():
-        yield from (value if isinstance(value, list) else [value])
-
-
-class Inspected(InProcessGrid):
-    """A grid that looks into every reply, right after the client has updated its state."""
-
-    def __init__(self, *arguments, **options):
-        super().__init__(*arguments, **options)
-        self.replies = self.secrets = 0
-        self.sends_own = False  # the own model is then what is averaged
-
-    def _process(self, message):
-        reply = super()._process(message)
-        assert not reply.has_error(), reply.error.reason
-        kept = [
-            np.array(view(array)).ravel()
-            for record in self.contexts[message.metadata.dst_node_id].state.array_records.values()
-            for name, array in record.items()
-            if not (self.sends_own and name.startswith("own"))
-        ]
-        sent, received = (
-            b"".join(a.data for r in m.content.array_records.values() for a in r.values())
-            for m in (reply, message)
-        )
-        metrics = [
-            value
-            for records in (reply.content.metric_records, reply.content.config_records)
-            for record in records.values()
-            for value in numbers(record)
-        ]
-        for values in kept:
-            if values.dtype.kind != "f" or not values.any():
-                continue  # a counter of batches, or adapters that are still zero
-            self.secrets += 1
-            for start in range(0, values.size, 10):
-                piece = values[start : start + 10]
-                if len(piece) < 3 or not piece.all() or piece.tobytes() in received:
-                    continue  # too little to tell, or what training left as the server sent it
-                assert piece.tobytes() not in sent
-            assert not {float(v) for v in values if v not in (0, 1)} & {
-                v for v in metrics if isinstance(v, float)
-            }
-        self.replies += 1
-        return reply
-
-
-def priors(config):
-    """Parameters that have a prior; none of a method without one."""
-    names = getattr(config.own_keys, "prior_names", lambda setup: ())
-    return names(model_setup(config))
-
-
-def setup_keeps(config):
-    """Whether clients keep a model that is not what they send."""
-    sent = ("mr-mtl", "l2gd", "pfedme")
-    return config.row.local_model == "kept" and config.method not in sent
-
-
-@pytest.mark.parametrize("method", METHODS)
-def test_nothing_personal_is_in_any_message(method):
-    config = RunConfig.parse(SMALL | {"method": method} | data_for(method))
-    grid = Inspected(make_app(config.dump()), 3)
-    # pFedMe's w and theta meet, bit for bit, where no gradient of the data keeps them apart.
-    grid.sends_own = method in ("mr-mtl", "l2gd", "lifelong", "pfedme", "hierarchical-bayes")
-    (run,) = play(grid, config)
-    scopes = model_setup(config).scopes
-    # what travels is the model, but where the strategy makes something else of it
-    variances = {f"prior-variance/{name}" for name in priors(config)}
-    travels = {*names_of(scopes, Scope.SHARED, Scope.GROUP), *variances}
-    moments = {"hierarchical-linear": set(NAMES), "errors-in-variables": set(MOMENTS)}
-    assert set(run.arrays) == moments.get(method, travels)
-    asked = {"known-groups": 3, "community-adapters": 3, "gradient-clusters": 3, "pfedhn": 3}
-    queries = {**asked, "ifca": 3 * 3}.get(method, 0)
-    assert grid.replies == 3 + queries + 3 * 3 * 2
-    keeps = names_of(scopes, Scope.PERSONAL) or config.fine_tuning or priors(config)
-    keeps = keeps or setup_keeps(config)
-    assert bool(grid.secrets) == bool(keeps)
-
-
-def test_nothing_personal_is_in_a_message_of_an_unseen_client_or_a_safeguard():
-    extras = {"method": "fedper", "unseen": 0.25, "safeguard": True}
-    config = RunConfig.parse(SMALL | extras)
-    grid = Inspected(make_app(config.dump()), 4)
-    list(play(grid, config))
-    rounds = 3 * (3 * 3 * 2)  # methods, clients, rounds, train and evaluate
-    assert grid.replies == 4 + rounds + 3 * 5 + 3  # discovery, rounds, joining, choosing
-    assert grid.secrets
-
-
 def test_a_card_holds_no_example():
     config = RunConfig.parse(SMALL | {"dataset": "breast-cancer", "method": "fedavg"})
     data = Federation(config.data, 4)
-    grid = Inspected(make_app(config.dump()), 4)
+    grid = InProcessGrid(make_app(config.dump()), 4)
     schemas = wait_for_clients(grid, config).schemas
     for client in range(4):
         values = set(schemas[client].features.means) | set(schemas[client].features.variances)
@@ -266,7 +152,7 @@ def test_one_broken_node_ends_nothing_and_a_federation_of_them_ends_at_once():
     assert list(run.by_client()) == [1, 2, 3]
     for context in contexts:
         context.node_config["partition-id"] = 9
-    with refused(FederationError, key="clients", value=4) as caught:
+    with refused(FederationError, nodes=(100, 101, 102, 103)) as caught:
         list(play(grid, config))
     assert "partition-id 9" in caught.value.reason
 
@@ -312,7 +198,7 @@ def test_enough_nodes_that_all_fail_are_no_federation(monkeypatch):
     grid = InProcessGrid(make_app(config.dump()), 2)
     for context in grid.contexts.values():
         context.node_config["partition-id"] = 9
-    with refused(FederationError, key="clients", value=2):
+    with refused(FederationError, nodes=(100, 101)):
         wait_for_clients(grid, config)
 
 
@@ -338,21 +224,14 @@ def test_bad_luck_in_sampling_does_not_end_a_run():
     assert sorted(run.by_client()) == [5, 6, 7, 8, 9]
 
 
-def test_results_survive_an_evaluation_that_fails_at_the_end(monkeypatch, tmp_path):
+def test_results_survive_an_evaluation_that_fails_at_the_end(tmp_path):
     config = RunConfig.parse(SMALL)
-    grid = InProcessGrid(make_app(config.dump()), 2)
-    process = grid._process
 
-    def late(message):
-        reply = process(message)
-        if (
-            message.metadata.message_type == "evaluate"
-            and message.content["config"]["server-round"] == 3
-        ):
-            return Message(Error(0, "gone"), reply_to=message)
-        return reply
+    def last(message):
+        evaluates = message.metadata.message_type == "evaluate"
+        return evaluates and message.content["config"]["server-round"] == 3
 
-    monkeypatch.setattr(grid, "_process", late)
+    grid = FailingGrid(make_app(config.dump()), 2, fails=last, reason="gone")
     (run,) = play(grid, config)
     write(tmp_path, [run])
     assert run.by_client() == {}

@@ -14,6 +14,7 @@ from pfl_flower.grid import InProcessGrid
 from strategies import PartialAveraging
 from strategies.arrays import to_record
 from strategies.replies import of_clients
+from tests.grids import RecordingGrid, ShuffledGrid
 from tests.helpers import as_array, decoded, error_reply, reply
 
 W = np.arange(6, dtype=np.float32).reshape(2, 3)
@@ -259,17 +260,6 @@ def answering_app():
     return app
 
 
-class ShuffledGrid(InProcessGrid):
-    """Nodes with other ids in another order, as on another engine."""
-
-    def __init__(self, app, count):
-        super().__init__(app, count)
-        ids = [7919 * (place + 1) % 10007 for place in range(count)]
-        contexts = list(self.contexts.values())
-        np.random.default_rng(0).shuffle(contexts)
-        self.contexts = dict(zip(ids, contexts, strict=True))
-
-
 def test_sampling_depends_on_seed_and_round_but_not_on_node_ids():
     first = [sampled(PartialAveraging(0.3, seed=5), InProcessGrid(answering_app(), 20), 4)]
     other = [sampled(PartialAveraging(0.3, seed=5), ShuffledGrid(answering_app(), 20), 4)]
@@ -289,19 +279,12 @@ def test_clients_that_cannot_be_asked_are_sampled_by_node_id():
 
 
 def test_nodes_are_asked_for_their_numbers_once():
-    asked = []
-
-    class Counting(InProcessGrid):
-        def _process(self, message):
-            asked.append(message.metadata.message_type)
-            return super()._process(message)
-
     logging.getLogger("flwr").setLevel(logging.CRITICAL)
-    strategy, grid = PartialAveraging(0.5), Counting(ClientApp(), 4)
+    strategy, grid = PartialAveraging(0.5), RecordingGrid(ClientApp(), 4)
     for server_round in (1, 2, 3):
         sampled(strategy, grid, server_round)
     logging.getLogger("flwr").setLevel(logging.INFO)
-    assert asked == ["query"] * 4
+    assert [e.message_type for e in grid.exchanges] == ["query"] * 4
 
 
 def test_everybody_is_asked_when_everybody_trains():

@@ -29,7 +29,7 @@ CLUSTERS = {
 
 
 def test_clients_that_are_like_nobody_are_in_no_cluster_of_two():
-    labels = find_clusters(np.eye(3), np.ones(3), [30] * 3, ClusteringRules(smallest=2))
+    labels = find_clusters(np.eye(3), np.ones(3), [30] * 3, ClusteringRules(smallest_cluster=2))
     assert labels.tolist() == [-1, -1, -1]
 
 
@@ -83,8 +83,14 @@ def test_refinement_leaves_no_cluster_smaller_than_allowed():
     similarity[0] = similarity[:, 0] = 0.1  # what 1 has in common with its only companion
     labels = np.array([0, 0, 1, 1, 1])
     ones, examples = np.ones(5), [30] * 5
-    assert refine(similarity, ones, examples, labels, ClusteringRules(smallest=1)).tolist()[1] == 1
-    assert refine(similarity, ones, examples, labels, ClusteringRules(smallest=2)).tolist()[1] == 0
+    assert (
+        refine(similarity, ones, examples, labels, ClusteringRules(smallest_cluster=1)).tolist()[1]
+        == 1
+    )
+    assert (
+        refine(similarity, ones, examples, labels, ClusteringRules(smallest_cluster=2)).tolist()[1]
+        == 0
+    )
 
 
 def test_a_silent_member_does_not_hold_up_a_split_and_is_placed_anew():

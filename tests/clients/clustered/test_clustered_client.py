@@ -6,7 +6,15 @@ import torch
 from flwr.app import Message, RecordDict
 from torch import nn
 
-from clients import ClusteredClient, PersonalState, Regression, assign_scopes, client_app, evaluate
+from clients import (
+    ClientDetails,
+    ClusteredClient,
+    PersonalState,
+    Regression,
+    assign_scopes,
+    client_app,
+    evaluate,
+)
 from clients.clustered.start_gradient import start_gradient
 from clients.loaders import in_memory_loader
 from pfl_flower.grid import InProcessGrid
@@ -94,19 +102,19 @@ def test_nothing_is_kept():
 
 
 def test_the_examples_can_be_limited():
-    vector, count, _ = gradient(grouped(), join_examples=7)
+    vector, count, _ = gradient(grouped(), adaptation_examples=7)
     assert count == 7
-    assert np.array_equal(vector, gradient(grouped(), join_examples=7)[0])
+    assert np.array_equal(vector, gradient(grouped(), adaptation_examples=7)[0])
     assert not np.allclose(vector, gradient(grouped())[0])
-    assert np.array_equal(gradient(grouped(), join_examples=-1)[0], gradient(grouped())[0])
-    assert gradient(grouped(), join_examples=1000)[1] == 20
+    assert np.array_equal(gradient(grouped(), adaptation_examples=-1)[0], gradient(grouped())[0])
+    assert gradient(grouped(), adaptation_examples=1000)[1] == 20
 
 
 def test_the_same_is_told_every_time_whatever_torch_has_drawn():
     found = []
     for seed in (1, 2):
         torch.manual_seed(seed)
-        found.append(gradient(grouped(shuffle=True, partition_id=2), join_examples=9))
+        found.append(gradient(grouped(shuffle=True, partition_id=2), adaptation_examples=9))
         assert torch.initial_seed() == seed
     assert np.array_equal(found[0][0], found[1][0])
     assert found[0][1:] == found[1][1:]
@@ -120,7 +128,7 @@ def test_it_is_projected_if_so_asked():
     assert gradient(grouped(), projection_size=BODY)[0].shape == (BODY,)
 
 
-@pytest.mark.parametrize(("count", "values"), [(0, {}), (20, {"join_examples": 0})])
+@pytest.mark.parametrize(("count", "values"), [(0, {}), (20, {"adaptation_examples": 0})])
 def test_without_examples_there_is_no_gradient(count, values):
     with pytest.raises(ValueError, match="there are no examples to take"):
         gradient(grouped(count=count), **values)
@@ -128,7 +136,7 @@ def test_without_examples_there_is_no_gradient(count, values):
 
 def test_a_client_that_counts_as_one_without_examples_has_no_gradient():
     with pytest.raises(ValueError, match="there are no examples to take"):
-        gradient(grouped(num_examples=0))
+        gradient(grouped(details=ClientDetails(num_examples=0)))
 
 
 def test_a_gradient_of_zero_is_refused():
@@ -170,7 +178,7 @@ def test_the_reliability_is_near_one_for_many_examples_and_unknown_for_very_few(
         assert math.isnan(metrics["gradient-reliability"])
         assert told == count
         assert np.isfinite(vector).all()
-    limited = gradient(grouped("none", count=1000), join_examples=3)[2]
+    limited = gradient(grouped("none", count=1000), adaptation_examples=3)[2]
     assert math.isnan(limited["gradient-reliability"])
 
 
@@ -292,11 +300,15 @@ def test_a_client_that_joins_is_asked_about_the_examples_it_joins_with():
 
     model = TinyNet()
     client = ClusteredClient(
-        model, assign_scopes(model, "head", "rest"), Recording(), num_examples=20, partition_id=1
+        model,
+        assign_scopes(model, "head", "rest"),
+        Recording(),
+        details=ClientDetails(num_examples=20),
+        partition_id=1,
     )
     joins = {"adaptation-examples": 6, "adaptation-steps": 1, "server-round": 3}
     client.evaluate(start(client), joins)
-    gradient(client, join_examples=6)
+    gradient(client, adaptation_examples=6)
     client.losses([start(client)], joins)
     assert len(drawn) == 3
     assert drawn[0] == drawn[1] == drawn[2]

@@ -295,7 +295,7 @@ def test_other_pulls_leave_the_part_with_a_prior_alone():
 
 
 def joined(client, sent, examples_of_its_own, steps=50):
-    evaluated(client, sent, join_examples=examples_of_its_own, join_steps=steps)
+    evaluated(client, sent, adaptation_examples=examples_of_its_own, adaptation_steps=steps)
     return {name: tensor.numpy().copy() for name, tensor in client.model.state_dict().items()}
 
 
@@ -323,11 +323,11 @@ def test_an_unseen_client_fits_its_part_to_few_examples_and_holds_the_rest():
 def test_an_unseen_client_is_judged_by_its_own_examples_only():
     client = bayes_client(posterior_samples=4)
     sent = first_arrays(client, 1.0)
-    evaluated(client, sent, join_examples=5, join_steps=0)
+    evaluated(client, sent, adaptation_examples=5, adaptation_steps=0)
     assert client._fitted_on == 5
     few = {n: float(v.sum()) for n, v in client._precision.items()}
     client = bayes_client(posterior_samples=4)
-    evaluated(client, sent, join_examples=-1, join_steps=0)
+    evaluated(client, sent, adaptation_examples=-1, adaptation_steps=0)
     assert client._fitted_on == 20
     for name, values in client._precision.items():
         assert 0 < few[name] < float(values.sum())

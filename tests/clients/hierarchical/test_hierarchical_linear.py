@@ -159,7 +159,7 @@ def test_an_unseen_client_takes_the_posterior_of_its_first_examples(count):
         return
     whole = posterior(exact(numbers(10)), prior()).mean
     assert np.allclose(found, whole, rtol=1e-5) == (count == -1)
-    with one._random(0, "join"):
+    with one.random(0, "join"):
         batches = list(one.train_loader)
     end = 10 if count == -1 else count
     few = tuple(torch.cat([b[part] for b in batches])[:end] for part in (0, 1))

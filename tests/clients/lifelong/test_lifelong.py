@@ -48,7 +48,7 @@ def make(records=None, data=None, announced=0, mu=0.0, validation=None, model=No
 
 
 def kept(client):
-    return client.state.load(client._spec)
+    return client.state.load(client.spec)
 
 
 def fit(client, server_round, arrays=None):
@@ -67,7 +67,7 @@ def test_without_pulls_it_is_plain_fine_tuning_bitwise():
             np.asarray(values * 0 + 0.5, values.dtype) for values in client.get_parameters({})
         ]
         sent = fit(client, server_round, received if server_round > 1 else None)[0]
-        with client._random(server_round, "train"):
+        with client.random(server_round, "train"):
             train(plain, client.train_loader, joint(1), client.scopes)
         for name, values in zip(client.shared_names, sent, strict=True):
             assert np.array_equal(values, plain.state_dict()[name].numpy()), name

@@ -9,7 +9,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from clients import Classification, PersonalClient, Regression, assign_scopes, in_memory_loader
+from clients import (
+    Classification,
+    ClientDetails,
+    PersonalClient,
+    Regression,
+    assign_scopes,
+    in_memory_loader,
+)
 from clients.measurement_error.data_quality import (
     DataQuality,
     calibration,
@@ -17,6 +24,7 @@ from clients.measurement_error.data_quality import (
     reliability_of,
 )
 from clients.measurement_error.multiple_imputation import average_predictions
+from strategies.errors import ArgumentError
 from strategies.protocol import EFFECTIVE_EXAMPLES, MISSING_RATE, RELIABILITY
 from strategies.randomness import generator
 
@@ -28,23 +36,29 @@ def quality(examples=10, missing_rate=0.0, noise=(0.0,), reliability=(1.0,)):
 
 
 @pytest.mark.parametrize(
-    ("options", "words"),
+    ("options", "argument", "value"),
     [
-        ({"missing_rate": -0.1}, r"missing_rate must be in \[0, 1\]"),
-        ({"missing_rate": math.nan}, "missing_rate"),
-        ({"noise": (-1.0,)}, "finite and not negative, got -1"),
-        ({"noise": (math.inf,)}, "finite"),
-        ({"noise": (math.nan,)}, "finite"),
-        ({"reliability": (1.1,)}, "0 to 1; got 1.1"),
-        ({"reliability": (-0.1,)}, "got -0.1"),
-        ({"reliability": (math.nan,)}, "got nan"),
-        ({"noise": (0.0, 0.0)}, "same length"),
-        ({"noise": ((0.0,),), "reliability": ((1.0,),)}, "vectors"),
+        ({"missing_rate": -0.1}, "missing_rate", -0.1),
+        ({"missing_rate": math.nan}, "missing_rate", math.nan),
+        ({"noise": (-1.0,)}, "noise", -1.0),
+        ({"noise": (math.inf,)}, "noise", math.inf),
+        ({"noise": (math.nan,)}, "noise", math.nan),
+        ({"reliability": (1.1,)}, "reliability", 1.1),
+        ({"reliability": (-0.1,)}, "reliability", -0.1),
+        ({"reliability": (math.nan,)}, "reliability", math.nan),
+        ({"noise": (0.0, 0.0)}, "shapes of noise and reliability", ((2,), (1,))),
+        (
+            {"noise": ((0.0,),), "reliability": ((1.0,),)},
+            "shapes of noise and reliability",
+            ((1, 1), (1, 1)),
+        ),
     ],
 )
-def test_quality_that_cannot_be_is_refused(options, words):
-    with pytest.raises(ValueError, match=words):
+def test_quality_that_cannot_be_is_refused(options, argument, value):
+    with pytest.raises(ArgumentError) as raised:
         quality(**options)
+    assert raised.value.argument == argument
+    assert repr(raised.value.value) == repr(value)  # NaN is not equal to itself
 
 
 @given(st.integers(0, 1000), shares, st.lists(shares, min_size=1, max_size=5))
@@ -65,13 +79,17 @@ def test_noise_is_found_in_replicates():
     draw = generator(100, "replicates")
     deviations = np.array([0.5, 2.0])
     things = draw.normal(size=(4000, 2))
-    readings = things + deviations * draw.normal(size=(3, 4000, 2))
-    np.testing.assert_allclose(noise_of_replicates(readings), deviations**2, rtol=0.05)
-    with pytest.raises(ValueError, match="2 or more"):
-        noise_of_replicates(readings[:1])
-    readings[0, 0, 0] = math.nan
-    with pytest.raises(ValueError, match="finite"):
-        noise_of_replicates(readings)
+    measurements = things + deviations * draw.normal(size=(3, 4000, 2))
+    np.testing.assert_allclose(noise_of_replicates(measurements), deviations**2, rtol=0.05)
+    with pytest.raises(ArgumentError) as raised:
+        noise_of_replicates(measurements[:1])
+    assert raised.value.argument == "shape of replicates"
+    assert raised.value.value == (1, 4000, 2)
+    measurements[0, 0, 0] = math.nan
+    with pytest.raises(ArgumentError) as raised:
+        noise_of_replicates(measurements)
+    assert raised.value.argument == "replicates"
+    assert math.isnan(raised.value.value)
 
 
 # ---------------------------------------------------------------------- calibration
@@ -82,11 +100,11 @@ NOISE = np.array([0.5625, 0.2])
 
 
 def planted(count=20_000):
-    """True values, readings and outcomes of a linear model."""
+    """True values, measurements and outcomes of a linear model."""
     draw = generator(100, "errors in variables")
     true = draw.normal(size=(count, 2)) @ np.linalg.cholesky(COVARIANCE).T
-    readings = true + np.sqrt(NOISE) * draw.normal(size=(count, 2))
-    return true, readings, true @ TRUTH + 0.1 * draw.normal(size=count)
+    measurements = true + np.sqrt(NOISE) * draw.normal(size=(count, 2))
+    return true, measurements, true @ TRUTH + 0.1 * draw.normal(size=count)
 
 
 def slopes(inputs, outcomes):
@@ -94,36 +112,36 @@ def slopes(inputs, outcomes):
     return np.linalg.lstsq(away, outcomes - outcomes.mean(), rcond=None)[0]
 
 
-def calibrated(readings, noise):
-    matrix, mean = calibration(readings, noise)
-    return mean + (readings - mean) @ matrix.T
+def calibrated(measurements, noise):
+    matrix, mean = calibration(measurements, noise)
+    return mean + (measurements - mean) @ matrix.T
 
 
 def test_the_naive_slope_is_attenuated_by_the_reliability():
-    true, readings, _ = planted()
+    true, measurements, _ = planted()
     outcomes = 2.0 * true[:, 0]
-    reliability = reliability_of(NOISE[:1], readings[:, :1].var(axis=0))[0]
+    reliability = reliability_of(NOISE[:1], measurements[:, :1].var(axis=0))[0]
     assert reliability == pytest.approx(1 / 1.5625, rel=0.02)
-    assert slopes(readings[:, :1], outcomes)[0] == pytest.approx(2.0 * reliability, rel=0.02)
+    assert slopes(measurements[:, :1], outcomes)[0] == pytest.approx(2.0 * reliability, rel=0.02)
 
 
 def test_calibrated_inputs_give_the_true_slopes():
-    _, readings, outcomes = planted()
-    assert np.abs(slopes(readings, outcomes) / TRUTH - 1).max() > 0.2
-    np.testing.assert_allclose(slopes(calibrated(readings, NOISE), outcomes), TRUTH, rtol=0.02)
+    _, measurements, outcomes = planted()
+    assert np.abs(slopes(measurements, outcomes) / TRUTH - 1).max() > 0.2
+    np.testing.assert_allclose(slopes(calibrated(measurements, NOISE), outcomes), TRUTH, rtol=0.02)
 
 
 def test_calibration_is_the_closed_form():
-    _, readings, _ = planted(500)
-    total = np.cov(readings.T)
-    matrix, mean = calibration(readings, NOISE)
-    np.testing.assert_allclose(mean, readings.mean(axis=0))
+    _, measurements, _ = planted(500)
+    total = np.cov(measurements.T)
+    matrix, mean = calibration(measurements, NOISE)
+    np.testing.assert_allclose(mean, measurements.mean(axis=0))
     np.testing.assert_allclose(matrix, np.eye(2) - np.diag(NOISE) @ np.linalg.inv(total))
 
 
 def test_one_feature_is_shrunk_by_its_reliability():
-    _, readings, _ = planted(500)
-    one = readings[:, :1]
+    _, measurements, _ = planted(500)
+    one = measurements[:, :1]
     matrix, _ = calibration(one, NOISE[:1])
     np.testing.assert_allclose(matrix[0], reliability_of(NOISE[:1], one.var(axis=0, ddof=1)))
 
@@ -135,25 +153,25 @@ def test_without_noise_readings_stay_what_they_are():
 
 
 def test_more_noise_than_there_is_variance_leaves_the_mean():
-    _, readings, _ = planted(500)
-    found = calibrated(readings, np.array([100.0, 100.0]))
-    np.testing.assert_allclose(found, np.broadcast_to(readings.mean(axis=0), found.shape))
+    _, measurements, _ = planted(500)
+    found = calibrated(measurements, np.array([100.0, 100.0]))
+    np.testing.assert_allclose(found, np.broadcast_to(measurements.mean(axis=0), found.shape))
 
 
 @settings(deadline=None, max_examples=40)
 @given(st.integers(0, 2**16), st.integers(1, 20), st.integers(1, 12))
 def test_no_calibrated_feature_varies_more_than_its_readings(seed, count, size):
-    draw = generator(seed, "few readings")
-    readings = draw.normal(size=(count, size)) + draw.normal(size=(count, 1))
-    readings[:, draw.integers(size)] = 3.0  # a sensor that is stuck
-    matrix, _ = calibration(readings, draw.choice([0.0, 0.01, 2.0], size=size))
-    found = (readings - readings.mean(axis=0)) @ matrix.T
-    assert (found.var(axis=0) <= readings.var(axis=0) + 1e-9).all()
+    draw = generator(seed, "few measurements")
+    measurements = draw.normal(size=(count, size)) + draw.normal(size=(count, 1))
+    measurements[:, draw.integers(size)] = 3.0  # a sensor that is stuck
+    matrix, _ = calibration(measurements, draw.choice([0.0, 0.01, 2.0], size=size))
+    found = (measurements - measurements.mean(axis=0)) @ matrix.T
+    assert (found.var(axis=0) <= measurements.var(axis=0) + 1e-9).all()
 
 
 @pytest.mark.parametrize("count", [10, 25, 30, 31, 35, 60])
 def test_few_readings_are_not_made_worse(count):
-    draw = generator(100, "as few readings as features", count)
+    draw = generator(100, "as few measurements as features", count)
     loading = draw.normal(size=(3, 30))
     noise = np.where(draw.random(30) < 0.5, 0.01, draw.uniform(0.1, 3.0, 30))
 
@@ -162,45 +180,47 @@ def test_few_readings_are_not_made_worse(count):
         return true, true + np.sqrt(noise) * draw.normal(size=true.shape)
 
     matrix, mean = calibration(take(count)[1], noise)
-    true, readings = take(500)
-    found = mean + (readings - mean) @ matrix.T
+    true, measurements = take(500)
+    found = mean + (measurements - mean) @ matrix.T
     noisy = noise > 0.05
-    assert ((found - true)[:, noisy] ** 2).mean() < ((readings - true)[:, noisy] ** 2).mean()
+    assert ((found - true)[:, noisy] ** 2).mean() < ((measurements - true)[:, noisy] ** 2).mean()
 
 
 @pytest.mark.parametrize("noise", [(0.5625, 0.2), (3.0, 0.5)])
 def test_calibration_does_not_depend_on_units(noise):
-    _, readings, _ = planted(500)
+    _, measurements, _ = planted(500)
     units = np.array([1000.0, 0.01])
-    matrix, _ = calibration(readings, np.array(noise))
-    other, _ = calibration(readings * units, np.array(noise) * units**2)
+    matrix, _ = calibration(measurements, np.array(noise))
+    other, _ = calibration(measurements * units, np.array(noise) * units**2)
     np.testing.assert_allclose(other, units[:, None] * matrix / units, rtol=1e-6, atol=1e-9)
 
 
 def test_what_is_read_without_error_stays_what_it_is():
-    readings = generator(100, "exact").normal(size=(3, 5))
+    measurements = generator(100, "exact").normal(size=(3, 5))
     noise = np.array([0.0, 5.0, 0.0, 0.1, 0.0])
     exact = noise == 0
     new = generator(100, "new").normal(size=(4, 5))
-    matrix, mean = calibration(readings, noise)
+    matrix, mean = calibration(measurements, noise)
     np.testing.assert_allclose((mean + (new - mean) @ matrix.T)[:, exact], new[:, exact])
 
 
 @pytest.mark.parametrize(
-    ("readings", "noise", "words"),
+    ("measurements", "noise", "argument", "value"),
     [
-        (np.ones((3, 2)), np.ones(3), r"\(3, 2\) and \(3,\)"),
-        (np.ones((0, 2)), np.ones(2), "got"),
-        (np.full((3, 2), math.nan), np.ones(2), "fill in what is missing"),
-        (np.ones((3, 2)), -np.ones(2), "not negative"),
+        (np.ones((3, 2)), np.ones(3), "shapes of measurements and noise", ((3, 2), (3,))),
+        (np.ones((0, 2)), np.ones(2), "shapes of measurements and noise", ((0, 2), (2,))),
+        (np.full((3, 2), math.nan), np.ones(2), "measurements", math.nan),
+        (np.ones((3, 2)), -np.ones(2), "noise", -1.0),
     ],
 )
-def test_calibration_refuses_what_cannot_be(readings, noise, words):
-    with pytest.raises(ValueError, match=words):
-        calibration(readings, noise)
+def test_calibration_refuses_what_cannot_be(measurements, noise, argument, value):
+    with pytest.raises(ArgumentError) as raised:
+        calibration(measurements, noise)
+    assert raised.value.argument == argument
+    assert repr(raised.value.value) == repr(value)  # NaN is not equal to itself
 
 
-# ---------------------------------------------------------------------- what a client tells
+# ---------------------------------------------------------------------- what a client reports
 
 
 def client(**options):
@@ -211,7 +231,7 @@ def client(**options):
 
 def test_a_client_tells_how_well_it_sees():
     told = quality(4, 0.5, (1.0, 0.0), (0.5, 1.0))
-    sees = client(quality=told)
+    sees = client(details=ClientDetails(quality=told))
     _, _, metrics = sees.fit(sees.get_parameters({}), {})
     assert metrics[MISSING_RATE] == 0.5
     assert metrics[RELIABILITY] == 0.75

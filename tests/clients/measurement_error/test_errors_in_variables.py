@@ -5,6 +5,7 @@ from torch import nn
 
 from clients import (
     Classification,
+    ClientDetails,
     ErrorsInVariablesClient,
     Regression,
     assign_scopes,
@@ -58,7 +59,7 @@ def client(train, test=None, model=None, task=None, told=None, personal="none"):
         None,
         in_memory_loader(*(test or train), 64),
         task=task or Regression(),
-        quality=told,
+        details=ClientDetails(quality=told),
         partition_id=0,
     )
 
@@ -119,7 +120,7 @@ def test_the_predictor_is_calibration_then_layer():
     noise = np.array([NOISE, 0.1])  # of unequal noise the matrix is not symmetric
     one = client(train, told=DataQuality(60, 0.0, noise, np.array([0.6, 0.9])))
     evaluated(one, TRUE_MODEL)
-    predictor = one._predictor()
+    predictor = one.predictor()
     assert isinstance(predictor, Calibrated)
     values = train[0].double().numpy()
     matrix, mean = calibration(values, noise)
@@ -129,10 +130,10 @@ def test_the_predictor_is_calibration_then_layer():
 
 
 def test_exact_readings_and_no_examples_need_no_calibration():
-    assert client(readings(20), told=quality(20, noise=0.0))._predictor().__class__ is Linear
+    assert client(readings(20), told=quality(20, noise=0.0)).predictor().__class__ is Linear
     nobody = (torch.zeros(0, 2), torch.zeros(0))
     one = client(nobody, readings(10), told=quality(0))
-    assert one._predictor() is one.model
+    assert one.predictor() is one.model
 
 
 def test_an_unseen_client_calibrates_on_the_examples_it_may_use():
@@ -141,15 +142,15 @@ def test_an_unseen_client_calibrates_on_the_examples_it_may_use():
     evaluated(one, TRUE_MODEL, **{"adaptation-examples": 50, "adaptation-steps": 3})
     inputs, _ = one._first_examples(50)
     matrix, _ = calibration(inputs.double().numpy(), np.full(2, NOISE))
-    np.testing.assert_allclose(one._predictor().matrix.numpy(), matrix, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(one.predictor().matrix.numpy(), matrix, rtol=1e-5, atol=1e-6)
     evaluated(one, TRUE_MODEL, **{"adaptation-examples": 0, "adaptation-steps": 3})
-    assert one._predictor() is one.model
+    assert one.predictor() is one.model
 
 
 @pytest.mark.parametrize("few", [1, 3])
 def test_too_few_readings_make_no_calibration(few):
     one = client(readings(few), readings(10), told=quality(few))
-    assert one._predictor() is one.model
+    assert one.predictor() is one.model
 
 
 def test_what_is_refused():

@@ -38,7 +38,7 @@ PARAMETERS = frozenset(name for name, _ in TinyNet().named_parameters())
 
 def own(client, part="own"):
     """What a client keeps of its own model."""
-    snapshot = client.state.load(client._spec)
+    snapshot = client.state.load(client.spec)
     return snapshot.part(part)
 
 
@@ -227,13 +227,13 @@ def test_ditto_at_zero_is_training_alone_and_sends_what_fedavg_sends():
     start = client.get_parameters({})
     sent = play(client, 1)
     alone = TinyNet()
-    with client._random(1, "train"):
+    with client.random(1, "train"):
         train(alone, client.train_loader, joint(1), client.scopes)
     for name, values in zip(client.shared_names, sent, strict=True):
         assert np.array_equal(own(client)[name].numpy(), alone.state_dict()[name].numpy())
         assert np.array_equal(values, alone.state_dict()[name].numpy())
     client.fit(start, {"server-round": 2})  # whatever comes, the own model goes its way
-    with client._random(2, "train"):
+    with client.random(2, "train"):
         train(alone, client.train_loader, joint(1), client.scopes)
     assert torch.equal(own(client)["head.weight"], alone.head.weight)
 
@@ -454,8 +454,8 @@ def test_apfls_gradients_are_those_of_finite_differences():
     shared, mine = TinyNet(1).double().eval(), TinyNet(2).double().eval()
     inputs, targets = examples(10)
     inputs = inputs.double()
-    alpha = torch.tensor(0.3, dtype=torch.float64, requires_grad=True)
-    outputs = Mixture(shared, mine, alpha)(inputs)
+    mixture = Mixture(shared, mine, torch.tensor(0.3, dtype=torch.float64))
+    alpha, outputs = mixture.alpha, mixture(inputs)
     (cross_entropy(outputs[0], targets) + cross_entropy(outputs[1], targets)).backward()
 
     def loss_at(value):
@@ -488,12 +488,12 @@ def test_a_mixture_of_a_model_with_itself_is_that_model(alpha):
 def test_alpha_adapts_within_its_bounds_and_a_stated_one_does_not():
     client = make(APFLClient)
     play(client, 4)
-    alpha = float(client.state.load(client._spec).arrays["mixing/alpha"])
+    alpha = float(client.state.load(client.spec).arrays["mixing/alpha"])
     assert 0 <= alpha <= 1
     assert alpha != 0.5
     fixed = make(APFLClient, mixing=0.25)
     play(fixed, 2)
-    assert float(fixed.state.load(fixed._spec).arrays["mixing/alpha"]) == 0.25
+    assert float(fixed.state.load(fixed.spec).arrays["mixing/alpha"]) == 0.25
     with pytest.raises(ValueError, match=r"alpha must be in \[0, 1\], got 1.5"):
         make(APFLClient, mixing=1.5)
 
@@ -522,7 +522,7 @@ def test_apfl_at_one_trains_alone_and_at_zero_is_fedavg():
     fedavg = make(APFLClient, mixing=0.0)
     sent = play(alone, 1)
     plain = TinyNet()
-    with alone._random(1, "train"):
+    with alone.random(1, "train"):
         train(plain, alone.train_loader, joint(1), alone.scopes)
     for name, values in zip(alone.shared_names, sent, strict=True):
         expected = plain.state_dict()[name]

@@ -16,7 +16,8 @@ from clients import (
     Snapshot,
 )
 from clients.state.personal_state import tensor_spec
-from clients.state.state_file import keep_previous, previous_of
+from clients.state.state_file import fingerprint, keep_previous, previous_of
+from strategies.errors import ArgumentError
 
 HEAD = {"head.weight": torch.arange(6.0).reshape(2, 3), "head.count": torch.tensor(3)}
 SPEC = {f"personal/{name}": spec for name, spec in tensor_spec(HEAD).items()}
@@ -70,17 +71,19 @@ def test_the_file_is_private_and_alone(tmp_path):
     assert stat.S_IMODE(directory.stat().st_mode) == 0o700
 
 
-def refused(tmp_path, error, words, state=None, spec=SPEC):
-    """Neither read nor overwritten, and the message names the file and the way out."""
+def refused(tmp_path, error, state=None, spec=SPEC):
+    """Neither read nor overwritten; the error names the file, in its message as well."""
     path = tmp_path / "client-3.safetensors"
     content = path.read_bytes()
     state = state or stored(tmp_path)
     for act in (lambda: state.load(spec), lambda: state.save(snapshot(9), spec)):
-        with pytest.raises(error, match=words) as raised:
+        with pytest.raises(error) as raised:
             act()
-        assert str(path) in str(raised.value)
-        assert "Move it away" in str(raised.value)
+        assert type(raised.value) is error
+        assert raised.value.path == path
+        assert str(raised.value).endswith(f": {path}")
     assert path.read_bytes() == content
+    return raised.value
 
 
 def test_a_truncated_file(tmp_path):
@@ -89,7 +92,7 @@ def test_a_truncated_file(tmp_path):
     content = path.read_bytes()
     for length in (0, 5, 50, len(content) - 1):
         path.write_bytes(content[:length])
-        refused(tmp_path, CorruptStateError, "damaged")
+        refused(tmp_path, CorruptStateError)
 
 
 def test_every_flipped_byte_is_found(tmp_path):
@@ -107,15 +110,22 @@ def test_every_flipped_byte_is_found(tmp_path):
 def test_the_file_of_another_model(tmp_path):
     stored(tmp_path).save(snapshot(), SPEC)
     wider = dict(SPEC) | {"personal/head.weight": ((5, 3), "float32")}
-    refused(tmp_path, ForeignStateError, r"another model.*\(2, 3\) instead of", spec=wider)
+    error = refused(tmp_path, ForeignStateError, spec=wider)
+    assert (error.key, error.expected) == ("fingerprint", fingerprint(wider))
+    assert error.value == fingerprint(SPEC)
+    for words in ("personal/head.weight", "(2, 3)", "(5, 3)"):
+        assert words in str(error)
     other_body = dict(SPEC) | {"shared/body.weight": ((9, 9), "float32")}
-    refused(tmp_path, ForeignStateError, "the rest of the model differs", spec=other_body)
+    error = refused(tmp_path, ForeignStateError, spec=other_body)
+    assert (error.key, error.expected) == ("fingerprint", fingerprint(other_body))
 
 
 def test_the_file_made_on_other_data(tmp_path):
     stored(tmp_path, purpose="digits seed=0").save(snapshot(), SPEC)
     other = stored(tmp_path, purpose="digits seed=7")
-    refused(tmp_path, ForeignStateError, "purpose 'digits seed=0', not 'digits seed=7'", other)
+    error = refused(tmp_path, ForeignStateError, other)
+    assert (error.key, error.value) == ("purpose", "digits seed=0")
+    assert error.expected == "digits seed=7"
 
 
 def test_a_refusal_names_every_file_that_is_to_be_moved_away(tmp_path):
@@ -137,7 +147,7 @@ def test_who_goes_on_from_a_file_says_from_which(tmp_path, caplog, run, level):
         same(stored(tmp_path, run=run).load(SPEC), snapshot(1))
     (record,) = caplog.records
     assert record.levelname == level
-    said = f"client-3 goes on with its personal parameters of round 1 from {tmp_path}"
+    said = f"client-3 continues with its personal parameters of round 1 from {tmp_path}"
     assert record.getMessage().startswith(f"{said}/client-3.safetensors.previous")
     assert ("start the server from those" in record.getMessage()) == (run == "b")
 
@@ -145,14 +155,15 @@ def test_who_goes_on_from_a_file_says_from_which(tmp_path, caplog, run, level):
 def test_the_file_of_another_method(tmp_path):
     stored(tmp_path).save(snapshot(), SPEC)
     other = PersonalState(RecordDict(), "fedbn", "client-3", tmp_path)
-    refused(tmp_path, ForeignStateError, "belongs to method 'fedper', not 'fedbn'", other)
+    error = refused(tmp_path, ForeignStateError, other)
+    assert (error.key, error.value, error.expected) == ("method", "fedper", "fedbn")
 
 
 def test_somebody_elses_safetensors_file(tmp_path):
     from safetensors.torch import save_file
 
     save_file(HEAD, tmp_path / "client-3.safetensors")
-    refused(tmp_path, ForeignStateError, "no personal file of pfl-flower")
+    assert refused(tmp_path, ForeignStateError).key == "format"
 
 
 def test_a_disk_that_refuses_leaves_the_old_state(tmp_path, monkeypatch):
@@ -163,8 +174,10 @@ def test_a_disk_that_refuses_leaves_the_old_state(tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(PersonalStateError, match="No space left"):
+    with pytest.raises(PersonalStateError) as raised:
         state.save(snapshot(5), SPEC)
+    assert raised.value.path == tmp_path / "client-3.safetensors"
+    assert raised.value.__cause__.errno == 28
     monkeypatch.undo()
     same(state.load(SPEC), snapshot(4))
     same(stored(tmp_path).load(SPEC), snapshot(4))
@@ -176,6 +189,7 @@ def test_a_file_that_cannot_be_read_is_not_called_damaged(tmp_path):
     with pytest.raises(PersonalStateError) as error:
         stored(tmp_path).load(SPEC)
     assert not isinstance(error.value, CorruptStateError)
+    assert error.value.path == tmp_path / "client-3.safetensors"
 
 
 def test_a_file_system_that_cannot_sync_directories_is_fine(tmp_path, monkeypatch):
@@ -191,10 +205,11 @@ def test_a_file_system_that_cannot_sync_directories_is_fine(tmp_path, monkeypatc
     same(stored(tmp_path).load(SPEC), snapshot())
 
 
-@pytest.mark.parametrize("name", ["../x", "a/b", "", ".", "x."])
+@pytest.mark.parametrize("name", ["../x", "a/b", "", ".", "x.", "x" * 101, "x.model"])
 def test_names_that_are_no_file_names(name, tmp_path):
-    with pytest.raises(ValueError, match="no file name"):
+    with pytest.raises(ArgumentError) as raised:
         PersonalState(client=name, directory=tmp_path)
+    assert (raised.value.argument, raised.value.value) == ("name", name)
 
 
 def write_forever(directory, spec, big):

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from clients import PersonalState
+from clients import ClientDetails, PersonalState
 from clients.evaluation import Predictions
 from clients.loaders import count_examples, in_memory_loader
 from clients.thresholds.rules import RULES, Evidence, thresholds_of
@@ -22,6 +22,7 @@ from clients.thresholds.threshold_client import (
     one_against_rest,
     scores_at,
 )
+from strategies.errors import ArgumentError
 from strategies.protocol import (
     SERVER_ROUND,
     THRESHOLD,
@@ -30,10 +31,10 @@ from strategies.protocol import (
     THRESHOLD_WEIGHTS,
 )
 from strategies.randomness import generator
+from strategies.thresholds.metrics import Objective
 from strategies.thresholds.partial_pooling import FEWEST, Fleet, fleet_of
 from strategies.thresholds.search import (
     BINS,
-    Objective,
     best_threshold,
     histogram,
     shared_curve_threshold,
@@ -179,8 +180,10 @@ def test_a_fleet_that_knows_one_class(fleet):
 
 def test_nan_scores_are_an_error(fleet):
     scores = np.full(40, math.nan)
-    with pytest.raises(ValueError, match="such as nan"):
+    with pytest.raises(ArgumentError) as raised:
         thresholds_of(evidence(fleet, scores=scores, labels=np.arange(40) % 2 == 0))
+    assert raised.value.argument == "scores"
+    assert math.isnan(raised.value.value)
 
 
 @settings(max_examples=50, deadline=None)
@@ -325,7 +328,7 @@ def test_every_example_to_learn_from_counts_once_in_the_prevalence(monkeypatch):
 def test_examples_that_no_epoch_takes_count_in_the_prevalence(monkeypatch):
     plain = tiny_client(count=21)
     inputs, targets = plain.train_loader.dataset.tensors
-    short = tiny_client(count=21, num_examples=21)
+    short = tiny_client(count=21, details=ClientDetails(num_examples=21))
     short.train_loader = in_memory_loader(inputs, targets, 8, shuffle=True, drop_last=True)
     assert count_examples(short.train_loader) == 16
     assert prevalence_reported(thresholding(short), monkeypatch) == counted(plain)
@@ -334,7 +337,7 @@ def test_examples_that_no_epoch_takes_count_in_the_prevalence(monkeypatch):
 def test_examples_with_several_fillings_count_once_in_the_prevalence(monkeypatch):
     plain = tiny_client(count=21)
     inputs, targets = plain.train_loader.dataset.tensors
-    filled = tiny_client(count=21, num_examples=21)
+    filled = tiny_client(count=21, details=ClientDetails(num_examples=21))
     filled.train_loader = in_memory_loader(inputs.repeat(4, 1), targets.repeat(4), 8)
     assert prevalence_reported(thresholding(filled), monkeypatch) == counted(plain)
 
@@ -381,8 +384,9 @@ class Broken(TinyNet):
 def test_a_network_that_diverged_counts_nothing():
     client = thresholding(tiny_client(model=Broken()))
     for step in ("count", "choose"):
-        with pytest.raises(ValueError, match=r"scores must be in \[0, 1\]"):
+        with pytest.raises(ArgumentError) as raised:
             asked(client, step, **{THRESHOLD_HISTOGRAM: [0] * 6 * BINS})
+        assert raised.value.argument == "scores"
 
 
 def test_without_validation_examples_nothing_is_counted_but_thresholds_are_found():

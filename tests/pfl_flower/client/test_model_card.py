@@ -3,7 +3,7 @@
 import json
 from dataclasses import replace
 
-from clients.export.exported_model import SCALES
+from clients.export.model_card import SCALES
 from pfl_flower.client.model_card import about_model, rebuild
 from pfl_flower.config.run_config import RunConfig
 from pfl_flower.data import DataSchema

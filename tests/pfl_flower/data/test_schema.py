@@ -92,6 +92,11 @@ def test_clients_whose_examples_have_another_shape_cannot_take_part():
     )  # a tie: the lowest client
 
 
+def test_no_schemas_cannot_be_merged():
+    with pytest.raises(ValueError, match="no client has reported a schema"):
+        merge_schemas({})
+
+
 def test_clients_whose_tables_have_other_columns_cannot_take_part():
     """Columns of the same number, but not the same, would be averaged by their places."""
     ours = ClientSchema((2,), "classification", (0,), columns=("age", "weight"))

@@ -6,6 +6,7 @@ from functools import lru_cache
 
 import numpy as np
 import pytest
+from flwr.app import Message
 
 from clients import Scope
 from clients.adaptation import ALL
@@ -14,14 +15,14 @@ from pfl_flower.client_app import make_app
 from pfl_flower.config.run_config import RunConfig
 from pfl_flower.data import Federation
 from pfl_flower.engines import simulate
-from pfl_flower.grid import InProcessGrid
+from pfl_flower.grid import GridWithout, InProcessGrid
 from pfl_flower.model_setup import initial_model, model_setup
 from pfl_flower.server.fallback import FALLBACKS
 from pfl_flower.server.run import play
-from pfl_flower.subgrid import GridWithout
 from strategies import NO_GROUP
 from strategies.arrays import view
-from tests.pfl_flower.test_engines import Inspected, assert_identical
+from tests.grids import RecordingGrid, ShuffledGrid, leaks
+from tests.helpers import assert_identical, request
 
 CLIENTS = 8
 BASE = {
@@ -80,7 +81,7 @@ def grouping_of(run):
     """Everything that is known of a run's groups."""
     found = run.grouping
     return (
-        *(found.groups, repr(found.placements), models_of(run)),
+        *(found.groups, repr(found.assignments), models_of(run)),
         *(list(found.clients), list(found.examples), found.bytes_down, found.bytes_up),
         None if found.similarity is None else found.similarity.tobytes(),
     )
@@ -91,29 +92,6 @@ def played(options, grid=InProcessGrid, **more):
     config = RunConfig.parse(BASE | options | more)
     built = grid(make_app(config.dump()), CLIENTS)
     return list(play(built, replace(config, wait=0.0))), built
-
-
-class Recording(InProcessGrid):
-    """A grid that keeps what it sent and what came back."""
-
-    def __init__(self, *arguments, **options):
-        super().__init__(*arguments, **options)
-        self.seen = []
-
-    def _process(self, message):
-        reply = super()._process(message)
-        self.seen.append((message.metadata.dst_node_id - 100, message, reply))
-        return reply
-
-    def of_type(self, message_type, **wanted):
-        """(client, message) of a type whose config says so."""
-        keys = {name.replace("_", "-"): value for name, value in wanted.items()}
-        return [
-            (client, message)
-            for client, message, _ in self.seen
-            if message.metadata.message_type == message_type
-            and all(message.content["config"].get(k) == v for k, v in keys.items())
-        ]
 
 
 def arrays_in(message):
@@ -174,26 +152,26 @@ def test_clusters_found_by_gradients_are_trained_as_clusters_that_are_known():
 def test_cfl_splits_into_the_planted_clusters():
     run = run_of(SPLITTING)
     assert partition(run.grouping.groups) == partition(planted())
-    assert {p.round for p in run.grouping.placements} == {1, 4}
+    assert {p.round for p in run.grouping.assignments} == {1, 4}
     assert len(set(map(repr, models_of(run).values()))) == 2
 
 
 # ---------------------------------------------------------------------- what leaves a client
 
 
-class Lengths(Inspected):
-    """Looks into every reply, and keeps the lengths of gradients."""
+def gradient_shapes(grid):
+    """The shapes of all gradients that left a client."""
+    return {
+        array.shape
+        for exchange in grid.exchanges
+        for record in exchange.reply.content.array_records.values()
+        for name, array in record.items()
+        if name == "gradient"
+    }
 
-    def __init__(self, *arguments, **options):
-        super().__init__(*arguments, **options)
-        self.lengths, self.types = set(), Counter()
 
-    def _process(self, message):
-        reply = super()._process(message)
-        self.types[message.metadata.message_type] += 1
-        for record in reply.content.array_records.values():
-            self.lengths |= {array.shape for name, array in record.items() if name == "gradient"}
-        return reply
+def assert_nothing_personal_left(grid):
+    assert not [leak for exchange in grid.exchanges for leak in leaks(exchange)]
 
 
 QUERIES = {
@@ -209,54 +187,44 @@ QUERIES = {
 def test_nothing_personal_is_in_any_message(method, personal):
     options = {"method": method, "personal": personal}
     options |= {"projection-size": 0} if method == "gradient-clusters" else {}
-    (run,), grid = played(options, Lengths)
+    (run,), grid = played(options, RecordingGrid)
     scopes = model_setup(run.config).scopes
     grouped = names_of(scopes, Scope.GROUP)
     assert set(run.arrays) == set(grouped)
     assert all(set(model) == set(grouped) for model in run.grouping.models.values())
-    assert grid.types == {**QUERIES[method], "train": 3 * CLIENTS, "evaluate": 3 * CLIENTS}
+    assert_nothing_personal_left(grid)
+    types = Counter(exchange.message_type for exchange in grid.exchanges)
+    assert types == {**QUERIES[method], "train": 3 * CLIENTS, "evaluate": 3 * CLIENTS}
     heads = names_of(scopes, Scope.PERSONAL)
-    assert bool(heads) == bool(grid.secrets) == (personal == "head")
+    kept = any(exchange.after for exchange in grid.exchanges)
+    assert bool(heads) == kept == (personal == "head")
     model, _ = initial_model(run.config.architecture, 0)
     size = sum(values.numel() for name, values in model.named_parameters() if name in grouped)
-    assert grid.lengths == ({(size,)} if method == "gradient-clusters" else set())
+    assert gradient_shapes(grid) == ({(size,)} if method == "gradient-clusters" else set())
 
 
 def test_nothing_personal_is_in_a_message_of_unseen_clients_a_safeguard_or_a_revision():
     options = {"method": "gradient-clusters", "personal": "head", "unseen": 0.25}
-    (*_, chosen), grid = played(options, Lengths, **{"safeguard": True, "revise-every": 1})
-    assert grid.secrets
+    (*_, chosen), grid = played(options, RecordingGrid, **{"safeguard": True, "revise-every": 1})
+    assert_nothing_personal_left(grid)
+    assert any(exchange.after for exchange in grid.exchanges)
     assert len(chosen.reports) == 6
 
 
 def test_a_projected_gradient_is_short_and_finds_the_same_clusters():
     options = {"method": "gradient-clusters", "projection-size": 512}
-    (run,), grid = played(options, Lengths)
-    assert grid.lengths == {(512,)}
+    (run,), grid = played(options, RecordingGrid)
+    assert gradient_shapes(grid) == {(512,)}
     assert partition(run.grouping.groups) == partition(planted())
 
 
 # ---------------------------------------------------------------------- who is there when
 
 
-class Shuffled(InProcessGrid):
-    """Nodes with other ids in another order, as on another engine."""
-
-    def __init__(self, *arguments, **options):
-        super().__init__(*arguments, **options)
-        ids = [7919 * (place + 1) % 10007 for place in range(len(self.contexts))]
-        contexts = list(self.contexts.values())
-        np.random.default_rng(0).shuffle(contexts)
-        self.contexts = dict(zip(ids, contexts, strict=True))
-
-    def send_and_receive(self, messages, *, timeout=None):
-        return list(super().send_and_receive(messages, timeout=timeout))[::-1]
-
-
 @pytest.mark.parametrize("options", [*({"method": m} for m in GROUPED), SPLITTING], ids=repr)
 def test_the_order_of_nodes_and_replies_changes_no_bit(options):
     (run,), _ = played(options)
-    (other,), _ = played(options, Shuffled)
+    (other,), _ = played(options, ShuffledGrid)
     assert outcome(run) == outcome(other)
     assert grouping_of(run) == grouping_of(other)
 
@@ -264,10 +232,10 @@ def test_the_order_of_nodes_and_replies_changes_no_bit(options):
 def test_late_joiners_end_in_their_cluster_and_the_placements_say_so():
     run = run_of({"method": "gradient-clusters", "late": 0.3})
     assert partition(run.grouping.groups) == partition(planted())
-    late = {p.client for p in run.grouping.placements if p.round == 3}
+    late = {p.client for p in run.grouping.assignments if p.round == 3}
     assert len(late) == 2
     assert late == set(run.by_client()) - set(run.by_client(server_round=1))
-    for placement in run.grouping.placements:
+    for placement in run.grouping.assignments:
         joined = placement.client in late
         assert placement.round == (3 if joined else 1)
         assert placement.reason == ("joined" if joined else "found") + " by its gradient"
@@ -275,27 +243,27 @@ def test_late_joiners_end_in_their_cluster_and_the_placements_say_so():
 
 
 def test_late_joiners_are_asked_at_the_start_that_the_others_were_asked_at():
-    _, grid = played({"method": "gradient-clusters", "late": 0.3}, Recording)
+    _, grid = played({"method": "gradient-clusters", "late": 0.3}, RecordingGrid)
     queries = grid.of_type("query.gradient")
-    assert sorted(client for client, _ in queries) == list(range(CLIENTS))
-    assert len({repr(arrays_in(message)) for _, message in queries}) == 1
+    assert sorted(e.client for e in queries) == list(range(CLIENTS))
+    assert len({repr(arrays_in(e.message)) for e in queries}) == 1
 
 
 def test_a_query_for_a_gradient_says_which_round_it_belongs_to():
-    (run,), grid = played({"method": "gradient-clusters", "late": 0.3}, Recording)
-    rounds = {p.client: p.round for p in run.grouping.placements}
-    told = {c: m.content["config"].get("server-round") for c, m in grid.of_type("query.gradient")}
-    assert told == rounds
+    (run,), grid = played({"method": "gradient-clusters", "late": 0.3}, RecordingGrid)
+    rounds = {p.client: p.round for p in run.grouping.assignments}
+    asked = {e.client: e.config.get("server-round") for e in grid.of_type("query.gradient")}
+    assert asked == rounds
 
 
 @pytest.mark.parametrize("options", [{"method": "ifca"}, SPLITTING | {"num-server-rounds": 8}])
 def test_late_joiners_get_the_model_that_fits_them_best(options):
     run = run_of(options, late=0.3)
     half = RunConfig.parse(BASE | options).num_server_rounds // 2 + 1
-    late = {p.client for p in run.grouping.placements} - {
-        p.client for p in run.grouping.placements if p.round == 1
+    late = {p.client for p in run.grouping.assignments} - {
+        p.client for p in run.grouping.assignments if p.round == 1
     }
-    first = {p.client: p for p in reversed(run.grouping.placements)}
+    first = {p.client: p for p in reversed(run.grouping.assignments)}
     assert len(late) == 2
     for client in late:
         assert first[client].round in (half, half + 1)
@@ -332,12 +300,12 @@ UNSEEN = [
 
 @pytest.mark.parametrize("options", UNSEEN, ids=repr)
 def test_unseen_clients_without_examples_get_the_mean_and_with_all_their_clusters_model(options):
-    (run,), grid = played(options, Recording, unseen=0.25)
+    (run,), grid = played(options, RecordingGrid, unseen=0.25)
     unseen = {report.client for report in run.joined[0]}
     assert len(unseen) == 2
     models, mean = models_of(run), bits(run.arrays)
-    none = dict(grid.of_type("evaluate", adaptation_examples=0))
-    every = dict(grid.of_type("evaluate", adaptation_examples=ALL))
+    none = {e.client: e.message for e in grid.of_type("evaluate", adaptation_examples=0)}
+    every = {e.client: e.message for e in grid.of_type("evaluate", adaptation_examples=ALL)}
     assert none.keys() == every.keys() == unseen
     assert not grid.of_type("query.gradient", adaptation_examples=0)
     clusters = run.grouping.groups
@@ -377,7 +345,7 @@ def test_nothing_that_unseen_clients_tell_is_kept(place):
     assert outcome(run) == outcome(without)
     found, expected = run.grouping, without.grouping
     assert found.groups == expected.groups
-    assert repr(found.placements) == repr(expected.placements)
+    assert repr(found.assignments) == repr(expected.assignments)
     assert models_of(run) == models_of(without)
     assert list(found.clients) == list(expected.clients)
     np.testing.assert_array_equal(found.similarity, expected.similarity)
@@ -395,12 +363,13 @@ def test_questions_to_unseen_clients_are_no_cost_of_finding_groups(place):
 
 def test_under_a_safeguard_a_client_chooses_among_its_own_clusters_model_and_the_fallbacks():
     options = {"method": "gradient-clusters", "safeguard": True, "num-server-rounds": 4}
-    (own, *others, chosen), grid = played(options, Recording)
+    (own, *others, chosen), grid = played(options, RecordingGrid)
     assert [run.config.method for run in others] == list(FALLBACKS)
     assert chosen.method == "gradient-clusters safeguarded"
     clusters, models = own.grouping.groups, models_of(own)
     fedavg = bits(others[0].arrays)
-    asked = dict(grid.of_type("evaluate", safeguard="gradient-clusters,fedavg,local"))
+    choosing = grid.of_type("evaluate", safeguard="gradient-clusters,fedavg,local")
+    asked = {e.client: e.message for e in choosing}
     assert asked.keys() == set(range(CLIENTS))
     for client, message in asked.items():
         received = arrays_in(message)
@@ -417,21 +386,19 @@ def test_a_client_in_a_wrong_cluster_moves_when_groups_are_revised():
     sizes = {"min-examples": 0, "max-examples": 0}
 
     class Mistaken(InProcessGrid):
-        """Client 0 tells the gradient of a client of the other cluster."""
+        """Client 0 reports the gradient of a client of the other cluster."""
 
-        def _process(self, message):
+        def answer(self, message):
             query = message.metadata.message_type == "query.gradient"
             if not query or message.metadata.dst_node_id != 100:
-                return super()._process(message)
-            message.metadata.dst_node_id = 101
-            reply = super()._process(message)
-            reply.metadata.__dict__["_src_node_id"] = 100
-            reply.content["metrics"]["partition-id"] = 0
-            return reply
+                return super().answer(message)
+            other = super().answer(request(101, "query.gradient", message.content))
+            other.content["metrics"]["partition-id"] = 0
+            return Message(other.content, reply_to=message)
 
     assert planted()[0] != planted()[1]
     (run,), _ = played(options, Mistaken, **sizes)
-    moved = [p for p in run.grouping.placements if p.reason == "a lower validation loss"]
+    moved = [p for p in run.grouping.assignments if p.reason == "a lower validation loss"]
     assert [p.client for p in moved] == [0]
     assert moved[0].round in (4, 7)
     assert partition(run.grouping.groups) == partition(planted())
@@ -439,18 +406,14 @@ def test_a_client_in_a_wrong_cluster_moves_when_groups_are_revised():
 
 def test_groups_are_revised_once_after_every_so_many_rounds():
     options = {"method": "gradient-clusters", "revise-every": 1}
-    _, grid = played(options, Recording)
+    _, grid = played(options, RecordingGrid)
     assert len(grid.of_type("query.losses")) == 2 * CLIENTS  # before rounds 2 and 3
 
 
 def test_unseen_clients_do_not_make_the_others_revise_their_groups():
     options = {"method": "gradient-clusters", "revise-every": 2, "unseen": 0.25}
-    _, grid = played(options, Recording)
-    assert not [
-        client
-        for client, message in grid.of_type("query.losses")
-        if "adaptation-examples" in message.content["config"]
-    ]
+    _, grid = played(options, RecordingGrid)
+    assert not [e.client for e in grid.of_type("query.losses") if "adaptation-examples" in e.config]
 
 
 # ---------------------------------------------------------------------- resume, Ray
@@ -468,11 +431,11 @@ def killed_at(message_type, count):
             super().__init__(*arguments, **options)
             self.left = count
 
-        def _process(self, message):
+        def answer(self, message):
             self.left -= message.metadata.message_type == message_type
             if not self.left:
                 raise Killed
-            return super()._process(message)
+            return super().answer(message)
 
     return Doomed
 

@@ -25,35 +25,13 @@ from pfl_flower.server.discovery import FederationError
 from pfl_flower.server.run import play
 from strategies import NO_GROUP
 from tests.errors import refused
+from tests.grids import RecordingGrid, leaks
 from tests.helpers import decoded
-from tests.pfl_flower.test_engines import Inspected
+from tests.pfl_flower.methods.graph_helpers import SMALL, metrics_of
 
-SMALL = {
-    "dataset": "social",
-    "partition": "natural",
-    "baselines": "",
-    "num-server-rounds": 2,
-    "local-epochs": 2,
-    "optimizer": "adam",
-    "learning-rate": 0.01,
-    "seed": 100,
-}
 COMMUNITIES = {"method": "community-adapters", "group-decay": 0.0}
 FROZEN = {"personal": "encoder", "schedule": "body-only"}
 """Every client has the encoder that all start with, and trains the rest only."""
-
-
-def metrics_of(run, without=("group",), inside=range(99)):
-    """What every client told in every phase and round, as text, in which NaN equals NaN."""
-    return [
-        (r.round, r.phase, r.client, r.dropped, repr(told(r, without)))
-        for r in sorted(run.reports, key=lambda r: (r.round, r.phase, r.client))
-        if r.client in inside
-    ]
-
-
-def told(report, without):
-    return sorted((name, v) for name, v in report.metrics.items() if name not in without)
 
 
 def on_grid(config, num_clients=4, kind=InProcessGrid, **options):
@@ -65,22 +43,25 @@ def on_grid(config, num_clients=4, kind=InProcessGrid, **options):
     return run, grid
 
 
-class Recording(InProcessGrid):
-    """A grid that keeps what clients were sent for training, and what they sent back."""
+def sent_for_training(grid):
+    """(round, client) -> the arrays that the client was sent."""
+    return {
+        (e.config["server-round"], e.client): decoded(e.message.content["arrays"])
+        for e in grid.of_type("train")
+    }
 
-    def __init__(self, *arguments, **options):
-        super().__init__(*arguments, **options)
-        self.sent, self.replies, self.weights = {}, {}, {}
 
-    def _process(self, message):
-        reply = super()._process(message)
-        if message.metadata.message_type == "train":
-            client = message.metadata.dst_node_id - 100
-            place = (message.content["config"]["server-round"], client)
-            self.sent[place] = decoded(message.content["arrays"])
-            self.replies[place] = decoded(reply.content["arrays"])
-            self.weights[client] = reply.content["metrics"]["num-examples"]
-        return reply
+def trained(grid):
+    """(round, client) -> the arrays that the client sent back."""
+    return {
+        (e.config["server-round"], e.client): decoded(e.reply.content["arrays"])
+        for e in grid.of_type("train")
+    }
+
+
+def weights_of(grid):
+    """Client -> its number of examples."""
+    return {e.client: e.reply.content["metrics"]["num-examples"] for e in grid.of_type("train")}
 
 
 # ---------------------------------------------------------------------- reductions
@@ -116,17 +97,18 @@ def test_one_community_is_fedavg_of_everything_bitwise():
 
 
 def test_arrays_of_a_community_are_means_inside_it_and_the_others_over_everybody():
-    run, grid = on_grid(COMMUNITIES, 8, Recording)
+    run, grid = on_grid(COMMUNITIES, 8, RecordingGrid)
     assert run.grouping.groups == {client: client // 2 for client in range(8)}
     scopes = model_setup(run.config).scopes
-    for (number, client), received in grid.sent.items():
+    replies, weights = trained(grid), weights_of(grid)
+    for (number, client), received in sent_for_training(grid).items():
         if number == 1:
             continue
         for name, values in received.items():
             group = scopes[name] is Scope.GROUP
             whose = [client, client ^ 1] if group else range(8)
-            replies = [grid.replies[number - 1, one][name] for one in whose]
-            mean = np.average(replies, axis=0, weights=[grid.weights[one] for one in whose])
+            arrays = [replies[number - 1, one][name] for one in whose]
+            mean = np.average(arrays, axis=0, weights=[weights[one] for one in whose])
             np.testing.assert_allclose(values, mean, rtol=1e-6, atol=1e-7)
 
 
@@ -149,11 +131,12 @@ def test_under_a_frozen_encoder_it_is_clustered_averaging_of_adapters_and_heads(
 
 
 def test_nothing_of_a_local_network_is_shared():
-    run, grid = on_grid({"method": "local-gnn"}, 4, Recording)
+    run, grid = on_grid({"method": "local-gnn"}, 4, RecordingGrid)
     assert not run.arrays
     assert run.parameters["shared"] == 0
-    assert len(grid.sent) == 2 * 4
-    assert not any((*grid.sent.values(), *grid.replies.values()))
+    sent, replies = sent_for_training(grid), trained(grid)
+    assert len(sent) == 2 * 4
+    assert not any((*sent.values(), *replies.values()))
     (local,) = simulate(SMALL | {"method": "local"}, 4)
     assert metrics_of(run) == metrics_of(local)
 
@@ -161,8 +144,9 @@ def test_nothing_of_a_local_network_is_shared():
 @pytest.mark.parametrize("task", ["auto", "link-prediction"])
 def test_no_message_holds_a_personal_head_of_a_community(task):
     config = COMMUNITIES | {"personal": "head", "group": "adapter", "task": task}
-    run, grid = on_grid(config, 4, Inspected)
-    assert grid.secrets
+    run, grid = on_grid(config, 4, RecordingGrid)
+    assert not [leak for exchange in grid.exchanges for leak in leaks(exchange)]
+    assert all(exchange.after for exchange in grid.of_type("train"))
     assert set(run.arrays) == {n for n in run.arrays if n.startswith(("layer", "adapter"))}
     assert run.parameters["personal"] > 0
 
@@ -312,31 +296,31 @@ def test_a_client_whose_graph_cannot_be_used_is_left_out_with_the_reason(
     assert re.search(reason, words)
     monkeypatch.setattr(f"{__name__}.CHANGES", dict.fromkeys(range(4), changes))
     if "x" not in changes or len(changes["x"]) == 1:  # four features are fine if all have them
-        with refused(FederationError, key="clients", value=4):
+        with refused(FederationError, nodes=(100, 101, 102, 103)):
             simulate(OWN | options, 4)
 
 
 def test_who_knows_nobody_takes_part_and_so_does_a_community_of_one(monkeypatch):
     monkeypatch.setitem(CHANGES, 3, {"edge_index": NOBODY, "community": 5})
-    run, grid = on_grid(OWN, 4, Recording)
+    run, grid = on_grid(OWN, 4, RecordingGrid)
     assert run.grouping.groups == {0: 0, 1: 0, 2: 1, 3: 5}
     assert not run.left_out
     assert np.isfinite(run.values()).all()
     own = decoded(run.grouping.models[5])
     for name in own:
-        np.testing.assert_array_equal(own[name], grid.replies[2, 3][name])
+        np.testing.assert_array_equal(own[name], trained(grid)[2, 3][name])
 
 
 def test_a_client_of_no_told_community_gets_the_mean_and_has_a_part_in_what_is_shared(monkeypatch):
     monkeypatch.setitem(CHANGES, 2, {"community": None})
-    run, grid = on_grid(OWN, 4, Recording)
+    run, grid = on_grid(OWN, 4, RecordingGrid)
     assert run.grouping.groups == {0: 0, 1: 0, 2: NO_GROUP, 3: 1}
-    (placement,) = [p for p in run.grouping.placements if p.client == 2]
+    (placement,) = [p for p in run.grouping.assignments if p.client == 2]
     assert placement.reason == "the client has no group"
-    for name, values in grid.sent[2, 2].items():
-        replies = [grid.replies[1, client][name] for client in range(4)]
-        weights = [grid.weights[client] for client in range(4)]
-        mean = np.average(replies, axis=0, weights=weights)
+    replies, examples = trained(grid), weights_of(grid)
+    for name, values in sent_for_training(grid)[2, 2].items():
+        arrays = [replies[1, client][name] for client in range(4)]
+        mean = np.average(arrays, axis=0, weights=[examples[client] for client in range(4)])
         np.testing.assert_allclose(values, mean, rtol=1e-6, atol=1e-7)
     assert set(run.grouping.models) == {0, 1}
     assert list(run.by_client()) == [0, 1, 2, 3]

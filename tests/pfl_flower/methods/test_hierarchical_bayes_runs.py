@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from clients import ScopeError
+from clients import Scope, ScopeError
 from pfl_flower.config.errors import ConfigError
 from pfl_flower.config.run_config import RunConfig
 from pfl_flower.engines import simulate
@@ -76,5 +76,6 @@ def test_wrong_keys_are_refused(method, key, value, choices):
 
 
 def test_a_prior_over_what_is_personal_ends_the_run_at_once():
-    with pytest.raises(ScopeError, match=r"'head\.weight'.* personal"):
+    entries = ("head.weight", "head.bias")
+    with refused(ScopeError, rule="head", entries=entries, scopes=(Scope.PERSONAL,) * 2):
         simulate(SMALL | {"personal": "all"}, 2)

@@ -17,18 +17,16 @@ from pfl_flower.config.errors import ConfigError
 from pfl_flower.config.run_config import RunConfig
 from pfl_flower.data import Federation, federation
 from pfl_flower.engines import simulate
-from pfl_flower.grid import InProcessGrid
+from pfl_flower.grid import GridWithout, InProcessGrid
 from pfl_flower.model_setup import initial_model, model_setup
 from pfl_flower.results.files import describe, write
 from pfl_flower.server.holdout import LOCAL_EXAMPLES, choose_unseen
 from pfl_flower.server.run import play
-from pfl_flower.subgrid import GridWithout
 from strategies.arrays import view
 from strategies.hypernetwork.network import Hypernetwork
 from tests.errors import refused
-from tests.helpers import decoded
-from tests.pfl_flower.methods.test_clustered_runs import Recording
-from tests.pfl_flower.test_engines import Inspected, assert_identical
+from tests.grids import RecordingGrid, leaks
+from tests.helpers import assert_identical, decoded
 
 CLIENTS = 6
 BASE = {
@@ -159,9 +157,9 @@ def test_a_method_that_asks_for_no_metadata_has_none_to_tell():
 
 def queries(grid):
     return [
-        (client, message.content["config"]["properties"])
-        for client, message in grid.of_type("query")
-        if "metadata" in str(message.content["config"]["properties"])
+        (e.client, e.config["properties"])
+        for e in grid.of_type("query")
+        if "metadata" in str(e.config["properties"])
     ]
 
 
@@ -169,21 +167,21 @@ def test_everybody_is_asked_once_and_told_metadata_are_those_of_the_node_config(
     def node_config(client):
         return {"age": 20 + client, "name": f"ward-{client}", "metadata": "age"}
 
-    (run,), grid = played(grid=Recording, node_config=node_config)
+    (run,), grid = played(grid=RecordingGrid, node_config=node_config)
     assert run.metadata == {client: {"age": 20.0 + client} for client in range(CLIENTS)}
     assert run.hypernetwork.columns.names == ["age"]
     assert sorted(client for client, _ in queries(grid)) == list(range(CLIENTS))
     everything = b"".join(
         repr(sorted(record.items())).encode()
-        for _, _, reply in grid.seen
-        for records in (reply.content.config_records, reply.content.metric_records)
+        for e in grid.exchanges
+        for records in (e.reply.content.config_records, e.reply.content.metric_records)
         for record in records.values()
     )
     assert b"ward" not in everything
 
 
 def test_use_metadata_false_asks_nobody():
-    (run,), grid = played(grid=Recording, use_metadata=False)
+    (run,), grid = played(grid=RecordingGrid, use_metadata=False)
     assert queries(grid) == []
     assert run.metadata == {}
     assert run.hypernetwork.encoder is None
@@ -210,14 +208,14 @@ def test_a_node_whose_metadata_are_a_mistake_tells_the_run_and_does_not_end_it()
 
 
 def test_every_client_is_sent_its_own_parameters_and_everybodys_buffers():
-    (run,), grid = played(grid=Recording, norm="batch", model="cnn")
+    (run,), grid = played(grid=RecordingGrid, norm="batch", model="cnn")
     scopes = model_setup(run.config).scopes
     parameters = set(run.hypernetwork.shapes)
     buffers = set(scopes) - parameters
     assert buffers
     by_client = {
-        client: decoded(message.content["arrays"])
-        for client, message in grid.of_type("evaluate", server_round=3)
+        e.client: decoded(e.message.content["arrays"])
+        for e in grid.of_type("evaluate", server_round=3)
     }
     first = by_client[0]
     for client, arrays in by_client.items():
@@ -231,7 +229,7 @@ def test_every_client_is_sent_its_own_parameters_and_everybodys_buffers():
 
 def test_unseen_clients_get_what_the_network_generates_from_what_they_tell():
     options = {"unseen": 0.3, "num_server_rounds": 4}
-    (run,), grid = played(8, grid=Recording, **options)
+    (run,), grid = played(8, grid=RecordingGrid, **options)
     unseen = choose_unseen(run.config, range(8))
     assert len(unseen) == 2
     assert tuple(run.joined) == LOCAL_EXAMPLES
@@ -239,7 +237,9 @@ def test_unseen_clients_get_what_the_network_generates_from_what_they_tell():
     assert run.metadata.keys() == set(range(8)) - unseen  # as if they had never been there
     data = Federation(run.config.data, 8)
     for examples in (0, ALL):
-        asked = dict(grid.of_type("evaluate", adaptation_examples=examples))
+        asked = {
+            e.client: e.message for e in grid.of_type("evaluate", adaptation_examples=examples)
+        }
         assert asked.keys() == unseen
         for client, message in asked.items():
             arrays = decoded(message.content["arrays"])
@@ -253,12 +253,8 @@ def test_unseen_clients_get_what_the_network_generates_from_what_they_tell():
 def test_unseen_clients_leave_the_run_as_it_was():
     seen = run_of(8, unseen=0.3)
     unseen = choose_unseen(seen.config, range(8))
-
-    class Alone(Recording):
-        """Those that were not seen are not there at all."""
-
     config = RunConfig.parse(BASE | {"wait": 0.0})
-    grid = Alone(make_app(config.dump()), 8)
+    grid = InProcessGrid(make_app(config.dump()), 8)
     (alone,) = play(GridWithout(grid, {100 + client for client in unseen}), config)
     assert values_of(seen.hypernetwork) == values_of(alone.hypernetwork)
     assert seen.metadata == alone.metadata
@@ -278,26 +274,28 @@ def test_an_unseen_client_that_may_train_fits_its_whole_model(method):
 
 def test_a_personal_head_stays_at_home():
     config = RunConfig.parse(BASE | {"personal": "head", "wait": 0.0})
-    grid = Inspected(make_app(config.dump()), 3)
+    grid = RecordingGrid(make_app(config.dump()), 3)
     (run,) = play(grid, config)
     scopes = model_setup(config).scopes
     personal = set(names_of(scopes, Scope.PERSONAL))
     assert personal == {"head.weight", "head.bias"}
     assert set(run.hypernetwork.shapes) == set(scopes) - personal
     assert set(run.arrays) == set(scopes) - personal
-    assert grid.secrets
+    assert not [leak for exchange in grid.exchanges for leak in leaks(exchange)]
+    assert all(exchange.after for exchange in grid.of_type("train"))
 
 
 def test_under_a_safeguard_a_client_chooses_among_its_own_model_and_the_fallbacks():
-    runs, grid = played(grid=Recording, safeguard=True, num_server_rounds=4)
+    runs, grid = played(grid=RecordingGrid, safeguard=True, num_server_rounds=4)
     own, *others, chosen = runs
     assert [run.config.method for run in others] == ["fedavg", "local"]
     last = {
-        client: decoded(message.content["arrays"])
-        for client, message in grid.of_type("evaluate", server_round=4, method="pfedhn")
-        if "safeguard" not in message.content["config"]
+        e.client: decoded(e.message.content["arrays"])
+        for e in grid.of_type("evaluate", server_round=4, method="pfedhn")
+        if "safeguard" not in e.config
     }
-    asked = dict(grid.of_type("evaluate", safeguard="pfedhn,fedavg,local"))
+    choosing = grid.of_type("evaluate", safeguard="pfedhn,fedavg,local")
+    asked = {e.client: e.message for e in choosing}
     assert asked.keys() == set(range(CLIENTS))
     for client, place in chosen.by_client("chosen").items():
         run = (own, *others)[int(place)]
@@ -392,10 +390,10 @@ def test_a_column_of_metadata_may_have_any_name(tmp_path, name):
 
 def test_odd_text_in_metadata_does_not_keep_the_results_from_being_written(tmp_path):
     class Odd(InProcessGrid):
-        """Client 1 tells a text that UTF-8 cannot hold, escaped as JSON allows."""
+        """Client 1 reports a text that UTF-8 cannot hold, escaped as JSON allows."""
 
-        def _process(self, message: Message) -> Message:
-            reply = super()._process(message)
+        def answer(self, message: Message) -> Message:
+            reply = super().answer(message)
             properties = reply.content.config_records.get("properties")
             if message.metadata.dst_node_id == 101 and properties and "metadata" in properties:
                 properties["metadata"] = '{"region": "\\ud800"}'

@@ -16,7 +16,7 @@ from strategies.arrays import to_record, view
 from strategies.measurement_error.errors_in_variables import COEFFICIENTS
 from strategies.measurement_error.quality_weighted import WEIGHT_SHARE
 from tests.errors import refused
-from tests.pfl_flower.server.test_resume import numbers
+from tests.helpers import numbers_of
 
 NOISY = {
     "dataset": "wearables",
@@ -107,13 +107,13 @@ def test_a_run_that_is_resumed_ends_as_one_never_stopped(tmp_path, method):
     at.folder = tmp_path / "checkpoint"
     assert 1 <= at.load(method).round < 6
     resumed = simulate({**NOISY, **config, "resume": str(tmp_path)}, CLIENTS)
-    assert numbers(resumed) == numbers(whole)
+    assert numbers_of(resumed) == numbers_of(whole)
 
 
 @pytest.mark.deployment
 def test_the_same_numbers_on_ray_bit_for_bit():
     config = {**NOISY, "method": "quality-weighted", "baselines": "errors-in-variables"}
-    assert numbers(simulate(config, CLIENTS)) == numbers(simulate(config, CLIENTS, "ray"))
+    assert numbers_of(simulate(config, CLIENTS)) == numbers_of(simulate(config, CLIENTS, "ray"))
 
 
 class WithCorrupted(InProcessGrid):
@@ -124,8 +124,8 @@ class WithCorrupted(InProcessGrid):
         self.length = length
         self.corrupted = 0
 
-    def _process(self, message):
-        reply = super()._process(message)
+    def answer(self, message):
+        reply = super().answer(message)
         metrics = reply.content.metric_records.get("metrics") if reply.has_content() else None
         is_corrupted = metrics is not None and metrics.get("partition-id") == 0
         if not is_corrupted or message.metadata.message_type != "train":

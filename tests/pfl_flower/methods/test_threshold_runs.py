@@ -17,7 +17,6 @@ from pfl_flower.config.run_config import RunConfig
 from pfl_flower.data import federation
 from pfl_flower.data.sources.hospitals import SIZES, TESTS, hospitals_of
 from pfl_flower.engines import simulate
-from pfl_flower.grid import InProcessGrid
 from pfl_flower.results.files import describe, write
 from pfl_flower.results.thresholds import threshold_summary
 from pfl_flower.server.run import play
@@ -27,7 +26,7 @@ from strategies.arrays import view
 from strategies.protocol import THRESHOLD, THRESHOLD_HISTOGRAM
 from strategies.thresholds.search import BINS
 from tests.errors import refused
-from tests.pfl_flower.test_engines import numbers
+from tests.grids import RecordingGrid, numbers_in
 
 CONFIG = {
     "dataset": "hospitals",
@@ -44,28 +43,15 @@ CONFIG = {
 REPORTED = {f"{score}-{rule}" for score in SCORES for rule in RULES}
 
 
-class Watched(InProcessGrid):
-    """A grid that keeps what is sent and what comes back after the last round."""
-
-    def __init__(self, *arguments, **options):
-        super().__init__(*arguments, **options)
-        self.exchanges = []
-
-    def _process(self, message):
-        reply = super()._process(message)
-        if THRESHOLD in message.content.config_records.get("config", {}):
-            self.exchanges.append((message, reply))
-        return reply
-
-    def thresholds(self, node):
-        """What a client keeps of its thresholds, of all methods."""
-        records = self.contexts[node].state.array_records.values()
-        kept = [r["threshold/values"] for r in records if "threshold/values" in r]
-        return np.concatenate([np.array(view(array)) for array in kept])
+def thresholds_of(grid, node):
+    """What a client keeps of its thresholds, of all methods."""
+    records = grid.contexts[node].state.array_records.values()
+    kept = [r["threshold/values"] for r in records if "threshold/values" in r]
+    return np.concatenate([np.array(view(array)) for array in kept])
 
 
-def watched(config, clients):
-    grid = Watched(make_app(config), clients)
+def recorded(config, clients):
+    grid = RecordingGrid(make_app(config), clients)
     return grid, list(play(grid, RunConfig.parse(config | {"wait": 0.0})))
 
 
@@ -102,12 +88,13 @@ DIGITS = {"dataset": "digits", "partition": "dirichlet", "validation-fraction": 
 @pytest.mark.parametrize("config", [{}, DIGITS])
 def test_no_threshold_is_in_any_message_and_only_histograms_and_scores_are(config):
     config = CONFIG | config
-    grid, (run,) = watched(config, 4)
+    grid, (run,) = recorded(config, 4)
     classes = len(run.config.required_schema.labels)
-    assert len(grid.exchanges) == 2 * 4
-    steps = [message.content.config_records["config"][THRESHOLD] for message, _ in grid.exchanges]
+    exchanges = [e for e in grid.exchanges if THRESHOLD in e.config]
+    assert len(exchanges) == 2 * 4
+    steps = [e.config[THRESHOLD] for e in exchanges]
     assert steps == 4 * ["count"] + 4 * ["choose"]
-    for (_, reply), step in zip(grid.exchanges, steps, strict=True):
+    for reply, step in zip([e.reply for e in exchanges], steps, strict=True):
         assert not reply.has_error(), reply.error.reason
         assert not reply.content.array_records
         (metrics,) = reply.content.metric_records.values()
@@ -117,17 +104,10 @@ def test_no_threshold_is_in_any_message_and_only_histograms_and_scores_are(confi
             told = metrics[THRESHOLD_HISTOGRAM]
             assert len(told) == (1 if classes == 2 else classes) * 2 * BINS
             assert all(type(count) is int for count in told)
-    own = [grid.thresholds(node) for node in grid.get_node_ids()]
+    own = [thresholds_of(grid, node) for node in grid.get_node_ids()]
     assert len({values.tobytes() for values in own}) > 1
-    travelled = {
-        value
-        for pair in grid.exchanges
-        for message in pair
-        for kind in (message.content.metric_records, message.content.config_records)
-        for record in kind.values()
-        for value in numbers(record)
-        if isinstance(value, float)
-    }
+    messages = [message for e in exchanges for message in (e.message, e.reply)]
+    travelled = {value for value in numbers_in(*messages) if isinstance(value, float)}
     assert travelled.isdisjoint(np.concatenate(own).tolist())
 
 
@@ -164,8 +144,8 @@ def test_a_personal_directory_keeps_the_thresholds_of_a_shared_model(tmp_path):
 
     simulate(CONFIG | {"personal-dir": str(tmp_path)}, 3)
     kept = [load_file(tmp_path / f"client-{c}.safetensors")["threshold/values"] for c in range(3)]
-    grid, _ = watched(CONFIG, 3)
-    inside = [grid.thresholds(node) for node in sorted(grid.get_node_ids())]
+    grid, _ = recorded(CONFIG, 3)
+    inside = [thresholds_of(grid, node) for node in sorted(grid.get_node_ids())]
     assert sorted(v.tolist() for v in kept) == sorted(v.tolist() for v in inside)
 
 
@@ -272,8 +252,8 @@ def test_a_client_whose_scores_are_nan_ends_nothing(monkeypatch, caplog):
     spoilt(monkeypatch, nan)
     (run,) = simulate(CONFIG, 4)
     assert [bool(report.dropped) for report in run.thresholds] == [False] * 3 + [True]
-    assert "such as nan" in run.thresholds[3].dropped
-    assert "such as nan" in caplog.text
+    assert "scores is nan" in run.thresholds[3].dropped
+    assert "scores is nan" in caplog.text
 
 
 def lying(monkeypatch, who, change):

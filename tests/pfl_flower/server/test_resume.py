@@ -13,16 +13,16 @@ import pytest
 from pfl_flower.client_app import make_app
 from pfl_flower.config.run_config import RunConfig
 from pfl_flower.engines import simulate
-from pfl_flower.grid import InProcessGrid
+from pfl_flower.grid import GridWithout, InProcessGrid
 from pfl_flower.results.files import write
 from pfl_flower.server.checkpoint import Checkpoints, code_digest
 from pfl_flower.server.discovery import FederationError, wait_for_clients
 from pfl_flower.server.holdout import choose_late
 from pfl_flower.server.run import play
 from pfl_flower.server.session import open_session
-from pfl_flower.subgrid import GridWithout
 from strategies.arrays import view
 from tests.errors import refused
+from tests.helpers import numbers_of
 
 CONFIG = {
     "num-server-rounds": 10,
@@ -47,21 +47,6 @@ def die_in_the_next_round(news):
 
 simulate(config, clients, engine, die_in_the_next_round, folder=Path(folder))
 """
-
-
-def numbers(runs):
-    """Everything that a run gave but for the time it took and the ids of nodes."""
-    return [
-        (
-            run.method,
-            {name: view(array).tobytes() for name, array in run.arrays.items()},
-            [
-                (r.round, r.phase, r.client, repr(sorted(r.metrics.items())), r.dropped)
-                for r in run.reports
-            ],
-        )
-        for run in runs
-    ]
 
 
 def killed(config, folder, engine, delay):
@@ -111,9 +96,9 @@ def test_a_killed_run_that_is_resumed_ends_as_one_never_killed(tmp_path, method,
     )
     assert (method, stopped) not in played
     assert (method, stopped + 1) in played
-    assert numbers(resumed) == numbers(whole)
+    assert numbers_of(resumed) == numbers_of(whole)
     again = simulate({**interrupted, "resume": str(tmp_path / "run")}, CLIENTS, engine)
-    assert numbers(again) == numbers(whole)
+    assert numbers_of(again) == numbers_of(whole)
 
 
 @pytest.fixture
@@ -167,14 +152,14 @@ def test_clients_that_lost_their_personal_parameters_are_named(complete):
     config, folder = complete
     for left in (folder / "devices").glob("client-1.*"):
         left.unlink()
-    with refused(FederationError, key="personal-dir", value=[1]):
+    with refused(FederationError, key="personal-dir", clients=(1,)):
         simulate(config, 3)
 
 
 def test_without_a_personal_directory_a_run_with_personal_parameters_cannot_go_on(tmp_path):
     config = {"method": "fedper", "baselines": "", "num-server-rounds": 1}
     simulate(config, 3, folder=tmp_path)
-    with refused(FederationError, key="personal-dir", value=[0, 1, 2]):
+    with refused(FederationError, key="personal-dir", clients=(0, 1, 2)):
         simulate({**config, "resume": str(tmp_path)}, 3)
 
 
@@ -224,7 +209,7 @@ def test_a_folder_that_is_used_again_forgets_the_run_before(tmp_path):
     second = simulate({**config, "seed": 1}, 3, folder=tmp_path)
     assert sorted(path.name for path in (tmp_path / "checkpoint").iterdir()) == checkpoints
     resumed = simulate({**config, "seed": 1, "resume": str(tmp_path)}, 3)
-    assert numbers(resumed) == numbers(second) != numbers(first)
+    assert numbers_of(resumed) == numbers_of(second) != numbers_of(first)
 
 
 def test_unseen_clients_stay_unseen_whoever_is_there_when_it_goes_on(tmp_path, caplog):
@@ -272,7 +257,7 @@ def test_a_run_that_started_from_another_can_be_resumed(tmp_path):
     write(tmp_path / "one", simulate(config, 3))
     later = {**config, "initial": str(tmp_path / "one")}
     whole = simulate(later, 3, folder=tmp_path / "two")
-    assert numbers(simulate({**later, "resume": str(tmp_path / "two")}, 3)) == numbers(whole)
+    assert numbers_of(simulate({**later, "resume": str(tmp_path / "two")}, 3)) == numbers_of(whole)
 
 
 def test_the_source_of_ones_own_network_is_code_too(tmp_path, monkeypatch):

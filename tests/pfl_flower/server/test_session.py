@@ -8,11 +8,10 @@ import pytest
 from clients.safeguard import SafeguardedClient
 from pfl_flower.config.run_config import RunConfig
 from pfl_flower.engines import simulate
-from pfl_flower.grid import InProcessGrid
+from pfl_flower.grid import GridWithout, InProcessGrid
 from pfl_flower.results.files import describe, write
 from pfl_flower.server.callbacks import RoundNews, TensorBoard, news_of
 from pfl_flower.server.holdout import LOCAL_EXAMPLES, choose_unseen
-from pfl_flower.subgrid import GridWithout
 from strategies import ClientReport
 
 SHORT = {"num-server-rounds": 3, "local-epochs": 1, "baselines": ""}

@@ -11,14 +11,15 @@ from strategies import (
     CFL,
     IFCA,
     NO_GROUP,
+    Assignment,
     GradientClusters,
     GroupAveraging,
     PartialAveraging,
-    Placement,
 )
 from strategies.arrays import to_record
 from strategies.clustered.gradient_clusters import Signature
 from strategies.rounds import Round
+from tests.grids import RecordingGrid
 from tests.helpers import decoded, error_reply, reply
 
 W = np.arange(6, dtype=np.float32).reshape(2, 3)
@@ -171,19 +172,13 @@ def test_the_mean_over_everybody_includes_those_in_no_group():
 
 
 def test_clients_are_asked_for_their_groups_once():
-    asked = []
-
-    class Counting(InProcessGrid):
-        def _process(self, message):
-            asked.append((message.metadata.dst_node_id, message.content["config"]["properties"]))
-            return super()._process(message)
-
     strategy = averaging({})
-    grid = Counting(answering_app({0: 3, 1: 0, 2: "north", 3: -4}), 5)
+    grid = RecordingGrid(answering_app({0: 3, 1: 0, 2: "north", 3: -4}), 5)
     strategy.clients.update({100 + client: client for client in range(5)})
     for server_round in (1, 2):
         sent(strategy, grid, server_round=server_round)
-    assert asked == [(100 + client, "partition-id,group") for client in range(5)]
+    asked = [(e.client, e.config["properties"]) for e in grid.exchanges]
+    assert asked == [(client, "partition-id,group") for client in range(5)]
     assert strategy.groups == {0: 3, 1: 0, 2: NO_GROUP, 3: NO_GROUP, 4: NO_GROUP}
     assert {p.reason for p in strategy.placements if p.group == NO_GROUP} == {
         "the client has no group"
@@ -271,7 +266,7 @@ NAMES = {"group_names": ["w", "n"], "parameter_names": ["w"], "server_momentum":
 def test_a_strategy_that_is_stored_goes_on_as_if_it_had_not_been(kind):
     first, grid = kind(**NAMES), InProcessGrid(answering_app(), 4)
     first.groups.update(TWO)
-    first.placements += [Placement(1, c, g, np.nan, "given") for c, g in TWO.items()]
+    first.placements += [Assignment(1, c, g, np.nan, "given") for c, g in TWO.items()]
     first.clients.update({100 + client: client for client in range(4)})
     counter = {"n": np.array(3)}
     first.round = Round(1, "train", to_record(START | counter), ConfigRecord(), grid, [100, 102])
@@ -336,7 +331,7 @@ def test_the_grouping_is_a_copy():
     grouping = strategy.grouping
     strategy.put(2, 0, 1, np.nan, "moved")
     assert grouping.groups == TWO
-    assert [tuple(p)[:3] for p in grouping.placements] == [(1, c, g) for c, g in TWO.items()]
+    assert [tuple(p)[:3] for p in grouping.assignments] == [(1, c, g) for c, g in TWO.items()]
 
 
 def test_each_model_is_picked_by_the_clients_that_it_fits_best():

@@ -7,23 +7,28 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from sklearn.metrics import adjusted_rand_score
 
-from strategies.clustered.similarity_clustering import (
+from strategies.clustered.assignments import NO_GROUP
+from strategies.clustered.clusterers import (
     CLUSTERERS,
-    NONE,
-    ClusteringRules,
-    agreement,
-    assign_to_clusters,
-    attenuation,
     bipartition,
-    cluster,
-    cosine_similarities,
     eigengap,
-    find_clusters,
-    founders,
-    nearest,
-    noise_examples,
     renumbered,
 )
+from strategies.clustered.gradient_similarity import (
+    agreement,
+    attenuation,
+    cosine_similarities,
+    nearest,
+    noise_examples,
+)
+from strategies.clustered.similarity_clustering import (
+    ClusteringRules,
+    assign_to_clusters,
+    cluster,
+    find_clusters,
+    founders,
+)
+from strategies.errors import ArgumentError
 
 BLOCKS = np.array([0, 0, 0, 1, 1, 1, 1, 2, 2, 2])
 ONES = np.ones(10)
@@ -31,7 +36,7 @@ NOISE = 20.0  # examples at which signal and noise of a gradient are equally str
 LENGTH = 2000
 
 
-def planted(blocks, inside=0.6, across=0.05):
+def blocks_of(blocks, inside=0.6, across=0.05):
     """Cosines that are alike inside of blocks and across them, up to a little."""
     draw = np.random.default_rng(0)
     same = np.equal.outer(blocks, blocks)
@@ -41,7 +46,7 @@ def planted(blocks, inside=0.6, across=0.05):
     return cosines
 
 
-def told(clusters, examples, seed):
+def gradients_of(clusters, examples, seed):
     """Similarities, attenuations and examples as a server has them of synthetic gradients.
 
     The gradient of a half of a client's examples is the true direction of its cluster plus noise.
@@ -59,7 +64,7 @@ def told(clusters, examples, seed):
 
 def partition(labels):
     """The groups as sets of places, whatever their numbers."""
-    return {frozenset(np.flatnonzero(labels == group)) for group in set(labels) - {NONE}}
+    return {frozenset(np.flatnonzero(labels == group)) for group in set(labels) - {NO_GROUP}}
 
 
 def clusters_of(sizes, seed):
@@ -113,16 +118,16 @@ def test_the_noise_of_exact_reliabilities_is_found_exactly(noise, examples):
         assert noise_examples(*zip(*kept, strict=True)) == pytest.approx(noise)
 
 
-def test_the_noise_is_a_median_over_those_who_could_tell():
+def test_the_noise_is_a_median_over_the_clients_with_reliabilities():
     assert noise_examples([10, 10, 10], [0.5, math.nan, 0.5]) == 5.0
     assert noise_examples([10, 20, 1000], [0.5, 0.5, 0.5]) == 10.0
     assert noise_examples([10, 10], [math.nan, math.nan]) == math.inf
     assert noise_examples([], []) == math.inf
 
 
-@pytest.mark.parametrize(("told", "counted"), [(-1.0, 0.01), (0.0, 0.01), (1.0, 0.99)])
-def test_impossible_reliabilities_are_clipped(told, counted):
-    assert noise_examples([10], [told]) == noise_examples([10], [counted]) > 0
+@pytest.mark.parametrize(("measured", "counted"), [(-1.0, 0.01), (0.0, 0.01), (1.0, 0.99)])
+def test_impossible_reliabilities_are_clipped(measured, counted):
+    assert noise_examples([10], [measured]) == noise_examples([10], [counted]) > 0
 
 
 def test_attenuation_is_the_root_of_the_reliability():
@@ -145,27 +150,27 @@ def test_agreement_is_the_true_cosine_however_noisy_the_members(attenuations, tr
 
 def test_of_measured_gradients_it_is_near_the_true_cosine():
     clusters = [0] * 6 + [1] * 6
-    similarity, attenuations = told(clusters, examples_of(12, 0), seed=0)
+    similarity, attenuations = gradients_of(clusters, examples_of(12, 0), seed=0)
     one, other = np.arange(6), np.arange(6, 12)
     assert abs(agreement(similarity, attenuations, one, other)) < 0.1
     assert agreement(similarity, attenuations, one[:3], one[3:]) == pytest.approx(1.0, abs=0.15)
-    assert similarity[np.ix_(one[:3], one[3:])].mean() < 0.75  # which the raw cosines do not tell
+    assert similarity[np.ix_(one[:3], one[3:])].mean() < 0.75  # unlike the agreement
 
 
 # --------------------------------------------------------------------------- clusterers
 
 
-def test_the_eigengap_is_the_number_of_planted_blocks():
+def test_the_eigengap_is_the_number_of_blocks():
     for number in range(1, 6):
-        assert eigengap(planted(np.repeat(np.arange(number), 4))) == number
+        assert eigengap(blocks_of(np.repeat(np.arange(number), 4))) == number
     assert eigengap(np.ones((1, 1))) == eigengap(np.ones((2, 2))) == 1
     assert eigengap(np.ones((6, 6))) == 1
 
 
 @pytest.mark.parametrize("name", CLUSTERERS)
-def test_every_clusterer_finds_planted_blocks(name):
+def test_every_clusterer_finds_blocks(name):
     order = np.random.default_rng(0).permutation(len(BLOCKS))
-    similarity = planted(BLOCKS[order])
+    similarity = blocks_of(BLOCKS[order])
     attenuations = np.full(10, math.sqrt(0.6))
     found = cluster(similarity, attenuations, ClusteringRules(clusterer=name))
     assert partition(found) == partition(BLOCKS[order])
@@ -175,7 +180,7 @@ def test_every_clusterer_finds_planted_blocks(name):
 @pytest.mark.parametrize("name", ["agglomerative", "spectral"])
 @pytest.mark.parametrize("number", [1, 2, 3, 10])
 def test_a_given_number_of_groups_is_kept(name, number):
-    found = cluster(planted(BLOCKS), ONES, ClusteringRules(number, name))
+    found = cluster(blocks_of(BLOCKS), ONES, ClusteringRules(number, name))
     assert set(found) == set(range(number))
     if number == 3:
         assert np.array_equal(found, BLOCKS)
@@ -200,18 +205,20 @@ def test_of_one_client_there_is_one_group():
 
 def test_more_groups_than_clients_are_refused():
     for find in (cluster, lambda s, a, rules: find_clusters(s, a, [50] * 10, rules)):
-        with pytest.raises(ValueError, match="11 clusters of 10 clients"):
-            find(planted(BLOCKS), ONES, ClusteringRules(clusters=11))
+        with pytest.raises(ArgumentError, match="10") as raised:
+            find(blocks_of(BLOCKS), ONES, ClusteringRules(clusters=11))
+        assert (raised.value.argument, raised.value.value) == ("clusters", 11)
 
 
 def test_hdbscan_takes_no_number():
-    with pytest.raises(ValueError, match="leave clusters at 0"):
-        CLUSTERERS["hdbscan"](planted(BLOCKS), ONES, 3, 0.4)
+    with pytest.raises(ArgumentError) as raised:
+        CLUSTERERS["hdbscan"](blocks_of(BLOCKS), ONES, 3, 0.4)
+    assert (raised.value.argument, raised.value.value) == ("clusters", 3)
 
 
 def test_a_bipartition_is_of_two_blocks_and_the_first_has_place_0():
     for blocks in (BLOCKS[BLOCKS < 2], 1 - BLOCKS[BLOCKS < 2]):
-        assert bipartition(planted(blocks)) == ([0, 1, 2], [3, 4, 5, 6])
+        assert bipartition(blocks_of(blocks)) == ([0, 1, 2], [3, 4, 5, 6])
     assert bipartition(np.eye(2)) == ([0], [1])
 
 
@@ -219,11 +226,11 @@ def test_a_bipartition_is_of_two_blocks_and_the_first_has_place_0():
 
 
 @pytest.mark.parametrize("seed", range(8))
-def test_planted_clusters_are_found_though_many_have_few_examples(seed):
+def test_clusters_are_found_though_many_have_few_examples(seed):
     clusters = clusters_of((6, 8, 16), seed)
     examples = examples_of(30, seed)
     assert min(examples) < ClusteringRules().few_examples
-    found = find_clusters(*told(clusters, examples, seed), examples, ClusteringRules())
+    found = find_clusters(*gradients_of(clusters, examples, seed), examples, ClusteringRules())
     assert adjusted_rand_score(clusters, found) == 1.0
     assert partition(found) == partition(clusters)
 
@@ -233,51 +240,53 @@ def test_they_are_found_though_hardly_anyone_has_many_examples(seed):
     clusters, examples = clusters_of((4, 5, 7), seed), examples_of(16, seed, 10, 19)
     examples[:3] = [40, 40, 40]
     rules = ClusteringRules(few_examples=20)
-    found = find_clusters(*told(clusters, examples, seed), examples, rules)
+    found = find_clusters(*gradients_of(clusters, examples, seed), examples, rules)
     assert adjusted_rand_score(clusters, found) == 1.0
 
 
 @pytest.mark.parametrize("seed", range(8))
 def test_where_there_is_one_cluster_one_is_found(seed):
     examples = examples_of(20, seed)
-    found = find_clusters(*told([0] * 20, examples, seed), examples, ClusteringRules())
+    found = find_clusters(*gradients_of([0] * 20, examples, seed), examples, ClusteringRules())
     assert not found.any()
 
 
-@pytest.mark.parametrize(("threshold", "number"), [(0.45, 1), (0.55, 2)])
-def test_clusters_are_different_below_the_threshold_of_agreement(threshold, number):
+@pytest.mark.parametrize(("least", "number"), [(0.45, 1), (0.55, 2)])
+def test_clusters_are_different_below_the_least_agreement(least, number):
     labels, attenuations = np.array([0] * 4 + [1] * 4), attenuation([15] * 8, NOISE)
     cosines = np.where(np.equal.outer(labels, labels), 1.0, 0.5)
     similarity = np.outer(attenuations, attenuations) * cosines
     for find in (cluster, lambda s, a, rules: find_clusters(s, a, [15] * 8, rules)):
-        found = find(similarity, attenuations, ClusteringRules(threshold=threshold))
+        found = find(similarity, attenuations, ClusteringRules(agreement=least))
         assert len(set(found)) == number
 
 
 @pytest.mark.parametrize("count", [12, 40])  # of the odd one's examples
 def test_a_client_whom_nobody_is_like_is_alone_or_in_no_cluster(count):
     clusters, examples = [0] * 5 + [1] + [2] * 5, [30] * 5 + [count] + [30] * 5
-    facts = told(clusters, examples, seed=1)
-    assert partition(find_clusters(*facts, examples, ClusteringRules(smallest=1))) == partition(
-        np.array(clusters)
-    )
-    found = find_clusters(*facts, examples, ClusteringRules(smallest=2))
-    assert found.tolist() == [0] * 5 + [NONE] + [1] * 5
+    measured = gradients_of(clusters, examples, seed=1)
+    assert partition(
+        find_clusters(*measured, examples, ClusteringRules(smallest_cluster=1))
+    ) == partition(np.array(clusters))
+    found = find_clusters(*measured, examples, ClusteringRules(smallest_cluster=2))
+    assert found.tolist() == [0] * 5 + [NO_GROUP] + [1] * 5
 
 
 def test_few_of_one_kind_are_no_cluster_if_clusters_are_larger():
     clusters, examples = [0] * 5 + [1] * 2, [30] * 7
-    facts = told(clusters, examples, seed=1)
-    assert find_clusters(*facts, examples, ClusteringRules(smallest=2)).tolist() == clusters
-    found = find_clusters(*facts, examples, ClusteringRules(smallest=3))
-    assert found.tolist() == [0] * 5 + [NONE] * 2
+    measured = gradients_of(clusters, examples, seed=1)
+    assert (
+        find_clusters(*measured, examples, ClusteringRules(smallest_cluster=2)).tolist() == clusters
+    )
+    found = find_clusters(*measured, examples, ClusteringRules(smallest_cluster=3))
+    assert found.tolist() == [0] * 5 + [NO_GROUP] * 2
 
 
 @settings(max_examples=25)
 @given(st.integers(0, 5), st.permutations(range(12)))
 def test_the_order_of_the_clients_decides_nothing(seed, order):
     clusters, examples = clusters_of((3, 4, 5), seed), np.array(examples_of(12, seed))
-    similarity, attenuations = told(clusters, examples, seed)
+    similarity, attenuations = gradients_of(clusters, examples, seed)
     order = np.array(order)
     moved = similarity[np.ix_(order, order)]
     for name in CLUSTERERS:
@@ -303,8 +312,8 @@ def test_not_even_where_there_are_no_clusters_to_be_found(seed, order):
 @pytest.mark.parametrize("number", [1, 2, 3, 5])
 def test_a_given_number_of_clusters_is_never_exceeded(number):
     clusters, examples = clusters_of((3, 4, 5), 0), examples_of(12, 0)
-    facts = told(clusters, examples, 0)
-    found = find_clusters(*facts, examples, ClusteringRules(clusters=number))
+    measured = gradients_of(clusters, examples, 0)
+    found = find_clusters(*measured, examples, ClusteringRules(clusters=number))
     assert found.max() < number
     assert number != 3 or partition(found) == partition(clusters)
 
@@ -319,11 +328,11 @@ def test_unseen_clients_change_no_labels_and_numbers_follow_on(seed, smallest, g
     similarity, examples = cosine_similarities(draw.normal(size=(9, 3))), [30] * 9
     labels = renumbered(draw.integers(-1, 3, size=9))
     number = int(labels.max()) + 1
-    rules = ClusteringRules(clusters=number if given_number else 0, smallest=smallest)
+    rules = ClusteringRules(clusters=number if given_number else 0, smallest_cluster=smallest)
     before = labels.copy()
     found = assign_to_clusters(similarity, attenuation(examples, NOISE), examples, labels, rules)
     assert np.array_equal(labels, before)
-    known = labels != NONE
+    known = labels != NO_GROUP
     assert np.array_equal(found[known], labels[known])
     new = found[found >= number]
     assert set(new) == set(range(number, number + len(set(new))))
@@ -331,25 +340,25 @@ def test_unseen_clients_change_no_labels_and_numbers_follow_on(seed, smallest, g
     if number and given_number:
         assert not len(new)
     if smallest == 1 and not rules.clusters:
-        assert (found != NONE).all()
+        assert (found != NO_GROUP).all()
 
 
 def test_an_unseen_client_joins_the_cluster_that_it_is_of_or_founds_one():
     clusters, examples = [0, 0, 0, 1, 1, 1, 1, 0, 2, 2], [30] * 10
-    facts = told(clusters, examples, seed=2)
-    labels = np.array([5, 5, 5, 2, 2, 2, NONE, NONE, NONE, NONE])
+    measured = gradients_of(clusters, examples, seed=2)
+    labels = np.array([5, 5, 5, 2, 2, 2, NO_GROUP, NO_GROUP, NO_GROUP, NO_GROUP])
     rules = ClusteringRules()
-    found = assign_to_clusters(*facts, examples, labels, rules)
+    found = assign_to_clusters(*measured, examples, labels, rules)
     assert found.tolist() == [5, 5, 5, 2, 2, 2, 2, 5, 6, 6]
-    found = assign_to_clusters(*facts, examples, labels, ClusteringRules(clusters=2))
-    assert found.tolist() == [5, 5, 5, 2, 2, 2, 2, 5, NONE, NONE]
-    found = assign_to_clusters(*facts, examples, labels, ClusteringRules(smallest=3))
-    assert found.tolist() == [5, 5, 5, 2, 2, 2, 2, 5, NONE, NONE]
+    found = assign_to_clusters(*measured, examples, labels, ClusteringRules(clusters=2))
+    assert found.tolist() == [5, 5, 5, 2, 2, 2, 2, 5, NO_GROUP, NO_GROUP]
+    found = assign_to_clusters(*measured, examples, labels, ClusteringRules(smallest_cluster=3))
+    assert found.tolist() == [5, 5, 5, 2, 2, 2, 2, 5, NO_GROUP, NO_GROUP]
 
 
 def test_of_those_with_few_examples_half_the_agreement_will_do():
     similarity = np.array([[1.0, 1.0, 0.3], [1.0, 1.0, 0.3], [0.3, 0.3, 1.0]])
-    labels, rules = np.array([0, 0, NONE]), ClusteringRules(threshold=0.4, few_examples=20)
+    labels, rules = np.array([0, 0, NO_GROUP]), ClusteringRules(agreement=0.4, few_examples=20)
     assert assign_to_clusters(similarity, np.ones(3), [50, 50, 19], labels, rules)[2] == 0
     assert assign_to_clusters(similarity, np.ones(3), [50, 50, 20], labels, rules)[2] == 1
 
@@ -357,7 +366,7 @@ def test_of_those_with_few_examples_half_the_agreement_will_do():
 def test_unseen_clients_have_no_say_for_each_other():
     similarity = np.array([[1, 1, 0.5, 0.3], [1, 1, 0.5, 0.3], [0.5, 0.5, 1, 0.9]])
     similarity = np.vstack([similarity, [0.3, 0.3, 0.9, 1]])
-    labels = np.array([0, 0, NONE, NONE])
+    labels = np.array([0, 0, NO_GROUP, NO_GROUP])
     for order in ([0, 1, 2, 3], [0, 1, 3, 2]):
         cosines = similarity[np.ix_(order, order)]
         found = assign_to_clusters(cosines, np.ones(4), [50] * 4, labels, ClusteringRules())
@@ -367,7 +376,7 @@ def test_unseen_clients_have_no_say_for_each_other():
 def test_those_with_few_examples_found_no_cluster_beside_one_that_they_may_be_of():
     cluster = np.array([0, 0, 0, 1, 1])
     similarity, ones = np.where(np.equal.outer(cluster, cluster), 1.0, 0.3), np.ones(5)
-    rules = ClusteringRules(threshold=0.4, few_examples=15)
+    rules = ClusteringRules(agreement=0.4, few_examples=15)
     assert find_clusters(similarity, ones, [50, 50, 50, 14, 14], rules).tolist() == [0] * 5
     assert find_clusters(similarity, ones, [50, 50, 50, 15, 15], rules).tolist() == cluster.tolist()
 
@@ -381,15 +390,15 @@ def test_founders_have_enough_examples_unless_hardly_anyone_has():
 
 
 def test_the_nearest_group_is_that_of_others():
-    similarity, ones = planted(np.array([0, 0, 1, 1])), np.ones(4)
+    similarity, ones = blocks_of(np.array([0, 0, 1, 1])), np.ones(4)
     assert nearest(similarity, ones, 0, np.array([0, 0, 1, 1]))[0] == 0
     assert nearest(similarity, ones, 0, np.array([1, 0, 1, 1]))[0] == 0
-    assert nearest(similarity, ones, 0, np.array([0, NONE, 1, 1]))[0] == 1
+    assert nearest(similarity, ones, 0, np.array([0, NO_GROUP, 1, 1]))[0] == 1
     cosines = np.array([[1.0, 0.5], [0.5, 1.0]])
-    assert nearest(cosines, np.array([1.0, 0.5]), 0, np.array([NONE, 3])) == (3, 1.0)
-    for labels in ([0, NONE], [NONE, NONE]):
+    assert nearest(cosines, np.array([1.0, 0.5]), 0, np.array([NO_GROUP, 3])) == (3, 1.0)
+    for labels in ([0, NO_GROUP], [NO_GROUP, NO_GROUP]):
         group, score = nearest(cosines, np.ones(2), 0, np.array(labels))
-        assert group == NONE
+        assert group == NO_GROUP
         assert math.isnan(score)
 
 
@@ -401,24 +410,26 @@ def test_even_a_group_that_a_client_disagrees_with_can_be_the_nearest():
 
 
 def test_groups_are_renumbered_by_their_first_members():
-    assert renumbered(np.array([7, NONE, 2, 7, 0, 2])).tolist() == [0, NONE, 1, 0, 2, 1]
-    assert renumbered(np.array([NONE, NONE])).tolist() == [NONE, NONE]
+    assert renumbered(np.array([7, NO_GROUP, 2, 7, 0, 2])).tolist() == [0, NO_GROUP, 1, 0, 2, 1]
+    assert renumbered(np.array([NO_GROUP, NO_GROUP])).tolist() == [NO_GROUP, NO_GROUP]
     assert renumbered(np.array([], dtype=np.int64)).tolist() == []
 
 
 @pytest.mark.parametrize(
-    ("options", "words"),
+    ("options", "argument"),
     [
-        ({"clusterer": "kmeans"}, "one of agglomerative, hdbscan, spectral, got 'kmeans'"),
-        ({"clusterer": "hdbscan", "clusters": 2}, "leave clusters at 0"),
-        ({"threshold": 0.0}, "threshold must be between 0 and 1, got 0.0"),
-        ({"threshold": 1.0}, "threshold must be between 0 and 1"),
-        ({"threshold": math.nan}, "threshold must be between 0 and 1"),
-        ({"clusters": -1}, "clusters must be at least 0, got -1"),
-        ({"few_examples": -1}, "few_examples must be at least 0"),
-        ({"smallest": 0}, "smallest must be at least 1, got 0"),
+        ({"clusterer": "kmeans"}, "clusterer"),
+        ({"clusterer": "hdbscan", "clusters": 2}, "clusters"),
+        ({"agreement": 0.0}, "agreement"),
+        ({"agreement": 1.0}, "agreement"),
+        ({"agreement": math.nan}, "agreement"),
+        ({"clusters": -1}, "clusters"),
+        ({"few_examples": -1}, "few_examples"),
+        ({"smallest_cluster": 0}, "smallest_cluster"),
     ],
 )
-def test_rules_out_of_range_are_refused(options, words):
-    with pytest.raises(ValueError, match=words):
+def test_rules_out_of_range_are_refused(options, argument):
+    with pytest.raises(ArgumentError) as raised:
         ClusteringRules(**options)
+    assert raised.value.argument == argument
+    assert raised.value.value is options[argument]

@@ -9,15 +9,14 @@ from safetensors.numpy import load, save
 from pfl_flower.grid import InProcessGrid
 from strategies import NO_GROUP, PartialAveraging, UpdateClusters
 from strategies.arrays import to_record
-from strategies.clustered.assignments import Placement
+from strategies.clustered.assignments import Assignment
 from strategies.clustered.community_detection import (
-    evidence,
+    assign_to_communities,
     find_communities,
-    join,
-    levels,
-    misplaced,
+    reassignments,
 )
-from strategies.clustered.similarity_clustering import cosine_similarities
+from strategies.clustered.community_evidence import evidence, levels
+from strategies.clustered.gradient_similarity import cosine_similarities
 from strategies.errors import ArgumentError
 from tests.helpers import decoded, error_reply, reply
 
@@ -139,9 +138,9 @@ def test_a_client_joins_what_it_agrees_with_or_founds_a_new_community():
     labels[0] = NO_GROUP
     similarity = cosines(TRUE)
     least = sum(levels(similarity, TRUE)) / 2
-    found = join(similarity, labels, least, 7)
+    found = assign_to_communities(similarity, labels, least, 7)
     assert found.tolist() == np.where(TRUE == 3, 7, TRUE).tolist()
-    assert join(similarity, labels, least, None).tolist()[-4:] == [NO_GROUP] * 4
+    assert assign_to_communities(similarity, labels, least, None).tolist()[-4:] == [NO_GROUP] * 4
 
 
 def test_only_the_misplaced_move_and_no_community_ends():
@@ -150,12 +149,12 @@ def test_only_the_misplaced_move_and_no_community_ends():
     recent[2, 3:5] = 0.3  # pulled to community 1
     recent[3, :3] = 0.05  # hardly
     recent[5, :3] = recent[6, :3] = 0.9  # the one is alone, the other nowhere
-    found = misplaced(recent, labels, range(7), 0.1)
+    found = reassignments(recent, labels, range(7), 0.1)
     assert found == {2: (1, pytest.approx(0.3))}
-    assert misplaced(recent, labels, [0, 1, 3], 0.1) == {}
+    assert reassignments(recent, labels, [0, 1, 3], 0.1) == {}
     both = np.zeros((7, 7))
     both[3:5, :3] = 0.5
-    assert misplaced(both, labels, range(7), 0.1) == {3: (0, pytest.approx(0.5))}
+    assert reassignments(both, labels, range(7), 0.1) == {3: (0, pytest.approx(0.5))}
 
 
 # ---------------------------------------------------------------------- the strategy
@@ -251,12 +250,12 @@ def test_that_nothing_is_found_is_told_once(caplog):
 def test_late_clients_without_strong_evidence_found_no_community():
     labels = np.where(TRUE == 3, NO_GROUP, TRUE)
     similarity = cosines(TRUE)
-    assert join(similarity, labels, 0.0, 7).tolist().count(NO_GROUP) == 0
+    assert assign_to_communities(similarity, labels, 0.0, 7).tolist().count(NO_GROUP) == 0
     alone = cosines(np.array([0] * 4 + [1] * 4 + [2, 3, 4, 5]), seed=SEED)  # four that all differ
     few = np.array([0] * 4 + [1] * 4 + [NO_GROUP] * 4)
     off = alone[8:, 8:][np.triu_indices(4, k=1)]
     assert off.max() > -0.05  # some agree as much as is asked for here
-    assert join(alone, few, float(off.max()) - 1e-9, 7).tolist().count(7) == 0
+    assert assign_to_communities(alone, few, float(off.max()) - 1e-9, 7).tolist().count(7) == 0
 
 
 def test_the_order_of_replies_does_not_matter():
@@ -326,7 +325,7 @@ def test_unseen_clients_are_evaluated_with_the_mean_and_leave_no_trace():
     world.play(strategy, range(1, 6), only=range(14))
     for client in (14, 15):
         strategy.groups.pop(client)
-    placed: list[Placement] = list(strategy.placements)
+    placed: list[Assignment] = list(strategy.placements)
     strategy.evaluate_nodes(world.grid, 6, world.arrays, ConfigRecord(), [114, 115], 1.0)
     assert strategy.placements == placed
     assert not {14, 15} & strategy.groups.keys()

@@ -342,11 +342,11 @@ def test_a_node_that_lies_ends_nothing():
 
 
 class Lying(InProcessGrid):
-    """A grid on which client 2 tells a negative number of examples."""
+    """A grid on which client 2 reports a negative number of examples."""
 
-    def _process(self, message):
-        answer = super()._process(message)
+    def answer(self, message):
+        reply = super().answer(message)
         if message.metadata.message_type == "train" and message.metadata.dst_node_id == 102:
-            arrays = decoded(answer.content["arrays"])
-            answer.content["arrays"] = to_record(arrays | {"noise": np.array([1.0, -5.0])})
-        return answer
+            arrays = decoded(reply.content["arrays"])
+            reply.content["arrays"] = to_record(arrays | {"noise": np.array([1.0, -5.0])})
+        return reply

@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from strategies.errors import ArgumentError
 from strategies.hierarchical.mixed_effects import (
     Prior,
     half_width,
@@ -321,8 +322,9 @@ def test_data_without_noise_end_at_the_floor():
 
 
 def test_no_examples_are_refused():
-    with pytest.raises(ValueError, match="without examples"):
+    with pytest.raises(ArgumentError) as raised:
         fit(stack([moments(np.zeros((0, 2)), np.zeros(0))]))
+    assert (raised.value.argument, raised.value.value) == ("many.examples", [0.0])
 
 
 def test_moments_of_all_are_the_sums():

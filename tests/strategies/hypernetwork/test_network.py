@@ -1,4 +1,4 @@
-"""The network that writes networks, and the gradient that trains it."""
+"""The hypernetwork, and the gradient that trains it."""
 
 import numpy as np
 import pytest
@@ -9,10 +9,12 @@ from safetensors import safe_open
 from safetensors.torch import save
 from torch import nn
 
-from strategies.hypernetwork import metadata_encoder as metadata
-from strategies.hypernetwork import network as hypernetwork
+from strategies.errors import ArgumentError
+from strategies.hypernetwork import metadata_encoder, updates
+from strategies.hypernetwork import network as network_module
 from strategies.hypernetwork.metadata_encoder import Columns
-from strategies.hypernetwork.network import Hypernetwork, bounded, pull_back
+from strategies.hypernetwork.network import Hypernetwork
+from strategies.hypernetwork.updates import clip_updates, vector_jacobian_product
 from tests.helpers import run_alone
 
 EMBEDDING, HIDDEN, CLIENTS = 5, 7, 4
@@ -32,10 +34,10 @@ def linear(seed=0):
     return {name: values.astype(np.float32) for name, values in arrays.items()}
 
 
-def network_of(told=REPORTED, start=None, **options):
+def network_of(metadata=REPORTED, start=None, **options):
     """A network whose last layer is far from zero."""
     sizes = {"embedding_size": EMBEDDING, "hidden_size": HIDDEN, **options}
-    network = Hypernetwork(start or linear(), Columns.of(told), **sizes)
+    network = Hypernetwork(start or linear(), Columns.of(metadata), **sizes)
     nn.init.normal_(network.last.weight, generator=torch.Generator().manual_seed(1))
     return network
 
@@ -45,9 +47,9 @@ def exact(monkeypatch):
     """A network in double precision, and free parts for its clients."""
 
     def encode_all(*arguments):
-        return metadata.encode_all(*arguments).astype(np.float64)
+        return metadata_encoder.encode_all(*arguments).astype(np.float64)
 
-    monkeypatch.setattr(hypernetwork, "encode_all", encode_all)
+    monkeypatch.setattr(network_module, "encode_all", encode_all)
     return network_of().double(), free_parts()
 
 
@@ -79,11 +81,11 @@ def after_training(row, client, rate, steps=1):
     return own.detach()
 
 
-def pulled(network, free, moved, weights=WEIGHTS, told=REPORTED):
-    """The gradients that ``pull_back`` adds, by name; of the free parts as ``free``."""
+def gradients_of(network, free, moved, weights=WEIGHTS, metadata=REPORTED):
+    """The gradients that ``vector_jacobian_product`` adds, by name, and ``free``."""
     network.zero_grad(set_to_none=True)
     free.grad = None
-    pull_back(network, told, free, moved, weights)
+    vector_jacobian_product(network, metadata, free, moved, weights)
     found = {name: p.grad.clone() for name, p in network.named_parameters()}
     return found | {"free": free.grad.clone()}
 
@@ -120,7 +122,7 @@ def test_after_one_step_it_is_the_rate_times_the_gradient_of_the_mean_loss(exact
         free,
         lambda found: rate * sum(WEIGHTS[c] * loss_of(row, c) for c, row in enumerate(found)),
     )
-    assert_close(pulled(network, free, (rows - trained).numpy()), expected)
+    assert_close(gradients_of(network, free, (rows - trained).numpy()), expected)
 
 
 def test_after_many_steps_it_is_the_gradient_of_half_the_squared_distance(exact):
@@ -131,14 +133,14 @@ def test_after_many_steps_it_is_the_gradient_of_half_the_squared_distance(exact)
     expected = gradient(
         network, free, lambda found: (weights @ (found - trained).square().sum(dim=1)) / 2
     )
-    assert_close(pulled(network, free, (rows - trained).numpy()), expected)
+    assert_close(gradients_of(network, free, (rows - trained).numpy()), expected)
 
 
 def test_it_is_what_finite_differences_say(exact):
     network, free = exact
     rows = rows_of(network, free)
     moved = torch.randn(rows.shape, generator=torch.Generator().manual_seed(4), dtype=rows.dtype)
-    found = pulled(network, free, moved.numpy())
+    found = gradients_of(network, free, moved.numpy())
     weights, trained = torch.tensor(WEIGHTS, dtype=torch.float64), rows - moved
 
     def distance():
@@ -167,12 +169,12 @@ def test_it_is_what_finite_differences_say(exact):
 )
 def test_in_single_precision_and_without_metadata_too(weights, with_metadata, seed):
     count = len(weights)
-    told = REPORTED[:count] if with_metadata else [{}] * count
+    metadata = REPORTED[:count] if with_metadata else [{}] * count
     network = network_of(REPORTED if with_metadata else [])
     free = free_parts(count, torch.float32)
     moved = np.random.default_rng(seed).normal(size=(count, 8)).astype(np.float32)
-    found = pulled(network, free, moved, weights, told)
-    rows = network(network.embed(told, free))
+    found = gradients_of(network, free, moved, weights, metadata)
+    rows = network(network.embed(metadata, free))
     trained = rows.detach() - torch.from_numpy(moved)
     value = (torch.tensor(weights) @ (rows - trained).square().sum(dim=1)) / 2
     tensors = {**dict(network.named_parameters()), "free": free}
@@ -185,11 +187,11 @@ def test_in_single_precision_and_without_metadata_too(weights, with_metadata, se
 def test_clients_a_few_at_a_time_give_the_same_gradient(exact, monkeypatch, at_once):
     network, free = exact
     moved = np.random.default_rng(3).normal(size=(CLIENTS, 8))
-    whole = pulled(network, free, moved)
+    whole = gradients_of(network, free, moved)
     sizes = []
     network.register_forward_hook(lambda module, inputs, rows: sizes.append(len(rows)))
-    monkeypatch.setattr(hypernetwork, "VALUES_AT_ONCE", at_once)
-    assert_close(pulled(network, free, moved), whole)
+    monkeypatch.setattr(updates, "VALUES_AT_ONCE", at_once)
+    assert_close(gradients_of(network, free, moved), whole)
     assert max(sizes) == min(CLIENTS, max(1, at_once // 8))
     assert sum(sizes) == CLIENTS
 
@@ -197,8 +199,8 @@ def test_clients_a_few_at_a_time_give_the_same_gradient(exact, monkeypatch, at_o
 def test_it_adds_to_what_is_there(exact):
     network, free = exact
     moved = np.random.default_rng(3).normal(size=(CLIENTS, 8))
-    once = pulled(network, free, moved)
-    pull_back(network, REPORTED, free, moved, WEIGHTS)
+    once = gradients_of(network, free, moved)
+    vector_jacobian_product(network, REPORTED, free, moved, WEIGHTS)
     torch.testing.assert_close(network.last.bias.grad, 2 * once["last.bias"])
     torch.testing.assert_close(free.grad, 2 * once["free"])
 
@@ -250,9 +252,9 @@ def network_written(network):
     return [values.numpy().tobytes() for values in network.generate(REPORTED[0]).values()]
 
 
-def test_what_a_client_tells_decides_what_is_written():
+def test_metadata_decide_what_is_generated():
     network = network_of()
-    one, other = (network.generate(told)["weight"] for told in REPORTED[:2])
+    one, other = (network.generate(metadata)["weight"] for metadata in REPORTED[:2])
     assert not torch.equal(one, other)
     assert torch.equal(one, network.generate(dict(REPORTED[0]))["weight"])
     free = torch.ones(EMBEDDING)
@@ -260,19 +262,19 @@ def test_what_a_client_tells_decides_what_is_written():
 
 
 def test_flags_never_set_in_training_mean_nothing():
-    told = [{"a": 1.0, "b": 3.0, "c": "x"}, {"a": 5.0, "b": 4.0, "c": "y"}]
-    network = network_of(told)
+    metadata = [{"a": 1.0, "b": 3.0, "c": "x"}, {"a": 5.0, "b": 4.0, "c": "y"}]
+    network = network_of(metadata)
     optimizer = torch.optim.Adam(network.parameters(), lr=0.1)
     free = torch.zeros(2, EMBEDDING)
     for seed in range(5):
         optimizer.zero_grad()
         moved = np.random.default_rng(seed).normal(size=(2, 8)).astype(np.float32)
-        pull_back(network, told, free, moved, [0.5, 0.5])
+        vector_jacobian_product(network, metadata, free, moved, [0.5, 0.5])
         optimizer.step()
     silent, average = network.generate({}), network.generate({"a": 3.0, "b": 3.5})
     for name, values in silent.items():
         torch.testing.assert_close(values, average[name], rtol=0, atol=0)
-    assert not torch.equal(silent["weight"], network.generate(told[0])["weight"])
+    assert not torch.equal(silent["weight"], network.generate(metadata[0])["weight"])
 
 
 def test_an_unseen_client_is_at_zero_beside_metadata_and_at_the_centre_without():
@@ -286,17 +288,18 @@ def test_an_unseen_client_is_at_zero_beside_metadata_and_at_the_centre_without()
 
 
 @pytest.mark.parametrize(
-    ("start", "options", "words"),
+    ("start", "options", "argument", "value"),
     [
-        ({}, {}, "no parameter to generate"),
-        ({"n": np.zeros(3, np.int64)}, {}, r"floating-point numbers can be generated, not \['n'\]"),
-        (None, {"embedding_size": 0}, "sizes must be at least 1, got 0 and 64"),
-        (None, {"hidden_size": -1}, "sizes must be at least 1, got 64 and -1"),
+        ({}, {}, "start", {}),
+        ({"n": np.zeros(3, np.int64)}, {}, "start", {"n": "int64"}),
+        (None, {"embedding_size": 0}, "embedding_size", 0),
+        (None, {"hidden_size": -1}, "hidden_size", -1),
     ],
 )
-def test_what_cannot_be_generated_is_refused(start, options, words):
-    with pytest.raises(ValueError, match=words):
+def test_what_cannot_be_generated_is_refused(start, options, argument, value):
+    with pytest.raises(ArgumentError) as raised:
         Hypernetwork(linear() if start is None else start, Columns.of(REPORTED), **options)
+    assert (raised.value.argument, raised.value.value) == (argument, value)
 
 
 # ---------------------------------------------------------------------- fitting an unseen client
@@ -314,9 +317,9 @@ def own_loss(network, free):
     return float(loss_of(row.double(), 0))
 
 
-@pytest.mark.parametrize("told", [REPORTED, []])
-def test_fitting_moves_the_free_part_alone_and_lowers_the_loss(told):
-    network = network_of(told, embedding_size=16, hidden_size=32)
+@pytest.mark.parametrize("metadata", [REPORTED, []])
+def test_fitting_moves_the_free_part_alone_and_lowers_the_loss(metadata):
+    network = network_of(metadata, embedding_size=16, hidden_size=32)
     network.centre.fill_(1.0)
     before = {name: values.clone() for name, values in network.state_dict().items()}
     start = network.unseen_client().clone()
@@ -349,9 +352,9 @@ def test_the_first_step_of_fitting_goes_down_the_gradient():
 # ---------------------------------------------------------------------- files
 
 
-@pytest.mark.parametrize("told", [REPORTED, []])
-def test_a_network_comes_back_from_its_file_bit_for_bit(tmp_path, told):
-    network = network_of(told)
+@pytest.mark.parametrize("metadata", [REPORTED, []])
+def test_a_network_comes_back_from_its_file_bit_for_bit(tmp_path, metadata):
+    network = network_of(metadata)
     network.centre.copy_(torch.arange(EMBEDDING))
     path = tmp_path / "hypernetwork.safetensors"
     path.write_bytes(network.to_bytes())
@@ -397,12 +400,13 @@ def without(network, name):
 def test_a_damaged_or_foreign_file_is_a_value_error(tmp_path, content):
     path = tmp_path / "other.safetensors"
     path.write_bytes(content(network_of()))
-    with pytest.raises(ValueError, match="other.safetensors is no file of a hypernetwork"):
+    with pytest.raises(ArgumentError) as raised:
         Hypernetwork.load(path)
+    assert (raised.value.argument, raised.value.value) == ("path", str(path))
 
 
 def test_a_file_that_is_not_there_is_an_os_error(tmp_path):
-    with pytest.raises(OSError, match="nothing"):
+    with pytest.raises(FileNotFoundError, match="nothing"):
         Hypernetwork.load(tmp_path / "nothing")
 
 
@@ -417,10 +421,10 @@ def test_what_makes_a_network_is_text_in_its_file(tmp_path):
 
 
 def sizes_after(*sizes, scale=1.0):
-    """What is left of changes of some clients, whose every value changed by so much."""
+    """What clipping leaves of the updates of clients, whose every value changed by so much."""
     moved = np.array(sizes, np.float32)[:, None] * np.ones((1, 4), np.float32)
-    left, believed = bounded(moved, np.full(4, scale, np.float32))
-    return [value if honest else None for value, honest in zip(left[:, 0], believed, strict=True)]
+    left, accepted = clip_updates(moved, np.full(4, scale, np.float32))
+    return [value if honest else None for value, honest in zip(left[:, 0], accepted, strict=True)]
 
 
 def test_a_change_counts_for_at_most_ten_times_the_median():
@@ -455,8 +459,9 @@ def test_torch_is_not_imported_before_it_is_needed():
 def test_a_misspelt_name_is_refused():
     columns = Columns.of([{"region": "north"}, {"region": "south"}])
     network = Hypernetwork({"w": np.ones((2, 2), np.float32)}, columns)
-    with pytest.raises(ValueError, match=r"unknown metadata \['regoin'\]; known are \['region'\]"):
+    with pytest.raises(ArgumentError, match=r"\['region'\]") as raised:
         network.generate({"regoin": "north"})
+    assert (raised.value.argument, raised.value.value) == ("metadata", ["regoin"])
 
 
 def test_every_place_of_an_embedding_can_learn():

@@ -13,9 +13,10 @@ from flwr.clientapp import ClientApp
 
 from clients import assign_scopes, client_app
 from pfl_flower.grid import InProcessGrid
-from strategies import PFedHN, hypernetwork
+from strategies import PFedHN
 from strategies.arrays import to_record
 from strategies.hypernetwork.metadata_encoder import Columns, encode_all
+from tests.grids import RecordingGrid, ShuffledGrid
 from tests.helpers import TinyNet, decoded, reply, tiny_client
 
 START = {
@@ -264,7 +265,7 @@ def test_clients_of_another_app_that_know_no_metadata_are_trained_all_the_same()
 def test_the_step_goes_along_the_gradient_at_the_weights_that_wrote_what_was_sent(
     monkeypatch, weighting, at_once
 ):
-    monkeypatch.setattr(hypernetwork, "VALUES_AT_ONCE", at_once)
+    monkeypatch.setattr("strategies.hypernetwork.network.VALUES_AT_ONCE", at_once)
     strategy = strategy_of(free_dropout=0.5, free_decay=0.01, weighting=weighting)
     grid = grid_of(6)
     play(strategy, grid, 4)
@@ -422,16 +423,9 @@ def test_the_order_of_replies_does_not_matter(use_metadata):
 
 
 def test_the_ids_of_nodes_do_not_matter():
-    class Renumbered(InProcessGrid):
-        """Node 900 - i is client i."""
-
-        def __init__(self, app, count):
-            super().__init__(app, count)
-            self.contexts = {1000 - node: c for node, c in self.contexts.items()}
-
     one, other = (strategy_of(fraction_train=0.6) for _ in range(2))
     play(one, grid_of(5), 4)
-    play(other, Renumbered(app_of(), 5), 4)
+    play(other, ShuffledGrid(app_of(), 5), 4)
     assert bits(one) == bits(other)
 
 
@@ -569,21 +563,10 @@ def test_an_unseen_client_is_sent_a_model_from_its_metadata_and_leaves_no_trace(
     strategy = strategy_of()
     record = play(strategy, grid_of(4), 5)
     before, state = dict(strategy.metadata), bits(strategy)
-    seen = []
-
-    class Recording(InProcessGrid):
-        def _process(self, message):
-            seen.append(message)
-            return super()._process(message)
-
-    everybody = Recording(app_of(), 6)
+    everybody = RecordingGrid(app_of(), 6)
     reports = strategy.evaluate_nodes(everybody, 5, record, ConfigRecord(), [105, 104], 10.0)
     assert [report.client for report in reports] == [4, 5]
-    got = {
-        m.metadata.dst_node_id - 100: decoded(m.content["arrays"])
-        for m in seen
-        if m.metadata.message_type == "evaluate"
-    }
+    got = {e.client: decoded(e.message.content["arrays"]) for e in everybody.of_type("evaluate")}
     assert got.keys() == {4, 5}
     for client, arrays in got.items():
         for name, values in strategy.network.generate(REPORTED[client]).items():

@@ -283,7 +283,7 @@ def test_counts_of_classes_must_fit():
     replies = [told(0, own, coefficients=wrong), told(1, own)]
     found = solved(strategy, replies, sent)
     np.testing.assert_array_equal(found, coefficients(own)[0])
-    assert "its classes have" in next(r.dropped for r in strategy.reports if r.client == 0)
+    assert "cross is [" in next(r.dropped for r in strategy.reports if r.client == 0)
 
 
 def test_errors_beyond_what_there_is_are_clipped_with_a_warning(caplog):

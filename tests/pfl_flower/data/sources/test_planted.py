@@ -8,10 +8,6 @@ from pfl_flower.data.sources.diabetes_sites import SMALLEST, diabetes_sites
 from pfl_flower.data.sources.planted import TEST, TRAINING, input_covariance, planted, planted_truth
 
 
-def truth_of(seed, clients):
-    return planted_truth(seed, clients)
-
-
 def request(clients, seed=100):
     return SourceRequest(None, False, seed, clients)
 

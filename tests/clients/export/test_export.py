@@ -1,27 +1,25 @@
-"""A client's whole model, taken off its device, says what the client's own model says."""
+"""An exported model predicts what the client's model predicts on its device."""
 
 import csv
 import io
 import json
+import math
 import os
-import re
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
+from clients import __main__ as commands
 from clients.__main__ import main
 from clients.export.example_files import ExampleFileError, read_examples
-from clients.export.exported_model import (
-    NETWORK,
-    TRUSTED,
-    ExportError,
-    network_of,
-    table,
-    take_out,
-)
+from clients.export.export import export_model
+from clients.export.model_card import MEASUREMENTS, NETWORK, TRUSTED, ExportError
+from clients.export.predict import build_network, table
+from clients.state import personal_state
 from clients.state.model_file import PersonalizedModel, model_files, read_model, write_model
+from clients.state.state_file import CorruptStateError, ForeignStateError, PersonalStateError
 from pfl_flower.client.model_card import rebuild
 from pfl_flower.data import federation
 from pfl_flower.engines import simulate
@@ -110,7 +108,7 @@ def test_a_calibration_is_part_of_the_model(tmp_path):
     found = run(tmp_path, **config)
     data = federation(found.config.data, 3).client(1, found.config.schema)
     model = read_model(exported(tmp_path))
-    outputs = network_of(model)(data.test[0])
+    outputs = build_network(model)(data.test[0])
     right = (outputs.argmax(dim=1) == data.test[1]).double().mean()
     assert float(right) == pytest.approx(found.by_client()[1], abs=1e-9)
 
@@ -145,21 +143,21 @@ def stored(tmp_path, **about):
     return path, model
 
 
-def test_code_is_believed_from_who_runs_it_only(tmp_path, capsys):
-    path, model = stored(
-        tmp_path, **{NETWORK: "tests.clients.export.test_exported_model:build_own"}
-    )
+def test_code_is_trusted_from_the_user_only(tmp_path, capsys):
+    path, model = stored(tmp_path, **{NETWORK: "tests.clients.export.test_export:build_own"})
     np.save(tmp_path / "x.npy", np.ones((2, 3), np.float32))
     words = ["predict", "--model", str(path), "--inputs", str(tmp_path / "x.npy")]
     assert main(words) == 2
-    assert "a file is not believed about code" in capsys.readouterr().err
-    assert main([*words, "--network", "tests.clients.export.test_exported_model:build_own"]) == 0
+    assert "--network tests.clients.export.test_export:build_own" in capsys.readouterr().err
+    assert main([*words, "--network", "tests.clients.export.test_export:build_own"]) == 0
     assert capsys.readouterr().out.startswith("prediction,probability-well,probability-ill\n")
-    network = network_of(model, "tests.clients.export.test_exported_model:build_own")
+    network = build_network(model, "tests.clients.export.test_export:build_own")
     assert torch.equal(network.layer.weight, model.entries["layer.weight"])
     assert not network.training
-    with pytest.raises(ExportError, match="names no function"):
-        network_of(model, "tests.clients.export.test_exported_model:missing")
+    for missing in ("tests.clients.export.test_export:missing", "no_such_module:f", "no colon"):
+        with pytest.raises(ExportError) as raised:
+            build_network(model, missing)
+        assert (raised.value.key, raised.value.value) == (NETWORK, missing)
 
 
 def called(**_):
@@ -171,8 +169,8 @@ def called(**_):
     [
         ("pfl_flower.models:build_model", {}),
         ("pfl_flower.client.model_card:build_model", {}),
-        ("tests.clients.export.test_exported_model:called", {}),
-        (TRUSTED, {"model": "tests.clients.export.test_exported_model:called"}),
+        ("tests.clients.export.test_export:called", {}),
+        (TRUSTED, {"model": "tests.clients.export.test_export:called"}),
     ],
 )
 def test_a_file_has_no_code_run(tmp_path, capsys, network, arguments):
@@ -181,10 +179,14 @@ def test_a_file_has_no_code_run(tmp_path, capsys, network, arguments):
     np.save(tmp_path / "x.npy", np.ones((2, 3), np.float32))
     assert main(["predict", "--model", str(path), "--inputs", str(tmp_path / "x.npy")]) == 2
     words = capsys.readouterr().err
-    assert "not believed about code" in words or "is no model of this app" in words
+    assert f"--network {network}" in words or "network-arguments" in words
+    model = read_model(path)
+    with pytest.raises(ExportError) as raised:
+        build_network(model)
+    assert raised.value.key == ("network-arguments" if network == TRUSTED else NETWORK)
 
 
-def test_the_function_that_is_believed_is_there():
+def test_the_trusted_function_exists():
     assert f"{rebuild.__module__}:{rebuild.__name__}" == TRUSTED
 
 
@@ -200,35 +202,48 @@ def npz(**values):
     return stream.getvalue()
 
 
+UNREADABLE = {"value": None, "expected": None}
+
+
 @pytest.mark.parametrize(
-    ("name", "content", "words"),
+    ("name", "content", "found"),
     [
-        ("x.npy", npy(np.ones((2, 4))), r"have shape \(4,\); the model takes \(3,\)"),
-        ("x.npy", npy(np.full((2, 3), np.nan)), "lacks values"),
-        ("x.npy", npy(np.full((2, 3), 1e300)), "lacks values"),
-        ("x.npy", npy(np.array([["a", "b", "c"]])), "holds <U1; examples are made of numbers"),
-        ("x.npy", npy(np.array([[{}] * 3])), "cannot be read"),
-        ("x.npy", b"", "cannot be read"),
-        ("x.npz", b"PK\3\4 no archive", "cannot be read"),
-        ("x.npy", npz(y=np.ones((2, 3))), "cannot be read: .*x is not a file"),
-        ("x.npz", None, "cannot be read"),
-        ("x.csv", b"1,2,3\n4,5,6\n", "its first line must name the columns"),
-        ("x.csv", b"a,b,c\n1,,3\n", "lacks values"),
-        ("x.csv", b"a,b,c\n1,nan,3\n", "lacks values"),
-        ("x.csv", b"a,b,c\n1,well,3\n", "cannot be read"),
-        ("x.csv", b"a,b\n1,2\n", r"have shape \(2,\)"),
-        ("x.csv", b"a,b,c\n1,2,3\n1,2\n", "cannot be read"),
-        ("x.csv", b"\xff\xfe\n", "cannot be read"),
+        ("x.npy", npy(np.ones((2, 4))), {"value": (4,), "expected": (3,)}),
+        ("x.npy", npy(np.full((2, 3), np.nan)), {"row": 1, "value": math.nan}),
+        ("x.npy", npy(np.full((2, 3), 1e300)), {"row": 1, "value": math.inf}),
+        ("x.npy", npy(np.array([["a", "b", "c"]])), {"value": "<U1", "expected": "numbers"}),
+        ("x.npy", npy(np.array([[{}] * 3])), UNREADABLE),
+        ("x.npy", b"", UNREADABLE),
+        ("x.npz", b"PK\3\4 no archive", UNREADABLE),
+        ("x.npy", npz(y=np.ones((2, 3))), UNREADABLE),
+        ("x.npz", None, UNREADABLE),
+        ("x.csv", b"1,2,3\n4,5,6\n", {"row": 0, "value": ["1", "2", "3"]}),
+        ("x.csv", b"a,b,c\n1,,3\n", {"row": 1, "value": math.nan}),
+        ("x.csv", b"a,b,c\n1,2,3\n1,nan,3\n", {"row": 2, "value": math.nan}),
+        ("x.csv", b"a,b,c\n1,well,3\n", {"row": 1, "columns": ("b",), "value": "well"}),
+        ("x.csv", b"a,b\n1,2\n", {"value": (2,), "expected": (3,)}),
+        ("x.csv", b"a,b,c\n1,2,3\n1,2\n", {"row": 2, "value": 2, "expected": 3}),
+        ("x.csv", b"\xff\xfe\n", UNREADABLE),
     ],
 )
-def test_inputs_that_do_not_fit(tmp_path, capsys, name, content, words):
+def test_inputs_that_do_not_fit(tmp_path, capsys, name, content, found):
     path, _ = stored(tmp_path, **{NETWORK: "x:y"})
     if content is not None:
         (tmp_path / name).write_bytes(content)
-    network = ["--network", "tests.clients.export.test_exported_model:build_own"]
+    with pytest.raises(ExampleFileError) as raised:
+        read_examples(tmp_path / name, (3,))
+    assert raised.value.path == tmp_path / name
+    assert attributes(raised.value, found) == repr(found)  # NaN is not equal to itself
+    assert (raised.value.__cause__ is not None) == (found is UNREADABLE)
+    network = ["--network", "tests.clients.export.test_export:build_own"]
     inputs = ["--inputs", str(tmp_path / name)]
     assert main(["predict", "--model", str(path), *inputs, *network]) == 2
-    assert re.search(words, capsys.readouterr().err)
+    assert str(tmp_path / name) in capsys.readouterr().err
+
+
+def attributes(error, names):
+    """The attributes of an error with these names, in words."""
+    return repr({name: getattr(error, name) for name in names})
 
 
 @pytest.mark.parametrize(
@@ -268,25 +283,28 @@ def test_columns_are_known_by_their_names(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("content", "words"),
+    ("content", "found"),
     [
-        ("age,height\n1,2\n", "lacks the columns ['weight']; the model takes ['age', 'weight']"),
-        ("36,61\n41,70\n", "first line must name the columns"),
-        ("age,weight\n1,heavy\n", "row 1 has 'heavy' in column 'weight', which is no number"),
-        ("age,weight\n1,2\n3\n", "row 2 has 1 values for 2 columns"),
-        ("age,weight\n1,\n", "lacks values"),
-        ("age,age,weight\n1,2,3\n", "it has the columns ['age'] more than once"),
-        (" age,age ,weight\n1,2,3\n", "lacks the columns ['age']"),
-        ("age,weight,,\n1,2,3,4\n", "it has the columns [''] more than once"),
-        ("ward,weight,ward,age\n1,2,3,4\n", "it has the columns ['ward'] more than once"),
-        ('age,weight\n1,"' + "2" * 200_000 + '"\n', "field larger than field limit"),
+        ("age,height\n1,2\n", {"columns": ("weight",), "expected": ["age", "weight"]}),
+        ("36,61\n41,70\n", {"row": 0, "value": ["36", "61"]}),
+        ("age,weight\n1,heavy\n", {"row": 1, "columns": ("weight",), "value": "heavy"}),
+        ("age,weight\n1,2\n3\n", {"row": 2, "value": 1, "expected": 2}),
+        ("age,weight\n1,\n", {"row": 1, "value": math.nan}),
+        ("age,age,weight\n1,2,3\n", {"columns": ("age",), "expected": None}),
+        (" age,age ,weight\n1,2,3\n", {"columns": ("age",), "expected": ["age", "weight"]}),
+        ("age,weight,,\n1,2,3,4\n", {"columns": ("",), "expected": None}),
+        ("ward,weight,ward,age\n1,2,3,4\n", {"columns": ("ward",), "expected": None}),
+        ('age,weight\n1,"' + "2" * 200_000 + '"\n', UNREADABLE),
     ],
 )
-def test_tables_that_a_model_cannot_take(tmp_path, content, words):
+def test_tables_that_a_model_cannot_take(tmp_path, content, found):
     path = tmp_path / "x.csv"
     path.write_text(content)
-    with pytest.raises(ExampleFileError, match=re.escape(words)):
+    with pytest.raises(ExampleFileError) as raised:
         read_examples(path, (2,), ("age", "weight"))
+    assert raised.value.path == path
+    assert attributes(raised.value, found) == repr(found)  # NaN is not equal to itself
+    assert (raised.value.__cause__ is not None) == (found is UNREADABLE)
 
 
 @pytest.mark.parametrize(
@@ -309,16 +327,19 @@ def test_columns_may_be_called_what_a_table_may_call_them(tmp_path, names, colum
 def test_a_column_does_not_stand_for_two(tmp_path):
     path = tmp_path / "x.csv"
     path.write_text("age,weight\n1,2\n")
-    with pytest.raises(ExampleFileError, match="would stand for two of"):
+    with pytest.raises(ExampleFileError) as raised:
         read_examples(path, (2,), ("age", "age "))
+    assert (raised.value.columns, raised.value.expected) == (("age",), ["age", "age "])
 
 
 @pytest.mark.parametrize("columns", [(), ("age",)])
 def test_a_blank_line_of_one_column_is_a_missing_value(tmp_path, columns):
     path = tmp_path / "x.csv"
     path.write_text("age\n1\n\n3\n")
-    with pytest.raises(ExampleFileError, match="lacks values"):
+    with pytest.raises(ExampleFileError) as raised:
         read_examples(path, (1,), columns)
+    assert raised.value.row == 2
+    assert math.isnan(raised.value.value)
     path.write_text("age\n1\n3\n\n\n")
     np.testing.assert_array_equal(read_examples(path, (1,), columns).inputs, [[1], [3]])
 
@@ -330,8 +351,9 @@ def test_columns_without_names_that_matter_are_taken_by_their_places(tmp_path):
         np.testing.assert_array_equal(read_examples(path, (3,)).inputs, [[1, 2, 3]])
     for example in ("1,,3", "1,2,x", "nan,2,3", "a,2,3"):  # the first line may be an example
         path.write_text(f"{example}\n1,2,3\n")
-        with pytest.raises(ExampleFileError, match="its first line must name the columns"):
+        with pytest.raises(ExampleFileError) as raised:
             read_examples(path, (3,))
+        assert raised.value.row == 0
 
 
 def test_columns_of_a_spreadsheet_that_are_empty_are_none(tmp_path):
@@ -344,28 +366,34 @@ def test_columns_of_a_spreadsheet_that_are_empty_are_none(tmp_path):
     assert read_examples(path, (2,), ("age", "weight")).others == [{"": "Ada"}]
 
 
-OWN = ["--network", "tests.clients.export.test_exported_model:build_own"]
+OWN = ["--network", "tests.clients.export.test_export:build_own"]
 
 
 @pytest.mark.parametrize(
-    ("about", "words"),
+    "about",
     [
-        ({"shape": "?"}, "does not say the shape of its model"),
-        ({"outputs": "?"}, "does not say the outputs of its model"),
-        ({"labels": "?"}, "does not say the labels of its model"),
-        ({"labels": '["well"]'}, "names 1 classes; its network has 2 outputs"),
-        ({"scales": "?"}, "does not say the scales of its model"),
-        ({"shape": "5"}, "does not say the shape of its model"),
-        ({"columns": "5"}, "does not say the columns of its model"),
-        ({"labels": "2"}, "does not say the labels of its model"),
+        {"shape": "?"},
+        {"outputs": "?"},
+        {"labels": "?"},
+        {"labels": '["well"]'},
+        {"scales": "?"},
+        {"shape": "5"},
+        {"columns": "5"},
+        {"labels": "2"},
     ],
 )
-def test_a_file_that_says_too_little_is_told_what(tmp_path, capsys, about, words):
+def test_a_model_card_that_says_too_little_is_an_error(tmp_path, capsys, monkeypatch, about):
     path, _ = stored(tmp_path, **about)
     np.save(tmp_path / "x.npy", np.ones((2, 3), np.float32))
     use = ["predict", "--model", str(path), "--inputs", str(tmp_path / "x.npy"), *OWN]
     assert main(use) == 2
-    assert words in capsys.readouterr().err
+    ((key, value),) = about.items()
+    assert key in capsys.readouterr().err
+    monkeypatch.setattr(commands, "ExportError", KeyError)  # so that it is not caught
+    with pytest.raises(ExportError) as raised:
+        main(use)
+    found = raised.value.value
+    assert (raised.value.key, json.dumps(found) if found == ["well"] else found) == (key, value)
 
 
 def test_predictions_replace_older_ones_at_once_and_are_the_owners_alone(tmp_path, capsys):
@@ -413,9 +441,7 @@ def test_columns_of_answers_are_not_those_of_the_table(tmp_path, capsys):
     (tmp_path / "x.csv").write_text("a,b,c,prediction,probability-ill\n1,2,3,well,0.5\n")
     use = ["predict", "--model", str(path), "--inputs", str(tmp_path / "x.csv"), *OWN]
     assert main(use) == 2
-    assert (
-        "has columns ['prediction', 'probability-ill'], as the answers" in capsys.readouterr().err
-    )
+    assert "['prediction', 'probability-ill']" in capsys.readouterr().err
 
 
 def test_hidden_files_of_others_are_left_alone(tmp_path):
@@ -447,23 +473,29 @@ def test_a_method_that_keeps_nothing_is_not_stopped_by_what_another_kept(tmp_pat
 
 def test_whose_it_is_must_be_clear_and_nothing_is_overwritten(tmp_path):
     device = tmp_path / "device"
-    with pytest.raises(RuntimeError, match="there is no directory"):
-        take_out(device, "", tmp_path / "a")
+    with pytest.raises(PersonalStateError) as no_directory:
+        export_model(device, "", tmp_path / "a")
+    assert no_directory.value.path == device
     device.mkdir()
-    with pytest.raises(ExportError, match="holds no whole model"):
-        take_out(device, "", tmp_path / "a")
+    with pytest.raises(ExportError) as raised:
+        export_model(device, "", tmp_path / "a")
+    assert (raised.value.path, raised.value.choices) == (device, ())
     for name in ("one", "two"):
         path, _ = stored(tmp_path)
         path.rename(device / f"{name}.model.safetensors")
     assert list(model_files(device)) == ["one", "two"]
-    with pytest.raises(ExportError, match="--client is one of one, two"):
-        take_out(device, "", tmp_path / "a")
-    with pytest.raises(ExportError, match="no model of 'three'"):
-        take_out(device, "three", tmp_path / "a")
-    assert take_out(device, "one", tmp_path / "a").round == 4
+    for client in ("", "three"):
+        with pytest.raises(ExportError) as raised:
+            export_model(device, client, tmp_path / "a")
+        assert (raised.value.key, raised.value.value) == ("client", client)
+        assert raised.value.choices == ("one", "two")
+    assert export_model(device, "one", tmp_path / "a").round == 4
     assert (tmp_path / "a").stat().st_mode & 0o777 == 0o600
-    with pytest.raises(ExportError, match="there already"):
-        take_out(device, "two", tmp_path / "a")
+    content = (tmp_path / "a").read_bytes()
+    with pytest.raises(ExportError) as raised:
+        export_model(device, "two", tmp_path / "a")
+    assert raised.value.path == tmp_path / "a"
+    assert (tmp_path / "a").read_bytes() == content
 
 
 def test_a_damaged_or_another_file_is_not_used(tmp_path):
@@ -471,32 +503,35 @@ def test_a_damaged_or_another_file_is_not_used(tmp_path):
     content = bytearray(path.read_bytes())
     content[-1] ^= 1
     path.write_bytes(content)
-    with pytest.raises(RuntimeError, match="the model file is damaged"):
+    with pytest.raises(CorruptStateError) as damaged:
         read_model(path)
+    assert (damaged.value.path, damaged.value.key) == (path, "checksum")
     run(tmp_path, method="fedper", dataset="breast-cancer")
-    with pytest.raises(RuntimeError, match="the file of a whole model ends in"):
-        read_model(tmp_path / "device" / "client-0.safetensors")
+    other = tmp_path / "device" / "client-0.safetensors"
+    with pytest.raises(ForeignStateError) as foreign:
+        read_model(other)
+    assert (foreign.value.path, foreign.value.key) == (other, "format")
+    assert (foreign.value.value, foreign.value.expected) == ("1", "model-1")
 
 
 def test_a_disk_that_refuses_the_whole_model_costs_nothing_else(tmp_path, monkeypatch):
-    from clients import state
-    from clients.state.state_file import PersonalStateError
-
     def full(path, model):
         raise PersonalStateError("no space left on device")
 
-    monkeypatch.setattr(state, "write_model", full)
+    monkeypatch.setattr(personal_state, "write_model", full)
     found = run(tmp_path, method="fedper", dataset="breast-cancer")
     assert len(found.by_client()) == 3
     assert not model_files(tmp_path / "device")
     assert (tmp_path / "device" / "client-0.safetensors").exists()
 
 
-def test_filled_in_readings_are_said(tmp_path, capsys):
+def test_imputed_measurements_are_an_error(tmp_path, capsys):
     config = {"dataset": "breast-cancer", "missing": 0.2, "imputation": "mean"}
     run(tmp_path, method="fedper", **config)
     model = exported(tmp_path)
     assert json.loads(read_model(model).about["shape"]) == [30]
     np.save(tmp_path / "x.npy", np.ones((1, 30)))
     assert main(["predict", "--model", str(model), "--inputs", str(tmp_path / "x.npy")]) == 2
-    assert "readings are filled in (mean) before its model sees them" in capsys.readouterr().err
+    done = read_model(model).about[MEASUREMENTS]
+    assert "(mean)" in done
+    assert done in capsys.readouterr().err

@@ -1,0 +1,275 @@
+"""What a client holds: network, data, personal state, and random streams of its own."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from flwr.client import NumPyClient
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from clients.evaluation import Stream
+from clients.loaders import Loader, count_examples
+from clients.local_step import Optimization
+from clients.measurement_error.data_quality import DataQuality
+from clients.proximal import ProximalRule, ProximalTerm
+from clients.rng import Seeded
+from clients.scopes import Scope, names_of
+from clients.state.model_file import PersonalizedModel
+from clients.state.personal_state import PersonalState, Snapshot, tensor_spec
+from clients.task import Classification, Task
+from clients.training import Schedule, joint, train
+from strategies.arrays import Spec
+from strategies.protocol import PARTITION_ID
+from strategies.randomness import named_seed
+
+__all__ = ["ClientDetails"]
+
+NDArrays = list[NDArray[Any]]
+Scalars = dict[str, bool | bytes | float | int | str]
+
+PERSONAL_PART = "personal"
+"""Part of the personal state that holds the entries of scope ``personal``."""
+
+
+@dataclass(frozen=True)
+class ClientDetails:
+    """What few clients need to be given.
+
+    Parameters
+    ----------
+    num_examples : int, optional
+        Number of training examples; counted from the training loader by default.
+    stream : Stream, optional
+        Where data come in phases: the one at hand, and the test examples of each, whose scores are
+        reported, too.
+    quality : DataQuality, optional
+        How well the client measures, which it reports whenever it has trained.
+    properties : mapping
+        Further properties that a query may ask for.
+    about : mapping
+        Words for the file of the whole model, on how to build and use its network.
+    """
+
+    num_examples: int | None = None
+    stream: Stream | None = None
+    quality: DataQuality | None = None
+    properties: Mapping[str, bool | int | float | str] = field(default_factory=dict)
+    about: Mapping[str, str] = field(default_factory=dict)
+
+
+class LocalClient(NumPyClient):
+    """Hold a network, data and personal state; train and keep what is asked for.
+
+    See :class:`clients.PersonalClient`, which makes a Flower client of it, for the parameters.
+
+    Attributes
+    ----------
+    entries : dict
+        The network's state dict, as views of its own tensors.
+    shared_names, personal_names : list of str
+        Entries that travel, in this order; entries of scope ``personal``.
+    spec : dict
+        What the personal state belongs to (:meth:`kept_spec`).
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        scopes: Mapping[str, Scope],
+        train_loader: Loader,
+        validation_loader: Loader | None = None,
+        test_loader: Loader | None = None,
+        *,
+        schedule: Schedule = joint(1),
+        optimization: Optimization = Optimization(),
+        proximal_rules: Sequence[ProximalRule] = (),
+        task: Task = Classification(),
+        state: PersonalState | None = None,
+        partition_id: int | None = None,
+        details: ClientDetails = ClientDetails(),
+        seed: int = 0,
+    ) -> None:
+        self.entries: dict[str, Tensor] = model.state_dict()
+        if scopes.keys() != self.entries.keys():
+            odd = sorted(scopes.keys() ^ self.entries.keys())
+            raise ValueError(f"scopes and state dict differ in {odd}")
+        if strange := [n for n, t in self.entries.items() if t.dtype == torch.bfloat16]:
+            raise ValueError(f"NumPy has no bfloat16, so these cannot travel: {strange}")
+        self.model = model
+        self.scopes = scopes
+        self.train_loader = train_loader
+        self.validation_loader = validation_loader
+        self.test_loader = test_loader
+        known = details.num_examples
+        self.num_examples = count_examples(train_loader) if known is None else known
+        self.schedule = schedule
+        self.optimization = optimization
+        self.proximal_rules = proximal_rules
+        self.task = task
+        self.state = state or PersonalState()
+        self.partition_id = partition_id
+        self.details = details
+        self.seed = seed
+        self.shared_names = names_of(scopes, Scope.SHARED, Scope.GROUP)
+        self.personal_names = names_of(scopes, Scope.PERSONAL)
+        self.spec = self.kept_spec()
+
+    @property
+    def identity(self) -> Scalars:
+        """The client's number, as a metric; nothing where it has none."""
+        return {} if self.partition_id is None else {PARTITION_ID: self.partition_id}
+
+    @property
+    def training_batches(self) -> Loader:
+        """The training batches; none where the client counts as one without examples."""
+        return self.train_loader if self.num_examples else ()
+
+    def random(self, server_round: int, purpose: str) -> Seeded:
+        """Return a context in which torch draws from a stream of its own.
+
+        It is that of this client, round and purpose, so that no draw depends on others.
+        """
+        seed = named_seed(self.seed, purpose, self.partition_id or 0, server_round)
+        return Seeded(seed, self.model)
+
+    # ------------------------------------------------------------------ the network
+
+    def outgoing(self) -> NDArrays:
+        """Return the shared and group arrays, in the order of ``shared_names``, as copies."""
+        return [self.entries[name].detach().cpu().numpy().copy() for name in self.shared_names]
+
+    def receive(
+        self, parameters: NDArrays, before: int = 0, stored: bool = True
+    ) -> Snapshot | None:
+        """Put the received arrays and the client's own into the network.
+
+        Parameters
+        ----------
+        parameters : list of arrays
+            In the order of ``shared_names``.
+        before : int
+            The round at hand: one that is played again starts from what the client had before it.
+        stored : bool, default True
+            False for an unseen client, which starts without what it may have kept in an earlier
+            run.
+
+        Returns
+        -------
+        what the client has kept; None where it has kept nothing
+
+        Raises
+        ------
+        ValueError
+            If an array has a wrong shape.
+        """
+        if len(parameters) != len(self.shared_names):
+            raise ValueError(
+                f"received {len(parameters)} arrays instead of the {len(self.shared_names)} that "
+                f"are not personal: {self.shared_names}"
+            )
+        for name, values in zip(self.shared_names, parameters, strict=True):
+            if tuple(values.shape) != tuple(self.entries[name].shape):
+                raise ValueError(
+                    f"array {name!r} has shape {tuple(values.shape)} instead of "
+                    f"{tuple(self.entries[name].shape)}"
+                )
+            # A received array may be a read-only view of the message; torch wants its own.
+            self.entries[name].copy_(torch.from_numpy(values.copy()))
+        if not stored or not self.keeps_state:
+            return None
+        snapshot = self.state.load(self.spec, before)
+        if snapshot is not None:
+            for name, tensor in snapshot.part(PERSONAL_PART).items():
+                self.entries[name].copy_(tensor)
+        return snapshot
+
+    def proximal_terms(self) -> list[ProximalTerm]:
+        """Return what holds the parameters near something in this round."""
+        current = dict(self.model.named_parameters())
+        found = [rule.term(current, self.scopes) for rule in self.proximal_rules]
+        return [term for term in found if term is not None]
+
+    def train_model(self, proximal_terms: Sequence[ProximalTerm], **changes: Any) -> float:
+        """Train the network in place as it stands; return the training loss.
+
+        Parameters
+        ----------
+        proximal_terms, changes
+            Arguments of :func:`clients.train`.
+        """
+        settings: dict[str, Any] = {
+            "model": self.model,
+            "loader": self.training_batches,
+            "scopes": self.scopes,
+            "schedule": self.schedule,
+            "criterion": self.task.criterion,
+            "optimization": self.optimization,
+            "proximal_terms": proximal_terms,
+        }
+        return train(**settings | changes).loss
+
+    # ------------------------------------------------------------------ what is kept
+
+    @property
+    def keeps_state(self) -> bool:
+        """Whether there is anything personal to keep."""
+        return bool(self.personal_names)
+
+    def kept_spec(self) -> Spec:
+        """Return names, shapes and dtypes of the model by scope, and of what else is kept."""
+        specs = tensor_spec(self.entries)
+        return {f"{self.scopes[name]}/{name}": spec for name, spec in specs.items()}
+
+    def part(self, part: str, names: Iterable[str]) -> dict[str, Tensor]:
+        """Return copies of entries of the network, to be kept as a part of the personal state."""
+        return {f"{part}/{name}": self.entries[name].detach().cpu().clone() for name in names}
+
+    def keep(self, server_round: int, part: str, tensors: Mapping[str, Tensor]) -> None:
+        """Keep something beside the personal parameters, under a word of its own.
+
+        Raises
+        ------
+        PersonalStateError
+            See there. The client's state is then what it was before.
+        """
+        before = self.state.load(self.spec) if self.keeps_state else None
+        arrays = {f"{part}/{name}": tensor for name, tensor in tensors.items()}
+        self.save(server_round, before, arrays)
+
+    def kept(self, part: str) -> dict[str, Tensor]:
+        """Return what was last kept under a word; empty if nothing was."""
+        snapshot = self.state.load(self.spec)
+        return {} if snapshot is None else snapshot.part(part)
+
+    def save(
+        self, server_round: int, before: Snapshot | None, arrays: Mapping[str, Tensor]
+    ) -> None:
+        """Keep arrays, named ``<part>/<name>``, beside what was kept ``before``."""
+        if arrays:
+            others = {} if before is None else before.arrays
+            self.state.save(Snapshot(server_round, {**others, **arrays}), self.spec)
+
+    def whole_model(self) -> Mapping[str, Tensor]:
+        """Return what predicts as one state dict; of several models the one in their middle."""
+        entries: dict[str, Tensor] = self.model.state_dict()
+        return entries
+
+    def keep_model(self, server_round: int, thresholds: Mapping[str, Tensor] = {}) -> None:
+        """Keep the model that was evaluated, as a whole, to be exported.
+
+        Parameters
+        ----------
+        server_round : int
+            The round at hand.
+        thresholds : mapping
+            By which it was evaluated, if it was by any; those of an earlier run are not this
+            model's.
+        """
+        if self.state.directory is None:
+            return
+        whole = {name: t.detach().cpu().clone() for name, t in self.whole_model().items()}
+        self.state.save_model(
+            PersonalizedModel(whole, server_round, dict(self.details.about), thresholds)
+        )
