@@ -88,6 +88,8 @@ def test_pyproject_has_the_same_defaults():
         ({"method": "l2gd", "averaging-probability": 0.1, "lambda": 2.0}, "lambda", ()),
         ({"method": "l2gd", "optimizer": "adam"}, "optimizer", ("sgd",)),
         ({"initial": "results/x", "baselines": "fedavg"}, "baselines", ()),
+        ({"num-server-rounds": 1, "late": 0.5}, "num-server-rounds", ()),
+        ({"heterogeneity": "none", "cluster-sizes": "5,5"}, "heterogeneity", ()),
         ({"norm": "layer"}, "norm", ("none", "batch", "group")),
         ({"schedule": "body-then-head"}, "schedule", ("joint", "head-then-body", "body-only")),
     ],

@@ -3,6 +3,7 @@
 import csv
 import json
 import math
+import re
 from functools import partial
 
 import numpy as np
@@ -317,13 +318,8 @@ def test_histograms_that_are_none_are_left_out_with_a_reason(caplog):
     ]
     found = histograms_of(reports, 1)
     assert found.tolist() == [np.array(good).reshape(1, 2, BINS).tolist()]
-    for words in (
-        "client 4 do not count: 399 counts",
-        "client 3 do not count: a histogram counts examples; there cannot be -10",
-        "client 2 do not count: a histogram counts 9 of 10",
-        "client 1 do not count: 0 counts",
-    ):
-        assert words in caplog.text
+    for client, what in ((4, "399"), (3, "-10"), (2, "9 of 10"), (1, "0")):
+        assert re.search(rf"client {client}\b.* {what}\b", caplog.text)
     assert histograms_of([], 3).shape == (0, 3, 2, BINS)
 
 
