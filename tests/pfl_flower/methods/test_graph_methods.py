@@ -156,7 +156,7 @@ def test_an_interrupted_run_goes_on_as_if_it_had_not_been(tmp_path, options):
     if whole.grouping:
         assert resumed[0].grouping.groups == whole.grouping.groups
         # as text: NaN equals NaN
-        assert str(resumed[0].grouping.assignments) == str(whole.grouping.placements)
+        assert str(resumed[0].grouping.assignments) == str(whole.grouping.assignments)
 
 
 @pytest.mark.deployment

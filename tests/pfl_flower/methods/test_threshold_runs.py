@@ -318,7 +318,7 @@ def test_histograms_that_are_none_are_left_out_with_a_reason(caplog):
     assert found.tolist() == [np.array(good).reshape(1, 2, BINS).tolist()]
     for words in (
         "client 4 do not count: 399 counts",
-        "client 3 do not count: a histogram counts examples; there cannot be -10",
+        "client 3 do not count: counts is -10",
         "client 2 do not count: a histogram counts 9 of 10",
         "client 1 do not count: 0 counts",
     ):
