@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator, Sequence, Sized
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, IterableDataset, Sampler, TensorDataset
+from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 __all__ = ["in_memory_loader"]
 from strategies.errors import ArgumentError
@@ -34,17 +34,36 @@ def merge_lone_examples(batches: Loader) -> Iterator[Batch]:
         yield held
 
 
-class _BatchIndices(Sampler[Tensor]):
-    """Indices of whole batches, so that in-memory tensors are indexed once per batch."""
+class InMemoryLoader:
+    """Batches of tensors that are in memory, fetched whole; see :func:`in_memory_loader`.
 
-    def __init__(self, length: int, batch_size: int, shuffle: bool, drop_last: bool) -> None:
-        self.length, self.batch_size, self.shuffle = length, batch_size, shuffle
-        full = length - length % batch_size
-        self.used = full if drop_last and full else length
+    A ``DataLoader`` over them takes longer to set up than a small client's step, and every message
+    makes new ones. This draws what a ``DataLoader`` draws from torch's global generator, in the
+    same order.
 
-    def __iter__(self) -> Iterator[Tensor]:
-        order = torch.randperm(self.length) if self.shuffle else torch.arange(self.length)
-        return iter(torch.split(order[: self.used], self.batch_size) if self.length else ())
+    Attributes
+    ----------
+    dataset : TensorDataset
+        Of inputs and targets.
+    used : int
+        Number of examples of an epoch.
+    """
+
+    def __init__(
+        self, inputs: Tensor, targets: Tensor, batch_size: int, shuffle: bool, drop_last: bool
+    ) -> None:
+        self.dataset = TensorDataset(inputs, targets)
+        self.batch_size, self.shuffle = batch_size, shuffle
+        full = len(inputs) - len(inputs) % batch_size
+        self.used = full if drop_last and full else len(inputs)
+
+    def __iter__(self) -> Iterator[Batch]:
+        inputs, targets = self.dataset.tensors
+        count = len(inputs)
+        order = torch.randperm(count) if self.shuffle else torch.arange(count)
+        torch.empty((), dtype=torch.int64).random_()  # the seed of a DataLoader's workers
+        for place in torch.split(order[: self.used], self.batch_size) if count else ():
+            yield inputs[place], targets[place]
 
     def __len__(self) -> int:
         return math.ceil(self.used / self.batch_size)
@@ -56,22 +75,22 @@ def in_memory_loader(
     batch_size: int,
     shuffle: bool = False,
     drop_last: bool = False,
-) -> DataLoader[Batch]:
-    """Return a torch ``DataLoader`` over tensors that fetches whole batches at once.
+) -> InMemoryLoader:
+    """Return batches of tensors, fetched whole.
 
-    It is much faster than collating single examples, and the data set may be empty. The order comes
+    Much faster than collating single examples, and an empty data set is fine. The order comes
     from torch's global generator, which :class:`clients.PersonalClient` seeds for every round.
 
     Parameters
     ----------
     inputs, targets : Tensor
-        Tensors ``(N, ...)``.
+        Of shape ``(N, ...)``.
     batch_size : int
-        Number of examples per batch.
+        Examples a batch, at least 1.
     shuffle : bool, default False
-        Shuffle the examples in every epoch.
+        Whether every epoch has an order of its own.
     drop_last : bool, default False
-        Leave out the last batch if it is not full, unless it is the only one.
+        Whether a last batch that is not full is left out, unless it is the only one.
 
     Raises
     ------
@@ -80,8 +99,7 @@ def in_memory_loader(
     """
     if batch_size < 1:
         raise ArgumentError("batch_size", batch_size, "at least 1")
-    indices = _BatchIndices(len(inputs), batch_size, shuffle, drop_last)
-    return DataLoader(TensorDataset(inputs, targets), batch_size=None, sampler=indices)
+    return InMemoryLoader(inputs, targets, batch_size, shuffle, drop_last)
 
 
 def labels_of(loader: Loader) -> Tensor:
@@ -90,8 +108,8 @@ def labels_of(loader: Loader) -> Tensor:
     For an :func:`in_memory_loader` they include the examples that ``drop_last`` leaves out. Any
     other loader is iterated once.
     """
-    if isinstance(loader, DataLoader) and isinstance(loader.sampler, _BatchIndices):
-        parts = [loader.dataset.tensors[-1]]  # type: ignore[attr-defined]
+    if isinstance(loader, InMemoryLoader):
+        parts = [loader.dataset.tensors[-1]]
     else:
         parts = [batch[-1] for batch in loader]
     return torch.cat([torch.zeros(0, dtype=torch.int64), *(part.flatten().cpu() for part in parts)])
@@ -108,9 +126,9 @@ def count_examples(loader: Loader) -> int:
     ArgumentError
         If the loader is an iterator, which an epoch would exhaust.
     """
+    if isinstance(loader, InMemoryLoader):
+        return loader.used
     sampler = getattr(loader, "sampler", None)
-    if isinstance(sampler, _BatchIndices):
-        return sampler.used
     if (
         isinstance(loader, DataLoader)
         and loader.batch_size

@@ -1,7 +1,7 @@
 """A line in the log on every message: what comes to a device, what stays and what leaves."""
 
 from collections.abc import Iterable, Mapping
-from logging import DEBUG, INFO
+from logging import DEBUG, INFO, getLogger
 
 from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, RecordDict
 from flwr.clientapp.typing import ClientAppCallable
@@ -31,7 +31,9 @@ def log_message(message: Message, context: Context, call_next: ClientAppCallable
     with watched() as read:
         reply = call_next(message, context)
     shown = bool(context.node_config.get(INSPECT, False)) or PERSONAL_DIR in context.node_config
-    log(INFO if shown else DEBUG, "%s", words_on(message, reply, context, read))
+    level = INFO if shown else DEBUG
+    if getLogger("flwr").isEnabledFor(level):  # the line costs as much as a small client's step
+        log(level, "%s", words_on(message, reply, context, read))
     return reply
 
 

@@ -206,15 +206,14 @@ class GridWithout(Grid):
 
 def _copy(records: RecordDict) -> RecordDict:
     """Copy everything that can be changed in place; arrays are immutable bytes and are shared."""
-    copied = RecordDict()
+    copied = records.copy()
     for name, record in records.items():
-        if isinstance(record, ArrayRecord):
-            copied[name] = fresh = ArrayRecord()
-            for key, array in record.items():  # its constructor would make every Array anew
-                fresh[key] = array
-            continue
-        values = {k: list(v) if isinstance(v, list) else v for k, v in record.items()}
-        copied[name] = type(record)(values)  # type: ignore[arg-type]
+        own: Any = record.copy()
+        if not isinstance(own, ArrayRecord):
+            for key, value in own.items():
+                if isinstance(value, list):
+                    own[key] = list(value)
+        copied[name] = own
     return copied
 
 

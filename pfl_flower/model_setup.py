@@ -53,6 +53,16 @@ class ModelSetup:
     initial: Mapping[str, Tensor]
     scopes: Mapping[str, Scope]
 
+    def reset_model(self) -> None:
+        """Put the first values into the network."""
+        for name, value in self.initial.items():
+            self._entries[name].copy_(value)
+
+    @cached_property
+    def _entries(self) -> Mapping[str, Tensor]:
+        entries: dict[str, Tensor] = self.model.state_dict()
+        return entries
+
     @cached_property
     def shared_names(self) -> list[str]:
         """Entries that travel: of scope ``shared`` or ``group``."""
@@ -108,13 +118,17 @@ class ModelSetup:
 
 
 def model_setup(config: RunConfig) -> ModelSetup:
-    """Return what a method trains; network and scopes are made once a process.
+    """Return what a method trains, made once for a config.
 
     Raises
     ------
     ScopeError
         If a rule of scopes does not fit the network.
     """
+    return config.once("model setup", lambda: _make_setup(config))
+
+
+def _make_setup(config: RunConfig) -> ModelSetup:
     model, initial = initial_model(config.architecture, config.seed)
     scopes = _scopes(config.architecture, config.seed, config.personal_rule, config.group_rule)
     return ModelSetup(config, model, initial, scopes)

@@ -12,7 +12,8 @@ from pfl_flower.certificates import AUTHORITY, make_authority, make_node_key
 from pfl_flower.engines import simulate
 from pfl_flower.results.files import write
 from tests.fault_injection.federation import federation, write_data
-from tests.fault_injection.loopback import Loopback, plain
+from tests.fault_injection.loopback import Loopback
+from tests.fault_injection.text import plain
 
 pytestmark = pytest.mark.deployment
 

@@ -130,7 +130,7 @@ def test_a_client_that_sends_its_head_in_a_run_is_found(monkeypatch):
 
     def mistaken(self, config):
         sent = honest(self, config)
-        sent[0][0, :10] = self._entries[HEAD].detach().numpy()[0, :10]
+        sent[0][0, :10] = self.entries[HEAD].detach().numpy()[0, :10]
         return sent
 
     monkeypatch.setattr(PersonalClient, "get_parameters", mistaken)

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.fault_injection.loopback import Loopback, plain
+from tests.fault_injection.loopback import Loopback
+from tests.fault_injection.text import plain
 
 pytestmark = pytest.mark.deployment
 

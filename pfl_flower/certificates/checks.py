@@ -43,7 +43,7 @@ def check_secret(path: Path) -> None:
 
 
 def named_hosts(hosts: Sequence[str]) -> list[x509.GeneralName]:
-    """Return the names of a server's hosts; raise if there is none, or one cannot be."""
+    """Return the names of hosts; raise if there is none, or one is no name or address."""
     if not hosts:
         raise CertificateError("a server needs at least one host that it is reached by")
     return [named_host(host) for host in hosts]

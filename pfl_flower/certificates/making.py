@@ -104,7 +104,7 @@ def make_server(folder: Path, hosts: Sequence[str], days: int = SERVER_DAYS) -> 
 
 
 def make_node_key(folder: Path, name: str) -> tuple[Path, Path]:
-    """Make a SuperNode's key: the device has ``<name>``, the server ``<name>.pub``.
+    """Make a SuperNode's key: the device has ``<name>``, the server knows it by ``<name>.pub``.
 
     Returns
     -------

@@ -93,7 +93,10 @@ def build_client(
     phase = whole.phase_at(server_round, config.num_server_rounds)
     setup = model_setup(config)
     model = copy.deepcopy(setup.model) if own_model else setup.model
-    model.load_state_dict(setup.initial)
+    if own_model:
+        model.load_state_dict(setup.initial)
+    else:
+        setup.reset_model()
     bind(model, data.graph, config.whole_graph, config.fanout)
     if data.draws > 1:
         average_predictions(model, config.client_task)
@@ -114,7 +117,7 @@ def build_client(
                 NUM_PARTITIONS: node.num_partitions,
                 **config.own_keys.client_properties(build),
             },
-            about=about_model(config),
+            about=config.once("about", lambda: about_model(config)),
         ),
         "seed": config.seed,
     }

@@ -1,10 +1,10 @@
 """The run config: typed, validated, with errors that name the valid choices."""
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeVar
 
 from clients import (
     Classification,
@@ -30,6 +30,8 @@ from pfl_flower.methods.method import MethodKeys
 from pfl_flower.models import MODELS, Architecture
 from pfl_flower.utils.text import hyphenated, split_words
 from strategies.thresholds.metrics import Objective
+
+T = TypeVar("T")
 
 _SET_BY_METHOD = ("personal", "schedule", "mu", "personal_decay")
 
@@ -102,6 +104,25 @@ class RunConfig(CommonKeys):
             own[known[name].name] = convert(name, value, known[name])
         return cls(**common, own=own)
 
+    def once(self, what: str, make: Callable[[], T]) -> T:
+        """Return what ``make`` returns, made once for this config.
+
+        Parameters
+        ----------
+        what : str
+            Names it.
+        make : callable
+            Makes it; it must follow from the config alone.
+        """
+        if what not in self._made:
+            self._made[what] = make()
+        found: T = self._made[what]
+        return found
+
+    @cached_property
+    def _made(self) -> dict[str, Any]:
+        return {}
+
     def for_method(self, name: str) -> "RunConfig":
         """Return this config for another method on the same clients, data and network.
 
@@ -110,15 +131,10 @@ class RunConfig(CommonKeys):
         """
         if name == self.method:
             return self
-        if name not in self._of_methods:
-            changes: dict[str, Any] = dict.fromkeys(_SET_BY_METHOD)
-            changes |= {"model": self.architecture.model, "norm": self.architecture.norm}
-            self._of_methods[name] = replace(self, method=name, initial="", own={}, **changes)
-        return self._of_methods[name]
-
-    @cached_property
-    def _of_methods(self) -> dict[str, "RunConfig"]:
-        return {}
+        changes: dict[str, Any] = dict.fromkeys(_SET_BY_METHOD)
+        changes |= {"model": self.architecture.model, "norm": self.architecture.norm}
+        changes |= {"method": name, "initial": "", "own": {}}
+        return self.once(f"for {name}", lambda: replace(self, **changes))
 
     def with_schema(self, schema: DataSchema) -> "RunConfig":
         """Return this config with what the clients reported of their data."""

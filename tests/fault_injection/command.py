@@ -26,9 +26,10 @@ from rich.table import Table
 
 from pfl_flower.utils.files import write_json
 from strategies.randomness import generator
-from tests.fault_injection.federation import NODES, FaultError, Federation, Teardown, federation
+from tests.fault_injection.federation import NODES, Federation, federation
 from tests.fault_injection.kinds import FAULTS, MissedError
 from tests.fault_injection.loopback import LoopbackError
+from tests.fault_injection.teardown import FaultError, Teardown
 from tests.fault_injection.trial import Trial, seconds_since
 from tests.fault_injection.verdict import Tally, Verdict, judge, new_losses
 

@@ -6,10 +6,9 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from threading import RLock
 from typing import Any, TypeVar
 
 import numpy as np
@@ -20,6 +19,7 @@ from strategies.randomness import generator
 from tests.fault_injection.hooks import BALLAST, FAULTS
 from tests.fault_injection.journal import Entry, Kept, digest_of, read
 from tests.fault_injection.loopback import Loopback
+from tests.fault_injection.teardown import FaultError, Teardown
 
 T = TypeVar("T")
 
@@ -38,37 +38,6 @@ _RESTART = 3.0  # seconds between two attempts to get in
 _POLL = 0.05
 _CLIENT_APP = 'clientapp = "pfl_flower.client_app:app"'
 _BREAKING = 'clientapp = "tests.fault_injection.hooks:app"'
-
-
-class FaultError(RuntimeError):
-    """What should have happened has not."""
-
-
-class Teardown(ExitStack):
-    """Takes down what is up, once and for all, also while another thread is setting more up."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._lock = RLock()
-        self._over = False
-
-    def enter_context(self, cm: AbstractContextManager[T, Any]) -> T:
-        """Enter a context that is left in the end.
-
-        Raises
-        ------
-        FaultError
-            If the end is over.
-        """
-        with self._lock:
-            if self._over:
-                raise FaultError("the command was stopped")
-            return super().enter_context(cm)
-
-    def __exit__(self, *error: Any) -> Any:
-        with self._lock:
-            self._over = True
-            return super().__exit__(*error)
 
 
 @dataclass

@@ -1,7 +1,6 @@
 """A federation of real processes on this machine: one SuperLink, some SuperNodes, ``flwr run``."""
 
 import os
-import re
 import shutil
 import signal
 import socket
@@ -22,6 +21,7 @@ from pfl_flower.certificates import (
     make_node_key,
     make_server,
 )
+from tests.fault_injection.text import toml
 
 ROOT = Path(__file__).parents[2]
 APP = ("pfl_flower", "strategies", "clients", "simulations", "pyproject.toml", "README.md")
@@ -231,12 +231,12 @@ class Loopback:
     def run(self, run_config: Mapping[str, Any], timeout: float = 600) -> str:
         """Run the app to its end, and return what the run said."""
         return self.flwr(
-            *("run", ".", LINK, "--stream", "--run-config", _toml(run_config)), timeout=timeout
+            *("run", ".", LINK, "--stream", "--run-config", toml(run_config)), timeout=timeout
         )
 
     def begin(self, run_config: Mapping[str, Any]) -> None:
         """Begin to run the app, as a process named ``run``, and do not wait for its end."""
-        words = ("--stream", "--run-config", _toml(run_config))
+        words = ("--stream", "--run-config", toml(run_config))
         self._start("run", ["flwr", "run", str(self.app), LINK, *words])
 
     def wait_for_end(self, name: str, seconds: float) -> int:
@@ -291,17 +291,3 @@ class Loopback:
                     return
             time.sleep(0.1)
         raise LoopbackError(f"{name} does not answer: {self.log(name)[-2000:]}")
-
-
-def _toml(values: Mapping[str, Any]) -> str:
-    def word(value: Any) -> str:
-        if isinstance(value, bool):
-            return str(value).lower()
-        return f'"{value}"' if isinstance(value, str) else str(value)
-
-    return " ".join(f"{name}={word(value)}" for name, value in values.items())
-
-
-def plain(text: str) -> str:
-    """Return a text without the colours of a terminal."""
-    return re.sub(r"\x1b\[[0-9;]*m", "", text)

@@ -19,13 +19,14 @@ from clients.state import state_file as personal_file
 from clients.state.personal_state import PersonalState, PersonalStateError, Snapshot, tensor_spec
 from tests.fault_injection import command as faults
 from tests.fault_injection import hooks as fault_hooks
-from tests.fault_injection.federation import FaultError, trained
+from tests.fault_injection.federation import trained
 from tests.fault_injection.hooks import Device
 from tests.fault_injection.journal import Entry, Kept, append, digest_of, losses, read
 from tests.fault_injection.kinds import FAULTS
 from tests.fault_injection.loopback import LoopbackError
 from tests.fault_injection.moments import MOMENTS
 from tests.fault_injection.slow_network import SlowNetwork
+from tests.fault_injection.teardown import FaultError
 from tests.fault_injection.verdict import Tally, Verdict, absences, new_losses
 
 # ------------------------------------------------------------------ journals

@@ -14,14 +14,15 @@ from tests.fault_injection.federation import (
     PATIENCE,
     ROUNDS,
     TIMEOUT,
-    FaultError,
     Federation,
     rows_of,
     trained,
     until,
 )
 from tests.fault_injection.journal import Entry, Kept
-from tests.fault_injection.loopback import LINK, LoopbackError, plain
+from tests.fault_injection.loopback import LINK, LoopbackError
+from tests.fault_injection.teardown import FaultError
+from tests.fault_injection.text import plain
 
 SETTINGS: Mapping[str, Any] = {
     "method": "fedper",

@@ -146,9 +146,9 @@ def test_outputs_are_those_of_the_nodes_asked_for_in_their_order(layer):
 def test_a_pairs_logit_is_the_scaled_product_of_both_whichever_comes_first(layer):
     graph = random_graph(9)
     model = network(layer, links=True, graph=graph)
-    told = model.head(model.encode(graph.features, graph.edges))
+    encoded = model.head(model.encode(graph.features, graph.edges))
     pairs = torch.tensor([[0, 3], [5, 5], [8, 1]])
-    expected = (told @ told.T / told.shape[1] ** 0.5)[pairs[:, 0], pairs[:, 1]]
+    expected = (encoded @ encoded.T / encoded.shape[1] ** 0.5)[pairs[:, 0], pairs[:, 1]]
     torch.testing.assert_close(model(pairs), expected)
     assert torch.equal(model(pairs), model(pairs.flip(1)))
 

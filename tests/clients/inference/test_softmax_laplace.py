@@ -53,8 +53,8 @@ def test_at_the_mode_the_gradient_of_the_posterior_is_zero(number, count):
     )
     best = mode(inputs, labels, prior)
     gradient, _ = derivatives(best, inputs, labels)
-    pull = np.linalg.solve(prior.covariance, best - prior.mean)
-    np.testing.assert_allclose(gradient, pull, atol=1e-7)
+    gradient_of_prior = np.linalg.solve(prior.covariance, best - prior.mean)
+    np.testing.assert_allclose(gradient, gradient_of_prior, atol=1e-7)
 
 
 def test_the_mode_is_a_fixed_point_of_the_gaussian_posterior():

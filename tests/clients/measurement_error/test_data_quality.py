@@ -99,7 +99,7 @@ COVARIANCE = np.array([[1.0, 0.5], [0.5, 1.0]])
 NOISE = np.array([0.5625, 0.2])
 
 
-def planted(count=20_000):
+def benchmark(count=20_000):
     """True values, measurements and outcomes of a linear model."""
     draw = generator(100, "errors in variables")
     true = draw.normal(size=(count, 2)) @ np.linalg.cholesky(COVARIANCE).T
@@ -118,7 +118,7 @@ def calibrated(measurements, noise):
 
 
 def test_the_naive_slope_is_attenuated_by_the_reliability():
-    true, measurements, _ = planted()
+    true, measurements, _ = benchmark()
     outcomes = 2.0 * true[:, 0]
     reliability = reliability_of(NOISE[:1], measurements[:, :1].var(axis=0))[0]
     assert reliability == pytest.approx(1 / 1.5625, rel=0.02)
@@ -126,13 +126,13 @@ def test_the_naive_slope_is_attenuated_by_the_reliability():
 
 
 def test_calibrated_inputs_give_the_true_slopes():
-    _, measurements, outcomes = planted()
+    _, measurements, outcomes = benchmark()
     assert np.abs(slopes(measurements, outcomes) / TRUTH - 1).max() > 0.2
     np.testing.assert_allclose(slopes(calibrated(measurements, NOISE), outcomes), TRUTH, rtol=0.02)
 
 
 def test_calibration_is_the_closed_form():
-    _, measurements, _ = planted(500)
+    _, measurements, _ = benchmark(500)
     total = np.cov(measurements.T)
     matrix, mean = calibration(measurements, NOISE)
     np.testing.assert_allclose(mean, measurements.mean(axis=0))
@@ -140,7 +140,7 @@ def test_calibration_is_the_closed_form():
 
 
 def test_one_feature_is_shrunk_by_its_reliability():
-    _, measurements, _ = planted(500)
+    _, measurements, _ = benchmark(500)
     one = measurements[:, :1]
     matrix, _ = calibration(one, NOISE[:1])
     np.testing.assert_allclose(matrix[0], reliability_of(NOISE[:1], one.var(axis=0, ddof=1)))
@@ -153,7 +153,7 @@ def test_without_noise_readings_stay_what_they_are():
 
 
 def test_more_noise_than_there_is_variance_leaves_the_mean():
-    _, measurements, _ = planted(500)
+    _, measurements, _ = benchmark(500)
     found = calibrated(measurements, np.array([100.0, 100.0]))
     np.testing.assert_allclose(found, np.broadcast_to(measurements.mean(axis=0), found.shape))
 
@@ -188,7 +188,7 @@ def test_few_readings_are_not_made_worse(count):
 
 @pytest.mark.parametrize("noise", [(0.5625, 0.2), (3.0, 0.5)])
 def test_calibration_does_not_depend_on_units(noise):
-    _, measurements, _ = planted(500)
+    _, measurements, _ = benchmark(500)
     units = np.array([1000.0, 0.01])
     matrix, _ = calibration(measurements, np.array(noise))
     other, _ = calibration(measurements * units, np.array(noise) * units**2)
@@ -229,10 +229,10 @@ def client(**options):
     return PersonalClient(model, assign_scopes(model), loader, **options)
 
 
-def test_a_client_tells_how_well_it_sees():
-    told = quality(4, 0.5, (1.0, 0.0), (0.5, 1.0))
-    sees = client(details=ClientDetails(quality=told))
-    _, _, metrics = sees.fit(sees.get_parameters({}), {})
+def test_a_client_reports_its_data_quality():
+    reported = quality(4, 0.5, (1.0, 0.0), (0.5, 1.0))
+    reporting = client(details=ClientDetails(quality=reported))
+    _, _, metrics = reporting.fit(reporting.get_parameters({}), {})
     assert metrics[MISSING_RATE] == 0.5
     assert metrics[RELIABILITY] == 0.75
     assert metrics[EFFECTIVE_EXAMPLES] == 1.5
