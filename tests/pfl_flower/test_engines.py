@@ -1,5 +1,7 @@
 """The same run on both engines, what methods reduce to, and odd clients."""
 
+from functools import lru_cache
+
 import numpy as np
 import pytest
 import torch
@@ -21,6 +23,7 @@ from tests.helpers import assert_identical, metrics_of
 SMALL = {"num-server-rounds": 3, "local-epochs": 1, "baselines": "", "fine-tuning-epochs": "0,1"}
 
 
+@pytest.mark.integration
 def test_the_same_numbers_on_ray_bit_for_bit():
     config = SMALL | {
         "method": "fedrep",
@@ -59,7 +62,7 @@ def test_the_same_seed_twice_and_another_seed():
     assert metrics_of(other[0]) != metrics_of(simulate(config, 4)[0])
 
 
-def test_a_card_holds_no_example():
+def test_a_schema_holds_no_example():
     config = RunConfig.parse(SMALL | {"dataset": "breast-cancer", "method": "fedavg"})
     data = Federation(config.data, 4)
     grid = InProcessGrid(make_app(config.dump()), 4)
@@ -90,9 +93,16 @@ def test_mu_zero_is_fedavg():
     assert metrics_of(fedavg) != metrics_of(simulate(SMALL | {"method": "fedprox"}, 4)[0])
 
 
-def scores_of(run):
+def scores_of(method, **options):
     """What clients' models are worth in every round, whatever else is reported of them."""
+    run = simulate(SMALL | {"method": method} | options, 4)[0]
     return [(run.by_client(name, r), r) for name in ("loss", "accuracy") for r in (1, 2, 3)]
+
+
+@lru_cache
+def scores_of_end(method):
+    """The same of a method at one end."""
+    return scores_of(method)
 
 
 @pytest.mark.parametrize(
@@ -109,16 +119,20 @@ def scores_of(run):
     ],
 )
 def test_own_models_at_the_ends_are_training_alone_and_fedavg(method, options, other):
-    found = simulate(SMALL | {"method": method} | options, 4)[0]
-    expected = simulate(SMALL | {"method": other}, 4)[0]
-    assert scores_of(found) == scores_of(expected)
+    assert scores_of(method, **options) == scores_of_end(other)
 
 
-@pytest.mark.parametrize("method", ["ditto", "mr-mtl", "pfedme", "apfl", "l2gd", "lifelong"])
+@pytest.mark.parametrize(
+    "method",
+    [
+        *("ditto", "mr-mtl", "pfedme", "apfl", "l2gd"),
+        pytest.param("lifelong", marks=pytest.mark.integration),
+    ],
+)
 def test_own_models_inside_are_neither(method):
-    found = scores_of(simulate(SMALL | {"method": method}, 4)[0])
-    for other in ("local", "fedavg"):
-        assert found != scores_of(simulate(SMALL | {"method": other}, 4)[0])
+    found = scores_of(method)
+    assert found != scores_of_end("local")
+    assert found != scores_of_end("fedavg")
 
 
 def test_untrained_adapters_are_the_core_bitwise():
@@ -128,13 +142,23 @@ def test_untrained_adapters_are_the_core_bitwise():
     np.testing.assert_array_equal(core.values("loss"), adapted.values("loss"))
 
 
-def test_every_method_learns_more_than_chance_on_plain_digits():
-    for method in (name for name, row in METHODS.items() if not row.graphs):
-        # hierarchical-linear solves systems of 650 coefficients, and needs no more rounds
-        rounds = 2 if method == "hierarchical-linear" else 6
-        config = SMALL | {"method": method, "heterogeneity": "none", "num-server-rounds": rounds}
-        (run,) = simulate(config, 3)
-        assert run.values().mean() > 0.5, method
+QUICK = {"fedavg", "fedper", "ditto", "gradient-clusters", "errors-in-variables"}
+
+
+@pytest.mark.parametrize(
+    "method",
+    [
+        pytest.param(name, marks=() if name in QUICK else pytest.mark.integration)
+        for name, row in METHODS.items()
+        if not row.graphs
+    ],
+)
+def test_every_method_learns_more_than_chance_on_plain_digits(method):
+    # hierarchical-linear solves systems of 650 coefficients, and needs no more rounds
+    rounds = 2 if method == "hierarchical-linear" else 6
+    config = SMALL | {"method": method, "heterogeneity": "none", "num-server-rounds": rounds}
+    (run,) = simulate(config, 3)
+    assert run.values().mean() > 0.5
 
 
 def test_two_and_a_hundred_nodes():
@@ -143,7 +167,8 @@ def test_two_and_a_hundred_nodes():
         assert len(run.by_client()) == count
 
 
-def test_one_broken_node_ends_nothing_and_a_federation_of_them_ends_at_once():
+def test_one_broken_node_ends_nothing_and_a_federation_of_them_ends_at_once(monkeypatch):
+    monkeypatch.setattr("pfl_flower.server.discovery._SETTLED", 0.01)
     config = RunConfig.parse(SMALL)
     grid = InProcessGrid(make_app(config.dump()), 4)
     contexts = list(grid.contexts.values())

@@ -62,6 +62,7 @@ def test_methods_of_a_seed_have_the_same_clients_data_and_unseen_clients(small):
     assert len(first.clients) + len(first.unseen_clients) == 4
 
 
+@pytest.mark.integration
 def test_finished_cells_are_not_run_again_and_a_missing_one_is(small, monkeypatch):
     comparison, outcome, folder = small
     ran = []
@@ -83,6 +84,7 @@ def test_finished_cells_are_not_run_again_and_a_missing_one_is(small, monkeypatc
     assert len(ran) == 1 + 6
 
 
+@pytest.mark.integration
 def test_cells_side_by_side_are_the_same_cells(small, tmp_path):
     comparison, outcome, _ = small
     together = compare(comparison, tmp_path, jobs=2)

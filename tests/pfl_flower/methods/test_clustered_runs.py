@@ -204,6 +204,7 @@ def test_nothing_personal_is_in_any_message(method, personal):
     assert gradient_shapes(grid) == ({(size,)} if method == "gradient-clusters" else set())
 
 
+@pytest.mark.integration
 def test_nothing_personal_is_in_a_message_of_unseen_clients_a_safeguard_or_a_revision():
     options = {"method": "gradient-clusters", "personal": "head", "unseen": 0.25}
     (*_, chosen), grid = played(options, RecordingGrid, **{"safeguard": True, "revise-every": 1})
@@ -449,13 +450,22 @@ LATE = {"late": 0.3, "fraction-train": 0.6, "server-momentum": 0.5, "num-server-
     ("options", "message_type", "count"),
     [
         ({"method": "known-groups", "personal": "head"} | LATE, "evaluate", 9),
-        ({"method": "gradient-clusters"} | LATE, "train", 7),
-        ({"method": "gradient-clusters", "personal": "head", "revise-every": 1}, "train", 20),
+        *(
+            pytest.param(*case, marks=pytest.mark.integration)
+            for case in [
+                ({"method": "gradient-clusters"} | LATE, "train", 7),
+                (
+                    {"method": "gradient-clusters", "personal": "head", "revise-every": 1},
+                    "train",
+                    20,
+                ),
+                ({"method": "ifca"} | LATE, "query.losses", 16),
+                (SPLITTING, "train", 18),  # before it splits
+                (SPLITTING | {"late": 0.3}, "evaluate", 29),
+            ]
+        ),
         ({"method": "gradient-clusters", "unseen": 0.25} | LATE, "query.gradient", 6),
-        ({"method": "ifca"} | LATE, "query.losses", 16),
         (IFCA_WITH_HEADS, "evaluate", 11),
-        (SPLITTING, "train", 18),  # before it splits
-        (SPLITTING | {"late": 0.3}, "evaluate", 29),
         (SPLITTING | {"fraction-train": 0.6}, "train", 10),  # updates of several rounds
     ],
     ids=repr,

@@ -265,7 +265,7 @@ def test_clients_of_another_app_that_know_no_metadata_are_trained_all_the_same()
 def test_the_step_goes_along_the_gradient_at_the_weights_that_wrote_what_was_sent(
     monkeypatch, weighting, at_once
 ):
-    monkeypatch.setattr("strategies.hypernetwork.network.VALUES_AT_ONCE", at_once)
+    monkeypatch.setattr("strategies.hypernetwork.updates.VALUES_AT_ONCE", at_once)
     strategy = strategy_of(free_dropout=0.5, free_decay=0.01, weighting=weighting)
     grid = grid_of(6)
     play(strategy, grid, 4)
@@ -687,7 +687,7 @@ def test_adapting_without_metadata_starts_at_the_unseen_clients_embedding():
         ({"free_decay": float("nan")}, "free_decay"),
         ({"embedding_size": 0}, "at least 1"),
         ({"hidden_size": 0}, "at least 1"),
-        ({"fraction_train": 1.5}, "fraction_train must be in"),
+        ({"fraction_train": 1.5}, "fraction_train is 1.5"),
     ],
 )
 def test_bad_arguments_are_refused_before_anything_starts(options, words):
