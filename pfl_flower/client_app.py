@@ -227,7 +227,7 @@ def _metadata(config: RunConfig, context: Context, data: Federation) -> dict[str
         return {}
     stated = context.node_config.get(METADATA)
     if stated is None:
-        return {METADATA: json.dumps(data.description(node_of(context).partition))}
+        return {METADATA: json.dumps(data.client_metadata(node_of(context).partition))}
     names = split_words(str(stated))
     if unknown := [name for name in names if name not in context.node_config]:
         raise ConfigError(

@@ -410,8 +410,8 @@ def test_hospitals_are_what_they_promise():
 def test_patients_to_test_on_are_not_those_to_learn_from(monkeypatch):
     from sklearn.datasets import load_breast_cancer
 
-    from pfl_flower.data import hospitals as module
     from pfl_flower.data.records import SourceRequest
+    from pfl_flower.data.sources import hospitals as module
 
     monkeypatch.setattr(module, "NOISE", 0.0)
     found = module.hospitals(SourceRequest(None, False, 3, 6))
@@ -426,8 +426,8 @@ def test_patients_to_test_on_are_not_those_to_learn_from(monkeypatch):
 
 
 def test_the_noise_is_three_deviations():
-    from pfl_flower.data import hospitals as module
     from pfl_flower.data.records import SourceRequest
+    from pfl_flower.data.sources import hospitals as module
 
     found = module.hospitals(SourceRequest(None, False, 3, 6))
     from sklearn.datasets import load_breast_cancer

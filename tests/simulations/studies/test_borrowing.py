@@ -20,7 +20,7 @@ from simulations.studies.borrowing import (
     table,
 )
 from simulations.study import Arm, Outcome, Result, run_study, summary_of
-from tests.pfl_flower.data.sources.test_planted import truth_of
+from tests.pfl_flower.data.sources.test_mixed_effects import truth_of
 
 
 def test_the_method_is_judged_as_its_clients_report_it():
