@@ -1,4 +1,4 @@
-"""Own graphs: reading PyG's ``Data`` of one client, with every check on it."""
+"""Own graphs: a reader of PyG's ``Data`` of one client, with every check on it."""
 
 from collections.abc import Mapping
 from typing import Any

@@ -36,7 +36,6 @@ def diabetes_sites(request: SourceRequest) -> Examples:
     Returns
     -------
     examples : Examples
-    --------
         Inputs ``(442, 9)`` in their own units and targets ``(442,)``, float32.
 
     Raises

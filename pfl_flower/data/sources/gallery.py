@@ -25,7 +25,6 @@ def gallery(request: SourceRequest) -> Examples:
     Returns
     -------
     examples : Examples
-    --------
         Inputs ``(N, 3, 8, 8)`` float32 in 0 to 1, targets ``(N, 3)`` int64.
     """
     images = digits(request)

@@ -41,7 +41,6 @@ def heart_disease(request: SourceRequest) -> Examples:
     Returns
     -------
     examples : Examples
-    --------
         Inputs ``(N, 13)`` float32 with NaN, targets ``(N,)`` int64.
 
     Raises

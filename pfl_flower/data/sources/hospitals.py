@@ -71,7 +71,6 @@ def hospitals(request: SourceRequest) -> Examples:
     Returns
     -------
     examples : Examples
-    --------
         Inputs ``(N, 30)`` float32, targets ``(N,)`` int64.
     """
     from sklearn.datasets import load_breast_cancer

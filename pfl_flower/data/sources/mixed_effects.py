@@ -93,7 +93,6 @@ def mixed_effects(request: SourceRequest) -> Examples:
     Returns
     -------
     examples : Examples
-    --------
         Inputs ``(N, 5)`` and targets ``(N,)``, float32.
     """
     truth = mixed_effects_truth(request.seed, request.num_clients)

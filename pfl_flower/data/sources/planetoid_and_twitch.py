@@ -139,7 +139,6 @@ def twitch(request: SourceRequest) -> Examples:
     Returns
     -------
     examples : Examples
-    --------
         Inputs ``(N, 3170)`` uint8, targets ``(N,)`` int64, and edges.
 
     Raises

@@ -11,7 +11,6 @@ def digits(_: SourceRequest) -> Examples:
     Returns
     -------
     examples : Examples
-    --------
         Inputs ``(1797, 1, 8, 8)`` float32, targets ``(1797,)`` int64.
     """
     from sklearn.datasets import load_digits  # a second to import, so only where needed
@@ -27,7 +26,6 @@ def breast_cancer(_: SourceRequest) -> Examples:
     Returns
     -------
     examples : Examples
-    --------
         Inputs ``(569, 30)`` float32, targets ``(569,)`` int64.
     """
     from sklearn.datasets import load_breast_cancer
@@ -42,7 +40,6 @@ def diabetes(_: SourceRequest) -> Examples:
     Returns
     -------
     examples : Examples
-    --------
         Inputs ``(442, 10)`` float32 in their own units, targets ``(442,)`` float32.
     """
     from sklearn.datasets import load_diabetes

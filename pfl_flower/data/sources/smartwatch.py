@@ -68,7 +68,6 @@ def smartwatch(request: SourceRequest) -> Examples:
     Returns
     -------
     examples : Examples
-    --------
         Inputs ``(N, 30)`` float32, targets ``(N,)`` int64, and phases.
     """
     draw = generator(request.seed, "smartwatch activities")

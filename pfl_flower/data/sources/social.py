@@ -90,7 +90,6 @@ def social(request: SourceRequest) -> Examples:
     Returns
     -------
     examples : Examples
-    --------
         See :func:`grow`.
     """
     return grow(SocialWorld(), request.seed, request.num_clients)
@@ -116,7 +115,6 @@ def grow(world: SocialWorld, seed: int, num_clients: int) -> Examples:
     Returns
     -------
     examples : Examples
-    --------
         Inputs ``(N, features)`` float32, targets ``(N,)`` int64, edges and communities.
     """
     draw = generator(seed, "social", "prototypes")

@@ -45,7 +45,6 @@ def wearables(request: SourceRequest) -> Examples:
     Returns
     -------
     examples : Examples
-    --------
         Inputs ``(N, 5)`` and targets ``(N,)``, float32.
     """
     root = np.linalg.cholesky(input_covariance())

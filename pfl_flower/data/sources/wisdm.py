@@ -44,7 +44,6 @@ def wisdm(request: SourceRequest) -> Examples:
     Returns
     -------
     examples : Examples
-    --------
         Inputs ``(N, 91)`` float32, targets ``(N,)`` int64, and phases.
 
     Raises

@@ -100,7 +100,7 @@ def test_clients_whose_tables_have_other_columns_cannot_take_part():
     assert schema == ClientSchema((2,), "classification", (0, 2), columns=("age", "weight"))
     words = "its table has the features 'height' in place of 'weight' in the tables of 2 clients"
     assert deviants == {0: words}
-    with pytest.raises(SchemaError, match="'height' in place of 'weight'") as error:
+    with pytest.raises(SchemaError) as error:
         check_columns(other.columns, schema)
     assert (error.value.key, error.value.value) == ("columns", ("age", "height"))
     check_columns(nameless.columns, schema)

@@ -208,7 +208,7 @@ def test_any_two_communities_disagree_on_half_of_the_classes(seed):
 
 
 def test_labels_are_the_kinds_under_the_names_of_the_community():
-    world = SocialWorld(nodes=50, signal=100.0)  # kinds can be told from features without error
+    world = SocialWorld(nodes=50, signal=100.0)  # features separate the kinds without error
     network = grow(world, 100, 8)
     middles = [network.inputs[:100][network.targets[:100] == kind].mean(0) for kind in range(6)]
     kinds = torch.cdist(network.inputs, torch.stack(middles)).argmin(dim=1).numpy()
