@@ -14,8 +14,8 @@ from clients import ClientDetails, PersonalClient, PersonalState, bind, in_memor
 from clients.evaluation import Stream
 from clients.graphs.graph import Graph
 from clients.loaders import Loader
-from clients.training import device_of
 from clients.measurement_error.multiple_imputation import average_predictions
+from clients.training import device_of
 from pfl_flower.client.model_card import about_model
 from pfl_flower.client.node_config import Node, node_of
 from pfl_flower.config.run_config import RunConfig

@@ -190,10 +190,11 @@ def test_an_infinite_error_is_one_on_disk_too(tmp_path):
 
 
 def test_when_nothing_can_run_the_reason_is_said(tmp_path):
-    with pytest.raises(DataError, match="1700 clients need a"):
+    with pytest.raises(DataError) as error:
         compare(Comparison(["fedper"], SHORT, 1700, (0,)), tmp_path)
+    assert (error.value.key, error.value.value) == ("num_clients", 1700)
     small = Comparison(["fedper"], {**SHORT, "model": "large-cnn"}, 3, (0,))
-    with pytest.raises(ConfigError, match="no method could run: .*at least 16x16, got 8x8"):
+    with pytest.raises(ConfigError, match=r"shape is \(1, 8, 8\)"):
         compare(small, tmp_path)
 
 
