@@ -29,10 +29,19 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-RENAMED_KEYS = {"cluster-sizes": "tribes", "corrupted-clients": "liars"}
+RENAMED_KEYS = {
+    "cluster-sizes": "tribes",
+    "corrupted-clients": "liars",
+    "client-metadata": "descriptions",
+}
 """Today's key of the run config -> its name at 351bb59."""
 
-RENAMED_VALUES: dict[tuple[str, Any], Any] = {}
+RENAMED_VALUES: dict[tuple[str, Any], Any] = {
+    ("dataset", "mixed-effects"): "planted",
+    ("dataset", "metadata-digits"): "described-digits",
+    ("dataset", "metadata-digits-hard"): "described-digits-hard",
+    ("dataset", "metadata-regression"): "described-regression",
+}
 """(today's key, today's value) -> the value at 351bb59."""
 
 RENAMED_NAMES = {"told by the client": "declared by the client"}
@@ -126,13 +135,13 @@ def runs(folder: Path) -> Iterator[tuple[str, int, dict[str, Any]]]:
     yield (
         "hypernetwork",
         8,
-        {"method": "pfedhn", "dataset": "described-digits", "heterogeneity": "none", "unseen": 0.2}
+        {"method": "pfedhn", "dataset": "metadata-digits", "heterogeneity": "none", "unseen": 0.2}
         | {"safeguard": True, "baselines": "fedavg,local"},
     )
     yield (
         "linear",
         6,
-        {"method": "hierarchical-linear", "dataset": "planted", "heterogeneity": "none"}
+        {"method": "hierarchical-linear", "dataset": "mixed-effects", "heterogeneity": "none"}
         | {"model": "auto", "unseen": 0.2, "baselines": "local"},
     )
     yield (

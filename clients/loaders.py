@@ -59,11 +59,17 @@ class InMemoryLoader:
 
     def __iter__(self) -> Iterator[Batch]:
         inputs, targets = self.dataset.tensors
-        count = len(inputs)
-        order = torch.randperm(count) if self.shuffle else torch.arange(count)
+        order = torch.randperm(len(inputs)) if self.shuffle else None
         torch.empty((), dtype=torch.int64).random_()  # the seed of a DataLoader's workers
-        for place in torch.split(order[: self.used], self.batch_size) if count else ():
-            yield inputs[place], targets[place]
+        for start in range(0, self.used, self.batch_size):
+            end = min(start + self.batch_size, self.used)
+            if order is None:  # rows one after the other in memory, as an index would have them
+                yield (
+                    inputs[start:end].clone(memory_format=torch.contiguous_format),
+                    targets[start:end].clone(memory_format=torch.contiguous_format),
+                )
+            else:
+                yield inputs[order[start:end]], targets[order[start:end]]
 
     def __len__(self) -> int:
         return math.ceil(self.used / self.batch_size)

@@ -187,8 +187,9 @@ class LocalClient(NumPyClient):
 
     def proximal_terms(self) -> list[ProximalTerm]:
         """Return what holds the parameters near something in this round."""
-        current = dict(self.model.named_parameters())
-        found = [rule.term(current, self.scopes) for rule in self.proximal_rules]
+        rules = [rule for rule in self.proximal_rules if rule.strength]
+        current = dict(self.model.named_parameters()) if rules else {}
+        found = [rule.term(current, self.scopes) for rule in rules]
         return [term for term in found if term is not None]
 
     def train_model(self, proximal_terms: Sequence[ProximalTerm], **changes: Any) -> float:

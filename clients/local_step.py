@@ -109,7 +109,7 @@ class Step:
     gradients: Tensors
 
 
-Gradient = Callable[[nn.Module, Criterion, Tensors, Tensors, Tensor, Tensor], Any]
+Gradient = Callable[[nn.Module, Criterion, Tensors, Tensors, Any, Tensor], Any]
 """(model, criterion, parameters, buffers, inputs, targets) -> (loss, gradients, buffers)."""
 
 
@@ -120,6 +120,7 @@ def gradient(
     buffers: Tensors,
     inputs: Any,
     targets: Tensor,
+    tied: bool = True,
 ) -> tuple[Tensor, Tensors, Tensors]:
     """Return the mean loss of a batch, its gradient, and the buffers after the forward pass.
 
@@ -134,10 +135,12 @@ def gradient(
         Name -> tensor; not changed.
     inputs, targets
         Of the batch.
+    tied : bool, default True
+        Whether one tensor of the model may have several names; False saves the look for it.
     """
     leaves = {name: value.detach().requires_grad_() for name, value in parameters.items()}
     after = {name: value.clone() for name, value in buffers.items()}
-    outputs = functional_call(model, {**leaves, **after}, (inputs,))
+    outputs = functional_call(model, {**leaves, **after}, (inputs,), tie_weights=tied)
     loss = criterion(outputs, targets)
     found = torch.autograd.grad(loss, list(leaves.values()), allow_unused=True)
     gradients = {

@@ -15,6 +15,7 @@ from clients.evaluation import Stream
 from clients.graphs.graph import Graph
 from clients.loaders import Loader
 from clients.measurement_error.multiple_imputation import average_predictions
+from clients.training import device_of
 from pfl_flower.client.model_card import about_model
 from pfl_flower.client.node_config import Node, node_of
 from pfl_flower.config.run_config import RunConfig
@@ -121,8 +122,9 @@ def build_client(
         ),
         "seed": config.seed,
     }
+    device = choose_device(config.device)
     return config.row.client(
-        model.to(choose_device(config.device)),
+        model if device_of(model) == device else model.to(device),
         setup.scopes,
         _training_loader(config, data),
         _evaluation_loader(data.validation, data.graph),

@@ -17,8 +17,8 @@ from pfl_flower.config.validators import (
     sizes,
 )
 from pfl_flower.data import PARTITIONS, SOURCES
-from pfl_flower.data.degradation.devices import MISSINGNESS
 from pfl_flower.data.degradation.imputation import IMPUTATIONS
+from pfl_flower.data.degradation.missingness import MISSINGNESS
 from pfl_flower.data.heterogeneity import HETEROGENEITIES
 from pfl_flower.data.readers.registry import OWN
 from pfl_flower.methods import METHODS
@@ -101,7 +101,7 @@ class CommonKeys:
     calibrate_inputs: bool = key(
         False, "each client replaces readings by expected true values, by its stated noise"
     )
-    descriptions: str = key(
+    client_metadata: str = key(
         "own",
         "of generated clients: what they tell of themselves; shuffled: a control",
         choice("own", "shuffled"),

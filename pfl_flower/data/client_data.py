@@ -1,8 +1,8 @@
-"""A client's splits; and what of them it has in which round, where they are a stream of phases.
+"""ClientData, the splits of one client, and which of them it has in each round of a stream.
 
-Habits change: a wearer begins to train for a marathon, moves differently, and what was learnt
-before is of no use, or of use again later. Such data come in phases. A client trains on the phase
-at hand only, whose earlier examples are gone, and is tested on everything it has met so far.
+Habits change: a wearer begins to train for a marathon and moves differently. Such data come as a
+stream of phases. A client trains on the current phase only, because earlier examples are gone, and
+is tested on all phases so far.
 """
 
 from dataclasses import dataclass
@@ -16,19 +16,25 @@ from strategies.randomness import generator
 
 @dataclass(frozen=True)
 class ClientData:
-    """One client's own examples; inputs are float32, targets int64 classes or float32 numbers.
+    """One client's examples; inputs are float32, targets int64 classes or float32 numbers.
 
     Attributes
     ----------
-    train, validation, test : (inputs, targets); of a stream, its phases' one after another
-    phases : the splits of each phase; () where data are no stream
-    starts : fraction of the run's rounds after which each phase begins, ascending from 0.0; ()
-        where data are no stream, or all phases are there from the start
-    graph : what the examples are nodes of, or pairs of nodes; inputs are then their int64 numbers,
-        ``(N,)`` or ``(N, 2)``
-    quality : how well the client sees; None where that is not known (graphs, streams)
-    draws : how often every example is there, filled in by different draws of what is missing: the
-        training examples one draw after another, the others as ``(N, draws, d)``
+    train, validation, test : tuple of Tensor
+        (inputs, targets); of a stream those of all phases, one phase after another.
+    phases : tuple of ClientData, default ()
+        The splits of each phase; () where data are no stream.
+    starts : tuple of float, default ()
+        Fraction of the run's rounds after which each phase begins, ascending from 0.0; () where
+        data are no stream, or the client has all phases from the start.
+    graph : Graph, optional
+        The graph whose nodes, or pairs of nodes, are the examples. Inputs are then their int64
+        numbers, ``(N,)`` or ``(N, 2)``.
+    quality : DataQuality, optional
+        Quality of the measurements; None where it is not known (graphs, streams).
+    draws : int, default 1
+        Number of imputations of every example. Training examples come one imputation after
+        another, ``(draws N, d)``, the others as ``(N, draws, d)``.
     """
 
     train: Split
@@ -42,27 +48,34 @@ class ClientData:
 
     @property
     def num_examples(self) -> int:
-        """The number of training examples, each counted once however often it is there."""
+        """Number of training examples; several imputations of an example count once."""
         return len(self.train[1]) // self.draws
 
     def phase_at(self, server_round: int, num_rounds: int) -> int:
-        """Return the number of the phase at hand in a round; 0 where nothing ever changes.
+        """Return the number of the current phase; 0 where data are no stream.
 
         Parameters
         ----------
-        server_round : from 1; in round 0, before the first, the first phase is at hand, and after
-            the last round the last phase
-        num_rounds : of the run. With few of them a phase may be over before any round has it
+        server_round : int
+            Number of the round, from 1. Round 0 has the first phase; rounds after the last one
+            have the last phase.
+        num_rounds : int
+            Number of rounds of the run. With few rounds some phases have no round.
         """
         begun = sum(server_round > start * num_rounds for start in self.starts)
         return max(0, begun - 1)
 
     def at(self, server_round: int, num_rounds: int) -> "ClientData":
-        """Return what the client has in a round, see :meth:`phase_at`.
+        """Return the client's data in a round.
 
-        Its training and validation examples are those of the phase at hand, its test examples
-        those of all phases so far, which are its ``phases``. The same object for the same phase;
-        itself where nothing ever changes.
+        Training and validation examples are those of the current phase. Test examples are those of
+        all phases so far, which are the ``phases`` of the result. It is the same object for the
+        same phase, and ``self`` where data are no stream.
+
+        Parameters
+        ----------
+        server_round, num_rounds : int
+            See :meth:`phase_at`.
         """
         if not self.starts:
             return self
@@ -70,7 +83,7 @@ class ClientData:
 
     @cached_property
     def _so_far(self) -> "tuple[ClientData, ...]":
-        """What the client has in each phase; all of it is views, so nothing is copied."""
+        """The client's data in each phase; all tensors are views."""
         made, met = [], 0
         inputs, targets = self.test
         for number, phase in enumerate(self.phases):
@@ -84,9 +97,18 @@ class ClientData:
 def phase_starts(seed: int, client: int, num_phases: int) -> tuple[float, ...]:
     """Return the fraction of the rounds after which each phase of a client begins.
 
-    The first begins at 0. Wearers change at times of their own: of P phases, phase k > 0 begins at
-    a fraction uniform in (k - 1/4) / P to (k + 1/4) / P, so that each lasts between a half and
-    three halves of its equal share (the first and the last: three to five quarters).
+    The first begins at 0. Of P phases, phase k > 0 begins at a fraction that is uniform in
+    (k - 1/4) / P to (k + 1/4) / P, drawn for each client. So a phase lasts between a half and three
+    halves of its equal share (the first and the last: three to five quarters).
+
+    Parameters
+    ----------
+    seed : int
+        Seed of the run.
+    client : int
+        Number of the client.
+    num_phases : int
+        Number of phases.
     """
     shifts = generator(seed, "phases", client).uniform(-0.25, 0.25, size=num_phases - 1)
     return (0.0, *((k + float(shift)) / num_phases for k, shift in enumerate(shifts, start=1)))

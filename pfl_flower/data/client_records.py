@@ -1,4 +1,4 @@
-"""What all readers of a user's own data share: what they are asked, what they give, the checks."""
+"""Records of own data: the request to a reader, the raw examples of a client, and their checks."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -7,40 +7,45 @@ from typing import Any, Protocol
 import numpy as np
 
 from clients.graphs.graph import Graph
-from pfl_flower.data.degradation.declared_errors import StatedErrors, stated_errors
+from pfl_flower.data.degradation.declared_errors import DeclaredErrors, declared_errors
 from pfl_flower.data.degradation.imputation import FILLING
+from pfl_flower.data.errors import DataError
 from pfl_flower.data.readers.array_checks import KINDS, checked_inputs, checked_targets
-from pfl_flower.data.schema import DataError
 
 RawSplit = tuple[np.ndarray, np.ndarray]
 """(inputs, targets) of some examples, see :class:`RawClient`."""
 
 SPLITS = ("train", "val", "test")
-"""What follows ``x_`` and ``y_`` in the names of a client's arrays."""
+"""Endings of the names of a client's arrays, after ``x_`` and ``y_``."""
 
-_WAY_OUT = f", or set imputation ({', '.join(FILLING)}) for what is missing"
-"""What a user can do about missing inputs, beside filling them in."""
+_HINT = f", or set imputation ({', '.join(FILLING)}) to fill in missing values"
 
 
 @dataclass(frozen=True)
 class RawClient:
-    """One client's own examples as its files have them: labels unmapped, features unscaled.
+    """One client's examples as its files have them: labels not numbered, features not scaled.
 
     Attributes
     ----------
-    train, validation, test : (inputs, targets); validation and test are None where the client's
-        data come unsplit, for the caller to split off the training examples. Train and test have
-        at least one example. Inputs are ``(N, *shape)``, finite float32 (or NaN where a value is
-        missing, for something to take its place) or uint8 pixels in 0..255;
-        targets are ``(N,)`` integers, finite floats or strings (numpy's ``str_``). Shape, dtype of
-        inputs and kind of targets are the same in all splits
-    phases : the same of each phase, where the data come as a stream of phases; the splits are then
-        theirs, one after another. Data of one's own are no streams
-    graph : what the examples are nodes of, or pairs of nodes; inputs are then their int64 numbers,
-        ``(N,)`` or ``(N, 2)``. Targets of pairs are 1.0 (connected) or 0.0, float32
-    community : number of the community that the client belongs to; None where it is unknown
-    stated : what is stated of the errors of readings; None where nothing is
-    columns : names of the features, where examples are rows of a table; empty elsewhere
+    train : RawSplit
+        Inputs and targets of at least one example. Inputs are ``(N, *shape)``, finite float32 (NaN
+        where a value is missing and will be imputed) or uint8 pixels in 0..255. Targets are
+        ``(N,)`` integers, finite floats or strings (numpy's ``str_``).
+    validation, test : RawSplit, optional
+        The same, with the same shape, dtype of inputs and kind of targets. None where the data are
+        not split; then the caller splits the training examples.
+    phases : tuple of RawClient, default ()
+        The splits of each phase, where the data are a stream of phases. The splits above are then
+        those of all phases, one after another. Own data are no streams.
+    graph : Graph, optional
+        The graph whose nodes, or pairs of nodes, are the examples. Inputs are then their int64
+        numbers, ``(N,)`` or ``(N, 2)``. Targets of pairs are 1.0 (an edge) or 0.0, float32.
+    community : int, optional
+        Number of the community of the client.
+    declared_errors : DeclaredErrors, optional
+        The declared size of the measurement errors.
+    columns : tuple of str, default ()
+        Names of the features, where examples are rows of a table.
     """
 
     train: RawSplit
@@ -49,24 +54,31 @@ class RawClient:
     phases: "tuple[RawClient, ...]" = ()
     graph: Graph | None = None
     community: int | None = None
-    stated: StatedErrors | None = None
+    declared_errors: DeclaredErrors | None = None
     columns: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class OwnRequest:
-    """What a reader is told.
+    """The arguments of a reader of own data.
 
     Attributes
     ----------
-    location : folder or file (``~`` is the home folder), name of a data set, or ``module:function``
-    client_column : says whose a row is, in a table or a data set
-    label_column : what is to be predicted, in a table or a data set
-    partitioner : number of clients -> a partitioner of flwr-datasets, for a data set of Hugging
-        Face; None splits it by ``client_column``, or evenly if that is empty
-    seed : of the order of a data set of Hugging Face
-    task : see :class:`pfl_flower.data.settings.DataSettings`; links of a graph need no labels
-    may_lack : whether features may be missing (NaN), for something else to take their place
+    location : str
+        Folder or file (``~`` is the home folder), name of a data set, or ``module:function``.
+    client_column : str, default ""
+        Column with the client of each row, in a table or a data set.
+    label_column : str, default ""
+        Column with the targets, in a table or a data set.
+    partitioner : callable, optional
+        Number of clients -> a partitioner of flwr-datasets, for a data set of Hugging Face. None
+        splits it by ``client_column``, or evenly if that is empty.
+    seed : int, default 0
+        Decides the order of a data set of Hugging Face.
+    task : str, default "auto"
+        See :class:`pfl_flower.data.settings.DataSettings`; link prediction needs no labels.
+    allow_missing : bool, default False
+        Whether features may be missing (NaN), because an imputation fills them in.
     """
 
     location: str
@@ -75,14 +87,14 @@ class OwnRequest:
     partitioner: Callable[[int], Any] | None = None
     seed: int = 0
     task: str = "auto"
-    may_lack: bool = False
+    allow_missing: bool = False
 
 
 class OwnData(Protocol):
-    """A user's own data, which come split by client."""
+    """A reader of own data, which come split by client."""
 
     def count(self) -> int | None:
-        """Return the number of clients there are, or None if there are as many as one asks for.
+        """Return the number of clients, or None if the data can be split among any number.
 
         Raises
         ------
@@ -91,10 +103,17 @@ class OwnData(Protocol):
         """
 
     def names(self) -> list[str]:
-        """Return the clients' own names, by their numbers; nothing where they have none."""
+        """Return the names of the clients, by number; an empty list where they have none."""
 
     def load(self, partition_id: int, num_partitions: int) -> RawClient:
-        """Return the examples of client ``partition_id`` of ``num_partitions``.
+        """Return the examples of a client.
+
+        Parameters
+        ----------
+        partition_id : int
+            Number of the client, from 0.
+        num_partitions : int
+            Number of clients.
 
         Raises
         ------
@@ -104,9 +123,18 @@ class OwnData(Protocol):
 
 
 def client_index(partition_id: int, clients: Sequence[object], where: str) -> int:
-    """Return which of the clients found is meant.
+    """Return the index of a client among those that data hold.
 
-    A single one is the client whatever its number: a device may hold nothing but its own data.
+    Data with one client belong to any client number: a device may hold only its own data.
+
+    Parameters
+    ----------
+    partition_id : int
+        Number of the client, from 0.
+    clients : sequence
+        Names of all clients that the data hold.
+    where : str
+        Name of the data, for error messages.
 
     Raises
     ------
@@ -120,7 +148,11 @@ def client_index(partition_id: int, clients: Sequence[object], where: str) -> in
         raise DataError(
             f"{where} holds {len(clients)} clients ({some}{', ...' if len(clients) > 5 else ''}), "
             f"numbered from 0, so there is no client {partition_id}; use at most {len(clients)} "
-            f"clients"
+            f"clients",
+            key="partition-id",
+            value=partition_id,
+            client=partition_id,
+            choices=map(str, clients),
         )
     return partition_id
 
@@ -130,7 +162,7 @@ def checked(
     where: str,
     columns: Sequence[str] = (),
     required: Sequence[str] = ("train",),
-    may_lack: bool = False,
+    allow_missing: bool = False,
 ) -> RawClient:
     """Return a client's arrays as a :class:`RawClient`, after every check on their contents.
 
@@ -139,14 +171,20 @@ def checked(
 
     Parameters
     ----------
-    arrays : ``x_train`` and ``y_train``, and maybe ``x_val``, ``y_val``, ``x_test`` and ``y_test``:
-        numpy arrays, tensors or what numpy makes arrays of; other names are left alone unless they
-        look like a misspelt split, and None is an array that is not there. One of
-        :data:`~pfl_flower.data.degradation.declared_errors.DECLARED` says how exact the inputs are
-    where : file and client, for error messages
-    columns : names of the features, if examples are rows of a table
-    required : splits that must be there
-    may_lack : whether inputs may be missing (NaN)
+    arrays : mapping
+        ``x_train`` and ``y_train``, and optionally ``x_val``, ``y_val``, ``x_test`` and ``y_test``:
+        numpy arrays, tensors or what numpy makes arrays of. None counts as an array that is not
+        there. Other names are ignored unless they look like a misspelt split. One of
+        :data:`~pfl_flower.data.degradation.declared_errors.DECLARED` declares how exact the inputs
+        are.
+    where : str
+        File and client, for error messages.
+    columns : sequence of str, default ()
+        Names of the features, if examples are rows of a table.
+    required : sequence of str, default ("train",)
+        Splits that must be there.
+    allow_missing : bool, default False
+        Whether inputs may be missing (NaN).
 
     Raises
     ------
@@ -160,20 +198,26 @@ def checked(
     for name in SPLITS:
         if f"x_{name}" in arrays:
             inputs = checked_inputs(
-                arrays[f"x_{name}"], f"{where}: x_{name}", columns, may_lack, _WAY_OUT
+                arrays[f"x_{name}"], f"x_{name}", where, columns, allow_missing, _HINT
             )
-            targets = checked_targets(arrays[f"y_{name}"], f"{where}: y_{name}")
+            targets = checked_targets(arrays[f"y_{name}"], f"y_{name}", where)
             if len(inputs) != len(targets):
                 raise DataError(
                     f"{where}: x_{name} has {len(inputs)} examples, but y_{name} {len(targets)}; "
-                    f"each example needs one target"
+                    f"each example needs one target",
+                    key=f"y_{name}",
+                    value=len(targets),
                 )
             if not len(inputs) and name != "val":
-                raise DataError(f"{where} has no {name} example; it needs at least one")
+                raise DataError(
+                    f"{where} has no {name} example; it needs at least one",
+                    key=f"x_{name}",
+                    value=0,
+                )
             splits[name] = (inputs, targets)
     _check_alike(splits, where)
-    stated = stated_errors(arrays, splits["train"][0], where)
-    return RawClient(splits["train"], splits.get("val"), splits.get("test"), stated=stated)
+    errors = declared_errors(arrays, splits["train"][0], where)
+    return RawClient(splits["train"], splits.get("val"), splits.get("test"), declared_errors=errors)
 
 
 def _check_names(arrays: Mapping[str, Any], where: str, required: Sequence[str]) -> None:
@@ -187,7 +231,10 @@ def _check_names(arrays: Mapping[str, Any], where: str, required: Sequence[str])
         problem = f"has no {', '.join(missing)}" if missing else f"has {', '.join(unknown)}"
         raise DataError(
             f"{where} {problem} (there: {', '.join(sorted(arrays)) or 'nothing'}); name the arrays "
-            f"x_train, y_train, x_test and y_test, and x_val and y_val if there is a validation set"
+            f"x_train, y_train, x_test and y_test, and x_val and y_val if there is a validation "
+            f"set",
+            key=", ".join(missing or unknown),
+            choices=sorted(arrays),
         )
 
 
@@ -200,5 +247,7 @@ def _check_alike(splits: Mapping[str, RawSplit], where: str) -> None:
         if found != expected:
             raise DataError(
                 f"{where}: an example of {name} has shape, input type and targets {found}, but one "
-                f"of train has {expected}; they have to be the same"
+                f"of train has {expected}; they must be the same",
+                key=f"x_{name}, y_{name}",
+                value=found,
             )

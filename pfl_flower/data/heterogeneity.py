@@ -1,4 +1,4 @@
-"""How clients differ beyond which examples they have. Each is a function of one client."""
+"""Heterogeneity: concept shift and feature shift between clients, as functions of one client."""
 
 from collections.abc import Callable, Mapping
 
@@ -6,17 +6,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pfl_flower.data.schema import DataError
+from pfl_flower.data.errors import DataError
 from strategies.randomness import generator
 
 Transform = Callable[[Tensor, Tensor, int, int, int], tuple[Tensor, Tensor]]
-"""(float inputs, targets, number of classes, client, seed) -> what this client sees and says."""
+"""(float inputs, targets, number of classes, cluster, seed) -> the client's inputs and targets."""
 
 
 def _taste(
     inputs: Tensor, targets: Tensor, num_classes: int, client: int, seed: int
 ) -> tuple[Tensor, Tensor]:
-    """Each client names the classes in its own way: a personal permutation of the labels."""
+    """Permute the labels of a client (concept shift)."""
     _needs_classes("taste", targets)
     names = generator(seed, "taste", client).permutation(num_classes)
     return inputs, torch.from_numpy(names)[targets]
@@ -25,7 +25,7 @@ def _taste(
 def _swap(
     inputs: Tensor, targets: Tensor, num_classes: int, client: int, seed: int
 ) -> tuple[Tensor, Tensor]:
-    """Each client swaps the names of two classes: a mild taste."""
+    """Swap two labels of a client (mild concept shift)."""
     _needs_classes("swap", targets)
     names = torch.arange(num_classes)
     two = torch.from_numpy(generator(seed, "swap", client).permutation(num_classes)[:2])
@@ -35,13 +35,18 @@ def _swap(
 
 def _needs_classes(name: str, targets: Tensor) -> None:
     if targets.is_floating_point():
-        raise DataError(f"heterogeneity {name!r} needs classes; for numbers there is 'offset'")
+        raise DataError(
+            f"heterogeneity {name!r} needs classes; a regression can use 'offset'",
+            key="heterogeneity",
+            value=name,
+            choices=("offset", "none"),
+        )
 
 
 def _lighting(
     inputs: Tensor, targets: Tensor, num_classes: int, client: int, seed: int
 ) -> tuple[Tensor, Tensor]:
-    """Each client sees under its own light: blur, inversion of every second, gain and offset.
+    """Change the lighting of a client's images: blur, gain, offset; odd clients are inverted.
 
     Pixel ``x`` in [0, 1] becomes ``gain * x + offset`` with gain uniform in [0.1, 3] and offset
     uniform in [-1, 1]; the blur's standard deviation is uniform in [0.1, 0.5] pixels.
@@ -49,7 +54,12 @@ def _lighting(
     from torchvision.transforms.v2 import functional as F
 
     if inputs.ndim != 4:
-        raise DataError("heterogeneity 'lighting' needs images")
+        raise DataError(
+            f"heterogeneity 'lighting' needs images, but an example has shape "
+            f"{tuple(inputs.shape[1:])}",
+            key="heterogeneity",
+            value="lighting",
+        )
     draw = generator(seed, "lighting", client)
     gain, offset, sigma = draw.uniform(0.1, 3.0), draw.uniform(-1.0, 1.0), draw.uniform(0.1, 0.5)
     images = F.gaussian_blur(inputs, kernel_size=[3, 3], sigma=[sigma, sigma])
@@ -64,21 +74,27 @@ def _lighting(
 def _interest(
     inputs: Tensor, targets: Tensor, num_classes: int, client: int, seed: int
 ) -> tuple[Tensor, Tensor]:
-    """Each client cares about one of the ways an example can be labelled (client modulo K)."""
+    """Take one of the K labels of every example: the label number ``client modulo K``."""
     if targets.ndim != 2:
-        raise DataError("heterogeneity 'interest' needs examples with several labels ('gallery')")
+        raise DataError(
+            "heterogeneity 'interest' needs examples with several labels, as 'gallery' has",
+            key="heterogeneity",
+            value="interest",
+        )
     return inputs, targets[:, client % targets.shape[1]]
 
 
 def _offset(
     inputs: Tensor, targets: Tensor, num_classes: int, client: int, seed: int
 ) -> tuple[Tensor, Tensor]:
-    """Each client's numbers are off by an amount of its own, uniform in -2 to 2.
-
-    A unit is the deviation of the target over all clients, because targets come standardised.
-    """
+    """Add a constant to a client's targets, uniform in -2 to 2, in deviations of the target."""
     if not targets.is_floating_point():
-        raise DataError("heterogeneity 'offset' needs numbers; for classes there is 'taste'")
+        raise DataError(
+            "heterogeneity 'offset' needs numbers as targets; a classification can use 'taste'",
+            key="heterogeneity",
+            value="offset",
+            choices=("taste", "swap", "none"),
+        )
     return inputs, targets + generator(seed, "offset", client).uniform(-2.0, 2.0)
 
 
@@ -93,9 +109,16 @@ HETEROGENEITIES: Mapping[str, Transform] = {
 
 
 def draw_clusters(sizes: str, num_clients: int, seed: int) -> list[int]:
-    """Return the cluster of every client; without sizes every client is a cluster of its own.
+    """Draw the cluster of every client, in random order.
 
-    Which clients are in which cluster is drawn, so that their numbers tell nothing.
+    Parameters
+    ----------
+    sizes : str
+        Comma-separated sizes of the clusters; empty: every client is a cluster.
+    num_clients : int
+        Number of clients.
+    seed : int
+        Decides the assignment.
 
     Raises
     ------
@@ -116,5 +139,11 @@ def draw_clusters(sizes: str, num_clients: int, seed: int) -> list[int]:
 
 
 def parse_heterogeneity(text: str) -> tuple[str, ...]:
-    """Return the names in a comma-separated list; ``"none"`` or an empty text is none."""
+    """Return the names in a comma-separated list, without ``"none"`` and empty names.
+
+    Parameters
+    ----------
+    text : str
+        The run key ``heterogeneity``.
+    """
     return tuple(word.strip() for word in text.split(",") if word.strip() not in ("", "none"))

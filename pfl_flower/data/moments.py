@@ -1,4 +1,4 @@
-"""Mean and variance of features and targets, told by each client and put together."""
+"""Moments: means and variances of features and targets, per client and merged (federated)."""
 
 import math
 from collections.abc import Sequence
@@ -8,6 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from strategies.errors import ArgumentError
+
 
 @dataclass(frozen=True)
 class Moments:
@@ -15,9 +17,12 @@ class Moments:
 
     Attributes
     ----------
-    count : number of rows
-    means, variances : one value a column, 0 where the count is
-    counts : number of known values of each column, where some are missing; () where none are
+    count : int
+        Number of rows.
+    means, variances : tuple of float
+        One value per column; 0 where the column has no values.
+    counts : tuple of int, default ()
+        Number of known values of each column; () where no value is missing.
     """
 
     count: int
@@ -27,23 +32,27 @@ class Moments:
 
     @property
     def finite(self) -> bool:
-        """Whether all of them are finite numbers; one client's overflow must not be everybody's.
+        """Whether all values are finite, and counts (if any) are one per column and not negative.
 
-        Counts, where they are told, must be of every column, and none negative.
+        The moments of a client with an overflow would otherwise spoil those of all clients.
         """
         counted = len(self.counts) in (0, len(self.means)) and min(self.counts, default=0) >= 0
         return counted and all(map(math.isfinite, (*self.means, *self.variances)))
 
 
 FEWEST_ROWS = 5
-"""A client with fewer rows tells no moments: the mean of one row is that row."""
+"""A client with fewer rows sends no moments: the mean of one row is that row."""
 
 
 def moments(values: Tensor) -> Moments:
-    """Return the moments of every column of ``(N, ...)`` values, N at least 1.
+    """Return the moments of every column; missing values (NaN) are left out.
 
-    Missing values (NaN) are left out. Of a column with fewer than :data:`FEWEST_ROWS` others
-    nothing is told: its count is 0.
+    A column with missing values and fewer than :data:`FEWEST_ROWS` known ones gets count 0.
+
+    Parameters
+    ----------
+    values : Tensor
+        ``(N, ...)``, N at least 1; one column per entry of a row.
     """
     columns = values.double().flatten(1) if values.ndim > 1 else values.double()[:, None]
     if columns.isnan().any():
@@ -54,13 +63,16 @@ def moments(values: Tensor) -> Moments:
 
 @dataclass(frozen=True)
 class KnownValues:
-    """What the known values of some columns come to; a value is missing if it is NaN.
+    """Statistics of the known values of columns; a value is missing if it is NaN.
 
     Attributes
     ----------
-    number : ``(d,)`` of known values
-    means : ``(d,)``, 0 where there are none
-    squares : ``(d,)``, sum of their squared distances from the mean
+    number : ndarray
+        Number of known values, ``(d,)``.
+    means : ndarray
+        ``(d,)``, 0 where no value is known.
+    squares : ndarray
+        Sum of squared distances from the mean, ``(d,)``.
     """
 
     number: NDArray[np.int64]
@@ -69,7 +81,13 @@ class KnownValues:
 
     @classmethod
     def of(cls, values: NDArray[np.float64]) -> "KnownValues":
-        """Return those of ``(N, d)`` values."""
+        """Return the statistics of values.
+
+        Parameters
+        ----------
+        values : ndarray
+            ``(N, d)``.
+        """
         known = ~np.isnan(values)
         number = known.sum(axis=0)
         means = np.where(known, values, 0.0).sum(axis=0) / np.maximum(number, 1)
@@ -78,7 +96,7 @@ class KnownValues:
 
     @property
     def variances(self) -> NDArray[np.float64]:
-        """Unbiased variances, 0 of fewer than two values."""
+        """Unbiased variances, ``(d,)``; 0 with fewer than two values."""
         found: NDArray[np.float64] = self.squares / np.maximum(self.number - 1, 1)
         return found
 
@@ -86,26 +104,32 @@ class KnownValues:
 def _moments_of_known(columns: NDArray[np.float64]) -> Moments:
     """Return the moments of the known values of every column."""
     found = KnownValues.of(columns)
-    told = found.number >= FEWEST_ROWS
-    variances = np.where(told, found.squares / np.maximum(found.number, 1), 0.0)
-    means, counts = np.where(told, found.means, 0.0), np.where(told, found.number, 0)
+    enough = found.number >= FEWEST_ROWS
+    variances = np.where(enough, found.squares / np.maximum(found.number, 1), 0.0)
+    means, counts = np.where(enough, found.means, 0.0), np.where(enough, found.number, 0)
     return Moments(
         len(columns), tuple(means.tolist()), tuple(variances.tolist()), tuple(counts.tolist())
     )
 
 
 def merge_moments(parts: Sequence[Moments]) -> Moments:
-    """Return the moments of all rows together, from those of each part (Chan et al. 1979, eq. 2.1).
+    """Return the moments of all rows from those of each part (Chan et al. 1979, eq. 2.1).
 
-    A column that nobody has a value of has mean and variance 0.
+    A column without any known value has mean and variance 0.
+
+    Parameters
+    ----------
+    parts : sequence of Moments
+        At least one; all have the same columns.
 
     Raises
     ------
-    ValueError
+    ArgumentError
         If there are no parts, or they differ in their number of columns.
     """
-    if not parts or len({len(part.means) for part in parts}) != 1:
-        raise ValueError("moments of the same columns, of at least one part, are needed")
+    sizes = [len(part.means) for part in parts]
+    if len(set(sizes)) != 1:
+        raise ArgumentError("parts", sizes, "at least one, with the same number of columns")
     size = len(parts[0].means)
     counts = np.array([part.counts or (part.count,) * size for part in parts], dtype=float)
     known = counts.sum(axis=0)
@@ -124,10 +148,15 @@ def merge_moments(parts: Sequence[Moments]) -> Moments:
 
 
 def feature_deviations(features: Moments) -> NDArray[np.float64]:
-    """Return the deviation of every feature, 0 of a constant one.
+    """Return the deviation of every feature, ``(d,)``; 0 for a constant feature.
 
-    Rounding gives a constant feature a tiny deviation; dividing by that would blow up an unseen
-    client.
+    Rounding gives a constant feature a tiny deviation. Division by it would give an unseen client
+    huge values.
+
+    Parameters
+    ----------
+    features : Moments
+        Moments of the features.
     """
     deviations = np.sqrt(features.variances)
     tiny = deviations <= 1e-7 * np.maximum(np.abs(features.means), 1e-30)

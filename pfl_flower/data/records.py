@@ -1,4 +1,4 @@
-"""What a data set gives, and what a server knows of it without data."""
+"""Examples, which a data set returns, and Source, its row in the table of data sets."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,21 +12,27 @@ from pfl_flower.data.schema import TaskName
 
 @dataclass(frozen=True)
 class Examples:
-    """Labelled examples.
+    """Labelled examples of a data set.
 
     Attributes
     ----------
-    inputs : ``(N, *shape)``; float32, or uint8 pixels in 0..255
-    targets : ``(N,)`` int64 class labels, or ``(N, K)`` for examples that can be labelled in K
-        ways; float32 numbers for regression
-    owner : ``(N,)`` number of the natural client each example belongs to, or None
-    fold : ``(N,)`` 0 for examples to learn from and 1 for examples to test on, or None if any
-        example may serve either purpose
-    phase : ``(N,)`` number of the phase each example belongs to, where they come as a stream of
-        phases (see :mod:`pfl_flower.data.client_data`), or None
-    edges : ``(2, E)`` int64, where the examples are the nodes of a graph and inputs their
-        features: who is connected with whom, each connection in both directions; or None
-    community : ``(N,)`` number of the community each node belongs to, or None
+    inputs : Tensor
+        ``(N, *shape)``; float32, or uint8 pixels in 0..255.
+    targets : Tensor
+        ``(N,)`` int64 class labels, or ``(N, K)`` for examples that have K labels each; float32
+        numbers for regression.
+    owner : ndarray, optional
+        ``(N,)`` number of the natural client of each example.
+    fold : ndarray, optional
+        ``(N,)`` 0 for training and 1 for test examples. None if any example may be either.
+    phase : ndarray, optional
+        ``(N,)`` number of the phase of each example, where they come as a stream of phases (see
+        :mod:`pfl_flower.data.client_data`).
+    edges : Tensor, optional
+        ``(2, E)`` int64, each edge in both directions, where the examples are the nodes of a graph
+        and inputs their features.
+    community : ndarray, optional
+        ``(N,)`` number of the community of each node.
     """
 
     inputs: Tensor
@@ -43,7 +49,19 @@ class Examples:
 
 @dataclass(frozen=True)
 class SourceRequest:
-    """What a source is told: where data is, whether it may download, for how many clients."""
+    """The arguments of a data set's loader.
+
+    Attributes
+    ----------
+    data_dir : Path or None
+        The data folder; None for the cache.
+    download : bool
+        Whether missing files may be downloaded.
+    seed : int
+        Seed of generated data.
+    num_clients : int
+        Number of clients.
+    """
 
     data_dir: Path | None
     download: bool
@@ -51,30 +69,39 @@ class SourceRequest:
     num_clients: int
 
 
-Description = Mapping[str, float | str | None]
-"""What a client tells of itself: name -> number, category, or None where it is missing."""
+ClientMetadata = Mapping[str, float | str | None]
+"""Metadata of one client: name -> number, category, or None where it is missing."""
 
 
 @dataclass(frozen=True)
 class Source:
-    """A data set: how to load it, and what a server without data must know of it.
+    """A data set: its loader, and what a server without data must know of it.
 
     Attributes
     ----------
-    load : reads or generates the examples
-    shape : of one example
-    num_classes : number of classes; 0 for regression
-    standardize : whether features are brought to mean 0 and deviation 1 over the training examples
-        of all clients, by federated statistics
-    generated : whether the examples depend on the seed
-    heterogeneity : how clients differ unless the user says so
-    num_phases : number of phases that the examples of every natural client come in; 1 for data
-        that are no stream
-    describe : returns what each natural client tells of itself, if they do
-    graph : whether the examples are nodes of a graph; ``shape`` is that of a node's features
-    imputation : what takes the place of missing values unless the user says so
-    natural : whether the examples of a natural client belong together, so that no other partition
-        makes sense; so do those of a stream of phases
+    load : callable
+        SourceRequest -> Examples; reads or generates them.
+    shape : tuple of int
+        Shape of one example; of a node's features in a graph.
+    num_classes : int
+        Number of classes; 0 for regression.
+    standardize : bool, default False
+        Whether features are scaled to mean 0 and deviation 1 over the training examples of all
+        clients, by federated statistics.
+    generated : bool, default False
+        Whether the examples depend on the seed.
+    heterogeneity : str, default "taste"
+        The value of the run key ``heterogeneity`` where the user sets none.
+    num_phases : int, default 1
+        Number of phases of every natural client; 1 for data that are no stream.
+    metadata : callable, optional
+        SourceRequest -> the metadata of each natural client.
+    graph : bool, default False
+        Whether the examples are nodes of a graph.
+    natural : bool, default False
+        Whether only the partition ``natural`` makes sense. So it is for a stream of phases.
+    imputation : str, default "none"
+        The value of the run key ``imputation`` where the user sets none.
     """
 
     load: Callable[[SourceRequest], Examples]
@@ -84,12 +111,12 @@ class Source:
     generated: bool = False
     heterogeneity: str = "taste"
     num_phases: int = 1
-    describe: Callable[[SourceRequest], Sequence[Description]] | None = None
+    metadata: Callable[[SourceRequest], Sequence[ClientMetadata]] | None = None
     graph: bool = False
     natural: bool = False
     imputation: str = "none"
 
     @property
     def task(self) -> TaskName:
-        """Whether targets are classes or numbers."""
+        """The task: classification or regression."""
         return "classification" if self.num_classes else "regression"

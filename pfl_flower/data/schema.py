@@ -1,25 +1,23 @@
-"""What a server must know of data it never sees: schemas of the clients, put together.
+"""Client schemas and the data schema: data shapes, labels and statistics that a server needs.
 
-Before the first round every client tells the shape of an example, its labels and, where features
-are to be standardised or filled in, their mean and variance. From the schemas come the size of the
-network, one numbering of the classes for everybody, and the federated mean and deviation of every
-feature. No example leaves its client.
+Before the first round every client sends its client schema: the shape of an example, its labels
+and, where features are standardised or imputed, their means and variances. The server merges them
+into the data schema, from which follow the size of the network, one numbering of the classes and
+the federated mean and deviation of every feature. No example leaves its client.
 """
 
 import json
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from clients.graphs.graph import Graph
-from pfl_flower.data.moments import Moments, feature_deviations, merge_moments
+from pfl_flower.data.moments import Moments, merge_moments
 
 Split = tuple[Tensor, Tensor]
 """(inputs, targets) of some examples."""
@@ -28,67 +26,32 @@ TaskName = Literal["classification", "regression", "link-prediction"]
 Label = int | str
 
 
-class DataError(ValueError):
-    """A data set that is missing, cannot be read, or cannot be split as asked.
-
-    Parameters
-    ----------
-    message : str
-        What is wrong, where, and what would be right.
-    key, value : optional
-        The run key (or array, column, argument) that is wrong, and its value.
-    client : int or str, optional
-        The client whose data are meant.
-    path : str, optional
-        The file or folder.
-    choices : optional
-        What would be right, where it is one of a few.
-
-    Attributes
-    ----------
-    key, value, client, path, choices
-        The same; None (choices: empty) where they do not apply.
-    """
-
-    def __init__(
-        self,
-        message: str,
-        *,
-        key: str | None = None,
-        value: Any = None,
-        client: int | str | None = None,
-        path: str | None = None,
-        choices: Iterable[str] = (),
-    ) -> None:
-        super().__init__(message)
-        self.key = key
-        self.value = value
-        self.client = client
-        self.path = path
-        self.choices = tuple(choices)
-
-
 @dataclass(frozen=True)
 class ClientSchema:
-    """What one client tells of its data.
+    """What one client sends about its data.
 
     Attributes
     ----------
-    shape : of one example
-    task : whether targets are classes, numbers or links
-    graph : whether its examples are nodes of a graph, or pairs of them; ``shape`` is then that of
-        the features of a node
-    labels : its classes, ascending; empty for regression
-    features : moments of the features over its training examples; None if nobody needs them, or
-        the client has fewer than :data:`pfl_flower.data.moments.FEWEST_ROWS`
-        examples
-    target : moments of the targets over its training examples, for regression; None likewise
-    edges : how many connections of a graph that was cut are kept by the cut, and dropped by it. One
-        that is dropped is counted by one of its two clients only, so that sums are right. None
-        where no graph was cut
-    standardize : whether features are brought to mean 0 and deviation 1, where their moments are
-        known
-    columns : names of the features of a table, in their order; empty where they have none
+    shape : tuple of int
+        Shape of one example; of a node's features where the examples are nodes or pairs of nodes.
+    task : str
+        Whether targets are classes, numbers or links.
+    labels : tuple of int or str, default ()
+        Classes, ascending; empty for regression.
+    features : Moments, optional
+        Moments of the features over the training examples. None if no client needs them, or this
+        one has fewer than :data:`pfl_flower.data.moments.FEWEST_ROWS` examples.
+    target : Moments, optional
+        Moments of the targets over the training examples, for regression; None likewise.
+    graph : bool, default False
+        Whether examples are nodes of a graph, or pairs of nodes.
+    edges : tuple of int, optional
+        Number of edges that a graph partition keeps and drops. Of a dropped edge only one of the
+        two clients counts it, so that sums over clients are right. None without a partition.
+    standardize : bool, default True
+        Whether features are scaled to mean 0 and deviation 1, where their moments are known.
+    columns : tuple of str, default ()
+        Names of the features of a table, in their order; empty where they have no names.
     """
 
     shape: tuple[int, ...]
@@ -102,12 +65,18 @@ class ClientSchema:
     columns: tuple[str, ...] = ()
 
     def to_json(self) -> str:
-        """Return the schema as text."""
+        """Return the schema as JSON."""
         return json.dumps(asdict(self))
 
     @classmethod
     def from_json(cls, text: str) -> "ClientSchema":
-        """Return the schema that :meth:`to_json` wrote."""
+        """Return the schema that :meth:`to_json` wrote.
+
+        Parameters
+        ----------
+        text : str
+            The JSON.
+        """
         values = json.loads(text)
         return cls(
             tuple(values["shape"]),
@@ -134,17 +103,26 @@ def _moments_of(values: Mapping[str, Any] | None) -> Moments | None:
 
 
 DataSchema = ClientSchema
-"""The schemas of all clients put together: the same fields, over everybody."""
+"""The merged schemas of all clients: the same fields, over all clients."""
 
 
 def merge_schemas(schemas: Mapping[int, ClientSchema]) -> tuple[DataSchema, dict[int, str]]:
-    """Return the schema, and for every client whose data do not fit the others' the reason.
+    """Return the data schema, and the reason for every client whose data do not fit it.
 
-    The shape and task that most clients have are the federation's (ties: the lowest client's).
+    The data schema has the shape, task and columns that most clients have (ties: the lowest
+    client's).
 
     Parameters
     ----------
-    schemas : client -> its schema, at least one
+    schemas : mapping
+        Client -> its schema, at least one.
+
+    Returns
+    -------
+    schema : DataSchema
+        The merged schema.
+    reasons : dict
+        Client whose data do not fit -> the reason, in words.
 
     Raises
     ------
@@ -167,7 +145,7 @@ def merge_schemas(schemas: Mapping[int, ClientSchema]) -> tuple[DataSchema, dict
     labels = {label for own in fitting for label in own.labels}
     features = [own.features for own in fitting if own.features and own.features.finite]
     targets = [own.target for own in fitting if own.target and own.target.finite]
-    cuts = [own.edges for own in fitting if own.edges is not None]
+    edges = [own.edges for own in fitting if own.edges is not None]
     schema = DataSchema(
         shape,
         task,
@@ -175,7 +153,7 @@ def merge_schemas(schemas: Mapping[int, ClientSchema]) -> tuple[DataSchema, dict
         merge_moments(features) if features else None,
         merge_moments(targets) if targets else None,
         graph,
-        (sum(kept for kept, _ in cuts), sum(dropped for _, dropped in cuts)) if cuts else None,
+        (sum(kept for kept, _ in edges), sum(dropped for _, dropped in edges)) if edges else None,
         all(own.standardize for own in fitting),
         columns,
     )
@@ -183,28 +161,32 @@ def merge_schemas(schemas: Mapping[int, ClientSchema]) -> tuple[DataSchema, dict
 
 
 def _common_columns(schemas: Mapping[int, ClientSchema]) -> tuple[tuple[str, ...], dict[int, str]]:
-    """Return the names that most tables have for their features, and who has others, with reason.
+    """Return the column names that most tables have, and the reason for every client with others.
 
-    Who has no names, because his data are no table, is taken at the word of his shape.
+    A client without column names has no table. Its shape is all that is checked.
     """
-    named = {
-        client: client_schema.columns
-        for client, client_schema in sorted(schemas.items())
-        if client_schema.columns
-    }
+    named = {client: own.columns for client, own in sorted(schemas.items()) if own.columns}
     if not named:
         return (), {}
     common, count = Counter(named.values()).most_common(1)[0]
     reasons = {
-        client: f"{_only_in(own, common)} of {count} clients"
+        client: f"{column_difference(own, common)} of {count} clients"
         for client, own in named.items()
         if own != common
     }
     return common, reasons
 
 
-def _only_in(own: tuple[str, ...], common: tuple[str, ...]) -> str:
-    """Return in words what a table has that the others have not, and the other way around."""
+def column_difference(own: tuple[str, ...], common: tuple[str, ...]) -> str:
+    """Return in words which columns only one table has, and which only the others have.
+
+    Parameters
+    ----------
+    own : tuple of str
+        Columns of the one table.
+    common : tuple of str
+        Columns of the others.
+    """
     mine, theirs = (
         ", ".join(repr(name) for name in names if name not in others)
         for names, others in ((own, common), (common, own))
@@ -222,104 +204,43 @@ def _noun(graph: bool) -> str:
 
 
 def ordered(labels: set[Label]) -> tuple[Label, ...]:
-    """Return labels in order: numbers by size, then words by the alphabet."""
+    """Return labels in order: numbers by size, then words in alphabetical order.
+
+    Parameters
+    ----------
+    labels : set of int or str
+        The labels.
+    """
     numbers = sorted(label for label in labels if isinstance(label, int))
     return (*numbers, *sorted(label for label in labels if isinstance(label, str)))
 
 
 def target_scale(schema: DataSchema) -> tuple[float, float]:
-    """Return mean and deviation of the targets of a regression, which trains on unit deviation."""
+    """Return the mean and the deviation of the targets of a regression; (0, 1) if unknown.
+
+    Parameters
+    ----------
+    schema : DataSchema
+        The data schema.
+    """
     if schema.target is None:
         return 0.0, 1.0
     return schema.target.means[0], math.sqrt(schema.target.variances[0]) or 1.0
 
 
-def fleet_means(schema: DataSchema) -> NDArray[np.float64]:
-    """Return the fleet's mean of every feature, flat, in the unit of the model; 0 where unknown."""
+def federated_means(schema: DataSchema) -> NDArray[np.float64]:
+    """Return the federated mean of every feature, in the unit of the model; 0 where unknown.
+
+    Parameters
+    ----------
+    schema : DataSchema
+        The data schema.
+
+    Returns
+    -------
+    ndarray
+        ``(d,)``, features in one row.
+    """
     if schema.features is None or schema.standardize:
         return np.zeros(math.prod(schema.shape))
     return np.array(schema.features.means)
-
-
-class SchemaError(DataError):
-    """A client's data that do not fit the schema of the federation."""
-
-
-def check_graph(graph: Graph, schema: DataSchema) -> None:
-    """Check that a client's graph is one like everybody's.
-
-    Raises
-    ------
-    SchemaError
-        If the federation's examples are no nodes of graphs, or their features are others in number.
-    """
-    if not schema.graph:
-        raise SchemaError("examples are nodes of a graph; the federation's are not")
-    if tuple(graph.features.shape[1:]) != schema.shape:
-        raise SchemaError(
-            f"nodes have {graph.features.shape[1]} features; "
-            f"the federation's have {schema.shape[0]}"
-        )
-
-
-def check_columns(columns: tuple[str, ...], schema: DataSchema) -> None:
-    """Check that the features of a client's table are those of everybody's tables.
-
-    Raises
-    ------
-    SchemaError
-        If they are not; who has no table has no names, and is taken at the word of his shape.
-    """
-    if columns and schema.columns and columns != schema.columns:
-        raise SchemaError(f"{_only_in(columns, schema.columns)} of the federation")
-
-
-def fit_inputs(inputs: Tensor, schema: DataSchema) -> Tensor:
-    """Return float32 inputs, standardised where the schema says so; a constant feature becomes 0.
-
-    Raises
-    ------
-    SchemaError
-        If an example has another shape than the federation's, whose examples may be nodes.
-    """
-    if schema.graph:
-        raise SchemaError("examples are not nodes of a graph; the federation's are")
-    if tuple(inputs.shape[1:]) != schema.shape:
-        raise SchemaError(
-            f"examples have shape {tuple(inputs.shape[1:])}; the federation's have {schema.shape}"
-        )
-    if schema.features is None or not schema.standardize:
-        return inputs
-    deviations = feature_deviations(schema.features)
-    scale = _tensor(np.where(deviations > 0, deviations, 1.0)).reshape(schema.shape)
-    mean = _tensor(np.array(schema.features.means)).reshape(schema.shape)
-    return ((inputs.double() - mean) / scale).float()
-
-
-def _tensor(values: NDArray[np.float64]) -> Tensor:
-    return torch.from_numpy(values)
-
-
-def fit_targets(targets: NDArray[Any], schema: DataSchema) -> Tensor:
-    """Return class numbers 0..C-1 (int64), or numbers of mean 0 and deviation 1 (float32).
-
-    Links stay 1.0 and 0.0 (float32).
-
-    Raises
-    ------
-    SchemaError
-        If a label is unknown to the federation.
-    """
-    if schema.task == "link-prediction":
-        return torch.from_numpy(targets).float()
-    if schema.task == "regression":
-        mean, deviation = target_scale(schema)
-        return torch.from_numpy((targets.astype(np.float64) - mean) / deviation).float()
-    known = {label: number for number, label in enumerate(schema.labels)}
-    found, places = np.unique(targets, return_inverse=True)
-    if unknown := [label for label in found.tolist() if label not in known]:
-        raise SchemaError(
-            f"labels {unknown} are unknown to the federation, which has {schema.labels}"
-        )
-    numbers = np.array([known[label] for label in found.tolist()], dtype=np.int64)
-    return torch.from_numpy(numbers[places].reshape(targets.shape))

@@ -1,54 +1,76 @@
-"""What decides every client's data."""
+"""DataSettings, the run keys that decide the data, and where data are looked for."""
 
 import os
 from dataclasses import dataclass, fields
 from pathlib import Path
 
-from pfl_flower.data.schema import DataError
+from pfl_flower.data.errors import DataError
 
 
 @dataclass(frozen=True)
 class DataSettings:
-    """What decides every client's data: hashable, so that data can be cached by it.
+    """The run keys that decide every client's data: hashable, so that data can be cached by it.
 
     Attributes
     ----------
-    dataset : a key of :data:`pfl_flower.data.SOURCES`, or data of one's own as ``kind:location``
-        (see :mod:`pfl_flower.data.readers.registry`)
-    partition : a key of :data:`pfl_flower.data.PARTITIONS`; data of one's own are split already
-    heterogeneity : comma-separated keys of :data:`pfl_flower.data.HETEROGENEITIES`, or ``"none"``
-    task : ``"classification"``, ``"regression"`` or ``"auto"``: by the kind of the targets; of a
-        graph also ``"link-prediction"``: of its connections, whatever the targets
-    client_column, label_column : of a table or a data set of Hugging Face; empty for ``client``
-        and ``label`` in a table, and for what the data set itself says
-    alpha : concentration of ``dirichlet``; smaller is more skewed
-    classes_per_client : of ``pathological``
-    min_examples, max_examples : quantity skew: each client keeps at most a number of training
-        examples of its own, log-uniform between these; 0 and 0 for no limit. Where links are
-        predicted it is one of connections, and others are not passed on, either
-    validation_fraction, test_fraction : of each client's examples
-    phases : where examples come as a stream of phases, ``"stream"`` for one phase after another,
-        ``"joint"`` for all of them from the start; without effect on other data
-    cluster_sizes : sizes of clusters, separated by commas; the clients of a cluster have the same
-        ``heterogeneity``. Empty: every client has its own
-    tiers : sizes of tiers of devices, separated by commas, such as ``8,1,1``; empty: as even as can
-        be, as many as the next four have numbers
-    missing : share of values that are missing, see
-        :class:`pfl_flower.data.degradation.devices.Device`: one number, or one a tier, separated by
-        commas; empty: 0
-    missingness : which ones, a key of :data:`pfl_flower.data.degradation.devices.MISSINGNESS`
-    noise : deviation of the error of a reading, one number or one a tier
-    stuck : share of the features that are stuck, one number or one a tier
-    clipped : readings beyond plus or minus this are clipped, one number or one a tier; 0: none
-    corrupted_clients : number of clients whose readings are nothing but noise, and who state they
-        are perfect
-    imputation : what takes the place of missing values, a key of
-        :data:`pfl_flower.data.degradation.imputation.IMPUTATIONS`
-    calibrate_inputs : whether each client replaces readings by the expected true values, by the
-        noise that is stated of its device
-    descriptions : what generated clients tell of themselves: their ``"own"`` description, or that
-        of any other client (``"shuffled"``)
-    seed, data_dir, download : see the run config
+    dataset : str, default "digits"
+        A key of :data:`pfl_flower.data.SOURCES`, or own data as ``kind:location``
+        (see :mod:`pfl_flower.data.readers.registry`).
+    partition : str, default "iid"
+        A key of :data:`pfl_flower.data.PARTITIONS`. Own data are split already.
+    heterogeneity : str, default "none"
+        Comma-separated keys of :data:`pfl_flower.data.HETEROGENEITIES`, or ``"none"``.
+    task : str, default "auto"
+        ``"classification"``, ``"regression"`` or ``"auto"``: by the type of the targets. For a
+        graph also ``"link-prediction"``, which ignores the targets.
+    client_column, label_column : str, default ""
+        Columns of a table or a Hugging Face data set. Empty: ``client`` and ``label`` in a table,
+        and the data set's own choice in a Hugging Face data set.
+    alpha : float, default 0.5
+        Concentration of the ``dirichlet`` partition; smaller is more skewed.
+    classes_per_client : int, default 2
+        Number of classes per client of the ``pathological`` partition.
+    min_examples, max_examples : int, default 0
+        Quantity skew: each client keeps at most a number of training examples, drawn log-uniformly
+        between these; 0 and 0 for no limit. For link prediction the limit counts edges, and
+        messages do not use the other edges, either.
+    validation_fraction, test_fraction : float, default 0.1 and 0.25
+        Shares of each client's examples.
+    phases : str, default "stream"
+        For data that come as a stream of phases: ``"stream"`` for one phase after another,
+        ``"joint"`` for all phases from the start. Without effect on other data.
+    cluster_sizes : str, default ""
+        Comma-separated sizes of clusters; the clients of a cluster have the same
+        ``heterogeneity``. Empty: every client is a cluster.
+    tiers : str, default ""
+        Comma-separated sizes of device tiers, such as ``8,1,1``. Empty: equal sizes; the number of
+        tiers is the number of values that the next four keys have.
+    missing : str, default ""
+        Share of values that are missing, see
+        :class:`pfl_flower.data.degradation.devices.Device`: one number, or one per tier, separated
+        by commas. Empty: 0.
+    missingness : str, default "random"
+        Missing-data mechanism, a key of
+        :data:`pfl_flower.data.degradation.missingness.MISSINGNESS`.
+    noise : str, default ""
+        Deviation of the measurement error, one number or one per tier.
+    stuck : str, default ""
+        Share of features whose sensor is stuck, one number or one per tier.
+    clipped : str, default ""
+        Measurements are clipped to plus or minus this, one number or one per tier; 0: no limit.
+    corrupted_clients : int, default 0
+        Number of clients whose measurements are pure noise, and which declare them as perfect.
+    imputation : str, default "none"
+        How missing values are filled in, a key of
+        :data:`pfl_flower.data.degradation.imputation.IMPUTATIONS`.
+    calibrate_inputs : bool, default False
+        Whether each client replaces measurements by the expected true values (regression
+        calibration), given the declared noise of its device.
+    client_metadata : str, default "own"
+        Which metadata generated clients send: their ``"own"``, or those of another client
+        (``"shuffled"``).
+    seed, data_dir, download : int, str and bool
+        See the run config.
     """
 
     dataset: str = "digits"
@@ -74,45 +96,67 @@ class DataSettings:
     corrupted_clients: int = 0
     imputation: str = "none"
     calibrate_inputs: bool = False
-    descriptions: str = "own"
+    client_metadata: str = "own"
     seed: int = 0
     data_dir: str = ""
     download: bool = False
 
     def describe(self) -> str:
-        """Say what decides which examples a client has, e.g. in a personal file."""
+        """Return all settings that decide which examples a client has, as text ``key=value ...``.
+
+        Files with personal state hold this text.
+        """
         skip = ("data_dir", "download")
         values = [(f.name, getattr(self, f.name)) for f in fields(self) if f.name not in skip]
         return " ".join(f"{name.replace('_', '-')}={value}" for name, value in values)
 
 
-def data_directory(stated: str) -> Path | None:
-    """Return the data folder: the one stated, else ``$PFL_DATA_DIR``, else None."""
-    text = stated or os.environ.get("PFL_DATA_DIR", "")
+def data_directory(data_dir: str) -> Path | None:
+    """Return the data folder: ``data_dir``, else ``$PFL_DATA_DIR``, else None.
+
+    Parameters
+    ----------
+    data_dir : str
+        The run key; empty if it is not set.
+    """
+    text = data_dir or os.environ.get("PFL_DATA_DIR", "")
     return Path(text).expanduser() if text else None
 
 
 def default_cache() -> Path:
-    """Return the folder for downloaded and unpacked data."""
+    """Return the folder for downloaded and unpacked data: ``$XDG_CACHE_HOME/pfl-flower``."""
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(base) / "pfl-flower"
 
 
-def find(location: str, stated: str) -> Path:
-    """Return the file or folder that a user named.
+def find(location: str, data_dir: str) -> Path:
+    """Return the file or folder at a location that a user named.
 
-    One that is not absolute is looked for in the data folder, the working directory and the home
+    A relative location is looked for in the data folder, the working directory and the home
     folder, in this order. (``flwr run`` has a working directory that the user does not know.)
+
+    Parameters
+    ----------
+    location : str
+        Path of the file or folder.
+    data_dir : str
+        See :func:`data_directory`.
 
     Raises
     ------
     DataError
-        If it is nowhere.
+        If there is no such file or folder.
     """
     path = Path(location).expanduser()
-    bases = [base for base in (data_directory(stated), Path.cwd(), Path.home()) if base]
+    bases = [base for base in (data_directory(data_dir), Path.cwd(), Path.home()) if base]
     tried = [path] if path.is_absolute() else [base / path for base in bases]
     for candidate in tried:
         if candidate.exists():
             return candidate
-    raise DataError(f"{location!r} was not found; looked for {', '.join(map(str, tried))}")
+    raise DataError(
+        f"{location!r} was not found; looked for {', '.join(map(str, tried))}",
+        key="dataset",
+        value=location,
+        path=str(tried[0]),
+        choices=map(str, tried),
+    )

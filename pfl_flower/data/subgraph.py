@@ -1,4 +1,4 @@
-"""Graphs and the pieces of them that clients have."""
+"""Graph partitions: edge lists without direction, and the subgraphs of clients."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -9,15 +9,19 @@ from torch import Tensor
 
 
 def connections(edges: Tensor, num_nodes: int) -> Tensor:
-    """Return who is connected with whom, whatever the direction: each pair once, no self loops.
+    """Return the undirected edges of a graph: each pair of nodes once, without self loops.
 
     Parameters
     ----------
-    edges : ``(2, E)`` int64, of nodes 0 to ``num_nodes`` - 1
+    edges : Tensor
+        ``(2, E)`` int64, of nodes 0 to ``num_nodes`` - 1, in any direction.
+    num_nodes : int
+        Number of nodes.
 
     Returns
     -------
-    ``(2, P)`` int64, the smaller number first, ascending
+    Tensor
+        ``(2, P)`` int64, the smaller number first, ascending.
     """
     low, high = edges.min(dim=0).values, edges.max(dim=0).values
     codes = torch.unique((low * num_nodes + high)[low != high])
@@ -25,20 +29,35 @@ def connections(edges: Tensor, num_nodes: int) -> Tensor:
 
 
 def both_ways(pairs: Tensor) -> Tensor:
-    """Return the edges ``(2, 2 P)`` of connections ``(2, P)``: there, then back."""
+    """Return undirected edges in both directions.
+
+    Parameters
+    ----------
+    pairs : Tensor
+        ``(2, P)``, each edge once.
+
+    Returns
+    -------
+    Tensor
+        ``(2, 2 P)``: all edges, then all of them reversed.
+    """
     return torch.cat([pairs, pairs.flip(0)], dim=1)
 
 
-class Pieces(NamedTuple):
-    """What is left of a graph that is cut.
+class GraphPartition(NamedTuple):
+    """The subgraphs of the clients, and how many edges the partition keeps and drops.
 
     Attributes
     ----------
-    edges : of every client ``(2, E)`` int64, among the positions of its nodes
-    kept : number of connections between nodes of the same client
-    dropped : number of connections of a client's node with a node that is not the client's
-    dropped_by : the same of every client, each counted once: by the client of the lower number, or
-        by the only one, where a node is nobody's
+    edges : tuple of Tensor
+        For every client ``(2, E)`` int64, among the positions of its nodes.
+    kept : int
+        Number of edges between nodes of the same client.
+    dropped : int
+        Number of edges between a node of a client and a node that is not the client's.
+    dropped_by : tuple of int
+        Number of dropped edges that each client counts. The client with the lower number counts
+        an edge between two clients; the only client counts an edge to a node of no client.
     """
 
     edges: tuple[Tensor, ...]
@@ -47,13 +66,17 @@ class Pieces(NamedTuple):
     dropped_by: tuple[int, ...]
 
 
-def cut(edges: Tensor, indices: Sequence[np.ndarray], num_nodes: int) -> Pieces:
-    """Cut a graph into the pieces of clients.
+def partition_graph(edges: Tensor, indices: Sequence[np.ndarray], num_nodes: int) -> GraphPartition:
+    """Return the subgraphs that the nodes of each client induce.
 
     Parameters
     ----------
-    edges : ``(2, E)`` int64, each connection in both directions
-    indices : for every client its nodes; no node has two clients, but it may have none
+    edges : Tensor
+        ``(2, E)`` int64, each edge in both directions.
+    indices : sequence of ndarray
+        For every client the numbers of its nodes. A node has at most one client.
+    num_nodes : int
+        Number of nodes.
     """
     owner = torch.full((num_nodes,), -1)
     place = torch.full((num_nodes,), -1)
@@ -67,6 +90,6 @@ def cut(edges: Tensor, indices: Sequence[np.ndarray], num_nodes: int) -> Pieces:
     parts = place[edges[:, inside][:, order]].tensor_split(ends[:-1].tolist(), dim=1)
     counted = (left >= 0) & ((left < right) | (right < 0))
     dropped_by = torch.bincount(left[counted], minlength=len(indices))
-    return Pieces(
+    return GraphPartition(
         tuple(parts), int(inside.sum()) // 2, int(dropped_by.sum()), tuple(dropped_by.tolist())
     )

@@ -59,7 +59,7 @@ class PFedHNKeys(MethodKeys):
         """
         declared = build.node_config.get(METADATA)
         if declared is None:
-            return {METADATA: json.dumps(build.federation.description(build.node.partition))}
+            return {METADATA: json.dumps(build.federation.client_metadata(build.node.partition))}
         names = split_words(str(declared))
         if unknown := [name for name in names if name not in build.node_config]:
             raise ConfigError(

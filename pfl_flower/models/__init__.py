@@ -1,4 +1,4 @@
-"""Small networks with named parts, and the table of them."""
+"""MODELS, the table of networks, and build_model, which makes one."""
 
 import warnings
 from collections.abc import Callable, Mapping
@@ -10,21 +10,29 @@ from torch import nn
 from pfl_flower.models.blocks import BottleneckAdapter, LowRankAdapter
 from pfl_flower.models.networks import CNN, MLP, LargeCNN, LinearModel, Shape, resnet
 from pfl_flower.utils.imports import resolve
+from strategies.errors import ArgumentError
 from strategies.randomness import named_seed
 
 
 @dataclass(frozen=True)
 class Architecture:
-    """What decides a network: hashable, so that networks can be cached by it.
+    """The arguments that decide a network: hashable, so that networks can be cached by it.
 
     Attributes
     ----------
-    model : a key of :data:`MODELS`, or a function of one's own as ``module:function``
-    shape : of one example: (channels, height, width) or (features,); of a node in a graph
-    num_classes : number of outputs; 1 for regression
-    norm : ``"none"``, ``"batch"`` or ``"group"``
-    adapter_size : bottleneck or rank of the adapters, for the networks that have some
-    links : whether pairs of nodes are predicted, for the networks over graphs
+    model : str
+        A key of :data:`MODELS`, or a user's function as ``module:function``.
+    shape : tuple of int
+        Shape of one example: (channels, height, width) or (features,); of a node's features in a
+        graph.
+    num_classes : int
+        Number of outputs; 1 for regression.
+    norm : str, default "none"
+        ``"none"``, ``"batch"`` or ``"group"``.
+    adapter_size : int, default 8
+        Bottleneck or rank of the adapters, for networks with adapters.
+    links : bool, default False
+        Whether graph networks predict links (pairs of nodes).
     """
 
     model: str
@@ -39,9 +47,7 @@ def _gnn(layer: str, adapters: bool = False) -> Callable[[Architecture], nn.Modu
     def build(a: Architecture) -> nn.Module:
         with warnings.catch_warnings():  # PyG scripts functions, which torch calls deprecated
             warnings.simplefilter("ignore", FutureWarning)
-            from pfl_flower.models.graph_networks import (
-                GNN,  # seconds to import, so only where needed
-            )
+            from pfl_flower.models.graph_networks import GNN  # seconds to import
 
         size = a.adapter_size if adapters else 0
         return GNN(layer, a.shape[0], a.num_classes, a.links, size)
@@ -77,23 +83,33 @@ GRAPH_MODELS = frozenset(
 
 
 def build_model(architecture: Architecture, seed: int) -> nn.Module:
-    """Return a network whose first values depend on the architecture and the seed only.
+    """Return a network whose initial values depend on the architecture and the seed only.
 
-    A function of one's own is called with the shape of an example and the number of outputs, and
-    returns a ``torch.nn.Module`` (with ``parts = {"head": (...)}``, or personal parameters are
-    named by their module paths).
+    A user's function gets the shape of an example and the number of outputs, and returns a
+    ``torch.nn.Module``. It may have ``parts = {"head": (...)}``; otherwise rules name personal
+    parameters by module paths.
+
+    Parameters
+    ----------
+    architecture : Architecture
+        The arguments of the network.
+    seed : int
+        Seed of the initial values. torch's global generator does not change.
 
     Raises
     ------
-    ValueError
-        If an image network is asked for examples that are not images, or there is no such function,
-        or it returns no module.
+    ArgumentError
+        If an image network gets examples that are not images, or a user's function does not return
+        a module.
+    ResolveError
+        If there is no such function.
     """
     if architecture.model in IMAGE_MODELS and len(architecture.shape) != 3:
-        flat = sorted(set(MODELS) - IMAGE_MODELS)
-        raise ValueError(
-            f"model {architecture.model!r} needs images, but one example has shape "
-            f"{architecture.shape}; use one of {flat}"
+        flat = ", ".join(sorted(set(MODELS) - IMAGE_MODELS - GRAPH_MODELS))
+        raise ArgumentError(
+            "model",
+            architecture.model,
+            f"one of {flat}, because one example has shape {architecture.shape} and is no image",
         )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(named_seed(seed, "model"))
@@ -101,9 +117,11 @@ def build_model(architecture: Architecture, seed: int) -> nn.Module:
             return MODELS[architecture.model](architecture)
         model = resolve(architecture.model)(architecture.shape, architecture.num_classes)
         if not isinstance(model, nn.Module):
-            raise ValueError(
-                f"{architecture.model!r} returned a {type(model).__name__}; it must return a "
-                f"torch.nn.Module"
+            returned = f"not a {type(model).__name__}"
+            raise ArgumentError(
+                "model",
+                architecture.model,
+                f"a function that returns a torch.nn.Module, {returned}",
             )
         return model
 

@@ -1,4 +1,4 @@
-"""Building blocks that declare which component they are."""
+"""Building blocks: bottleneck adapter, low-rank adapter (LoRA) and normalization layer."""
 
 import torch
 from torch import Tensor, nn
@@ -7,13 +7,16 @@ from torch import Tensor, nn
 class BottleneckAdapter(nn.Module):
     """Residual bottleneck adapter: ``h + up(relu(down(h)))`` (Houlsby et al. 2019).
 
-    ``up`` starts at zero, so the adapter starts as the identity, bit for bit.
+    ``up`` is initialised with zeros, so the adapter starts as the identity, bit for bit.
 
     Parameters
     ----------
-    width : channels (of ``(N, C, H, W)``) or features (of ``(N, F)``)
-    size : width of the bottleneck
-    convolutional : 1x1 convolutions instead of linear layers
+    width : int
+        Number of channels of ``(N, C, H, W)``, or of features of ``(N, F)``.
+    size : int
+        Width of the bottleneck.
+    convolutional : bool, default False
+        Whether to use 1x1 convolutions instead of linear layers.
     """
 
     component = "adapter"
@@ -30,7 +33,13 @@ class BottleneckAdapter(nn.Module):
             nn.init.zeros_(parameter)
 
     def forward(self, hidden: Tensor) -> Tensor:
-        """Return ``hidden`` with the adapter's correction, same shape."""
+        """Return ``hidden`` plus the correction of the adapter.
+
+        Parameters
+        ----------
+        hidden : Tensor
+            ``(N, C, H, W)`` or ``(N, F)``; the result has the same shape.
+        """
         correction: Tensor = self.up(torch.relu(self.down(hidden)))
         return hidden + correction
 
@@ -38,12 +47,14 @@ class BottleneckAdapter(nn.Module):
 class LowRankAdapter(nn.Module):
     """Low-rank correction ``up(down(x))`` of a linear layer (LoRA, Hu et al. 2022).
 
-    ``up`` starts at zero, so the correction starts at zero.
+    ``up`` is initialised with zeros, so the correction starts at zero.
 
     Parameters
     ----------
-    in_features, out_features : of the linear layer that it corrects
-    size : the rank
+    in_features, out_features : int
+        Size of the linear layer that it corrects.
+    size : int
+        The rank.
     """
 
     component = "adapter"
@@ -55,13 +66,27 @@ class LowRankAdapter(nn.Module):
         nn.init.zeros_(self.up.weight)
 
     def forward(self, inputs: Tensor) -> Tensor:
-        """Return the correction, shape ``(N, out_features)``."""
+        """Return the correction, ``(N, out_features)``.
+
+        Parameters
+        ----------
+        inputs : Tensor
+            ``(N, in_features)``.
+        """
         correction: Tensor = self.up(self.down(inputs))
         return correction
 
 
 def normalization(kind: str, channels: int) -> nn.Module:
-    """Return a layer: ``"batch"``, ``"group"`` (of 4 channels each) or nothing for ``"none"``."""
+    """Return a normalization layer.
+
+    Parameters
+    ----------
+    kind : str
+        ``"batch"``, ``"group"`` (with 4 channels per group) or ``"none"`` (the identity).
+    channels : int
+        Number of channels.
+    """
     if kind == "batch":
         return nn.BatchNorm2d(channels)
     if kind == "group":

@@ -1,4 +1,4 @@
-"""Graph neural networks with named parts: an encoder, adapters after its layers, and a head."""
+"""Graph neural networks (GCN, GraphSAGE, GAT, GIN): an encoder, adapters after layers, a head."""
 
 from collections.abc import Callable, Mapping
 from typing import ClassVar
@@ -11,7 +11,7 @@ from clients.graphs.graph import GraphNetwork
 from pfl_flower.models.blocks import BottleneckAdapter
 
 HEADS = 4
-"""Attention heads of a GAT layer, whose outputs side by side make up its width."""
+"""Number of attention heads of a GAT layer, whose outputs are concatenated."""
 
 
 def _gin(inputs: int, outputs: int) -> nn.Module:
@@ -37,14 +37,20 @@ class GNN(GraphNetwork):
 
     Parameters
     ----------
-    layer : a key of :data:`LAYERS`: GCN (Kipf & Welling 2017, arXiv:1609.02907), GraphSAGE
-        (Hamilton et al. 2017, arXiv:1706.02216), GAT (Velickovic et al. 2018, arXiv:1710.10903) or
-        GIN (Xu et al. 2019, arXiv:1810.00826)
-    num_features : of a node
-    num_outputs : of the head
-    links : whether pairs of nodes are predicted; the head then has ``hidden`` outputs
-    adapter_size : bottleneck of the residual adapter after each layer; 0 for none
-    hidden : width of the layers
+    layer : str
+        A key of :data:`LAYERS`: GCN (Kipf & Welling 2017, arXiv:1609.02907), GraphSAGE (Hamilton
+        et al. 2017, arXiv:1706.02216), GAT (Velickovic et al. 2018, arXiv:1710.10903) or GIN (Xu
+        et al. 2019, arXiv:1810.00826).
+    num_features : int
+        Number of features of a node.
+    num_outputs : int
+        Number of outputs of the head.
+    links : bool, default False
+        Whether to predict links (pairs of nodes); the head then has ``hidden`` outputs.
+    adapter_size : int, default 0
+        Bottleneck of the residual adapter after each layer; 0 for none.
+    hidden : int, default 64
+        Width of the layers.
     """
 
     parts: ClassVar = {"encoder": ("layer1", "layer2"), "head": ("head",)}
@@ -63,25 +69,45 @@ class GNN(GraphNetwork):
         make = LAYERS[layer]
         self.layer1, self.layer2 = make(num_features, hidden), make(hidden, hidden)
         self.head = nn.Linear(hidden, hidden if links else num_outputs)
-        # Made last, so that a network with adapters starts as the one without, bit for bit.
+        # Made last, so that adapters do not change the initial values of other layers.
         self.adapter1, self.adapter2 = (
             BottleneckAdapter(hidden, adapter_size) if adapter_size else nn.Identity()
             for _ in range(2)
         )
 
     def encode(self, features: Tensor, edges: Tensor) -> Tensor:
-        """Return what is known of every node, ``(N, hidden)``."""
+        """Return the embedding of every node, ``(N, hidden)``.
+
+        Parameters
+        ----------
+        features : Tensor
+            ``(N, num_features)``.
+        edges : Tensor
+            ``(2, E)`` int64.
+        """
         hidden: Tensor = self.adapter1(torch.relu(self.layer1(features, edges)))
         hidden = self.adapter2(torch.relu(self.layer2(hidden, edges)))
         return hidden
 
     def classify(self, hidden: Tensor) -> Tensor:
-        """Return logits ``(B, classes)`` of nodes ``(B, hidden)``."""
+        """Return logits ``(B, num_outputs)`` of nodes.
+
+        Parameters
+        ----------
+        hidden : Tensor
+            Embeddings ``(B, hidden)``.
+        """
         outputs: Tensor = self.head(hidden)
         return outputs
 
     def link(self, left: Tensor, right: Tensor) -> Tensor:
-        """Return logits ``(B,)`` of pairs of nodes ``(B, hidden)`` and ``(B, hidden)``."""
+        """Return logits ``(B,)`` of pairs of nodes.
+
+        Parameters
+        ----------
+        left, right : Tensor
+            Embeddings ``(B, hidden)`` of both nodes.
+        """
         products = self.head(left) * self.head(right)
         logits: Tensor = products.sum(dim=1) / products.shape[1] ** 0.5
         return logits

@@ -1,4 +1,4 @@
-"""Small networks with named parts. Every one has a ``head``; the rest is the ``body``."""
+"""Small networks: MLP, linear model, CNNs and ResNet-18. Each has a head; the rest is the body."""
 
 from typing import ClassVar
 
@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.nn.functional import max_pool2d
 
 from pfl_flower.models.blocks import BottleneckAdapter, LowRankAdapter, normalization
+from strategies.errors import ArgumentError
 
 Shape = tuple[int, ...]
 
@@ -16,11 +17,16 @@ class MLP(nn.Module):
 
     Parameters
     ----------
-    shape : of one example; flattened
-    num_classes : number of outputs
-    adapter_size : bottleneck of a residual adapter after the hidden layer; 0 for none
-    rank : rank of a low-rank adapter beside the hidden layer; 0 for none
-    hidden : width of the hidden layer
+    shape : tuple of int
+        Shape of one example, which is flattened.
+    num_classes : int
+        Number of outputs.
+    adapter_size : int, default 0
+        Bottleneck of a residual adapter after the hidden layer; 0 for none.
+    rank : int, default 0
+        Rank of a low-rank adapter parallel to the hidden layer; 0 for none.
+    hidden : int, default 64
+        Width of the hidden layer.
     """
 
     parts: ClassVar = {"head": ("head",)}
@@ -37,12 +43,18 @@ class MLP(nn.Module):
         features = int(torch.Size(shape).numel())
         self.hidden = nn.Linear(features, hidden)
         self.head = nn.Linear(hidden, num_classes)
-        # Made last, so that a network with adapters starts as the one without, bit for bit.
+        # Made last, so that adapters do not change the initial values of other layers.
         self.low_rank = LowRankAdapter(features, hidden, rank) if rank else None
         self.adapter = BottleneckAdapter(hidden, adapter_size) if adapter_size else nn.Identity()
 
     def forward(self, inputs: Tensor) -> Tensor:
-        """Return logits, shape ``(N, num_classes)``, of inputs ``(N, *shape)``."""
+        """Return logits ``(N, num_classes)``.
+
+        Parameters
+        ----------
+        inputs : Tensor
+            ``(N, *shape)``.
+        """
         flat = inputs.flatten(1)
         hidden = self.hidden(flat)
         if self.low_rank is not None:
@@ -56,8 +68,10 @@ class LinearModel(nn.Module):
 
     Parameters
     ----------
-    shape : of one example; flattened
-    num_classes : number of outputs
+    shape : tuple of int
+        Shape of one example, which is flattened.
+    num_classes : int
+        Number of outputs.
     """
 
     parts: ClassVar = {"head": ("head",)}
@@ -67,7 +81,13 @@ class LinearModel(nn.Module):
         self.head = nn.Linear(int(torch.Size(shape).numel()), num_classes)
 
     def forward(self, inputs: Tensor) -> Tensor:
-        """Return outputs, shape ``(N, num_classes)``, of inputs ``(N, *shape)``."""
+        """Return outputs ``(N, num_classes)``.
+
+        Parameters
+        ----------
+        inputs : Tensor
+            ``(N, *shape)``.
+        """
         outputs: Tensor = self.head(inputs.flatten(1))
         return outputs
 
@@ -77,13 +97,17 @@ class CNN(nn.Module):
 
     Parameters
     ----------
-    shape : (channels, height, width) of one example
-    num_classes : number of outputs
-    norm : ``"none"``, ``"batch"`` or ``"group"``, after each convolution
-    adapter_size : bottleneck of the residual adapters after each block; 0 for none
-    squeeze_excitation : a torchvision ``SqueezeExcitation`` after the last convolution, and the
-        input channels kept apart by grouped convolutions (each channel is seen through filters
-        of its own, so that the SE block can turn one up and another down)
+    shape : tuple of int
+        (channels, height, width) of one example.
+    num_classes : int
+        Number of outputs.
+    norm : str, default "none"
+        ``"none"``, ``"batch"`` or ``"group"``, after each convolution.
+    adapter_size : int, default 0
+        Bottleneck of the residual adapters after each block; 0 for none.
+    squeeze_excitation : bool, default False
+        Whether a torchvision ``SqueezeExcitation`` follows the last convolution. Convolutions are
+        then grouped by input channel, so that the SE block can weight the channels.
     """
 
     parts: ClassVar = {"head": ("head",)}
@@ -107,7 +131,7 @@ class CNN(nn.Module):
         self.se = _squeeze_excitation(second) if squeeze_excitation else None
         self.hidden = nn.Linear(second * ((height + 1) // 2) * ((width + 1) // 2), 64)
         self.head = nn.Linear(64, num_classes)
-        # Made last, so that a network with adapters starts as the one without, bit for bit.
+        # Made last, so that adapters do not change the initial values of other layers.
         self.adapter1, self.adapter2 = (
             BottleneckAdapter(c, adapter_size, convolutional=True)
             if adapter_size
@@ -117,7 +141,13 @@ class CNN(nn.Module):
         self.adapter3 = BottleneckAdapter(64, adapter_size) if adapter_size else nn.Identity()
 
     def forward(self, inputs: Tensor) -> Tensor:
-        """Return logits, shape ``(N, num_classes)``, of images ``(N, *shape)``."""
+        """Return logits ``(N, num_classes)``.
+
+        Parameters
+        ----------
+        inputs : Tensor
+            ``(N, *shape)``.
+        """
         hidden = self.adapter1(torch.relu(self.norm1(self.conv1(inputs))))
         hidden = self.adapter2(torch.relu(self.norm2(self.conv2(hidden))))
         if self.se is not None:
@@ -129,14 +159,22 @@ class CNN(nn.Module):
 class LargeCNN(nn.Module):
     """Two 5x5 convolutions of 32 and 64 channels, each with 2x2 max pooling, and a layer of 512.
 
-    The network of McMahan et al. 2017 (arXiv:1602.05629, section 3) but without padding, which is
-    how PFLlib has it: 582,026 parameters for grey images of 28x28 and 10 classes.
+    The network of McMahan et al. 2017 (arXiv:1602.05629, section 3) without padding, as in PFLlib:
+    582,026 parameters for grey images of 28x28 and 10 classes.
 
     Parameters
     ----------
-    shape : (channels, height, width) of one example, at least 16x16
-    num_classes : number of outputs
-    norm : ``"none"``, ``"batch"`` or ``"group"``, after each convolution
+    shape : tuple of int
+        (channels, height, width) of one example, at least 16x16.
+    num_classes : int
+        Number of outputs.
+    norm : str, default "none"
+        ``"none"``, ``"batch"`` or ``"group"``, after each convolution.
+
+    Raises
+    ------
+    ArgumentError
+        If images are smaller than 16x16.
     """
 
     parts: ClassVar = {"head": ("head",)}
@@ -145,7 +183,7 @@ class LargeCNN(nn.Module):
         super().__init__()
         channels, height, width = shape
         if min(height, width) < 16:
-            raise ValueError(f"large-cnn needs images of at least 16x16, got {height}x{width}")
+            raise ArgumentError("shape", shape, "of images of at least 16x16 for large-cnn")
         self.conv1 = nn.Conv2d(channels, 32, 5)
         self.norm1 = normalization(norm, 32)
         self.conv2 = nn.Conv2d(32, 64, 5)
@@ -155,7 +193,13 @@ class LargeCNN(nn.Module):
         self.head = nn.Linear(512, num_classes)
 
     def forward(self, inputs: Tensor) -> Tensor:
-        """Return logits, shape ``(N, num_classes)``, of images ``(N, *shape)``."""
+        """Return logits ``(N, num_classes)``.
+
+        Parameters
+        ----------
+        inputs : Tensor
+            ``(N, *shape)``.
+        """
         hidden = max_pool2d(torch.relu(self.norm1(self.conv1(inputs))), 2)
         hidden = max_pool2d(torch.relu(self.norm2(self.conv2(hidden))), 2)
         logits: Tensor = self.head(torch.relu(self.hidden(hidden.flatten(1))))
@@ -170,7 +214,17 @@ def _squeeze_excitation(channels: int) -> nn.Module:
 
 
 def resnet(shape: Shape, num_classes: int, norm: str = "batch") -> nn.Module:
-    """Return torchvision's ResNet-18 for images of ``shape[0]`` channels; its head is ``fc``."""
+    """Return torchvision's ResNet-18 (He et al. 2016); its head is ``fc``.
+
+    Parameters
+    ----------
+    shape : tuple of int
+        (channels, height, width) of one example.
+    num_classes : int
+        Number of outputs.
+    norm : str, default "batch"
+        ``"none"``, ``"batch"`` or ``"group"``, after each convolution.
+    """
     from torchvision.models import resnet18  # likewise
 
     model: nn.Module = resnet18(

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from pfl_flower.data import ClientData, federation
 from pfl_flower.data.schema import target_scale
-from pfl_flower.data.sources.planted import Truth, planted_truth
+from pfl_flower.data.sources.mixed_effects import Truth, mixed_effects_truth
 from pfl_flower.plots.client_plots import plot_errors
 from pfl_flower.results.method_run import MethodRun
 from simulations.study import Arm, Claim, Measures, Outcome, Study
@@ -91,7 +91,7 @@ def measure_planted(run: MethodRun) -> Measures:
     """Take every client's number of examples, squared and excess errors, and interval coverage."""
     clients = _clients(run)
     found, own = estimates(run, clients)
-    truth = planted_truth(run.config.seed, len(clients))
+    truth = mixed_effects_truth(run.config.seed, len(clients))
     mean, deviation = target_scale(run.config.required_schema)
     prior, wanted = scaled(truth, mean, deviation)
     found["oracle"] = posterior(own, prior).mean
@@ -229,7 +229,7 @@ STUDY = Study(
     question="Linear models with a common prior: what do clients gain, from 2 to 200 examples?",
     num_clients=100,
     config={
-        "dataset": "planted",
+        "dataset": "mixed-effects",
         "partition": "natural",
         "min-examples": 2,
         "max-examples": 200,

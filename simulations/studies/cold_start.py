@@ -32,7 +32,7 @@ STEPS = (0, 1, 5, 20, 50)
 EXAMPLES = (0, 5, 20, ALL)
 
 CONFIG: Mapping[str, Any] = {
-    "dataset": "described-digits",
+    "dataset": "metadata-digits",
     "partition": "natural",
     "model": "mlp",
     "validation-fraction": 0.0,
@@ -86,14 +86,14 @@ def _starts(run: MethodRun, clients: Mapping[int, PersonalClient]) -> dict[str, 
         network, data = run.hypernetwork, federation(run.config.data, NUM_CLIENTS)
 
         def written(number: int, examples: int, steps: int) -> Arrays:
-            return _numpy(network.generate(data.description(number)))
+            return _numpy(network.generate(data.client_metadata(number)))
 
         def fitted(number: int, examples: int, steps: int) -> Arrays:
-            told = data.description(number)
+            told = data.client_metadata(number)
             own = _fit(network, told, clients[number], examples, steps)
             return _numpy(network.generate(told, own))
 
-        if run.config.descriptions == "shuffled":
+        if run.config.client_metadata == "shuffled":
             return {METADATA: (written, True)}
         return {
             METADATA: (written, True),
@@ -248,14 +248,14 @@ def _draw(outcome: Outcome, folder: Path) -> None:
 
 WORLDS: Mapping[str, Mapping[str, Any]] = {
     "": {},
-    ", hard": {"dataset": "described-digits-hard"},
-    ", regression": {"dataset": "described-regression", "learning-rate": 0.01},
+    ", hard": {"dataset": "metadata-digits-hard"},
+    ", regression": {"dataset": "metadata-regression", "learning-rate": 0.01},
 }
 """Ending of an arm's name -> what is different there."""
 
 _METHODS: Mapping[str, Mapping[str, Any]] = {
     "pfedhn": {"method": "pfedhn"},
-    "pfedhn, shuffled": {"method": "pfedhn", "descriptions": "shuffled"},
+    "pfedhn, shuffled": {"method": "pfedhn", "client-metadata": "shuffled"},
     "fedavg": {"method": "fedavg"},
     "fedper": {"method": "fedper"},
 }
@@ -280,7 +280,7 @@ STUDY = Study(
 HARD_STUDY = replace(
     STUDY,
     name="cold-start-hard",
-    question="The same with more kinds of clients, and descriptions that lack a tenth",
+    question="The same with more kinds of clients, and metadata that lack a tenth",
     arms=_arms(", hard", "pfedhn", "fedavg"),
     claims=lambda outcome: [],
 )

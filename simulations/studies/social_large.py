@@ -12,7 +12,7 @@ import numpy as np
 
 from pfl_flower.data.records import Examples
 from pfl_flower.data.sources.social import SocialWorld, grow
-from pfl_flower.data.subgraph import Pieces, cut
+from pfl_flower.data.subgraph import GraphPartition, partition_graph
 from pfl_flower.results.method_run import MethodRun
 from simulations.study import Arm, Claim, Measures, Outcome, Study
 
@@ -25,21 +25,21 @@ _begun = time.perf_counter()
 
 
 @lru_cache(maxsize=1)
-def network() -> tuple[Examples, Pieces]:
-    """Return all nodes and connections, and the pieces of the clients."""
+def network() -> tuple[Examples, GraphPartition]:
+    """Return all nodes and connections, and how clients share them."""
     whole = grow(WORLD, 0, NUM_CLIENTS)
     clients = np.arange(len(whole)).reshape(NUM_CLIENTS, WORLD.nodes)
     assert whole.edges is not None
-    return whole, cut(whole.edges, list(clients), len(whole))
+    return whole, partition_graph(whole.edges, list(clients), len(whole))
 
 
 def load(partition_id: int, num_partitions: int) -> dict[str, Any]:
-    """Return the piece of a client, with its community, as a user's own function would."""
-    whole, pieces = network()
+    """Return the graph of a client, with its community, as a user's own function would."""
+    whole, graphs = network()
     mine = slice(partition_id * WORLD.nodes, (partition_id + 1) * WORLD.nodes)
     return {
         "x": whole.inputs[mine],
-        "edge_index": pieces.edges[partition_id],
+        "edge_index": graphs.edges[partition_id],
         "y": whole.targets[mine],
         "community": WORLD.community(partition_id, num_partitions),
     }
@@ -53,11 +53,11 @@ def peak_gigabytes() -> float:
 
 def measure(run: MethodRun) -> Measures:
     """Take the size of the graph, and what the process has taken so far, data and imports too."""
-    whole, pieces = network()
+    whole, graphs = network()
     return {
         "nodes": len(whole),
-        "kept": pieces.kept,
-        "dropped": pieces.dropped,
+        "kept": graphs.kept,
+        "dropped": graphs.dropped,
         "seconds": time.perf_counter() - _begun,
         "gigabytes": peak_gigabytes(),
     }

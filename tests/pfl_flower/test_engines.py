@@ -47,7 +47,7 @@ def test_the_other_methods_give_the_same_numbers_on_ray_too():
     config = SMALL | {
         "method": "pfedhn",
         "baselines": "hierarchical-bayes,l2gd,lifelong",
-        "dataset": "described-digits",
+        "dataset": "metadata-digits",
         "partition": "natural",
         "fraction-train": 0.5,
         "unseen": 0.2,

@@ -1,4 +1,4 @@
-"""What a user states of the errors of his own readings: their variance, replicates, reliability."""
+"""Declared measurement errors of own data: error variances, replicates or reliability."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -8,101 +8,115 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clients.measurement_error.data_quality import check_reliability, noise_of_replicates
+from pfl_flower.data.errors import DataError
 from pfl_flower.data.moments import KnownValues
 from pfl_flower.data.readers.array_checks import as_array
-from pfl_flower.data.schema import DataError
+from strategies.errors import ArgumentError
 
 Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True, eq=False)
-class StatedErrors:
-    """What a user states of the errors of his readings.
+class DeclaredErrors:
+    """What a user declares about the errors of own measurements.
 
     Attributes
     ----------
-    kind : one of :data:`DECLARED`: ``noise``, variances; ``replicates``, several readings of the
-        same things; or ``reliability``, the share of the variance of readings that is the true
-        values', above 0 and at most 1
-    values : ``(d,)`` float64; of replicates ``(R, N, d)``, R readings of each of N things
+    kind : str
+        One of :data:`DECLARED`: ``noise``, error variances; ``replicates``, several measurements
+        of the same subjects; or ``reliability``, the variance of the true values divided by that
+        of the measurements, above 0 and at most 1.
+    values : ndarray
+        ``(d,)`` float64; of replicates ``(R, N, d)``, R measurements of each of N subjects.
     """
 
     kind: str
     values: Floats
 
     def noise(self, training: np.ndarray) -> Floats:
-        """Return the variance of the errors of readings, ``(d,)`` float64.
+        """Return the error variance of every feature, ``(d,)`` float64.
 
-        Pixels (uint8) are stated in 0..255, as they are given; what is returned is of pixels in 0
-        to 1, as a model sees them.
+        For pixels (uint8) the declared values refer to 0..255, and the result to pixels in 0 to 1,
+        as a model gets them.
 
         Parameters
         ----------
-        training : ``(N, ...)``, the inputs to train on, of d numbers each, and no others: of a
-            reliability their variance decides; NaN where one is missing
+        training : ndarray
+            ``(N, ...)``, the training inputs only, of d numbers each; NaN where one is missing. A
+            reliability becomes a variance by their variances.
 
         Raises
         ------
         ValueError
-            If values cannot be.
+            If a value is impossible, such as a negative variance.
         """
         found = _VARIANCE[self.kind](self.values, training)
         return found / 255.0**2 if training.dtype == np.uint8 else found
 
 
-def stated_errors(
+def declared_errors(
     arrays: Mapping[str, Any], training: np.ndarray, where: str
-) -> StatedErrors | None:
-    """Return what is stated of the errors of readings, after every check; None if nothing is.
+) -> DeclaredErrors | None:
+    """Return the declared measurement errors, after every check; None if there are none.
 
     Parameters
     ----------
-    arrays : maybe with one of :data:`DECLARED`
-    training : ``(N, ...)``, inputs of d numbers each
-    where : for error messages
+    arrays : mapping
+        Arrays of a client, with at most one of :data:`DECLARED`.
+    training : ndarray
+        Training inputs ``(N, ...)``, of d numbers each.
+    where : str
+        File and client, for error messages.
 
     Raises
     ------
     DataError
-        If several are stated, or one has another shape or values that cannot be.
+        If several are declared, or one has a wrong shape or impossible values.
     """
-    stated = [name for name in DECLARED if arrays.get(name) is not None]
-    if not stated:
+    declared = [name for name in DECLARED if arrays.get(name) is not None]
+    if not declared:
         return None
-    if len(stated) > 1:
-        raise DataError(f"{where} states {' and '.join(stated)}, which say the same; keep one")
-    name, size = stated[0], int(np.prod(training.shape[1:]))
-    array = as_array(arrays[name], f"{where}: {name}")
+    if len(declared) > 1:
+        raise DataError(
+            f"{where} declares {' and '.join(declared)}, which mean the same; keep one",
+            key=", ".join(declared),
+            choices=DECLARED,
+        )
+    name, size = declared[0], int(np.prod(training.shape[1:]))
+    array = as_array(arrays[name], name, where)
     try:
         values = np.asarray(array, dtype=np.float64)
         if values.shape[-1:] != (size,) or values.ndim != (3 if name == "replicates" else 1):
-            wanted = f"(2 or more, things, {size})" if name == "replicates" else f"({size},)"
-            raise ValueError(f"it has shape {values.shape}; it has to be {wanted}")
-        found = StatedErrors(name, values)
+            wanted = f"(2 or more, N, {size})" if name == "replicates" else f"({size},)"
+            raise ArgumentError("its shape", values.shape, wanted)
+        found = DeclaredErrors(name, values)
         found.noise(training)
         return found
     except (ValueError, TypeError) as error:
-        raise DataError(f"{where}: {name}: {error}") from error
+        raise DataError(
+            f"{where}: {name}: {error}", key=name, value=getattr(error, "value", array)
+        ) from error
 
 
-def _of_replicates(readings: Floats, training: np.ndarray) -> Floats:
-    return noise_of_replicates(readings)
+def _of_replicates(replicates: Floats, training: np.ndarray) -> Floats:
+    return noise_of_replicates(replicates)
 
 
 def _checked(noise: Floats, training: np.ndarray) -> Floats:
     odd = noise[~(np.isfinite(noise) & (noise >= 0))]
     if odd.size:
-        raise ValueError(f"the variance of an error must be finite and not negative, got {odd[0]}")
+        raise ArgumentError("an error variance", float(odd[0]), "finite and not negative")
     return noise
 
 
 def _by_reliability(reliability: Floats, training: np.ndarray) -> Floats:
-    """Return the share of the variance of the readings that is not the true values'."""
+    """Return the part of the variance of measurements that is due to errors."""
     check_reliability(reliability)
     if not reliability.all():
-        raise ValueError(
-            "a reliability of 0 says that readings are nothing but noise; it must be above 0 and "
-            "at most 1. Leave the feature out"
+        raise ArgumentError(
+            "a reliability",
+            0.0,
+            "above 0 (0 means pure noise: leave the feature out) and at most 1",
         )
     rows = training.reshape(len(training), -1).astype(np.float64)
     noise: Floats = (1.0 - reliability) * KnownValues.of(rows).variances
@@ -114,7 +128,7 @@ _VARIANCE: Mapping[str, Callable[[Floats, np.ndarray], Floats]] = {
     "replicates": _of_replicates,
     "reliability": _by_reliability,
 }
-"""What may be stated -> (it, training inputs) -> the variance of the errors."""
+"""Name of what is declared -> (its values, training inputs) -> the error variances."""
 
 DECLARED = tuple(_VARIANCE)
-"""Names of the arrays of which one may say how exact readings are."""
+"""Names of the arrays, one of which may declare how exact the inputs are."""

@@ -1,4 +1,4 @@
-"""What a client puts in the place of missing values, with nothing but examples of its own."""
+"""IMPUTATIONS, the table of imputations: how a client fills in its missing values."""
 
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -14,12 +14,11 @@ from strategies.randomness import named_seed
 Floats = NDArray[np.float64]
 
 DRAWS = 5
-"""Of multiple imputation."""
-
+"""Number of draws of multiple imputation."""
 
 MEAN_ROUNDS, DRAW_ROUNDS = 10, 5
-"""Rounds of regressions of every feature on all others: most for means, and for each draw (five is
-what van Buuren and Groothuis-Oudshoorn 2011, "mice", take)."""
+"""Largest number of rounds of regressions of every feature on all others, for conditional means and
+for each draw (five as in van Buuren and Groothuis-Oudshoorn 2011, "mice")."""
 
 
 @dataclass(frozen=True)
@@ -28,14 +27,19 @@ class Imputation:
 
     Attributes
     ----------
-    fill : (parts, seed) -> the parts, filled in. Parts are ``(N, d)`` with NaN where a value is
-        missing, and 0 is the fleet's mean; the first are the training examples, the only ones that
-        are learnt from
-    vectors : whether an example must be a vector
-    allows_missing : whether values may be missing
-    masks : whether as many further inputs say which values were missing
-    draws : how many times an example is filled in; of more than one, training examples come draw
-        after draw, ``(draws N, d)``, and others as ``(N, draws, d)``
+    fill : callable
+        (splits, seed) -> the splits, filled in. Splits are ``(N, d)`` with NaN where a value is
+        missing, and 0 is the federated mean. The first split has the training examples, and only
+        they are used to fit the imputation.
+    vectors : bool, default False
+        Whether an example must be a vector.
+    allows_missing : bool, default True
+        Whether values may be missing.
+    masks : bool, default False
+        Whether as many further inputs mark the missing values.
+    draws : int, default 1
+        Number of imputations of every example. If there are several, training examples come draw
+        after draw, ``(draws N, d)``, and others as ``(N, draws, d)``.
     """
 
     fill: Callable[[Sequence[Floats], int], tuple[Floats, ...]]
@@ -46,34 +50,40 @@ class Imputation:
 
 
 def empty_columns(training: Floats) -> NDArray[np.int64]:
-    """Return the numbers of the columns of which no value is known."""
+    """Return the numbers of the columns without any known value.
+
+    Parameters
+    ----------
+    training : ndarray
+        ``(N, d)``, NaN where a value is missing.
+    """
     found: NDArray[np.int64] = np.flatnonzero(np.isnan(training).all(axis=0))
     return found
 
 
 def _none(parts: Sequence[Floats], seed: int) -> tuple[Floats, ...]:
-    """Leave everything as it is."""
+    """Change nothing."""
     return tuple(parts)
 
 
 def _mean(parts: Sequence[Floats], seed: int) -> tuple[Floats, ...]:
-    """Put the mean of the client's own training values; the fleet's, 0, where it has none."""
+    """Fill in the mean of the client's training values; 0, the federated mean, without any."""
     means = KnownValues.of(parts[0]).means
     return tuple(np.where(np.isnan(part), means, part) for part in parts)
 
 
 def _zero(parts: Sequence[Floats], seed: int) -> tuple[Floats, ...]:
-    """Put the fleet's mean."""
+    """Fill in the federated mean."""
     return tuple(np.nan_to_num(part, nan=0.0) for part in parts)
 
 
 def _conditional(parts: Sequence[Floats], seed: int) -> tuple[Floats, ...]:
-    """Put the mean of a value given those that are known, by chained linear regressions."""
+    """Fill in the mean of a value given the known ones, by chained linear regressions."""
     return _chained(parts, named_seed(seed, "conditional"), sample=False)
 
 
 def _multiple(parts: Sequence[Floats], seed: int) -> tuple[Floats, ...]:
-    """Draw each value several times from its distribution given those that are known."""
+    """Draw each value several times from its distribution given the known ones."""
     draws = [
         _chained(parts, named_seed(seed, "multiple", number), sample=True)
         for number in range(DRAWS)
@@ -98,7 +108,7 @@ def _chained(parts: Sequence[Floats], seed: int, sample: bool) -> tuple[Floats, 
         keep_empty_features=True,
     )
     others = np.concatenate((parts[0][:0], *parts[1:]))
-    # One thread, again: scikit-learn may just have loaded a library of its own, not limited yet.
+    # One thread, again: scikit-learn may just have loaded another library, not limited yet.
     with warnings.catch_warnings(), threadpool_limits(1, user_api="blas"):
         warnings.simplefilter("ignore", ConvergenceWarning)
         training = imputer.fit_transform(parts[0])
@@ -108,7 +118,7 @@ def _chained(parts: Sequence[Floats], seed: int, sample: bool) -> tuple[Floats, 
 
 
 def _fill_empty(parts: Sequence[Floats]) -> tuple[Floats, ...]:
-    """Put 0, the fleet's mean, into columns of which no training value is known."""
+    """Fill in 0, the federated mean, in columns without any known training value."""
     empty = empty_columns(parts[0])
     filled = [part.copy() for part in parts]
     for part in filled:
@@ -123,7 +133,7 @@ IMPUTATIONS: Mapping[str, Imputation] = {
     "multiple": Imputation(_multiple, vectors=True, draws=DRAWS),
     "mask": Imputation(_zero, vectors=True, masks=True),
 }
-"""Name -> how missing values are filled in. A new one is one row."""
+"""Name of an imputation -> how it fills in missing values. A new one is one row."""
 
 FILLING = tuple(name for name, imputation in IMPUTATIONS.items() if imputation.allows_missing)
-"""Those that put something in the place of missing values."""
+"""Names of the imputations that fill in missing values."""

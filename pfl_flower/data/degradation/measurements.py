@@ -1,6 +1,6 @@
-"""From true values to what a client's model gets: the device, its quality, imputation, calibration.
+"""Degraded measurements: from true values to a model's inputs by device, imputation, calibration.
 
-The quality is that of the readings as the device gives them, before anything is filled in.
+The data quality is that of the measurements before imputation.
 """
 
 import math
@@ -18,119 +18,136 @@ from torch import Tensor
 from clients.measurement_error.data_quality import DataQuality, calibration, reliability_of
 from pfl_flower.data.client_data import ClientData
 from pfl_flower.data.client_records import RawClient
-from pfl_flower.data.degradation.devices import (
-    PER_TIER,
-    Device,
-    check_share,
-    take_measurements,
-    tier_values,
-)
+from pfl_flower.data.degradation.devices import PER_TIER, Device, take_measurements, tier_values
 from pfl_flower.data.degradation.imputation import FILLING, IMPUTATIONS, empty_columns
+from pfl_flower.data.degradation.missingness import check_share
+from pfl_flower.data.errors import DataError
 from pfl_flower.data.moments import KnownValues, feature_deviations
-from pfl_flower.data.schema import DataError, DataSchema, fleet_means
+from pfl_flower.data.schema import DataSchema, federated_means
 from pfl_flower.data.settings import DataSettings
 from strategies.randomness import named_seed
 
 Floats = NDArray[np.float64]
 
 ENOUGH_TO_VARY = 20
-"""With so many examples, a feature that never varies is taken for a sensor that is stuck."""
+"""With so many examples, a feature that never varies counts as a stuck sensor."""
 
 
 def check_measurements(
     settings: DataSettings, shape: tuple[int, ...], graph: bool, streams: bool
 ) -> None:
-    """Refuse devices and imputations that do not fit the kind of data.
+    """Check that devices and imputation apply to the data.
 
     Parameters
     ----------
-    settings : of the run
-    shape : of one example
-    graph, streams : whether examples are nodes of a graph, or come in phases
+    settings : DataSettings
+        The run keys that decide the data.
+    shape : tuple of int
+        Shape of one example.
+    graph, streams : bool
+        Whether examples are nodes of a graph, or come as a stream of phases.
 
     Raises
     ------
     DataError
-        If something is set that has no meaning for such data.
+        If a key is set that has no meaning for such data.
     """
     imputation = IMPUTATIONS[settings.imputation]
-    values = [
-        getattr(settings, name)
-        for name in (*PER_TIER, "tiers", "corrupted_clients", "calibrate_inputs")
-    ]
-    if (graph or streams) and (any(values) or settings.imputation != "none"):
+    names = (*PER_TIER, "tiers", "corrupted_clients", "calibrate_inputs")
+    changed = {name: value for name in names if (value := getattr(settings, name))}
+    changed |= {"imputation": settings.imputation} if settings.imputation != "none" else {}
+    if (graph or streams) and changed:
+        keys = ", ".join(name.replace("_", "-") for name in changed)
         raise DataError(
             f"{settings.dataset!r} is {'a graph' if graph else 'a stream of phases'}, which has no "
-            f"devices, imputation or calibration of inputs; leave tiers, missing, noise, stuck, "
-            f"clipped, corrupted-clients, imputation and calibrate-inputs at their defaults"
+            f"devices, imputation or calibration of inputs; leave {keys} at the default",
+            key=keys,
+            value=next(iter(changed.values())),
         )
     if len(shape) != 1 and (imputation.vectors or settings.calibrate_inputs):
         what = f"imputation {settings.imputation!r}" if imputation.vectors else "calibrate-inputs"
         fitting = [name for name, row in IMPUTATIONS.items() if not row.vectors]
         raise DataError(
-            f"{what} needs examples that are vectors, those of {settings.dataset!r} have shape "
-            f"{shape}; use imputation {' or '.join(fitting)}, and no calibrate-inputs"
+            f"{what} needs examples that are vectors, but those of {settings.dataset!r} have shape "
+            f"{shape}; use imputation {' or '.join(fitting)}, and no calibrate-inputs",
+            key="imputation" if imputation.vectors else "calibrate-inputs",
+            value=settings.imputation if imputation.vectors else True,
+            choices=fitting if imputation.vectors else (),
         )
     if rate := max(tier_values(settings)["missing"]):
         check_share(settings.missingness, rate, math.prod(shape))
 
 
 def check_raw(raw: RawClient, settings: DataSettings) -> None:
-    """Refuse a client's own data that do not fit what is set of devices and imputation.
+    """Check that devices and imputation apply to a client's data.
+
+    Parameters
+    ----------
+    raw : RawClient
+        The client's data.
+    settings : DataSettings
+        The run keys that decide the data.
 
     Raises
     ------
     DataError
-        See :func:`check_measurements`; or if values are missing, and nothing is to take their
-        place.
+        See :func:`check_measurements`; or if values are missing without an imputation.
     """
     inputs = raw.train[0]
     check_measurements(settings, inputs.shape[1:], raw.graph is not None, bool(raw.phases))
     parts = [part[0] for part in (raw.train, raw.validation, raw.test) if part is not None]
-    lacks = raw.graph is None and any(bool(np.isnan(part).any()) for part in parts)
-    if lacks and not IMPUTATIONS[settings.imputation].allows_missing:
+    has_missing = raw.graph is None and any(bool(np.isnan(part).any()) for part in parts)
+    if has_missing and not IMPUTATIONS[settings.imputation].allows_missing:
         raise DataError(
-            f"{settings.dataset!r} has missing values, and imputation {settings.imputation!r} puts "
-            f"nothing in their place; set imputation to one of {', '.join(FILLING)}"
+            f"{settings.dataset!r} has missing values, but imputation {settings.imputation!r} "
+            f"fills in no values; set imputation to one of {', '.join(FILLING)}",
+            key="imputation",
+            value=settings.imputation,
+            choices=FILLING,
         )
 
 
-def through_device(
+def apply_device(
     data: ClientData,
     device: Device,
-    stated: Floats | None,
+    declared: Floats | None,
     schema: DataSchema,
     settings: DataSettings,
     client: int,
 ) -> ClientData:
-    """Return a client's examples as its model gets them, and how well the client sees.
+    """Return a client's examples as its model gets them, with the quality of the measurements.
 
     Parameters
     ----------
-    data : the true values (or readings of one's own, with NaN where they are missing)
-    device : what takes the readings
-    stated : ``(d,)`` variance of the errors that readings of one's own are stated to have, in the
-        unit of the model; None if nothing is stated
-    schema : of the federation
-    settings : say what is filled in, and whether inputs are calibrated
-    client : its number
+    data : ClientData
+        True values; or own measurements, with NaN where they are missing.
+    device : Device
+        The device that takes the measurements.
+    declared : ndarray or None
+        Declared error variances of own measurements, ``(d,)``, in the unit of the model.
+    schema : DataSchema
+        The data schema.
+    settings : DataSettings
+        Its imputation, and whether inputs are calibrated.
+    client : int
+        Number of the client.
     """
     splits = (data.train, data.validation, data.test)
-    lacks = any(bool(torch.isnan(inputs).any()) for inputs, _ in splits)
+    has_missing = any(bool(torch.isnan(inputs).any()) for inputs, _ in splits)
     imputation = IMPUTATIONS[settings.imputation]
-    calibrates = settings.calibrate_inputs and bool(stated is not None or device.noise)
-    changes = not device.perfect or lacks or calibrates
+    calibrates = settings.calibrate_inputs and bool(declared is not None or device.noise)
+    changes = not device.perfect or has_missing or calibrates
     if not changes and not imputation.masks and imputation.draws == 1:
-        rows = data.train[0].flatten(1).numpy()  # as they are: images may be large
-        return replace(data, quality=_quality(rows, device, stated, schema))
-    # One thread: how many there are would decide on the last bits of sums.
+        rows = data.train[0].flatten(1).numpy()  # not copied, because images may be large
+        return replace(data, quality=_quality(rows, device, declared, schema))
+    # One thread, because the number of threads would decide the last bits of sums.
     with threadpool_limits(1, user_api="blas"):
         parts = take_measurements(
             device, [_flat(part[0]) for part in splits], settings.seed, client
         )
-        quality = _quality(parts[0], device, stated, schema)
-        _tell_of_empty(parts[0], schema, client)
-        filled, told = _filled(parts, quality, schema, settings, client)
+        quality = _quality(parts[0], device, declared, schema)
+        _log_empty_columns(parts[0], schema, client)
+        filled, remaining = _filled(parts, quality, schema, settings, client)
     train, validation, test = (
         (_shaped(part, schema), targets) for part, (_, targets) in zip(filled, splits, strict=True)
     )
@@ -139,7 +156,7 @@ def through_device(
         train=(train[0], train[1].repeat(imputation.draws)),
         validation=validation,
         test=test,
-        quality=told,
+        quality=remaining,
         draws=imputation.draws,
     )
 
@@ -151,19 +168,19 @@ def _filled(
     settings: DataSettings,
     client: int,
 ) -> tuple[tuple[Floats, ...], DataQuality]:
-    """Return readings filled in and, if wanted, calibrated, and the quality that is left.
+    """Return imputed and, if set, calibrated measurements, and the quality after that.
 
-    A value that is filled in has no error of a reading, so that a feature's noise counts as often
-    as the feature was read. Of calibrated readings there is no error left for anybody to correct.
-    How reliable readings are does not change.
+    An imputed value has no measurement error, so the mean noise of a feature is in proportion to
+    the share of its values that were measured. Calibrated measurements have no error left to
+    correct. Reliability does not change.
     """
     imputation = IMPUTATIONS[settings.imputation]
-    if imputation.draws == 1:  # what is drawn, as readings are, has their error
+    if imputation.draws == 1:  # values of multiple imputation have the error of measurements
         lost = np.isnan(parts[0]).sum(axis=0) / max(len(parts[0]), 1)
         quality = replace(quality, noise=(1.0 - lost) * quality.noise)
-    centre = fleet_means(schema)
-    apart = tuple(part - centre for part in parts)  # 0 is the fleet's mean
-    filled = imputation.fill(apart, named_seed(settings.seed, "imputation", client))
+    centre = federated_means(schema)
+    centred = tuple(part - centre for part in parts)  # 0 is the federated mean
+    filled = imputation.fill(centred, named_seed(settings.seed, "imputation", client))
     filled = tuple(part + centre for part in filled)
     if settings.calibrate_inputs:
         matrix, mean = calibration(filled[0], quality.noise)
@@ -188,26 +205,26 @@ def _shaped(rows: Floats, schema: DataSchema) -> Tensor:
 
 
 def _quality(
-    training: NDArray[Any], device: Device, stated: Floats | None, schema: DataSchema
+    training: NDArray[Any], device: Device, declared: Floats | None, schema: DataSchema
 ) -> DataQuality:
-    """Return what a client tells of its training readings, ``(N, d)``.
+    """Return the quality that a client reports of its training measurements, ``(N, d)``.
 
-    The noise is what is stated of the device. A feature that never varies over
-    :data:`ENOUGH_TO_VARY` readings has reliability 0: its sensor is stuck, whatever is stated. That
-    is for vectors only (a corner of all images may be dark), and for features that vary elsewhere,
-    where that is known. A corrupted client tells that all is perfect.
+    The noise is that of the device plus the declared one. A feature that never varies over
+    :data:`ENOUGH_TO_VARY` measurements has reliability 0: its sensor is stuck, whatever is
+    declared. This applies to vectors only (a corner of all images may be dark), and not to features
+    that are known to be constant on all clients. A corrupted client reports perfect quality.
     """
     count, size = training.shape
     if device.corrupted:
         return DataQuality(count, 0.0, np.zeros(size), np.ones(size))
-    noise = np.full(size, device.noise**2) + (0.0 if stated is None else stated)
+    noise = np.full(size, device.noise**2) + (0.0 if declared is None else declared)
     lost = np.isnan(training)
     missing = float(lost.mean()) if lost.size else 0.0
     if len(schema.shape) != 1 and not noise.any():
         return DataQuality(count, missing, noise, np.ones(size))
     training = training.astype(np.float64, copy=False)
     known = KnownValues.of(training)
-    # Of one reading or none no variance is known: a true one of 1 is that of standardised features.
+    # One measurement has no variance: take that of a standardised feature, 1, plus the noise.
     reliability = reliability_of(noise, np.where(known.number > 1, known.variances, 1.0 + noise))
     if len(schema.shape) == 1:
         lowest = np.where(lost, np.inf, training).min(axis=0, initial=np.inf)
@@ -215,18 +232,18 @@ def _quality(
         stuck = (known.number >= ENOUGH_TO_VARY) & (lowest == highest)
         if schema.features is not None:
             stuck &= feature_deviations(schema.features) > 0
-        # What never varies has no error that would have to be corrected for either.
+        # A stuck feature has no error to correct.
         noise, reliability = np.where(stuck, 0.0, noise), np.where(stuck, 0.0, reliability)
     return DataQuality(count, missing, noise, reliability)
 
 
-def _tell_of_empty(training: Floats, schema: DataSchema, client: int) -> None:
+def _log_empty_columns(training: Floats, schema: DataSchema, client: int) -> None:
     if len(empty := empty_columns(training)):
         some = ", ".join(map(str, empty[:10].tolist())) + (", ..." if len(empty) > 10 else "")
         log(
             WARNING,
-            "client %d has no training value of feature %s; %s takes its place",
+            "client %d has no training value of feature %s, so %s replaces it",
             client,
             some,
-            "the fleet's mean" if len(schema.shape) == 1 else "0",
+            "the federated mean" if len(schema.shape) == 1 else "0",
         )

@@ -1,4 +1,4 @@
-"""Clients that share out one pool of examples: the data sets that come with the app."""
+"""BenchmarkClients: the clients of a data set of the app, among which its examples are divided."""
 
 from dataclasses import replace
 from functools import cached_property, lru_cache
@@ -8,33 +8,44 @@ import numpy as np
 
 from clients.graphs.graph import Graph
 from pfl_flower.data.client_records import RawClient, RawSplit
+from pfl_flower.data.errors import DataError
 from pfl_flower.data.partition.link_split import link_splits
 from pfl_flower.data.partition.partitioners import PartitionRequest, partition
 from pfl_flower.data.partition.splits import quantity_limit, split
 from pfl_flower.data.records import Examples, SourceRequest
-from pfl_flower.data.schema import DataError
 from pfl_flower.data.settings import DataSettings, data_directory
 from pfl_flower.data.sources.registry import SOURCES
-from pfl_flower.data.subgraph import Pieces, cut
+from pfl_flower.data.subgraph import GraphPartition, partition_graph
 from strategies.randomness import named_seed
 
 
 class BenchmarkClients:
-    """Every client's own part of a pool; no example has two owners.
+    """Every client's part of a data set; no example has two clients.
 
-    Where the pool is a graph, a client has its own nodes and the connections among them. All of its
-    nodes are in its graph, however few of their labels it may learn from.
+    Where the data set is a graph, a client has its nodes and the edges among them. All of its nodes
+    are in its graph, however few of their labels it trains on.
 
     Parameters
     ----------
-    settings : see :class:`DataSettings`
-    num_clients : number of clients
+    settings : DataSettings
+        The run keys that decide the data.
+    num_clients : int
+        Number of clients.
+
+    Attributes
+    ----------
+    source : Source
+        Row of the data set in the table of sources.
+    examples : Examples
+        All examples.
+    indices : list of ndarray
+        Indices of every client's examples.
 
     Raises
     ------
     DataError
-        If the data set is missing, or cannot be split among so many clients; or if it makes sense
-        only with its natural clients (as a stream of phases does), and these are not asked for.
+        If the data set is missing, cannot be split among so many clients, or needs the partition
+        ``natural`` (as a stream of phases does) and another one is set.
     """
 
     def __init__(self, settings: DataSettings, num_clients: int) -> None:
@@ -42,10 +53,13 @@ class BenchmarkClients:
         self.source = SOURCES[settings.dataset]
         streams = self.source.num_phases > 1
         if (streams or self.source.natural) and settings.partition != "natural":
-            what = "a stream of phases, which are" if streams else "made of pieces, which are"
+            what = "a stream of phases" if streams else "a data set"
             raise DataError(
-                f"{settings.dataset!r} is {what} those of its natural clients; partition "
-                f"{settings.partition!r} would mix them; use natural"
+                f"{settings.dataset!r} is {what} of natural clients, which partition "
+                f"{settings.partition!r} would mix; use natural",
+                key="partition",
+                value=settings.partition,
+                choices=("natural",),
             )
         seed = settings.seed if self.source.generated else 0
         directory = data_directory(settings.data_dir)
@@ -63,23 +77,31 @@ class BenchmarkClients:
             raise DataError(
                 f"{len(poor)} of {num_clients} clients (the first is {poor[0]}) have too few "
                 f"examples of {settings.dataset!r} for a training and a test example{where}; use "
-                f"fewer clients, or a larger alpha or classes-per-client"
+                f"fewer clients, or a larger alpha or classes-per-client",
+                key="num_clients",
+                value=num_clients,
+                client=poor[0],
             )
 
     def load(self, client: int) -> RawClient:
         """Return the splits of one client, and of each of its phases where it has some.
 
-        Each has at least one test and one training example, whatever the fractions. The test
-        split is the same whatever the limit on training examples.
+        Each has at least one test and one training example, whatever the fractions. The limit on
+        training examples does not change the test split.
+
+        Parameters
+        ----------
+        client : int
+            Number of the client.
 
         Raises
         ------
         DataError
-            If links are to be predicted, and the client has too few.
+            If the client has too few edges for link prediction.
         """
-        if self.settings.task == "link-prediction" and self.pieces is not None:
+        if self.settings.task == "link-prediction" and self.graph_partition is not None:
             graph = self.graph(client)
-            assert graph is not None  # there are pieces
+            assert graph is not None  # there is a graph partition
             links = link_splits(self.settings, client, graph)
             return replace(links, community=self.community(client))
         if self.source.num_phases == 1:
@@ -90,28 +112,63 @@ class BenchmarkClients:
         return replace(self._raw(client, whole), phases=phases)
 
     @cached_property
-    def pieces(self) -> Pieces | None:
-        """The graph, cut into the clients' pieces; None where the examples are no nodes."""
+    def graph_partition(self) -> GraphPartition | None:
+        """The subgraphs of the clients; None where the examples are no nodes."""
         if self.examples.edges is None:
             return None
-        return cut(self.examples.edges, self.indices, len(self.examples))
+        return partition_graph(self.examples.edges, self.indices, len(self.examples))
 
     def graph(self, client: int) -> Graph | None:
-        """Return a client's nodes, by their positions among its indices, and their connections."""
-        if self.pieces is None:
+        """Return a client's subgraph; nodes are positions among its indices.
+
+        Parameters
+        ----------
+        client : int
+            Number of the client.
+
+        Returns
+        -------
+        Graph or None
+            None where the examples are no nodes.
+        """
+        if self.graph_partition is None:
             return None
-        # Multi-hot features are kept as bytes for everybody, and become numbers for one client.
+        # Multi-hot features stay bytes for all clients together, and become floats for one client.
         features = self.examples.inputs[self.indices[client]].float()
-        return Graph(features, self.pieces.edges[client])
+        return Graph(features, self.graph_partition.edges[client])
 
     def community(self, client: int) -> int | None:
-        """Return the community of most of a client's examples: the lowest of several; or None."""
+        """Return the community that most of a client's examples have (ties: the lowest number).
+
+        Parameters
+        ----------
+        client : int
+            Number of the client.
+
+        Returns
+        -------
+        int or None
+            None where the data set has no communities.
+        """
         if self.examples.community is None:
             return None
         return int(np.bincount(self.examples.community[self.indices[client]]).argmax())
 
     def rows(self, client: int, phase: int = 0) -> list[np.ndarray]:
-        """Return positions among the client's indices: train, validation, test; of a phase."""
+        """Return the splits as positions among the client's indices.
+
+        Parameters
+        ----------
+        client : int
+            Number of the client.
+        phase : int, default 0
+            Number of the phase of a stream.
+
+        Returns
+        -------
+        list of ndarray
+            Train, validation and test.
+        """
         mine = self._phases(client)[phase]
         indices = self.indices[client][mine]
         fold = None if self.examples.fold is None else self.examples.fold[indices] == 1
@@ -121,7 +178,7 @@ class BenchmarkClients:
         return [mine[rows] for rows in (limited, validation, test)]
 
     def _phases(self, client: int) -> list[np.ndarray]:
-        """Return positions among the client's indices: of each phase, a single one if no stream."""
+        """Return positions among the client's indices, of each phase; one phase if no stream."""
         if self.examples.phase is None:
             return [np.arange(len(self.indices[client]))]
         phase = self.examples.phase[self.indices[client]]

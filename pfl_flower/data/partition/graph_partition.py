@@ -1,6 +1,6 @@
-"""Cuts of a graph among clients that leave most connections inside: by communities, or by METIS.
+"""Graph partitions by Louvain communities or by METIS, which keep most edges inside clients.
 
-Both look at nothing but who is connected with whom.
+Both use the edges only.
 """
 
 import heapq
@@ -9,25 +9,40 @@ from collections.abc import Callable, Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from pfl_flower.data.schema import DataError
+from pfl_flower.data.errors import DataError
 from strategies.randomness import named_seed
 
 Ints = NDArray[np.int64]
 FRAGMENT = 0.1
-"""Part of a client's share of the nodes below which a community, such as an isolated node, does not
-count as one."""
+"""A community with fewer nodes than this part of a client's share (an isolated node)
+does not count."""
 
-Cut = Callable[[Ints, int, int, int], Ints]
-"""(edges (2, E) both ways, number of nodes, of clients, seed) -> the client of every node."""
+Partitioner = Callable[[Ints, int, int, int], Ints]
+"""(edges ``(2, E)`` in both directions, number of nodes, of clients, seed) -> the client of every
+node, ``(nodes,)``."""
 
 
 def louvain(edges: Ints, num_nodes: int, num_clients: int, seed: int) -> Ints:
-    """Give every client whole communities, found by the Louvain method.
+    """Assign whole communities to clients, found by the Louvain method.
 
-    Blondel et al. 2008 (arXiv:0803.0476), as networkx has it. From the largest to the smallest,
-    every community goes to the client with the fewest nodes so far. As long as fewer communities
-    than clients have at least a tenth of a client's share of the nodes, the largest that can be cut
-    further is, by the same method.
+    Blondel et al. 2008 (arXiv:0803.0476), in networkx' implementation. From the largest to the
+    smallest, every community goes to the client with the fewest nodes so far. While fewer
+    communities than clients have at least :data:`FRAGMENT` of a client's share of the nodes, the
+    largest one is divided by the same method, if that finds several communities in it.
+
+    Parameters
+    ----------
+    edges : ndarray
+        ``(2, E)``, each edge in both directions.
+    num_nodes, num_clients : int
+        Number of nodes, and of clients.
+    seed : int
+        Decides the order in which the method visits nodes.
+
+    Returns
+    -------
+    ndarray
+        The client of every node, ``(num_nodes,)`` int64.
 
     Raises
     ------
@@ -54,24 +69,27 @@ def louvain(edges: Ints, num_nodes: int, num_clients: int, seed: int) -> Ints:
         largest = max(parts, key=_size)
         parts.remove(largest)
         smaller = parts_of(largest, name)
-        # A community in which the method sees nothing smaller is left as it is.
+        # A community in which the method finds only one community stays whole.
         (parts if len(smaller) > 1 else whole).extend(smaller)
     parts += whole
     if len(parts) < num_clients:
         raise DataError(
             f"partition 'louvain' finds {len(parts)} communities, fewer than the {num_clients} "
-            f"clients; use fewer clients, or metis"
+            f"clients; use fewer clients, or metis",
+            key="partition",
+            value="louvain",
+            choices=("metis",),
         )
     return _packed(parts, num_nodes, num_clients)
 
 
 def _size(part: list[int]) -> tuple[int, int]:
-    """Order parts by size; of two of the same, that with the lower first node is the larger."""
+    """Return a sort key: parts by size, then the part with the lower first node as the larger."""
     return len(part), -part[0]
 
 
 def _packed(parts: list[list[int]], num_nodes: int, num_clients: int) -> Ints:
-    """Return the client of every node: each part to the one with the fewest nodes so far."""
+    """Return the client of every node; each part goes to the client with the fewest nodes."""
     owner = np.empty(num_nodes, dtype=np.int64)
     loads = [(0, client) for client in range(num_clients)]
     for part in sorted(parts, key=_size, reverse=True):
@@ -82,9 +100,19 @@ def _packed(parts: list[list[int]], num_nodes: int, num_clients: int) -> Ints:
 
 
 def metis(edges: Ints, num_nodes: int, num_clients: int, seed: int) -> Ints:
-    """Cut into parts of nearly the same size, so that few connections are between them.
+    """Divide a graph into parts of nearly the same size with few edges between them.
 
-    Karypis and Kumar 1998 (doi:10.1137/S1064827595287997), as METIS has it.
+    Karypis and Kumar 1998 (doi:10.1137/S1064827595287997), in METIS' implementation.
+
+    Parameters
+    ----------
+    edges, num_nodes, num_clients, seed
+        See :func:`louvain`.
+
+    Returns
+    -------
+    ndarray
+        The client of every node, ``(num_nodes,)`` int64.
 
     Raises
     ------
@@ -95,7 +123,10 @@ def metis(edges: Ints, num_nodes: int, num_clients: int, seed: int) -> Ints:
         import pymetis
     except ImportError as error:
         raise DataError(
-            "partition 'metis' needs pymetis; install it with pip install \".[metis]\""
+            "partition 'metis' needs pymetis; install it with pip install \".[metis]\"",
+            key="partition",
+            value="metis",
+            choices=("louvain",),
         ) from error
     order = np.lexsort((edges[1], edges[0]))
     ends = np.bincount(edges[0], minlength=num_nodes).cumsum()
@@ -105,5 +136,5 @@ def metis(edges: Ints, num_nodes: int, num_clients: int, seed: int) -> Ints:
     return np.asarray(parts, dtype=np.int64)
 
 
-GRAPH_PARTITIONS: Mapping[str, Cut] = {"louvain": louvain, "metis": metis}
-"""Name of a partition of the nodes of a graph -> the cut. A new one is one row."""
+GRAPH_PARTITIONS: Mapping[str, Partitioner] = {"louvain": louvain, "metis": metis}
+"""Name of a graph partition -> its function. A new one is one row."""

@@ -1,7 +1,7 @@
-"""Prediction of links: which connections are learned from, which are tested, and which are none.
+"""Link prediction: train, validation and test split of edges, with negative sampling.
 
-PyG's ``RandomLinkSplit`` does much the same, but draws from torch's global generator, may repeat a
-negative in another split, and knows no limit on training examples.
+PyG's ``RandomLinkSplit`` is similar, but draws from torch's global generator, may repeat a negative
+pair in another split, and has no limit on training examples.
 """
 
 import numpy as np
@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 from clients.graphs.graph import Graph
 from pfl_flower.data.client_records import RawClient, RawSplit
+from pfl_flower.data.errors import DataError
 from pfl_flower.data.partition.splits import quantity_limit, split
-from pfl_flower.data.schema import DataError
 from pfl_flower.data.settings import DataSettings
 from pfl_flower.data.subgraph import both_ways, connections
 from strategies.randomness import generator
@@ -20,40 +20,46 @@ Pairs = NDArray[np.int64]
 
 
 def link_splits(settings: DataSettings, client: int, graph: Graph) -> RawClient:
-    """Return a client's pairs of nodes, connected or not, and the graph of training connections.
+    """Return a client's splits of node pairs, and its graph of training edges.
 
-    Connections are split like other examples are: by the fractions, with at least one to train and
-    one to test on. A limit on training examples is one on the training connections that are known
-    at all, both as examples and as ways for messages. Each split has as many pairs that are not
-    connected, fixed for the seed; where the graph has too few of them for all, every split has its
-    share. No pair of nodes is in two splits, none that is said not to be connected is a connection
-    of the whole graph, and messages are passed on training connections only, so that nothing of
-    what is tested can be seen.
+    Edges are split by the fractions, with at least one to train and one to test on. A limit on
+    training examples limits the training edges, both as examples and for messages. Each split has
+    as many negative pairs (nodes without an edge) as edges; where the graph has too few of them,
+    every split has its share. No pair is in two splits, no negative pair is an edge of the whole
+    graph, and messages use training edges only, so that test edges stay hidden.
 
     Parameters
     ----------
-    settings : its fractions, limits and seed
-    client : the client's number
-    graph : all of the client's nodes and connections
+    settings : DataSettings
+        Its fractions, limits and seed.
+    client : int
+        Number of the client.
+    graph : Graph
+        All nodes and edges of the client.
 
     Returns
     -------
-    inputs are pairs ``(P, 2)`` int64, the smaller number first, those that are connected first;
-    targets ``(P,)`` float32 are 1.0 and 0.0
+    RawClient
+        Inputs are pairs ``(P, 2)`` int64, the smaller number first, edges before negative pairs;
+        targets ``(P,)`` float32 are 1.0 and 0.0.
 
     Raises
     ------
     DataError
-        If there are fewer than two connections.
+        If there are fewer than two edges.
     """
     known = connections(graph.edges, len(graph)).T.numpy()
     if len(known) < 2:
-        count = "1 connection" if len(known) else "no connections"
-        raise DataError(f"client {client} has {count}; it needs one to train and one to test on")
+        raise DataError(
+            f"client {client} has {len(known)} edges; it needs one to train and one to test on",
+            key="edges",
+            value=len(known),
+            client=client,
+        )
     train, validation, test = split(settings, client, len(known))
     draw = generator(settings.seed, "links", client)
-    missing = strangers(known, len(graph), len(known), draw)
-    # The same ones are tested whatever the limit, so it comes after they are shared out.
+    missing = negative_pairs(known, len(graph), len(known), draw)
+    # The limit comes after the split, so that it does not change the test pairs.
     shares = _shares([len(test), len(validation), len(train)], len(missing))
     test_missing, validation_missing, train_missing = np.split(missing, shares)
     train = train[: quantity_limit(settings, client)]
@@ -66,23 +72,28 @@ def link_splits(settings: DataSettings, client: int, graph: Graph) -> RawClient:
     )
 
 
-def strangers(known: Pairs, num_nodes: int, count: int, draw: np.random.Generator) -> Pairs:
-    """Draw pairs of nodes that are not connected, every set of so many with the same probability.
+def negative_pairs(known: Pairs, num_nodes: int, count: int, draw: np.random.Generator) -> Pairs:
+    """Draw pairs of nodes without an edge, uniformly and without replacement.
 
     Parameters
     ----------
-    known : connections ``(P, 2)``, the smaller number first, each once
-    num_nodes : numbers are 0 to ``num_nodes`` - 1
-    count : how many are wanted
-    draw : decides which
+    known : ndarray
+        Edges ``(P, 2)``, the smaller number first, each once.
+    num_nodes : int
+        Number of nodes.
+    count : int
+        Number of pairs to draw.
+    draw : Generator
+        The random numbers.
 
     Returns
     -------
-    ``(count, 2)`` in random order, the smaller number first, each once; fewer if there are fewer
+    ndarray
+        ``(count, 2)`` int64 in random order, the smaller number first; fewer if there are fewer.
     """
     taken = known[:, 0] * num_nodes + known[:, 1]
     there = num_nodes * (num_nodes - 1) // 2 - len(known)
-    if 2 * count >= there:  # the graph is so dense that all pairs together are few
+    if 2 * count >= there:  # a dense graph, in which all pairs are few
         low, high = np.triu_indices(num_nodes, 1)
         free = np.setdiff1d(low * num_nodes + high, taken)
         found = draw.permutation(free)[:count]
@@ -98,7 +109,7 @@ def strangers(known: Pairs, num_nodes: int, count: int, draw: np.random.Generato
 
 
 def _shares(sizes: list[int], there: int) -> list[int]:
-    """Return where splits of these sizes end among so many; the first has one if there is one."""
+    """Return the ends of splits of these sizes; with too few items the first has at least one."""
     ends, wanted = np.cumsum(sizes), sum(sizes)
     return [int(-(-end * min(there, wanted) // wanted)) for end in ends[:-1]]
 

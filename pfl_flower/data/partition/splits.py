@@ -1,4 +1,4 @@
-"""Which of a client's examples are for training, validation and testing."""
+"""Train, validation and test split of one client, and quantity skew."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,12 +20,17 @@ def split(
 
     Parameters
     ----------
-    settings : its fractions are of all ``count`` examples, its seed decides the order
-    client : the client's number
-    count : number of the client's examples, at least 2
-    is_test : ``(count,)`` which examples are for testing, where that is given; drawn otherwise,
-        at least one and never all
-    phase : which phase of a stream the examples are of; each is split by draws of its own
+    settings : DataSettings
+        Its fractions refer to all ``count`` examples; its seed decides the order.
+    client : int
+        Number of the client.
+    count : int
+        Number of the client's examples, at least 2.
+    is_test : ndarray, optional
+        ``(count,)`` whether each example is a test example. By default test examples are drawn, at
+        least one and never all.
+    phase : int, optional
+        Phase of a stream; the split of each phase is drawn independently.
     """
     order = generator(settings.seed, "split", *_names(client, phase)).permutation(count)
     if is_test is None:
@@ -38,9 +43,16 @@ def split(
 
 
 def quantity_limit(settings: DataSettings, client: int, phase: int | None = None) -> int | None:
-    """Return the largest number of training examples of a client, log-uniform; None for all.
+    """Draw the largest number of a client's training examples, log-uniformly; None for all.
 
-    In a stream it is a number of each phase.
+    Parameters
+    ----------
+    settings : DataSettings
+        Its ``min_examples``, ``max_examples`` and seed.
+    client : int
+        Number of the client.
+    phase : int, optional
+        Phase of a stream; each phase has its own limit.
     """
     low, high = settings.min_examples, settings.max_examples
     if not high:

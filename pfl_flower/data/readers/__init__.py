@@ -1,1 +1,1 @@
-"""Readers of a user's own data: folder, table, Hugging Face data set, graph or function."""
+"""Readers of own data: a folder, a table, a Hugging Face data set, a graph or a function."""

@@ -1,4 +1,4 @@
-"""Whether what a user gave as inputs and targets are arrays that can be learnt from."""
+"""Checks of a user's arrays: whether inputs and targets have a shape and a type to learn from."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -6,14 +6,23 @@ from typing import Any
 import numpy as np
 import torch
 
-from pfl_flower.data.schema import DataError
+from pfl_flower.data.errors import DataError
 
 KINDS = {"i": "integers", "u": "integers", "f": "floats", "U": "strings"}
 """Kind of numpy dtype -> what targets of it are."""
 
 
-def as_array(value: Any, where: str) -> np.ndarray:
-    """Return what a user gave as an array: a tensor (sparse ones become dense), a list.
+def as_array(value: Any, name: str, where: str) -> np.ndarray:
+    """Return a tensor (sparse ones become dense), list or array as an array.
+
+    Parameters
+    ----------
+    value : object
+        What a user gave.
+    name : str
+        Name of the array.
+    where : str
+        File and client, for error messages.
 
     Raises
     ------
@@ -27,104 +36,135 @@ def as_array(value: Any, where: str) -> np.ndarray:
     try:
         return np.asarray(value)
     except ValueError as error:
-        raise DataError(f"{where} is no array ({error}); all rows need the same shape") from error
+        raise DataError(
+            f"{where}: {name} is no array ({error}); all rows need the same shape", key=name
+        ) from error
 
 
-def _check_no_objects(array: np.ndarray, where: str) -> None:
+def _check_no_objects(array: np.ndarray, name: str, where: str) -> None:
     if array.dtype.hasobject:
         raise DataError(
-            f"{where} holds Python objects, which would have to be unpickled (that can run code); "
-            f"make it an array of numbers, e.g. with astype"
+            f"{where}: {name} holds Python objects, which would have to be unpickled (that can run "
+            f"code); make it an array of numbers, e.g. with astype",
+            key=name,
+            value=array.dtype,
         )
 
 
 def checked_inputs(
     value: Any,
+    name: str,
     where: str,
     columns: Sequence[str] = (),
-    may_lack: bool = False,
-    way_out: str = "",
+    allow_missing: bool = False,
+    hint: str = "",
 ) -> np.ndarray:
-    """Return inputs ``(N, ...)`` as finite float32, or as the uint8 they are.
+    """Return inputs ``(N, ...)`` as finite float32; uint8 stays uint8.
 
     Parameters
     ----------
-    value : array, tensor or what numpy makes an array of
-    where : for error messages
-    columns : names of the features, if examples are rows of a table
-    may_lack : whether values may be missing (NaN), as they may where something takes their place
-    way_out : what else can be done where a value is missing that must not be
+    value : object
+        Array, tensor or what numpy makes an array of.
+    name : str
+        Name of the array.
+    where : str
+        File and client, for error messages.
+    columns : sequence of str, default ()
+        Names of the features, if examples are rows of a table.
+    allow_missing : bool, default False
+        Whether values may be missing (NaN), because an imputation fills them in.
+    hint : str, default ""
+        What else a user can do about missing values, for the error message.
 
     Raises
     ------
     DataError
         If it is no such array, or values are missing or infinite.
     """
-    array = as_array(value, where)
-    _check_no_objects(array, where)
+    array = as_array(value, name, where)
+    _check_no_objects(array, name, where)
     if array.dtype.kind not in "biuf":
-        raise DataError(f"{where} is of type {array.dtype}; it has to be of numbers")
+        raise DataError(
+            f"{where}: {name} is of type {array.dtype}; it must be of numbers",
+            key=name,
+            value=array.dtype,
+        )
     if array.ndim < 2 or 0 in array.shape[1:]:
         raise DataError(
-            f"{where} has shape {array.shape}; it has to be (examples, features) or (examples, "
-            f"channels, height, width), of at least one feature"
+            f"{where}: {name} has shape {array.shape}; it must be (examples, features) or "
+            f"(examples, channels, height, width), with at least one feature",
+            key=name,
+            value=array.shape,
         )
     if array.dtype != np.uint8:
         with np.errstate(over="ignore"):  # what becomes infinite is refused below
             array = array.astype(np.float32)
-    known = np.where(np.isnan(array), 0, array) if may_lack else array
-    _check_finite(known, where, columns, way_out)
+    known = np.where(np.isnan(array), 0, array) if allow_missing else array
+    _check_finite(known, name, where, columns, hint)
     return array
 
 
 def _check_finite(
-    array: np.ndarray, where: str, columns: Sequence[str] = (), way_out: str = ""
+    array: np.ndarray, name: str, where: str, columns: Sequence[str] = (), hint: str = ""
 ) -> None:
     bad = ~np.isfinite(array)
     if not bad.any():
         return
+    rows = np.flatnonzero(bad.reshape(len(bad), -1).any(axis=1))
+    what = f"values in {len(rows)} of {len(bad)} examples (the first is {rows[0]})"
+    places: Any = rows.tolist()
     if len(columns):
-        counts = zip(columns, bad.sum(axis=0), strict=True)
-        each = ", ".join(f"{name!r} ({count})" for name, count in counts if count)
+        counts = zip(map(str, columns), bad.sum(axis=0).tolist(), strict=True)
+        places = {column: count for column, count in counts if count}
+        each = ", ".join(f"{column!r} ({count})" for column, count in places.items())
         what = f"values in these columns (how many): {each}"
-    else:
-        rows = np.flatnonzero(bad.reshape(len(bad), -1).any(axis=1))
-        what = f"values in {len(rows)} of {len(bad)} examples (the first is {rows[0]})"
     raise DataError(
-        f"{where} has missing (NaN), infinite or too large {what}; fill them in or leave the "
-        f"examples out{way_out}"
+        f"{where}: {name} has missing (NaN), infinite or too large {what}; fill them in or leave "
+        f"the examples out{hint}",
+        key=name,
+        value=places,
     )
 
 
-def checked_targets(value: Any, where: str, may_lack: bool = False) -> np.ndarray:
+def checked_targets(value: Any, name: str, where: str, allow_missing: bool = False) -> np.ndarray:
     """Return targets ``(N,)`` as integers, floats or strings.
 
     Parameters
     ----------
-    value : array, tensor or what numpy makes an array of
-    where : for error messages
-    may_lack : whether floats may be NaN
+    value : object
+        Array, tensor or what numpy makes an array of.
+    name : str
+        Name of the array.
+    where : str
+        File and client, for error messages.
+    allow_missing : bool, default False
+        Whether floats may be NaN.
 
     Raises
     ------
     DataError
         If it is no such array, or floats are missing or infinite.
     """
-    array = as_array(value, where)
+    array = as_array(value, name, where)
     if array.dtype == object and all(isinstance(item, str) for item in array.flat):
         array = array.astype(np.str_)  # strings of a table, already in memory
-    _check_no_objects(array, where)
+    _check_no_objects(array, name, where)
     if array.dtype.kind == "b":
         array = array.astype(np.int64)
     if array.dtype.kind not in KINDS:
         raise DataError(
-            f"{where} is of type {array.dtype}; targets are integers, floats or strings"
+            f"{where}: {name} is of type {array.dtype}; targets are integers, floats or strings",
+            key=name,
+            value=array.dtype,
         )
     if array.ndim != 1:
         raise DataError(
-            f"{where} has shape {array.shape}; it has to be one-dimensional, one target an example "
-            f"(of one-hot rows, take argmax)"
+            f"{where}: {name} has shape {array.shape}; it must be one-dimensional, one target per "
+            f"example (of one-hot rows, take argmax)",
+            key=name,
+            value=array.shape,
         )
     if array.dtype.kind == "f":
-        _check_finite(np.where(np.isnan(array), 0, array) if may_lack else array, where)
+        known = np.where(np.isnan(array), 0, array) if allow_missing else array
+        _check_finite(known, name, where)
     return array

@@ -1,4 +1,4 @@
-"""A data set of Hugging Face, split among clients by flwr-datasets."""
+"""Own data from a Hugging Face data set, which flwr-datasets splits among clients."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from pfl_flower.data.client_records import OwnRequest, RawClient, checked, client_index
-from pfl_flower.data.schema import DataError
+from pfl_flower.data.errors import DataError, error_context
 
 _NUMBERS = ("int", "uint", "float", "bool")
 
@@ -18,20 +18,21 @@ _NUMBERS = ("int", "uint", "float", "bool")
 class HubData:
     """The "train" split of a data set, on the Hub or in a local folder of CSV or Parquet files.
 
-    Other splits, such as its own test split, are left alone: a client's test examples have to come
-    from where its training examples come from. Inputs are the column of images, if there is one:
-    uint8 ``(N, 1, H, W)`` if grey, else ``(N, 3, H, W)`` (transparency is dropped). Otherwise they
-    are all columns of numbers, but for the label and the client: float32 ``(N, F)``; columns of
-    anything else are left out. Targets are the label column, or, if none is named, the only one
-    that is a ``ClassLabel``, or the one called "label"; a ``ClassLabel`` stays a number.
+    Other splits, such as a test split, are ignored: a client's test examples must have the same
+    distribution as its training examples. Inputs are the column of images, if there is one: uint8
+    ``(N, 1, H, W)`` if grey, else ``(N, 3, H, W)`` (transparency is dropped). Otherwise they are
+    all columns of numbers except the label and the client: float32 ``(N, F)``; other columns are
+    dropped. Targets are the label column. If none is named, they are the only ``ClassLabel``
+    column, or the column "label"; a ``ClassLabel`` stays a number.
 
     Flower counts the use of its data sets; ``FLWR_TELEMETRY_ENABLED=0`` switches that off.
 
     Parameters
     ----------
-    request : ``location`` is the name of the data set or the folder. Without a ``partitioner``,
-        client number i has the i-th of the sorted values of ``client_column`` (the only one,
-        whatever its number), or, without one, an even share
+    request : OwnRequest
+        ``location`` is the name of the data set or the folder. Without a ``partitioner``, client
+        number i has the i-th of the sorted values of ``client_column`` (a single value belongs to
+        any number), or, without that column, an even share.
     """
 
     def __init__(self, request: OwnRequest) -> None:
@@ -39,15 +40,15 @@ class HubData:
         self._federated: dict[int, Any] = {}
 
     def count(self) -> int | None:
-        """Return the number of clients if a column names them, else None."""
+        """Return the number of clients if a column names them, else None; see :class:`OwnData`."""
         return len(self._clients(self._partitioner(0).dataset)) if self._natural else None
 
     def names(self) -> list[str]:
-        """Return nothing: parts of a data set have no names."""
+        """Return an empty list: the clients have no names; see :class:`OwnData`."""
         return []
 
     def load(self, partition_id: int, num_partitions: int) -> RawClient:
-        """Return a client's examples, which are not split; see :class:`OwnData`."""
+        """Return a client's examples, not split; see :class:`OwnData`."""
         where = f"data set {self.request.location!r}"
         number = 0 if self._natural else num_partitions
         partitioner = self._partitioner(number)
@@ -61,18 +62,22 @@ class HubData:
         except (ValueError, KeyError, IndexError) as error:
             raise DataError(
                 f"{where} cannot be split among {num_partitions} clients: {error}; use fewer "
-                f"clients or another partition, or name the column of classes with label-column"
+                f"clients or another partition, or name the column of classes with label-column",
+                key="num_clients",
+                value=num_partitions,
+                path=self.request.location,
             ) from error
-        return _client(part, self.request, f"{where}, client {partition_id}")
+        with error_context(client=partition_id, path=self.request.location):
+            return _client(part, self.request, f"{where}, client {partition_id}")
 
     @property
     def _natural(self) -> bool:
         return self.request.partitioner is None and bool(self.request.client_column)
 
     def _partitioner(self, num_partitions: int) -> Any:
-        """Return the partitioner for so many clients, or 0 for the clients that a column names.
+        """Return the partitioner for a number of clients; 0: the clients that a column names.
 
-        The data set is read when first asked for so many.
+        The first call for each number reads the data set.
         """
         from datasets import disable_progress_bars
         from flwr_datasets import FederatedDataset
@@ -87,8 +92,12 @@ class HubData:
             try:
                 columns = data.partitioners["train"].dataset.column_names  # reads the data set
             except Exception as error:  # the HTTP library of the Hub's client raises its own
-                raise DataError(_not_found(self.request.location, error)) from error
-            _require(self.request.client_column, columns, self.request.location)
+                location = self.request.location
+                raise DataError(
+                    _not_found(location, error), key="dataset", value=location, path=location
+                ) from error
+            column, location = self.request.client_column, self.request.location
+            _require("client-column", column, columns, location)
             self._federated[num_partitions] = data
         return self._federated[num_partitions].partitioners["train"]
 
@@ -97,8 +106,11 @@ class HubData:
         clients: list[Any] = dataset.unique(self.request.client_column)
         if None in clients:
             raise DataError(
-                f"data set {self.request.location!r} does not say in column "
-                f"{self.request.client_column!r} whose each row is; fill it in or leave rows out"
+                f"data set {self.request.location!r} has rows without a client in column "
+                f"{self.request.client_column!r}; fill it in or leave these rows out",
+                key="client-column",
+                value=self.request.client_column,
+                path=self.request.location,
             )
         return clients
 
@@ -122,16 +134,21 @@ def _not_found(location: str, error: Exception) -> str:
     return (
         f"data set {location!r} could not be read ({type(error).__name__}: {error}). "
         f"{'It is' if folder.exists() else 'There is no'} local folder {folder}"
-        f"{'' if folder.exists() else ', and it could not be had from the Hugging Face Hub either'}"
+        f"{'' if folder.exists() else ', and the Hugging Face Hub did not have it either'}"
         f". Name a folder of CSV or Parquet files with a train split, or a data set of the Hub; "
-        f"without a network, it has to be in the cache ($HF_HOME)"
+        f"without a network, it must be in the cache ($HF_HOME)"
     )
 
 
-def _require(column: str, columns: Sequence[str], location: str) -> None:
+def _require(setting: str, column: str, columns: Sequence[str], location: str) -> None:
     if column and column not in columns:
         raise DataError(
-            f"data set {location!r} has no column {column!r}; its columns are: {', '.join(columns)}"
+            f"data set {location!r} has no column {column!r}, which {setting} names; its columns "
+            f"are: {', '.join(columns)}",
+            key=setting,
+            value=column,
+            path=location,
+            choices=columns,
         )
 
 
@@ -143,24 +160,32 @@ def _client(part: Any, request: OwnRequest, where: str) -> RawClient:
     targets = _labels(part, label, where)
     images = [name for name, feature in part.features.items() if isinstance(feature, Image)]
     if len(images) > 1:
-        raise DataError(f"{where} has several columns of images ({', '.join(images)}); keep one")
+        raise DataError(
+            f"{where} has several columns of images ({', '.join(images)}); keep one",
+            key=", ".join(images),
+            choices=images,
+        )
     if images:
         return checked({"x_train": _pixels(part, images[0], where), "y_train": targets}, where)
     names = _numeric(part.features, {label, request.client_column})
     if not names:
         raise DataError(
             f"{where} has neither images nor numbers to learn from; its columns are: "
-            f"{part.features}"
+            f"{part.features}",
+            key="columns",
+            value=list(part.features),
         )
     inputs = np.stack([np.asarray(list(part[name]), dtype=np.float32) for name in names], axis=1)
-    return checked({"x_train": inputs, "y_train": targets}, where, names, may_lack=request.may_lack)
+    return checked(
+        {"x_train": inputs, "y_train": targets}, where, names, allow_missing=request.allow_missing
+    )
 
 
 def _label_column(features: Mapping[str, Any], request: OwnRequest) -> str:
     from datasets import ClassLabel
 
     if request.label_column:
-        _require(request.label_column, list(features), request.location)
+        _require("label-column", request.label_column, list(features), request.location)
         return request.label_column
     classes = [name for name, feature in features.items() if isinstance(feature, ClassLabel)]
     if len(classes) == 1:
@@ -168,8 +193,13 @@ def _label_column(features: Mapping[str, Any], request: OwnRequest) -> str:
     if "label" in features:
         return "label"
     raise DataError(
-        f"data set {request.location!r} does not say which column to predict (of type ClassLabel: "
-        f"{', '.join(classes) or 'none'}); name one with label-column: {', '.join(features)}"
+        f"data set {request.location!r} does not declare which column to predict (of type "
+        f"ClassLabel: {', '.join(classes) or 'none'}); name one with label-column: "
+        f"{', '.join(features)}",
+        key="label-column",
+        value=request.label_column,
+        path=request.location,
+        choices=features,
     )
 
 
@@ -184,7 +214,9 @@ def _labels(part: Any, column: str, where: str) -> np.ndarray:
     if unlabelled:
         raise DataError(
             f"{where} has no value in column {column!r} of {unlabelled} of {len(values)} rows; "
-            f"leave these rows out"
+            f"leave these rows out",
+            key=column,
+            value=unlabelled,
         )
     return np.asarray(values)
 
@@ -209,18 +241,26 @@ def _pixels(part: Any, column: str, where: str) -> np.ndarray:
             if image is None or image.mode.startswith(("I", "F")):
                 kind = "missing" if image is None else f"of mode {image.mode!r}"
                 raise DataError(
-                    f"{where}: an image of column {column!r} is {kind}; it has to have pixels of 8 "
-                    f"bits"
+                    f"{where}: an image of column {column!r} is {kind}; it must have pixels of 8 "
+                    f"bits",
+                    key=column,
+                    value=None if image is None else image.mode,
                 )
             grey = image.mode in ("1", "L", "LA")
             array = np.asarray(image.convert("L" if grey else "RGB"), dtype=np.uint8)
             pixels.append(array[None] if grey else array.transpose(2, 0, 1))
     except OSError as error:
-        raise DataError(f"{where}: an image of column {column!r} is damaged: {error}") from error
+        raise DataError(
+            f"{where}: an image of column {column!r} is damaged: {error}",
+            key=column,
+            value=str(error),
+        ) from error
     shapes = sorted({array.shape for array in pixels})
     if len(shapes) > 1:
         raise DataError(
             f"{where}: images of column {column!r} differ in (channels, height, width): "
-            f"{', '.join(map(str, shapes[:5]))}; bring them to one"
+            f"{', '.join(map(str, shapes[:5]))}; resize or convert them to one shape",
+            key=column,
+            value=shapes,
         )
     return np.stack(pixels) if pixels else np.empty((0, 1, 1, 1), dtype=np.uint8)

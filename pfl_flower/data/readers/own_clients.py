@@ -1,4 +1,4 @@
-"""Clients with data of their own: opened by the run config, split where they come unsplit."""
+"""OwnClients: clients with own data, opened by the run keys and split by the fractions."""
 
 from contextlib import suppress
 from dataclasses import replace
@@ -12,24 +12,33 @@ from flwr.common.logger import log
 
 from pfl_flower.data.client_records import RawClient, RawSplit
 from pfl_flower.data.degradation.imputation import IMPUTATIONS
+from pfl_flower.data.errors import DataError
 from pfl_flower.data.partition.link_split import link_splits
 from pfl_flower.data.partition.partitioners import PARTITIONS, PartitionRequest
 from pfl_flower.data.partition.splits import quantity_limit, split
 from pfl_flower.data.readers.registry import OWN, OwnData, OwnRequest
-from pfl_flower.data.schema import DataError
 from pfl_flower.data.settings import DataSettings, data_directory, find
 from strategies.randomness import named_seed
 
 
 def is_own(dataset: str) -> bool:
-    """Return whether ``dataset`` names data of one's own: ``kind:location``."""
+    """Return whether a data set is own data: ``kind:location``.
+
+    Parameters
+    ----------
+    dataset : str
+        The run key.
+    """
     return ":" in dataset
 
 
 def open_own(settings: DataSettings) -> OwnData:
-    """Return the reader of a user's own data.
+    """Return the reader of own data.
 
-    ``dataset`` is ``kind:location`` with a kind of :data:`OWN`, or ``module:function``.
+    Parameters
+    ----------
+    settings : DataSettings
+        ``dataset`` is ``kind:location`` with a kind of :data:`OWN`, or ``module:function``.
 
     Raises
     ------
@@ -45,12 +54,12 @@ def open_own(settings: DataSettings) -> OwnData:
     if kind in ("folder", "table"):
         location = str(find(location, settings.data_dir))
     if kind == "huggingface":
-        with suppress(DataError):  # a folder of one's own, or else a name on the hub
+        with suppress(DataError):  # a local folder, or else a name on the Hub
             location = str(find(location, settings.data_dir))
     natural = kind != "huggingface" or settings.partition == "natural"
     partitioner = None if natural else partial(_partitioner, settings)
-    lacks = IMPUTATIONS[settings.imputation].allows_missing
-    request = OwnRequest(location, *columns, partitioner, settings.seed, settings.task, lacks)
+    missing = IMPUTATIONS[settings.imputation].allows_missing
+    request = OwnRequest(location, *columns, partitioner, settings.seed, settings.task, missing)
     return OWN[kind](request)
 
 
@@ -66,12 +75,24 @@ def _partitioner(settings: DataSettings, num_clients: int) -> Any:
 
 
 class OwnClients:
-    """Every client's own examples, as a reader finds them.
+    """Every client's own examples, as a reader returns them.
 
     Parameters
     ----------
-    settings : see :class:`DataSettings`
-    num_clients : number of clients
+    settings : DataSettings
+        The run keys that decide the data.
+    num_clients : int
+        Number of clients.
+
+    Attributes
+    ----------
+    data : OwnData
+        The reader.
+
+    Raises
+    ------
+    DataError
+        If the data are missing.
     """
 
     def __init__(self, settings: DataSettings, num_clients: int) -> None:
@@ -81,17 +102,22 @@ class OwnClients:
         if num_clients > 1 and self.data.count() == 1:
             log(
                 WARNING,
-                "%s holds one client, which every node of this machine takes, whatever its number",
+                "%s holds one client, so every node on this machine reads the same data",
                 settings.dataset,
             )
 
     def load(self, client: int) -> RawClient:
-        """Return the splits of one client; what comes unsplit is split by the fractions.
+        """Return the splits of one client. Data that are not split are split by the fractions.
+
+        Parameters
+        ----------
+        client : int
+            Number of the client.
 
         Raises
         ------
         DataError
-            If there is no such client, or it has no example to test on beside one to train on.
+            If there is no such client, or it has no training or no test example.
         """
         raw = self.data.load(client, self.num_clients)
         if raw.graph is not None and self.settings.task == "link-prediction":
@@ -102,7 +128,10 @@ class OwnClients:
             raise DataError(
                 f"client {client} of {self.settings.dataset!r} has {count} "
                 f"{'examples' if raw.graph is None else 'labelled nodes'}; it needs one to train "
-                f"and one to test on"
+                f"and one to test on",
+                key="examples" if raw.graph is None else "nodes",
+                value=count,
+                client=client,
             )
         settings = self.settings
         if raw.validation is not None:
@@ -122,9 +151,14 @@ def _take(examples: RawSplit, rows: np.ndarray) -> RawSplit:
 
 
 def stamp(settings: DataSettings) -> str:
-    """Return words that change when the user's own files do: their names, sizes and times.
+    """Return a text that changes when own files change: a digest of names, sizes and times.
 
-    Data sets of the app have a version of their own, of them it is the data folder.
+    For data sets of the app it is the data folder, because they have a version.
+
+    Parameters
+    ----------
+    settings : DataSettings
+        The run keys that decide the data.
     """
     kind, _, location = settings.dataset.partition(":")
     directory = data_directory(settings.data_dir)
@@ -140,5 +174,16 @@ def stamp(settings: DataSettings) -> str:
 
 
 def number_of_clients(settings: DataSettings) -> int | None:
-    """Return how many clients the data have of themselves; None where any number will do."""
+    """Return the number of clients that own data hold; None if any number is possible.
+
+    Parameters
+    ----------
+    settings : DataSettings
+        The run keys that decide the data.
+
+    Raises
+    ------
+    DataError
+        If the data are missing or cannot be read.
+    """
     return open_own(settings).count() if is_own(settings.dataset) else None

@@ -1,4 +1,4 @@
-"""From PFLlib's folders to a folder of ``<client>.npz`` that can be read without unpickling.
+"""Converter of PFLlib's folders to a folder of ``<client>.npz``, which needs no unpickling.
 
 ``python -m pfl_flower.data.readers.pfllib SOURCE TARGET``
 """
@@ -17,12 +17,12 @@ from typing import Any
 import numpy as np
 
 from pfl_flower.data.client_records import checked
+from pfl_flower.data.errors import DataError, error_context
 from pfl_flower.data.readers.registry import client_files
-from pfl_flower.data.schema import DataError
 
 WARNING = (
-    "warning: this unpickles the files in SOURCE. Only what arrays and dicts need is let through, "
-    "but a pickle is a program: convert only what comes from a source you trust."
+    "warning: this unpickles the files in SOURCE. It refuses everything but arrays and dicts, "
+    "but a pickle is a program: convert only files from a source that you trust."
 )
 
 
@@ -34,10 +34,10 @@ def _encode(text: str, encoding: str) -> bytes:
 
 
 def _builtins() -> dict[tuple[str, str], Callable[..., Any]]:
-    """Return, by module and name in a pickle, all that arrays and dicts of them need.
+    """Return, by module and name in a pickle, all that arrays and dicts of arrays need.
 
-    The functions are had from arrays, since numpy keeps them in private modules: ``numpy.core``
-    before version 2 and ``numpy._core`` since. Files may come from either.
+    Arrays give the functions, because numpy keeps them in private modules: ``numpy.core`` before
+    version 2 and ``numpy._core`` since. Files may come from either version.
     """
     allowed: dict[tuple[str, str], Callable[..., Any]] = {
         ("numpy", "ndarray"): np.ndarray,
@@ -58,17 +58,22 @@ def _function(value: Any, protocol: int) -> Callable[..., Any]:
 
 
 class RestrictedUnpickler(pickle.Unpickler):
-    """Reads pickled arrays, and dicts and lists of them; refuses to import anything else."""
+    """Unpickler of arrays, and dicts and lists of them, which refuses to import anything else."""
 
     _allowed = _builtins()
 
     def find_class(self, module: str, name: str) -> Any:
-        """Return what a pickle asks for, if that is allowed.
+        """Return the function or class that a pickle asks for, if it is allowed.
+
+        Parameters
+        ----------
+        module, name : str
+            What the pickle names.
 
         Raises
         ------
         pickle.UnpicklingError
-            If it is not.
+            If it is not allowed.
         """
         if (module, name) not in self._allowed:
             raise pickle.UnpicklingError(
@@ -80,21 +85,35 @@ class RestrictedUnpickler(pickle.Unpickler):
 def read_pickled(file: Path) -> dict[str, Any]:
     """Return the dict with ``x`` and ``y`` that PFLlib pickles into a ``.npz`` file.
 
+    Parameters
+    ----------
+    file : Path
+        The file.
+
     Raises
     ------
     DataError
-        If the file is damaged, holds something else, or asks for more than arrays and dicts need.
+        If the file is damaged, holds something else, or asks for more than arrays and dicts.
     """
     try:
         with zipfile.ZipFile(file) as archive, archive.open("data.npy") as stream:
             content = _unpickle(stream)
     except Exception as error:  # damaged pickles raise anything: see the documentation of pickle
         raise DataError(
-            f"{file} cannot be read as one of PFLlib's ({type(error).__name__}: {error}); it has "
-            f"to be an .npz file with a pickled dict of arrays x and y under the key data"
+            f"{file} cannot be read as a file of PFLlib ({type(error).__name__}: {error}); it must "
+            f"be an .npz file with a pickled dict of arrays x and y under the key data",
+            key="data",
+            value=str(error),
+            path=str(file),
         ) from error
     if not (isinstance(content, Mapping) and {"x", "y"} <= set(content)):
-        raise DataError(f"{file} holds no dict with x and y under the key data, as PFLlib's do")
+        raise DataError(
+            f"{file} holds a {type(content).__name__} under the key data; it must be a dict with x "
+            f"and y, as in PFLlib's files",
+            key="data",
+            value=content,
+            path=str(file),
+        )
     return dict(content)
 
 
@@ -114,18 +133,20 @@ def _unpickle(stream: Any) -> Any:
 
 
 def convert(source: Path, target: Path) -> int:
-    """Convert a data set of PFLlib's; return the number of clients.
+    """Convert a data set of PFLlib; return the number of clients.
 
     Parameters
     ----------
-    source : folder with ``train/<i>.npz`` and ``test/<i>.npz``; only read
-    target : folder to make, with ``<i>.npz``; made whole or not at all
+    source : Path
+        Folder with ``train/<i>.npz`` and ``test/<i>.npz``, which is only read.
+    target : Path
+        Folder to make, with ``<i>.npz``; after an error nothing is left of it.
 
     Raises
     ------
     DataError
-        If a client's file is missing, damaged or holds what is not data, or ``target`` is not
-        empty.
+        If a client's file is missing, damaged or holds other objects than data, or ``target`` is
+        not empty.
     """
     files = {split: client_files(source / split) for split in ("train", "test")}
     names = {split: {file.name for file in found} for split, found in files.items()}
@@ -133,11 +154,19 @@ def convert(source: Path, target: Path) -> int:
     if lonely:
         raise DataError(
             f"{source} has these clients in only one of train and test: {', '.join(lonely[:5])}; "
-            f"each needs both"
+            f"each client needs both",
+            key="train, test",
+            value=lonely,
+            path=str(source),
         )
     target = target.absolute()
     if target.exists() and not (target.is_dir() and not any(target.iterdir())):
-        raise DataError(f"{target} is there already; name a folder that is new or empty")
+        raise DataError(
+            f"{target} exists already; name a folder that is new or empty",
+            key="target",
+            value=target,
+            path=str(target),
+        )
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
     try:
@@ -158,7 +187,8 @@ def _convert_client(source: Path, name: str, target: Path) -> None:
     for split in ("train", "test"):
         content = read_pickled(source / split / name)
         arrays |= {f"x_{split}": content["x"], f"y_{split}": content["y"]}
-    client = checked(arrays, f"{source}, client {name}", required=("train", "test"))
+    with error_context(client=name, path=str(source)):
+        client = checked(arrays, f"{source}, client {name}", required=("train", "test"))
     assert client.test is not None
     (x_train, y_train), (x_test, y_test) = client.train, client.test
     np.savez_compressed(
@@ -167,10 +197,16 @@ def _convert_client(source: Path, name: str, target: Path) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; return its exit status."""
+    """Run the command; return its exit status.
+
+    Parameters
+    ----------
+    arguments : sequence of str, optional
+        The command line; by default that of the process.
+    """
     parser = argparse.ArgumentParser(
         prog="python -m pfl_flower.data.readers.pfllib",
-        description="Convert a data set of PFLlib's into a folder of <client>.npz.",
+        description="Convert a data set of PFLlib into a folder of <client>.npz.",
         epilog=WARNING,
     )
     parser.add_argument("source", type=Path, help="folder with train/<i>.npz and test/<i>.npz")

@@ -1,4 +1,4 @@
-"""A user's own table: a CSV or Parquet file in which a column says whose each row is."""
+"""Own data from a table: a CSV or Parquet file with a column that names the client of each row."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,17 +9,14 @@ from typing import Any
 import numpy as np
 
 from pfl_flower.data.client_records import OwnRequest, RawClient, checked, client_index
-from pfl_flower.data.schema import DataError
+from pfl_flower.data.errors import DataError, error_context
 
 SUFFIXES = (".csv", ".csv.gz", ".parquet", ".pq")
 
 
 @dataclass(frozen=True)
 class _Rows:
-    """A table: its clients in order, ``(N,)`` the index of each row's, inputs and targets.
-
-    ``columns`` are the names of the features.
-    """
+    """A table: its clients in order, the index ``(N,)`` of each row's client, and its features."""
 
     clients: Sequence[Any]
     owner: np.ndarray
@@ -31,21 +28,20 @@ class _Rows:
 class TableData:
     """A CSV or Parquet file: a client column, a label column, and all others numeric features.
 
-    Features are in the order of their names, so that two devices whose tables have the same columns
-    in another order mean the same by the same place.
-
-    Client number i is the i-th of the sorted values of the client column, but the only client of a
-    file is the client whatever its number. Features are float32, also where the file has uint8.
+    Features are sorted by name, so the order of columns in the tables of two devices may differ.
+    Client number i is the i-th of the sorted values of the client column; a single client belongs
+    to any number. Features are float32, also where the file has uint8.
 
     Parameters
     ----------
-    request : ``location`` is the file; ``client_column`` and ``label_column`` are needed
+    request : OwnRequest
+        ``location`` is the file; ``client_column`` and ``label_column`` are required.
     """
 
     def __init__(self, request: OwnRequest) -> None:
         self.file = Path(request.location).expanduser()
         self.client_column, self.label_column = request.client_column, request.label_column
-        self.may_lack = request.may_lack
+        self.allow_missing = request.allow_missing
 
     def count(self) -> int:
         """Return the number of clients in the table; see :class:`OwnData`."""
@@ -56,9 +52,10 @@ class TableData:
         return [str(client) for client in self._rows().clients]
 
     def load(self, partition_id: int, num_partitions: int) -> RawClient:
-        """Return a client's rows, which are not split; see :class:`OwnData`."""
+        """Return a client's rows, not split; see :class:`OwnData`."""
         rows = self._rows()
-        index = client_index(partition_id, rows.clients, f"table {self.file}")
+        with error_context(path=str(self.file)):
+            index = client_index(partition_id, rows.clients, f"table {self.file}")
         mine = rows.owner == index
         return RawClient((rows.inputs[mine], rows.targets[mine]), columns=rows.columns)
 
@@ -68,23 +65,26 @@ class TableData:
         except OSError as error:
             raise DataError(
                 f"there is no table {self.file.absolute()} ({error.strerror}); name a file that "
-                f"ends in {', '.join(SUFFIXES)}"
+                f"ends in {', '.join(SUFFIXES)}",
+                path=str(self.file.absolute()),
+                choices=SUFFIXES,
             ) from error
-        return _read(
-            self.file.resolve(),
-            about.st_mtime_ns,
-            about.st_size,
-            self.client_column,
-            self.label_column,
-            self.may_lack,
-        )
+        with error_context(path=str(self.file)):
+            return _read(
+                self.file.resolve(),
+                about.st_mtime_ns,
+                about.st_size,
+                self.client_column,
+                self.label_column,
+                self.allow_missing,
+            )
 
 
 @lru_cache(maxsize=2)
 def _read(
-    file: Path, _mtime: int, _size: int, client_column: str, label_column: str, may_lack: bool
+    file: Path, _mtime: int, _size: int, client_column: str, label_column: str, allow_missing: bool
 ) -> _Rows:
-    """Read a table once a process, again if the file has changed (time in ns, size in bytes)."""
+    """Read a table once per process, again if the file has changed (time in ns, size in bytes)."""
     frame = _frame(file)
     _check_columns(frame, file, client_column, label_column)
     clients, owner = np.unique(_values(frame[client_column], file), return_inverse=True)
@@ -95,7 +95,7 @@ def _read(
         "x_train": frame[features].to_numpy(dtype=np.float32, na_value=np.nan),
         "y_train": _values(frame[label_column], file),
     }
-    train = checked(arrays, str(file), columns=features, may_lack=may_lack).train
+    train = checked(arrays, str(file), columns=features, allow_missing=allow_missing).train
     return _Rows(clients.tolist(), owner, *train, tuple(map(str, features)))
 
 
@@ -104,18 +104,20 @@ def _frame(file: Path) -> Any:
 
     name = file.name.lower()
     if not name.endswith(SUFFIXES):
-        raise DataError(f"table {file} has to end in {', '.join(SUFFIXES)}")
+        raise DataError(
+            f"the name of table {file} must end in {', '.join(SUFFIXES)}", choices=SUFFIXES
+        )
     try:
         if name.endswith((".parquet", ".pq")):
             return pd.read_parquet(file)
-        # in one piece: pandas would guess the type of each chunk of a column by itself
+        # low_memory would let pandas guess the type of a column chunk by chunk
         return pd.read_csv(file, low_memory=False)
     except (ValueError, OSError, EOFError, ImportError) as error:
-        raise DataError(f"table {file} cannot be read: {error}") from error
+        raise DataError(f"table {file} cannot be read: {error}", value=str(error)) from error
 
 
 def _check_columns(frame: Any, file: Path, client_column: str, label_column: str) -> None:
-    """Refuse a table whose columns are not a client, a label and numbers, without gaps."""
+    """Refuse a table whose columns are not a client, a label (both complete) and numbers."""
     from pandas.api.types import is_complex_dtype, is_numeric_dtype
 
     there = ", ".join(str(column) for column in frame.columns)
@@ -124,16 +126,24 @@ def _check_columns(frame: Any, file: Path, client_column: str, label_column: str
         if column not in frame.columns:
             raise DataError(
                 f"table {file} has no column {column!r}, which {setting} names; its columns are: "
-                f"{there}"
+                f"{there}",
+                key=setting,
+                value=column,
+                choices=map(str, frame.columns),
             )
     if client_column == label_column:
-        raise DataError(f"column {client_column!r} of table {file} cannot be client and label")
+        raise DataError(
+            f"column {client_column!r} of table {file} cannot be client and label",
+            key="label-column",
+            value=label_column,
+        )
     features = frame.drop(columns=[client_column, label_column])
     unnamed = [c for c in features.columns if str(c).startswith("Unnamed: ")]
     if unnamed:
         raise DataError(
             f"table {file} has columns without a name ({', '.join(unnamed)}), such as the index "
-            f"that pandas writes; write it without (index=False), or name them"
+            f"that pandas writes; write it without (index=False), or name them",
+            key=", ".join(unnamed),
         )
     words = [
         str(column)
@@ -143,25 +153,30 @@ def _check_columns(frame: Any, file: Path, client_column: str, label_column: str
     if words:
         raise DataError(
             f"table {file} has features that are not numbers: {', '.join(words)}; leave these "
-            f"columns out, or make numbers of them (e.g. with pandas.get_dummies)"
+            f"columns out, or make numbers of them (e.g. with pandas.get_dummies)",
+            key=", ".join(words),
         )
     for column in wanted.values():
         missing = int((frame[column].isna() | frame[column].isin([np.inf, -np.inf])).sum())
         if missing:
             raise DataError(
                 f"table {file} has no (finite) value in column {column!r} of {missing} rows (in a "
-                f"CSV file NA, None and null mean none); fill them in or leave these rows out"
+                f"CSV file NA, None and null mean none); fill them in or leave these rows out",
+                key=column,
+                value=missing,
             )
 
 
 def _values(column: Any, file: Path) -> np.ndarray:
-    """Return a column without gaps as an array of numbers, booleans or strings."""
+    """Return a complete column as an array of numbers, booleans or strings."""
     items = column.tolist()
     values: np.ndarray = np.asarray(items)
     kinds = sorted({type(item).__name__ for item in items})
     if values.dtype.kind not in "biufU" or len(kinds) > 1:
         raise DataError(
             f"column {column.name!r} of table {file} holds values of type {', '.join(kinds)}; it "
-            f"has to hold integers, or floats, or booleans, or strings"
+            f"must hold integers, or floats, or booleans, or strings",
+            key=str(column.name),
+            value=kinds,
         )
     return values

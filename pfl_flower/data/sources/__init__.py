@@ -1,1 +1,1 @@
-"""The data sets that come with the app, or that it knows how to find."""
+"""The data sets: generated ones, and readers of public ones."""

@@ -1,4 +1,4 @@
-"""Heart disease at four real hospitals, which measure different things: much is missing.
+"""UCI heart disease: patients of four hospitals as clients, with many missing values.
 
 Detrano et al. 1989, "International application of a new probability algorithm for the diagnosis of
 coronary artery disease" (American Journal of Cardiology 64); UCI data set 45. The investigators are
@@ -11,32 +11,42 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from pfl_flower.data.errors import DataError
 from pfl_flower.data.records import Examples, SourceRequest
-from pfl_flower.data.schema import DataError
 from pfl_flower.data.settings import default_cache
 
 FOLDER = "heart_disease"
 HOSPITALS = ("cleveland", "hungarian", "switzerland", "va")
-"""The clients, in order."""
+"""The clients, in their order."""
 
 NUM_FEATURES = 13
-"""Age, sex, kind of chest pain, resting blood pressure, cholesterol, fasting blood sugar, resting
-electrocardiogram, highest heart rate, angina at exercise, depression of the ST segment and its
-slope, vessels coloured, and thallium scan."""
+"""Age, sex, type of chest pain, resting blood pressure, cholesterol, fasting blood sugar, resting
+electrocardiogram, maximal heart rate, exercise angina, depression of the ST segment and its slope,
+number of coloured vessels, and thallium scan."""
 
 _PRESSURE, _CHOLESTEROL = 3, 4
 
 
 def heart_disease(request: SourceRequest) -> Examples:
-    """Return the patients of the four hospitals; the class is whether there is any disease.
+    """Return the patients of the four hospitals; class 1 is any heart disease.
 
-    Missing values are NaN. So are a cholesterol and a blood pressure of 0, which no patient has.
-    With fewer clients only the first hospitals are read.
+    Missing values are NaN. A cholesterol or a blood pressure of 0 counts as missing. With fewer
+    clients only the first hospitals are read.
+
+    Parameters
+    ----------
+    request : SourceRequest
+        Its folder holds ``heart_disease``; its number of clients says how many files are read.
+
+    Returns
+    -------
+    examples : Examples
+        Inputs ``(N, 13)`` float32 with NaN, targets ``(N,)`` int64.
 
     Raises
     ------
     DataError
-        If a file is missing or torn.
+        If a file is missing or damaged.
     """
     root = (request.data_dir or default_cache()) / FOLDER
     names = HOSPITALS[: request.num_clients]
@@ -53,7 +63,7 @@ def heart_disease(request: SourceRequest) -> Examples:
 
 
 def _read(path: Path) -> np.ndarray:
-    """Return a hospital's rows ``(N, 14)``, float64: features and diagnosis."""
+    """Return the rows of a hospital, ``(N, 14)`` float64: 13 features and the diagnosis."""
     try:
         lines = path.read_text(encoding="ascii").split("\n")
     except FileNotFoundError as error:
@@ -61,17 +71,27 @@ def _read(path: Path) -> np.ndarray:
             f"heart-disease was not found: there is no {path}. Put the files "
             f"{', '.join(f'processed.{name}.data' for name in HOSPITALS)} of the UCI data set "
             f"'Heart Disease' (archive.ics.uci.edu/dataset/45) into the folder {FOLDER} of the "
-            f"data folder, or name another one with data-dir or $PFL_DATA_DIR"
+            f"data folder, or name another one with data-dir or $PFL_DATA_DIR",
+            key="dataset",
+            value="heart-disease",
+            path=str(path),
         ) from error
     except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path} cannot be read ({error}); get it again from UCI") from error
-    rows = [_row(line, f"{path}, line {n}") for n, line in enumerate(lines, 1) if line.strip()]
+        raise DataError(
+            f"{path} cannot be read ({error}); download it again from UCI", path=str(path)
+        ) from error
+    rows = [_row(line, path, number) for number, line in enumerate(lines, 1) if line.strip()]
     if len(rows) < 2:
-        raise DataError(f"{path} has {len(rows)} patients; it is torn: get it again from UCI")
+        raise DataError(
+            f"{path} has {len(rows)} patients, so it is damaged; download it again from UCI",
+            key="patients",
+            value=len(rows),
+            path=str(path),
+        )
     return np.array(rows)
 
 
-def _row(line: str, where: str) -> list[float]:
+def _row(line: str, path: Path, number: int) -> list[float]:
     """Return the numbers of a line, NaN for a question mark."""
     words = [word.strip() for word in line.split(",")]
     try:
@@ -81,7 +101,10 @@ def _row(line: str, where: str) -> list[float]:
     right = len(numbers) == NUM_FEATURES + 1 and np.isfinite(numbers[-1])
     if not right or np.isinf(numbers).any():
         raise DataError(
-            f"{where} is not {NUM_FEATURES + 1} numbers or question marks, the last one a number: "
-            f"{line[:80]!r}; the file is torn: get it again from UCI"
+            f"line {number} of {path} is {line[:80]!r}; it must hold {NUM_FEATURES + 1} numbers or "
+            f"question marks, the last one a number. Download the file again from UCI",
+            key="line",
+            value=number,
+            path=str(path),
         )
     return numbers

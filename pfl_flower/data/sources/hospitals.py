@@ -1,4 +1,4 @@
-"""Hospitals that differ in how many of their patients are ill, and in size: real tumours."""
+"""Generated hospitals that differ in the prevalence of cancer and in size, with real tumours."""
 
 from dataclasses import dataclass
 
@@ -10,27 +10,29 @@ from strategies.randomness import generator
 
 NUM_FEATURES = 30
 PREVALENCES = (0.05, 0.60)
-"""Of cancer, in the healthiest and in the illest hospital; the others are evenly between."""
+"""Lowest and highest prevalence of cancer in a hospital; the others are evenly spaced between."""
 
 SIZES = (60, 400)
-"""Patients to learn from, in the smallest and in the largest hospital; evenly on a log scale."""
+"""Training records of the smallest and the largest hospital; others are spaced on a log scale."""
 
 TESTS = 4
-"""Records to test on, for every one to learn from. A validation fraction is of all of them: 0.08 is
-40 % of those to learn from, and from 0.2 on there is nothing left to train on."""
+"""Number of test records for every training record. A validation fraction refers to all records:
+0.08 is 40 % of the training records, and with 0.2 or more no record is left to train on."""
 
 NOISE = 3.0
-"""Deviation of a measurement's error, in deviations of the feature over all patients."""
+"""Deviation of the measurement error, in deviations of the feature over all patients."""
 
 
 @dataclass(frozen=True)
 class Hospital:
-    """What a hospital is like.
+    """The prevalence and the size of one hospital.
 
     Attributes
     ----------
-    prevalence : share of its patients that have cancer
-    size : number of its records to learn from
+    prevalence : float
+        Share of its patients that have cancer.
+    size : int
+        Number of its training records.
     """
 
     prevalence: float
@@ -38,7 +40,15 @@ class Hospital:
 
 
 def hospitals_of(seed: int, num_clients: int) -> list[Hospital]:
-    """Return what every hospital is like: prevalences and sizes in orders of their own."""
+    """Return every hospital; prevalences and sizes are permuted independently of one another.
+
+    Parameters
+    ----------
+    seed : int
+        Decides both permutations.
+    num_clients : int
+        Number of hospitals.
+    """
     draw = generator(seed, "hospitals")
     prevalences = draw.permutation(np.linspace(*PREVALENCES, num_clients))
     sizes = draw.permutation(np.geomspace(*SIZES, num_clients).round().astype(int))
@@ -48,10 +58,20 @@ def hospitals_of(seed: int, num_clients: int) -> list[Hospital]:
 def hospitals(request: SourceRequest) -> Examples:
     """Return scikit-learn's breast-cancer data (Wolberg et al. 1995), hospital by hospital.
 
-    Class 1 is a malignant tumour. A record is a patient's, drawn with replacement from those with
-    the disease or without it, and measured anew: normal noise is added to every feature. Half of
-    the patients are there to learn from and half to test on, so that nobody is in both, of
-    whichever hospital. Within a class all hospitals are alike; what differs is the prevalence.
+    Class 1 is a malignant tumour. A record is a patient, drawn with replacement from those of its
+    class, plus normal noise on every feature. Training records show one half of the patients and
+    test records the other half, in all hospitals. Within a class all hospitals have the same
+    distribution; they differ in prevalence (label shift) and in size.
+
+    Parameters
+    ----------
+    request : SourceRequest
+        Its seed and its number of clients decide the examples.
+
+    Returns
+    -------
+    examples : Examples
+        Inputs ``(N, 30)`` float32, targets ``(N,)`` int64.
     """
     from sklearn.datasets import load_breast_cancer
 

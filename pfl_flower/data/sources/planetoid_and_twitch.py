@@ -1,4 +1,4 @@
-"""Graphs that others collected: papers that cite one another, and friends on Twitch.
+"""Planetoid citation graphs (Cora, CiteSeer) and the Twitch social networks.
 
 Cora and CiteSeer come in the files ``ind.*`` of Yang, Cohen and Salakhutdinov 2016
 (arXiv:1603.08861), Twitch from Rozemberczki, Allen and Sarkar 2021 (arXiv:1909.13021).
@@ -16,29 +16,36 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pfl_flower.data.errors import DataError
 from pfl_flower.data.records import Examples, SourceRequest
-from pfl_flower.data.schema import DataError
 from pfl_flower.data.settings import default_cache
 from pfl_flower.data.subgraph import both_ways, connections
 from pfl_flower.utils.pickle_imports import check_pickle
 
 PARTS = ("x", "tx", "allx", "y", "ty", "ally", "graph", "test.index")
-"""What the files of a Planetoid data set are called after ``ind.<name>.``."""
+"""Endings of the files of a Planetoid data set, after ``ind.<name>.``."""
 
 LANGUAGES = ("DE", "EN", "ES", "FR", "PT", "RU", "TW")
 TWITCH_FEATURES = 3170
 
 
 def planetoid(name: str) -> Callable[[SourceRequest], Examples]:
-    """Return the source of a Planetoid data set, read by PyG.
+    """Return the loader of a Planetoid data set, which PyG reads.
 
-    The raw files are those of ``planetoid/<name>/raw`` in the data folder, where nothing is written
+    The raw files are in ``planetoid/<name>/raw`` in the data folder, where nothing is written
     (PyG's ``Planetoid`` would keep a processed copy there). PyG unpickles them, after
-    :func:`~pfl_flower.utils.pickle_imports.check_pickle` has seen that they are nothing but arrays.
+    :func:`~pfl_flower.utils.pickle_imports.check_pickle` has found nothing but arrays in them.
 
     Parameters
     ----------
-    name : as PyG writes it, e.g. ``"Cora"``
+    name : str
+        Name of the data set in PyG, e.g. ``"Cora"``.
+
+    Returns
+    -------
+    callable
+        SourceRequest -> Examples with inputs ``(N, F)``, targets ``(N,)`` int64 and edges. It
+        raises a DataError where the files are missing or damaged, or the download fails.
     """
 
     def load(request: SourceRequest) -> Examples:
@@ -53,8 +60,11 @@ def planetoid(name: str) -> Callable[[SourceRequest], Examples]:
             data = read_planetoid_data(str(folder), name.lower())
         except Exception as error:  # a damaged pickle can raise anything
             raise DataError(
-                f"{folder} does not hold {name} as Planetoid has it ({error}); put the original "
-                f"files there again"
+                f"{folder} does not hold Planetoid's files of {name} ({error}); put the original "
+                f"files there again",
+                key="dataset",
+                value=name,
+                path=str(folder),
             ) from error
         edges = both_ways(connections(data.edge_index, len(data.x)))
         return Examples(_as_bytes(data.x), data.y, edges=edges)
@@ -75,7 +85,10 @@ def _planetoid_folder(name: str, request: SourceRequest) -> Path:
         raise DataError(
             f"{name} was not found in {root} (there is no {folders[0] / missing}). Put the files "
             f"where PyG's Planetoid keeps them under that folder, name another folder with "
-            f"data-dir or $PFL_DATA_DIR, or let it be downloaded with --run-config 'download=true'"
+            f"data-dir or $PFL_DATA_DIR, or let it be downloaded with --run-config 'download=true'",
+            key="dataset",
+            value=name,
+            path=str(folders[0] / missing),
         )
     _download(name, folders[1])
     return folders[1]
@@ -88,10 +101,15 @@ def _download(name: str, folder: Path) -> None:
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent) as temporary:
         try:
-            with redirect_stderr(StringIO()):  # PyG tells of its progress
+            with redirect_stderr(StringIO()):  # PyG reports its progress
                 Planetoid(temporary, name)
-        except Exception as error:  # what can go wrong on the way is not PyG's to list
-            raise DataError(f"{name} could not be downloaded ({error})") from error
+        except Exception as error:  # PyG does not list what a download can raise
+            raise DataError(
+                f"{name} could not be downloaded ({error}); put the files into {folder}",
+                key="download",
+                value=True,
+                path=str(folder),
+            ) from error
         try:
             (Path(temporary) / name / "raw").rename(folder)
         except OSError:
@@ -100,30 +118,40 @@ def _download(name: str, folder: Path) -> None:
 
 
 def _as_bytes(features: Tensor) -> Tensor:
-    """Return features as uint8 where nothing is lost, a quarter of the memory."""
+    """Return features as uint8 (a quarter of the memory) where that loses nothing."""
     small = features.to(torch.uint8)
     return small if torch.equal(small.to(features.dtype), features) else features
 
 
 def twitch(request: SourceRequest) -> Examples:
-    """Return who is friends with whom on Twitch; clients are languages, in alphabetical order.
+    """Return the friendship graphs of Twitch streamers; a client is a language, in order of name.
 
-    Features are the games and habits of a streamer, multi-hot; the class is whether the channel has
-    mature content. With fewer clients than languages only the first are read. The files are those
-    that PyG's ``Twitch`` reads, but their features are the original 3170, which all languages
-    share, instead of an embedding of 128; PyG would refuse TW.
+    Features are the games and habits of a streamer, multi-hot; class 1 is a channel with mature
+    content. With fewer clients than languages only the first are read. The files have the layout
+    of PyG's ``Twitch``, but their features are the original 3170, which all languages share,
+    instead of an embedding of 128 (PyG has no embedding of TW).
+
+    Parameters
+    ----------
+    request : SourceRequest
+        Its folder holds ``twitch``; its number of clients says how many languages are read.
+
+    Returns
+    -------
+    examples : Examples
+        Inputs ``(N, 3170)`` uint8, targets ``(N,)`` int64, and edges.
 
     Raises
     ------
     DataError
-        If a file is missing or is not what it should be.
+        If a file is missing, or its arrays have other shapes, types or values.
     """
     root = (request.data_dir or default_cache()) / "twitch"
     files = [root / name / "raw" / f"{name}.npz" for name in LANGUAGES[: request.num_clients]]
     small = [_read(file, ("target", "edges")) for file in files]
     sizes = [len(targets) for targets, _ in small]
     starts = np.cumsum([0, *sizes]).tolist()
-    # Filled in one language after another, because all features are there twice otherwise.
+    # One language after another, because a concatenation would hold all features twice.
     features = np.empty((starts[-1], TWITCH_FEATURES), dtype=np.uint8)
     for file, start, end in zip(files, starts[:-1], starts[1:], strict=True):
         features[start:end] = _features(file, end - start)
@@ -142,14 +170,17 @@ def _features(file: Path, count: int) -> np.ndarray:
     (features,) = _read(file, ("features",))
     if features.shape != (count, TWITCH_FEATURES) or features.dtype != np.uint8:
         raise DataError(
-            f"{file}: features are {features.dtype} {features.shape}; they have to be uint8 "
-            f"{(count, TWITCH_FEATURES)}, the original ones of all languages"
+            f"{file}: features are {features.dtype} {features.shape}; they must be uint8 "
+            f"{(count, TWITCH_FEATURES)}, the original ones of all languages",
+            key="features",
+            value=features.shape,
+            path=str(file),
         )
     return features
 
 
 def _read(file: Path, names: tuple[str, ...]) -> list[np.ndarray]:
-    """Return arrays of a language's file, checked but for the features."""
+    """Return arrays of the file of a language; targets and edges are checked."""
     try:
         with np.load(file, allow_pickle=False) as arrays:
             found = {name: arrays[name] for name in names}
@@ -157,18 +188,26 @@ def _read(file: Path, names: tuple[str, ...]) -> list[np.ndarray]:
         raise DataError(
             f"twitch was not found: there is no {file}. Put the languages' files (DE/raw/DE.npz "
             f"and so on, with arrays features, target and edges) into the folder twitch of the "
-            f"data folder, or name another one with data-dir or $PFL_DATA_DIR"
+            f"data folder, or name another one with data-dir or $PFL_DATA_DIR",
+            key="dataset",
+            value="twitch",
+            path=str(file),
         ) from error
     except (OSError, ValueError, EOFError, KeyError, TypeError, zipfile.BadZipFile) as error:
         raise DataError(
-            f"{file} is not Twitch's arrays features, target and edges ({error})"
+            f"{file} does not hold Twitch's arrays features, target and edges ({error})",
+            key=", ".join(names),
+            path=str(file),
         ) from error
     if "edges" in found:
         targets, edges = found["target"], found["edges"]
         right = targets.ndim == 1 and edges.ndim == 2 and edges.shape[1] == 2
         if not right or edges.min(initial=0) < 0 or edges.max(initial=0) >= len(targets):
             raise DataError(
-                f"{file}: target has shape {targets.shape} and edges {edges.shape}; they have to "
-                f"be (N,) and (E, 2), of nodes 0 to N - 1"
+                f"{file}: target has shape {targets.shape} and edges {edges.shape}; they must be "
+                f"(N,) and (E, 2), of nodes 0 to N - 1",
+                key="edges",
+                value=edges.shape,
+                path=str(file),
             )
     return list(found.values())

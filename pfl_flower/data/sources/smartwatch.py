@@ -1,9 +1,9 @@
-"""Smartwatches, generated: what wearers' watches measure while their habits change.
+"""Generated smartwatch data: activities of wearers whose habits change (a stream of phases).
 
 An accelerometer and a gyroscope of three axes each are sampled at 20 Hz, in windows of 64 samples.
-An activity has a cadence, harmonics, and on every channel an amplitude, a phase and a mean (how
-the arm is held); everybody's are alike but for the wearer's pace, strength and the watch's
-orientation on the wrist. Habits come in phases, see :data:`HABITS`.
+An activity has a cadence, harmonics, and on every channel an amplitude, a phase and a mean (the
+position of the arm). Wearers share them, up to a wearer's pace, strength and orientation of the
+watch on the wrist. Habits come in phases, see :data:`HABITS`.
 """
 
 from dataclasses import dataclass
@@ -15,36 +15,39 @@ from pfl_flower.data.records import Examples, SourceRequest
 from strategies.randomness import generator
 
 HABITS = ((0, 1, 2, 3), (2, 3, 4, 5), (4, 5, 6, 7))
-"""The activities of each phase: everyday life; training for a marathon begins; what follows it.
+"""The activities of each phase: everyday life; training for a marathon; the time after it.
 
-The two that go on from the phase before are no longer what they were: every wearer does them
-faster and stronger, and holds the arm differently, in a way of its own.
+Two activities of each phase continue in the next one, but changed: every wearer does them faster,
+stronger and with another position of the arm, by amounts that differ between wearers.
 """
 
 NUM_PHASES = len(HABITS)
 NUM_ACTIVITIES = 8
 WINDOWS = 31
-"""Windows of a wearer, a phase and an activity."""
+"""Number of windows of one activity in one phase of one wearer."""
 
 CHANNELS, SAMPLES, RATE = 6, 64, 20.0
 BANDS = ((0.3, 1.8), (1.8, 3.6), (3.6, 10.0))
-"""Hz; energies are told of these."""
+"""Frequency bands in Hz whose energies are features."""
 
 NUM_FEATURES = CHANNELS * (2 + len(BANDS))
 HARMONICS = 3
 NOISE = 1.5
-"""Deviation of what a sensor adds to every sample, next to amplitudes of about 1."""
+"""Deviation of the noise of every sample, next to amplitudes of about 1."""
 
 
 @dataclass(frozen=True)
 class Activity:
-    """How a channel moves in time t: ``mean + amplitude sum_h harmonic_h sin(h (wt + phase))``.
+    """A periodic signal in time t: ``mean + amplitude sum_h harmonic_h sin(h (w t + phase))``.
 
     Attributes
     ----------
-    cadence : repetitions a second, w / 2 pi
-    amplitude, phase, mean : ``(6,)`` of each channel
-    harmonics : ``(3,)`` shares of the fundamental and its harmonics
+    cadence : float
+        Repetitions per second, w / 2 pi.
+    amplitude, phase, mean : ndarray
+        Of each channel, ``(6,)``.
+    harmonics : ndarray
+        Shares of the fundamental and its harmonics, ``(3,)``.
     """
 
     cadence: float
@@ -55,7 +58,18 @@ class Activity:
 
 
 def smartwatch(request: SourceRequest) -> Examples:
-    """Return the windows of so many wearers; a wearer's depend on its number and the seed only."""
+    """Draw the windows of all wearers; a wearer's windows depend on its number and the seed only.
+
+    Parameters
+    ----------
+    request : SourceRequest
+        Its seed and its number of clients decide the examples.
+
+    Returns
+    -------
+    examples : Examples
+        Inputs ``(N, 30)`` float32, targets ``(N,)`` int64, and phases.
+    """
     draw = generator(request.seed, "smartwatch activities")
     activities = [_activity(draw) for _ in range(NUM_ACTIVITIES)]
     windows = [_wearer(request.seed, wearer, activities) for wearer in range(request.num_clients)]
@@ -81,7 +95,7 @@ def _activity(draw: np.random.Generator) -> Activity:
 
 
 def _changed(activity: Activity, draw: np.random.Generator) -> Activity:
-    """Return what a wearer makes of an activity once its habits change."""
+    """Return an activity of a wearer after its habits have changed."""
     return Activity(
         cadence=activity.cadence * draw.uniform(1.3, 1.8),
         amplitude=activity.amplitude * draw.uniform(1.0, 2.5, CHANNELS),
@@ -92,7 +106,7 @@ def _changed(activity: Activity, draw: np.random.Generator) -> Activity:
 
 
 def _wearer(seed: int, wearer: int, activities: list[Activity]) -> np.ndarray:
-    """Return a wearer's windows ``(N, 6, 64)``: by phase, in it by activity."""
+    """Return the windows of a wearer, ``(N, 6, 64)``, ordered by phase, then by activity."""
     from scipy.spatial.transform import Rotation  # slow to import, so only where needed
 
     draw = generator(seed, "smartwatch", wearer)
@@ -115,9 +129,9 @@ def _wearer(seed: int, wearer: int, activities: list[Activity]) -> np.ndarray:
 def _signals(
     activity: Activity, pace: float, strength: float, draw: np.random.Generator
 ) -> np.ndarray:
-    """Return windows ``(WINDOWS, 6, 64)`` without noise; each begins at a moment of its own.
+    """Return windows ``(WINDOWS, 6, 64)`` without noise, each from a random moment.
 
-    No two are quite alike: cadence and amplitudes vary by a tenth, the way the arm is held too.
+    Windows differ: cadence, amplitudes and means vary by about a tenth.
     """
     vary = np.exp(draw.normal(0, 0.1, (2, WINDOWS, 1, 1)))
     begin = draw.uniform(0, 2 * np.pi, (WINDOWS, 1, 1))
@@ -130,10 +144,18 @@ def _signals(
 
 
 def features(signals: np.ndarray) -> np.ndarray:
-    """Return float32 features ``(N, 30)`` of windows ``(N, 6, 64)``.
+    """Return the features of windows: means, deviations and log energies in :data:`BANDS`.
 
-    Of all channels the means, then the deviations, then the logarithms of the energies in each
-    of :data:`BANDS`.
+    Parameters
+    ----------
+    signals : ndarray
+        Windows, ``(N, 6, 64)``.
+
+    Returns
+    -------
+    ndarray
+        ``(N, 30)`` float32: the means of all channels, then the deviations, then the log energies
+        of each band.
     """
     power = np.abs(np.fft.rfft(signals, axis=2)) ** 2 / SAMPLES
     hertz = np.fft.rfftfreq(SAMPLES, 1 / RATE)

@@ -1,7 +1,7 @@
-"""Generated wearables whose truth is known: one linear model of a health outcome for all of them.
+"""Generated wearables data: one linear model of a health outcome for all clients.
 
-Every client wears a device of the same kind and has the same model. What differs is how well the
-devices see, which is none of this source's business: the run config's ``noise`` and ``tiers`` say.
+All clients have the same distribution. Clients differ only once the run keys ``noise`` and
+``tiers`` degrade their measurements.
 """
 
 import numpy as np
@@ -14,18 +14,18 @@ from strategies.randomness import generator
 Floats = NDArray[np.float64]
 
 SLOPES = (1.0, 0.8, 1.2, 0.9, 1.1)
-"""What a deviation of each feature (such as pulse, sleep, steps) does to the outcome."""
+"""True coefficient of each feature (such as pulse, sleep, steps)."""
 
 INTERCEPT = 2.0
 OUTCOME_NOISE = 1.0
-"""Deviation of what the outcome depends on otherwise."""
+"""Deviation of the noise of the outcome."""
 
 NUM_FEATURES = len(SLOPES)
 INPUT_CORRELATION = 0.4
-"""Of every two features, which have mean 0 and deviation 1."""
+"""Correlation of every two features; features have mean 0 and deviation 1."""
 
 TRAINING, TEST = 200, 100
-"""Examples of a client, to learn from (fewer with ``max-examples``) and to test on."""
+"""Number of a client's training examples (``max-examples`` may lower it) and test examples."""
 
 
 def input_covariance() -> Floats:
@@ -35,7 +35,18 @@ def input_covariance() -> Floats:
 
 
 def wearables(request: SourceRequest) -> Examples:
-    """Draw every client's examples: correlated normal features, and outcomes of the one model."""
+    """Draw every client's examples: correlated normal features, and outcomes of the one model.
+
+    Parameters
+    ----------
+    request : SourceRequest
+        Its seed and its number of clients decide the examples.
+
+    Returns
+    -------
+    examples : Examples
+        Inputs ``(N, 5)`` and targets ``(N,)``, float32.
+    """
     root = np.linalg.cholesky(input_covariance())
     count = TRAINING + TEST
     inputs, targets = [], []

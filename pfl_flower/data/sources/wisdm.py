@@ -1,4 +1,4 @@
-"""WISDM: what fifty people's smartwatches measured in eighteen activities, as a stream of habits.
+"""WISDM: smartwatch data of fifty people in eighteen activities, as a stream of three phases.
 
 Weiss, Yoneda and Hayajneh 2019, "Smartphone and Smartwatch-Based Biometrics Using Activities of
 Daily Living" (IEEE Access 7), UCI data set 507. ``wisdm51/watch_accel.npz`` in the data folder
@@ -13,11 +13,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from pfl_flower.data.errors import DataError
 from pfl_flower.data.records import Examples, SourceRequest
-from pfl_flower.data.schema import DataError
 from pfl_flower.data.settings import default_cache
 
 FILE = "wisdm51/watch_accel.npz"
+NUM_FEATURES, NUM_ACTIVITIES = 91, 18
 
 WALKING, JOGGING, STAIRS, SITTING, STANDING, TYPING, TEETH, SOUP, CHIPS = range(9)
 PASTA, DRINKING, SANDWICH, KICKING, CATCH, DRIBBLING, WRITING, CLAPPING, FOLDING = range(9, 18)
@@ -27,16 +28,28 @@ HABITS = (
     (WALKING, JOGGING, STAIRS, KICKING, CATCH, DRIBBLING, CLAPPING),
     (SITTING, SOUP, CHIPS, PASTA, DRINKING, SANDWICH, JOGGING),
 )
-"""The activities of each phase: everyday life, then sport begins, then meals."""
+"""The activities of each phase: everyday life, then sport, then meals."""
+
+NUM_PHASES = len(HABITS)
 
 
 def wisdm(request: SourceRequest) -> Examples:
-    """Return everybody's windows; clients are people, in ascending order of their numbers.
+    """Return the windows of all people; a client is a person, in ascending order of numbers.
+
+    Parameters
+    ----------
+    request : SourceRequest
+        Its folder holds :data:`FILE`.
+
+    Returns
+    -------
+    examples : Examples
+        Inputs ``(N, 91)`` float32, targets ``(N,)`` int64, and phases.
 
     Raises
     ------
     DataError
-        If the file is missing or is not what it should be.
+        If the file is missing, or its arrays have other shapes or values.
     """
     inputs, targets, subjects = _read((request.data_dir or default_cache()) / FILE)
     _, owner = np.unique(subjects, return_inverse=True)
@@ -52,33 +65,41 @@ def _read(path: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     except FileNotFoundError as error:
         raise DataError(
             f"wisdm was not found: there is no {path}. Put the file {FILE} (arrays X, y and "
-            f"subject) into the data folder, or name another folder with data-dir or $PFL_DATA_DIR"
+            f"subject) into the data folder, or name another folder with data-dir or $PFL_DATA_DIR",
+            key="dataset",
+            value="wisdm",
+            path=str(path),
         ) from error
     except (OSError, ValueError, EOFError, KeyError, TypeError, zipfile.BadZipFile) as error:
-        raise DataError(f"{path} is not WISDM's arrays X, y and subject ({error})") from error
+        raise DataError(
+            f"{path} does not hold WISDM's arrays X, y and subject ({error})", path=str(path)
+        ) from error
     if (
         inputs.ndim != 2
-        or inputs.shape[1] != 91
+        or inputs.shape[1] != NUM_FEATURES
         or not targets.shape == subjects.shape == (len(inputs),)
-        or not np.isin(targets, np.arange(18)).all()
+        or not np.isin(targets, np.arange(NUM_ACTIVITIES)).all()
     ):
         raise DataError(
             f"{path}: X has shape {inputs.shape}, y {targets.shape} and subject {subjects.shape}; "
-            f"they have to be (N, 91), (N,) and (N,), with y from 0 to 17"
+            f"they must be (N, 91), (N,) and (N,), with y from 0 to 17",
+            key="X, y, subject",
+            value=(inputs.shape, targets.shape, subjects.shape),
+            path=str(path),
         )
     if not np.isfinite(inputs).all():
-        raise DataError(f"{path}: X has missing (NaN) or infinite values")
+        raise DataError(f"{path}: X has missing (NaN) or infinite values", key="X", path=str(path))
     return inputs.astype(np.float32), targets.astype(np.int64), subjects.astype(np.int64)
 
 
 def _phases(targets: np.ndarray, owner: np.ndarray) -> np.ndarray:
     """Return the phase of each window.
 
-    Where an activity is a habit of two phases, the first half of a person's windows of it are of
-    the earlier one. Rows are presumably in order of time; the files do not say so.
+    Where two phases have an activity, the first half of a person's windows of it belong to the
+    earlier phase. Rows are presumably in order of time; the files do not say so.
     """
     phase = np.empty(len(targets), dtype=np.int64)
-    for activity in range(18):
+    for activity in range(NUM_ACTIVITIES):
         habit_of = [number for number, habits in enumerate(HABITS) if activity in habits]
         rows = np.flatnonzero(targets == activity)
         for person in np.unique(owner[rows]):

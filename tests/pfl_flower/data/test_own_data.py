@@ -1,7 +1,8 @@
-"""Data of one's own, from the files to the models."""
+"""Own data, from the files to the models."""
 
 import logging
 import sys
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -11,7 +12,7 @@ import torch
 from pfl_flower.client_app import make_app
 from pfl_flower.config.errors import ConfigError
 from pfl_flower.config.run_config import RunConfig
-from pfl_flower.data import DataSettings, Federation, number_of_clients
+from pfl_flower.data import DataError, DataSettings, Federation, number_of_clients
 from pfl_flower.data.moments import FEWEST_ROWS
 from pfl_flower.data.schema import merge_schemas
 from pfl_flower.engines import simulate
@@ -82,7 +83,7 @@ def test_one_broken_file_does_not_end_the_run(folder):
     assert list(run.by_client()) == [0, 1, 2]
     for number in range(3):
         (folder / f"{number}.npz").write_bytes(b"PK broken")
-    with pytest.raises(FederationError, match="no client can start"):
+    with pytest.raises(FederationError, match=r"[0-3]\.npz"):
         simulate({**SHORT, "dataset": f"folder:{folder}"}, 4)
 
 
@@ -99,7 +100,7 @@ def table(path, count=240, missing=False, **columns):
     return {"dataset": f"table:{path}", "client-column": "hospital"}
 
 
-def test_a_table_is_standardised_by_moments_that_clients_tell(tmp_path):
+def test_a_table_is_standardised_by_federated_moments(tmp_path):
     config = {**SHORT, **table(tmp_path / "t.csv"), "label-column": "ill", "method": "fedper"}
     (run,) = simulate({**config, "num-server-rounds": 6}, 4)
     schema = run.config.required_schema
@@ -111,7 +112,7 @@ def test_a_table_is_standardised_by_moments_that_clients_tell(tmp_path):
     assert np.mean(list(run.by_client().values())) > 0.8
 
 
-def test_what_the_census_asks_for_is_what_the_cards_say(tmp_path):
+def test_discovery_collects_the_client_schemas(tmp_path):
     config = RunConfig.parse({**SHORT, **table(tmp_path / "t.csv"), "label-column": "ill"})
     grid = InProcessGrid(make_app(config.dump()), 4)
     there = wait_for_clients(grid, config)
@@ -153,7 +154,7 @@ def test_missing_columns_and_a_wrong_task_are_named(tmp_path):
     with pytest.raises(FederationError, match="'sick'"):
         simulate(config, 4)
     wrong = {**config, "label-column": "ill", "task": "regression"}
-    with pytest.raises(FederationError, match="task 'regression' needs numbers"):
+    with pytest.raises(FederationError, match="task 'regression'"):
         simulate(wrong, 4)
 
 
@@ -169,7 +170,7 @@ def test_numbers_can_be_classes_or_amounts(tmp_path):
     (run,) = simulate({**config, "task": "classification"}, 4)
     assert run.config.required_schema.labels == (0, 1, 2)
     config |= table(tmp_path / "t.csv", count=80, cost=np.arange(80) % 3 + 0.5)
-    with pytest.raises(FederationError, match="needs labels, but the targets are fractions"):
+    with pytest.raises(FederationError, match="task 'classification'"):
         simulate({**config, "task": "classification"}, 4)
 
 
@@ -198,7 +199,7 @@ def test_a_function_and_a_network_of_ones_own(tmp_path, monkeypatch):
     (run,) = simulate({**SHORT, **config, "num-server-rounds": 6}, 3)
     assert run.parameters == {"shared": 6 * 8 + 8, "personal": 8 * 2 + 2}
     assert min(run.by_client().values()) > 0.6
-    with pytest.raises(FederationError, match="my_project' .* has no 'laod'; did you mean"):
+    with pytest.raises(FederationError, match="'laod'"):
         simulate({**SHORT, "dataset": "my_project:laod"}, 3)
     sys.modules.pop("my_project")
 
@@ -253,8 +254,10 @@ def test_what_is_given_is_not_split_and_what_is_not_is(tmp_path):
 def test_paths_are_looked_for_where_a_user_would_put_them(tmp_path, monkeypatch):
     write_client(tmp_path / "mine", 0, 20)
     settings = DataSettings(dataset="folder:mine")
-    with pytest.raises(ValueError, match=r"'mine' was not found; looked for .*mine"):
+    with pytest.raises(DataError) as error:
         Federation(settings, 1)
+    assert (error.value.key, error.value.value) == ("dataset", "mine")
+    assert str(Path.cwd() / "mine") in error.value.choices
     monkeypatch.setenv("PFL_DATA_DIR", str(tmp_path))
     assert len(Federation(settings, 1).client(0).test[1]) == 5
     monkeypatch.delenv("PFL_DATA_DIR")
@@ -267,21 +270,23 @@ def test_heterogeneity_is_the_data_sets_own_and_none_for_ones_own():
     assert RunConfig(dataset="diabetes").data.heterogeneity == "offset"
     assert RunConfig(dataset="folder:x").data.heterogeneity == "none"
     assert RunConfig(dataset="folder:x", heterogeneity="taste").data.heterogeneity == "taste"
-    with pytest.raises(ConfigError, match=r"or <kind>:<location> with a kind of folder, table"):
+    with pytest.raises(ConfigError, match="<kind>:<location>"):
         RunConfig(dataset="digit")
-    with pytest.raises(ConfigError, match="nothing is known of 'folder:x' before"):
+    with pytest.raises(ConfigError, match="folder:x"):
         RunConfig(dataset="folder:x").architecture  # noqa: B018
 
 
 @pytest.mark.parametrize("partition", ["dirichlet", "pathological"])
 def test_numbers_cannot_be_split_by_class(partition):
-    with pytest.raises(ValueError, match="needs classes; a regression can use iid"):
+    with pytest.raises(DataError) as error:
         Federation(DataSettings(dataset="diabetes", partition=partition), 3)
-    with pytest.raises(FederationError, match="'taste' needs classes"):
+    assert (error.value.key, error.value.value) == ("partition", partition)
+    assert error.value.choices == ("iid", "natural")
+    with pytest.raises(FederationError, match="heterogeneity 'taste'"):
         simulate({**SHORT, "dataset": "diabetes", "heterogeneity": "taste"}, 3)
 
 
-def test_a_client_with_few_rows_tells_no_means(tmp_path):
+def test_a_client_with_few_rows_sends_no_moments(tmp_path):
     config = {**table(tmp_path / "t.csv", count=200), "label-column": "ill"}
     frame = pd.read_csv(tmp_path / "t.csv")
     few = frame[frame.hospital == "h1"].index[7:]

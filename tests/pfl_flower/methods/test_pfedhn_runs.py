@@ -30,7 +30,7 @@ from tests.helpers import assert_identical, decoded
 
 CLIENTS = 6
 BASE = {
-    "dataset": "described-digits",
+    "dataset": "metadata-digits",
     "partition": "natural",
     "model": "mlp",
     "method": "pfedhn",
@@ -144,7 +144,7 @@ def test_a_name_that_the_node_config_does_not_have_is_an_error_that_says_so():
 def test_without_a_statement_generated_clients_tell_their_description_and_others_nothing():
     data = Federation(RunConfig.parse(BASE).data, CLIENTS)
     for client in range(CLIENTS):
-        assert told_by({}, client=client) == data.description(client)
+        assert told_by({}, client=client) == data.client_metadata(client)
     assert told_by({"dataset": "digits", "partition": "iid"}) == {}
 
 
@@ -243,10 +243,10 @@ def test_unseen_clients_get_what_the_network_generates_from_what_they_tell():
         assert asked.keys() == unseen
         for client, message in asked.items():
             arrays = decoded(message.content["arrays"])
-            values = run.hypernetwork.generate(data.description(client))
+            values = run.hypernetwork.generate(data.client_metadata(client))
             assert values.keys() == run.hypernetwork.shapes.keys()
             assert_arrays(arrays, values)
-    one, other = (run.hypernetwork.generate(data.description(c))["head.weight"] for c in unseen)
+    one, other = (run.hypernetwork.generate(data.client_metadata(c))["head.weight"] for c in unseen)
     assert not torch.equal(one, other)
 
 
@@ -317,7 +317,7 @@ def test_a_client_that_comes_late_is_trained_from_then_on():
 
 
 def test_a_regression_runs_too():
-    run = run_of(dataset="described-regression", local_steps=10, learning_rate=0.01)
+    run = run_of(dataset="metadata-regression", local_steps=10, learning_rate=0.01)
     assert run.score == "rmse"
     assert np.isfinite(run.values()).all()
 
@@ -340,7 +340,7 @@ def test_the_network_that_is_left_writes_models_that_fit(written):
     assert values_of(network) == values_of(run.hypernetwork)
     model, initial = initial_model(run.config.architecture, run.config.seed)
     parameters = {name for name, _ in model.named_parameters()}
-    description = federation(run.config.data, 8).description(0)
+    description = federation(run.config.data, 8).client_metadata(0)
     for told in ({}, {"region": "region-1"}, {"region": "the moon", "battery": 3.0}, description):
         values = network.generate(told)
         assert set(values) == parameters
@@ -437,7 +437,7 @@ def test_words_on_the_run_say_that_everybody_has_a_model_of_its_own(written):
         ("pfedhn", "server-learning-rate", 0.0, ()),
         ("pfedhn", "embedding-size", 0, ()),
         ("pfedhn", "server-momentum", 0.5, ()),
-        ("pfedhn", "descriptions", "wrong", ("own", "shuffled")),
+        ("pfedhn", "client-metadata", "wrong", ("own", "shuffled")),
     ],
 )
 def test_keys_that_do_not_fit_are_refused(method, key, value, choices):

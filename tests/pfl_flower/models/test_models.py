@@ -6,6 +6,7 @@ from clients import Graph
 from pfl_flower.models import GRAPH_MODELS, MODELS, Architecture, build_model
 from pfl_flower.models.blocks import BottleneckAdapter, LowRankAdapter
 from pfl_flower.utils.imports import ResolveError
+from strategies.errors import ArgumentError
 
 
 @pytest.mark.parametrize("name", sorted(MODELS.keys() - GRAPH_MODELS))
@@ -71,15 +72,17 @@ def test_the_size_of_an_se_block():
 
 
 def test_image_networks_refuse_flat_examples():
-    with pytest.raises(ValueError, match="needs images"):
+    with pytest.raises(ArgumentError, match=r"\(30,\)") as error:
         build_model(Architecture("cnn", (30,), 2), seed=0)
+    assert (error.value.argument, error.value.value) == ("model", "cnn")
 
 
 def test_the_large_network_is_pfllibs():
     model = build_model(Architecture("large-cnn", (1, 28, 28), 10), seed=0)
     assert sum(p.numel() for p in model.parameters()) == 582_026
-    with pytest.raises(ValueError, match="at least 16x16, got 8x8"):
+    with pytest.raises(ArgumentError) as error:
         build_model(Architecture("large-cnn", (1, 8, 8), 10), seed=0)
+    assert (error.value.argument, error.value.value) == ("shape", (1, 8, 8))
 
 
 def own_network(shape, num_outputs):
@@ -95,7 +98,8 @@ def test_a_network_of_ones_own():
     first, same = (build_model(Architecture(f"{here}:own_network", (4,), 3), 1) for _ in range(2))
     assert first.weight.shape == (3, 4)
     assert torch.equal(first.weight, same.weight)
-    with pytest.raises(ValueError, match=r"returned a tuple; it must return a torch.nn.Module"):
+    with pytest.raises(ArgumentError, match="tuple") as error:
         build_model(Architecture(f"{here}:own_mistake", (4,), 3), 1)
-    with pytest.raises(ResolveError, match="has no 'own_netwrk'; did you mean"):
+    assert (error.value.argument, error.value.value) == ("model", f"{here}:own_mistake")
+    with pytest.raises(ResolveError, match=f"'own_netwrk'.*'{here}:own_network'"):
         build_model(Architecture(f"{here}:own_netwrk", (4,), 3), 1)

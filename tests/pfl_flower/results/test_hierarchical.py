@@ -7,7 +7,7 @@ from pfl_flower.results.hierarchical import shrinkage_rows, training_examples, w
 
 CONFIG = {
     "method": "hierarchical-linear",
-    "dataset": "planted",
+    "dataset": "mixed-effects",
     "partition": "natural",
     "min-examples": 2,
     "max-examples": 200,

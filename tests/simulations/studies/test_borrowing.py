@@ -4,7 +4,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from pfl_flower.data.sources.planted import planted_truth
+from pfl_flower.data.sources.mixed_effects import mixed_effects_truth
 from pfl_flower.engines import simulate
 from simulations.__main__ import main
 from simulations.studies.borrowing import (
@@ -34,7 +34,7 @@ def test_the_method_is_judged_as_its_clients_report_it():
 
 
 def test_the_truth_survives_that_targets_are_standardised():
-    truth = planted_truth(100, 3)
+    truth = mixed_effects_truth(100, 3)
     prior, own = scaled(truth, mean=4.0, deviation=2.5)
     inputs = np.column_stack([np.random.default_rng(0).normal(size=(6, 5)), np.ones(6)])
     for client in range(3):

@@ -31,7 +31,7 @@ SIZE = 3
 CLIENTS = 5
 CONFIG = {
     "method": "hierarchical-linear",
-    "dataset": "planted",
+    "dataset": "mixed-effects",
     "partition": "natural",
     "min-examples": 2,
     "max-examples": 200,

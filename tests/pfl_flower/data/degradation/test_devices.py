@@ -1,6 +1,7 @@
 """Devices: errors, clipping, stuck sensors, missing values, corrupted clients."""
 
 import math
+import re
 from itertools import combinations
 
 import numpy as np
@@ -14,14 +15,8 @@ from clients.measurement_error.data_quality import reliability_of
 from pfl_flower.config.errors import ConfigError
 from pfl_flower.config.run_config import RunConfig
 from pfl_flower.data import DataError, DataSettings, Federation
-from pfl_flower.data.degradation.devices import (
-    MISSINGNESS,
-    Device,
-    increasing,
-    plant_devices,
-    ranks,
-    take_measurements,
-)
+from pfl_flower.data.degradation.devices import Device, draw_devices, take_measurements
+from pfl_flower.data.degradation.missingness import MISSINGNESS, increasing, ranks
 from pfl_flower.engines import simulate
 from strategies.randomness import generator
 
@@ -33,7 +28,7 @@ rates = st.floats(0, 0.95)
 
 
 def read(device, values=TRUE, client=0):
-    """What a device reads of training examples."""
+    """What a device measures of training examples."""
     return take_measurements(device, (values, NOTHING, NOTHING), 100, client)[0]
 
 
@@ -47,7 +42,7 @@ def data(**options):
 
 @pytest.mark.parametrize("missingness", MISSINGNESS)
 @pytest.mark.parametrize("rate", [0.1, 0.4, 0.7])
-def test_the_share_that_is_missing_is_the_stated_one(missingness, rate):
+def test_the_share_that_is_missing_is_the_configured_one(missingness, rate):
     lost = np.isnan(read(Device(missing=rate, missingness=missingness)))
     # four standard deviations of a binomial of all values, the largest there can be
     assert lost.mean() == pytest.approx(rate, abs=4 * math.sqrt(rate * (1 - rate) / lost.size))
@@ -102,21 +97,23 @@ def test_chances_increase(one, other, rate):
 
 
 def test_the_first_feature_cannot_make_up_for_all_others():
-    with pytest.raises(DataError, match=r"of 4 features at most the share 0.75"):
+    with pytest.raises(DataError) as error:
         read(Device(missing=0.8, missingness="observed"))
+    assert (error.value.key, error.value.value) == ("missing", 0.8)
+    read(Device(missing=0.75, missingness="observed"))
 
 
 # ---------------------------------------------------------------------- errors and sensors
 
 
-def test_the_noise_has_the_stated_deviation_and_nothing_to_do_with_the_values():
+def test_the_noise_has_the_configured_deviation_and_does_not_depend_on_the_values():
     error = read(Device(noise=1.5)) - TRUE
     assert error.std(axis=0) == pytest.approx([1.5] * 4, rel=0.02)
     assert np.abs(error.mean(axis=0)).max() < 4 * 1.5 / math.sqrt(COUNT)
     assert abs(np.corrcoef(error[:, 0], TRUE[:, 0])[0, 1]) < 4 / math.sqrt(COUNT)
 
 
-def test_readings_are_clipped_after_their_error():
+def test_measurements_are_clipped_after_their_error():
     clipped = read(Device(clipped=1.0))
     np.testing.assert_array_equal(clipped, np.clip(TRUE, -1, 1))
     noisy = read(Device(noise=1.5, clipped=1.0))
@@ -141,7 +138,7 @@ def test_what_is_missing_does_not_depend_on_the_noise():
     np.testing.assert_array_equal(*lost)
 
 
-def test_a_corrupted_client_reads_nothing_but_noise():
+def test_measurements_of_a_corrupted_client_are_pure_noise():
     values = 3.0 + 2.0 * TRUE
     found = read(Device(corrupted=True, noise=1.0, missing=0.5), values)
     assert np.isfinite(found).all()
@@ -160,7 +157,7 @@ def test_the_same_seed_gives_the_same_bits_and_clients_differ():
 
 @pytest.mark.parametrize("device", [Device(noise=1.0), Device(missing=0.3), Device(corrupted=True)])
 def test_every_client_and_every_part_has_draws_of_its_own(device):
-    """Of the same values, nothing is read in the same way twice."""
+    """Of the same values, no two measurements are the same."""
     same = (TRUE[:99],) * 3
     found = [part for client in (0, 1) for part in take_measurements(device, same, 100, client)]
     lost = [np.isnan(part) if device.missing else part for part in found]
@@ -168,7 +165,7 @@ def test_every_client_and_every_part_has_draws_of_its_own(device):
 
 
 @pytest.mark.parametrize("missingness", MISSINGNESS)
-def test_readings_to_train_on_do_not_depend_on_those_to_be_tested_on(missingness):
+def test_training_measurements_do_not_depend_on_test_measurements(missingness):
     device = Device(missing=0.3, missingness=missingness, noise=1.0, stuck=0.25)
     one, other = (
         take_measurements(device, (TRUE, NOTHING, tests), 100, 0) for tests in (TRUE, -TRUE)
@@ -196,38 +193,40 @@ def settings(**options):
 
 
 def test_tiers_have_their_sizes_and_their_numbers():
-    found = plant_devices(settings(tiers="7,2,1", noise="0,1,2", missing="0.1"), 10)
+    found = draw_devices(settings(tiers="7,2,1", noise="0,1,2", missing="0.1"), 10)
     assert sorted(device.tier for device in found) == [0] * 7 + [1] * 2 + [2]
     assert all(device.noise == device.tier for device in found)
     assert all(device.missing == 0.1 for device in found)
 
 
 def test_tiers_without_sizes_are_as_even_as_can_be():
-    found = [device.tier for device in plant_devices(settings(noise="0,1,2"), 10)]
+    found = [device.tier for device in draw_devices(settings(noise="0,1,2"), 10)]
     assert sorted(found) == [0] * 4 + [1] * 3 + [2] * 3
     assert found != sorted(found)
-    assert {device.tier for device in plant_devices(settings(noise="1"), 10)} == {0}
+    assert {device.tier for device in draw_devices(settings(noise="1"), 10)} == {0}
 
 
 def test_corrupted_clients_are_drawn():
-    found = [device.corrupted for device in plant_devices(settings(corrupted_clients=3), 10)]
+    found = [device.corrupted for device in draw_devices(settings(corrupted_clients=3), 10)]
     assert sum(found) == 3
     others = DataSettings(seed=101, corrupted_clients=3)
-    assert found != [device.corrupted for device in plant_devices(others, 10)]
+    assert found != [device.corrupted for device in draw_devices(others, 10)]
 
 
 @pytest.mark.parametrize(
-    ("options", "words"),
+    ("options", "key"),
     [
-        ({"tiers": "7,2"}, r"'7,2' are of 9 clients, but there are 10"),
-        ({"noise": "0,1", "missing": "0,.1,.2"}, "noise has 2 numbers.*3 tiers"),
-        ({"tiers": "5,5", "stuck": "0,0,0"}, "stuck has 3 numbers.*'5,5' names 2 tiers"),
-        ({"corrupted-clients": 11}, "corrupted-clients is 11, but there are only 10 clients"),
+        ({"tiers": "7,2"}, "tiers"),
+        ({"noise": "0,1", "missing": "0,.1,.2"}, "noise"),
+        ({"tiers": "5,5", "stuck": "0,0,0"}, "stuck"),
+        ({"corrupted_clients": 11}, "corrupted-clients"),
     ],
 )
-def test_tiers_that_do_not_fit_are_refused(options, words):
-    with pytest.raises(DataError, match=words):
-        plant_devices(settings(**options), 10)
+def test_tiers_that_do_not_fit_are_refused(options, key):
+    with pytest.raises(DataError) as error:
+        draw_devices(settings(**options), 10)
+    assert error.value.key == key
+    assert error.value.value == options[key.replace("-", "_")]
 
 
 # ---------------------------------------------------------------------- through the federation
@@ -246,18 +245,20 @@ def test_defaults_change_nothing(dataset):
         assert one.quality.effective_examples == len(one.train[1]) == one.num_examples
 
 
-def test_a_tier_tells_its_quality():
+def test_a_tier_reports_its_quality():
     found = data(noise="0,1.5", missing="0,0.4", imputation="mean")
     for client in range(6):
-        tier, told = found.tier(client), found.client(client).quality
-        assert told is not None
-        assert (told.noise.mean() == 0) == (tier == 0)
-        assert told.noise.mean() == pytest.approx((1.5 * tier) ** 2 * (1 - told.missing_rate))
-        assert told.missing_rate == pytest.approx(0.4 * tier, abs=0.05)
-        assert (told.mean_reliability == 1.0) == (tier == 0)
+        tier, reported = found.tier(client), found.client(client).quality
+        assert reported is not None
+        assert (reported.noise.mean() == 0) == (tier == 0)
+        assert reported.noise.mean() == pytest.approx(
+            (1.5 * tier) ** 2 * (1 - reported.missing_rate)
+        )
+        assert reported.missing_rate == pytest.approx(0.4 * tier, abs=0.05)
+        assert (reported.mean_reliability == 1.0) == (tier == 0)
 
 
-def test_reliability_is_that_of_the_readings_and_the_stated_noise():
+def test_reliability_is_that_of_the_measurements_and_the_declared_noise():
     found = data(noise="1.5").client(0)
     assert found.quality is not None
     variance = found.train[0].double().var(dim=0).numpy()
@@ -267,7 +268,7 @@ def test_reliability_is_that_of_the_readings_and_the_stated_noise():
     assert 0 < found.quality.mean_reliability < 1
 
 
-def test_a_stuck_feature_has_no_reliability_though_nobody_states_it():
+def test_a_stuck_feature_has_no_reliability_even_if_undeclared():
     found = data(stuck="0.2").client(0)
     assert found.quality is not None
     stuck = found.train[0].std(dim=0).numpy() == 0
@@ -283,7 +284,7 @@ def test_what_is_stuck_has_no_error_to_be_corrected_for():
     np.testing.assert_array_equal(found.quality.noise, np.where(stuck, 0.0, 1.5**2))
 
 
-def test_what_was_filled_in_has_no_error_of_a_reading_feature_by_feature():
+def test_imputed_values_have_no_measurement_error_feature_by_feature():
     """The first feature is never missing here; the mask says which values of the others are."""
     found = data(noise="1.5", missing="0.4", missingness="observed", imputation="mask").client(0)
     assert found.quality is not None
@@ -294,7 +295,7 @@ def test_what_was_filled_in_has_no_error_of_a_reading_feature_by_feature():
 
 
 def least_squares(source, **options):
-    """The slopes of pooled examples of 40 clients, and the intercept."""
+    """The slopes for all examples of 40 clients together, and the intercept."""
     settings = DataSettings(dataset=source, partition="natural", seed=100, **options)
     federation = Federation(settings, 40)
     trained = [federation.client(client).train for client in range(40)]
@@ -315,21 +316,21 @@ def test_calibrated_inputs_give_the_slopes_of_exact_ones_with_the_same_gaps(miss
     assert found[:5].sum() == pytest.approx(exact[:5].sum(), rel=0.05)
 
 
-def test_a_few_readings_that_are_equal_are_not_called_stuck():
+def test_a_few_equal_measurements_do_not_count_as_stuck():
     found = data(stuck="0.2", min_examples=19, max_examples=19).client(0)
     assert found.quality is not None
     assert found.quality.reliability.tolist() == [1.0] * 30
 
 
-def test_a_corrupted_client_states_that_it_is_perfect():
+def test_a_corrupted_client_reports_perfect_quality():
     plain, found = data(), data(noise="1", missing="0.3", corrupted_clients=2, imputation="mean")
     corrupted_clients = [client for client in range(6) if found.devices[client].corrupted]
     assert len(corrupted_clients) == 2
     for client in range(6):
-        told = found.client(client).quality
-        assert told is not None
-        assert (told.effective_examples == told.examples) == (client in corrupted_clients)
-        assert (told.missing_rate == 0) == (client in corrupted_clients)
+        reported = found.client(client).quality
+        assert reported is not None
+        assert (reported.effective_examples == reported.examples) == (client in corrupted_clients)
+        assert (reported.missing_rate == 0) == (client in corrupted_clients)
     inputs, was = (
         found.client(corrupted_clients[0]).train[0],
         plain.client(corrupted_clients[0]).train[0],
@@ -341,11 +342,11 @@ def test_a_corrupted_client_states_that_it_is_perfect():
 
 def test_calibrated_inputs_leave_no_noise_but_are_no_more_reliable():
     noisy, found = data(noise="1.5"), data(noise="1.5", calibrate_inputs=True)
-    was, told = noisy.client(0).quality, found.client(0).quality
+    was, reported = noisy.client(0).quality, found.client(0).quality
     assert was is not None
-    assert told is not None
-    assert told.noise.tolist() == [0.0] * 30
-    np.testing.assert_array_equal(told.reliability, was.reliability)
+    assert reported is not None
+    assert reported.noise.tolist() == [0.0] * 30
+    np.testing.assert_array_equal(reported.reliability, was.reliability)
     # what is left of the variance is at most that of the true values
     ratio = found.client(0).test[0].var() / noisy.client(0).test[0].var()
     assert ratio < 0.6
@@ -363,73 +364,89 @@ def test_pictures_have_noise_and_clipping_too():
 
 
 @pytest.mark.parametrize(
-    ("key", "value", "words"),
+    ("key", "value"),
     [
-        ("tiers", "a", "positive numbers separated by commas"),
-        ("missing", "1", "one a tier separated by commas, each at least 0 and at most 0.95"),
-        ("missing", 0.99, "each at least 0 and at most 0.95"),
-        ("missing", "0;1", "one number, or one a tier"),
-        ("missingness", "mar", "one of random, observed, value"),
-        ("noise", "-1", "at least 0 and at most 100"),
-        ("noise", "nan", "at least 0"),
-        ("noise", float("inf"), "at least 0"),
-        ("stuck", "0,2", "at least 0 and at most 1"),
-        ("clipped", "-1", "at least 0"),
-        ("corrupted-clients", -1, "at least 0"),
-        ("imputation", "median", "one of none, mean, conditional, multiple, mask"),
-        ("calibrate-inputs", "yes", "of type bool"),
-        ("missing", "0.2", "set imputation to one of mean, conditional, multiple, mask"),
-        ("tiers", "3,3,4", None),
+        ("tiers", "a"),
+        ("missing", "1"),
+        ("missing", 0.99),
+        ("missing", "0;1"),
+        ("missingness", "mar"),
+        ("noise", "-1"),
+        ("noise", "nan"),
+        ("noise", float("inf")),
+        ("stuck", "0,2"),
+        ("clipped", "-1"),
+        ("corrupted-clients", -1),
+        ("imputation", "median"),
+        ("calibrate-inputs", "yes"),
     ],
 )
-def test_every_key_refuses_nonsense_in_a_line(key, value, words):
-    config = {"dataset": "breast-cancer", key: value}
-    if words is None:
-        assert RunConfig.parse(config).data.tiers == value
-        return
-    with pytest.raises(ConfigError, match=words) as found:
-        RunConfig.parse(config)
-    assert "\n" not in str(found.value)
+def test_every_key_refuses_nonsense_in_a_line(key, value):
+    with pytest.raises(ConfigError, match=f"{key}.*{re.escape(str(value))}") as error:
+        RunConfig.parse({"dataset": "breast-cancer", key: value})
+    assert "\n" not in str(error.value)
+    assert error.value.__cause__ is None  # the key alone is wrong, not its combination with others
+
+
+def test_missing_values_need_an_imputation():
+    with pytest.raises(ConfigError) as error:
+        RunConfig.parse({"dataset": "breast-cancer", "missing": "0.2"})
+    cause = error.value.__cause__
+    assert (cause.key, cause.value) == ("imputation", "none")
+    assert cause.choices == ("mean", "conditional", "multiple", "mask")
+
+
+def test_sizes_of_tiers_are_not_checked_before_the_number_of_clients_is_known():
+    config = {"dataset": "breast-cancer", "tiers": "3,3,4"}
+    assert RunConfig.parse(config).data.tiers == "3,3,4"
 
 
 @pytest.mark.parametrize(
-    ("config", "words"),
+    ("config", "key", "value", "choices"),
     [
-        ({"imputation": "mask"}, r"imputation 'mask' needs.*'digits' have shape \(1, 8, 8\)"),
-        ({"imputation": "conditional"}, "use imputation none or mean"),
-        ({"calibrate-inputs": True}, "calibrate-inputs needs examples that are vectors"),
-        ({"dataset": "social", "partition": "natural", "noise": "1"}, "is a graph"),
+        ({"imputation": "mask"}, "imputation", "mask", ("none", "mean")),
+        ({"imputation": "conditional"}, "imputation", "conditional", ("none", "mean")),
+        ({"calibrate-inputs": True}, "calibrate-inputs", True, ()),
+        ({"dataset": "social", "partition": "natural", "noise": "1"}, "noise", "1", ()),
         (
             {"dataset": "smartwatch", "partition": "natural", "corrupted-clients": 1},
-            "stream of phases",
+            *("corrupted-clients", 1, ()),
         ),
-        ({"noise": "0,1", "missing": "0,.1,.2", "imputation": "mean"}, "noise has 2 numbers"),
+        ({"noise": "0,1", "missing": "0,.1,.2", "imputation": "mean"}, "noise", "0,1", ()),
         (
             {
-                **{"dataset": "described-regression", "partition": "natural"},
+                **{"dataset": "metadata-regression", "partition": "natural"},
                 **{"missing": 0.95, "missingness": "observed", "imputation": "mean"},
             },
-            "never misses the first feature",
-        ),
-        (
-            {"dataset": "diabetes", "method": "hierarchical-linear", "imputation": "multiple"},
-            "would count each 5 times",
+            *("missing", 0.95, ()),
         ),
     ],
 )
-def test_what_does_not_fit_the_data_or_the_method_is_refused(config, words):
+def test_what_does_not_fit_the_data_is_refused(config, key, value, choices):
     options = {"dataset": "digits", "baselines": "", "model": "auto"} | config
-    with pytest.raises(ConfigError, match=words):
+    with pytest.raises(ConfigError) as error:
         RunConfig.parse(options)
+    cause = error.value.__cause__
+    assert isinstance(cause, DataError)
+    assert (cause.key, cause.value, cause.choices) == (key, value, choices)
+
+
+def test_a_method_that_sums_over_examples_refuses_several_imputations():
+    config = {"dataset": "diabetes", "method": "hierarchical-linear", "imputation": "multiple"}
+    with pytest.raises(ConfigError, match="'multiple'"):
+        RunConfig.parse(config | {"baselines": ""})
 
 
 def test_the_federation_refuses_it_too():
-    with pytest.raises(DataError, match="is a graph"):
+    with pytest.raises(DataError) as error:
         data(dataset="social", partition="natural", noise="1").client(0)
-    with pytest.raises(DataError, match="imputation 'mask' needs"):
+    assert (error.value.key, error.value.value, error.value.client) == ("noise", "1", 0)
+    with pytest.raises(DataError) as error:
         data(dataset="digits", imputation="mask").client_schema(0)
-    with pytest.raises(DataError, match="set imputation"):
+    assert (error.value.key, error.value.value) == ("imputation", "mask")
+    with pytest.raises(DataError) as error:
         data(missing="0.1")
+    assert (error.value.key, error.value.value) == ("imputation", "none")
 
 
 def test_numbers_need_no_quotes():
@@ -437,7 +454,7 @@ def test_numbers_need_no_quotes():
     assert RunConfig.parse({"noise": "0,2"}).data.noise == "0,2"
 
 
-def test_a_run_on_bad_devices_is_the_same_every_time():
+def test_a_run_with_degraded_measurements_is_the_same_every_time():
     config = {
         **{"dataset": "breast-cancer", "method": "fedavg", "baselines": "", "seed": 100},
         **{"num-server-rounds": 2, "noise": "0,2", "missing": "0,0.5", "corrupted-clients": 1},

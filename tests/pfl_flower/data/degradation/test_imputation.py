@@ -1,9 +1,10 @@
-"""What takes the place of missing values, against closed forms; and own data that lack some."""
+"""Imputation of missing values, against closed forms; and own data with missing values."""
 
 import json
 import logging
 import math
 import os
+import re
 import subprocess
 import sys
 
@@ -16,14 +17,14 @@ from pfl_flower.config.run_config import RunConfig
 from pfl_flower.data import ClientData, DataError, DataSchema, DataSettings, Federation
 from pfl_flower.data.degradation.devices import Device
 from pfl_flower.data.degradation.imputation import DRAWS, IMPUTATIONS
-from pfl_flower.data.degradation.measurements import through_device
+from pfl_flower.data.degradation.measurements import apply_device
 from pfl_flower.engines import simulate
 from strategies.randomness import generator
 
 COUNT, CORRELATION, RATE = 20_000, 0.7, 0.4
 
 
-def planted():
+def correlated():
     """Two correlated covariates, the first missing at random; outcomes with coefficients (1, 1)."""
     draw = generator(100, "correlated")
     root = np.linalg.cholesky(np.array([[1.0, CORRELATION], [CORRELATION, 1.0]]))
@@ -43,7 +44,7 @@ def fill(name, *parts):
 
 
 def test_means_bias_the_slopes_of_correlated_covariates_as_the_closed_form_says():
-    inputs, outcomes = planted()
+    inputs, outcomes = correlated()
     p = 1 - RATE
     system = np.array([[p, p * CORRELATION], [p * CORRELATION, 1.0]])
     wanted = np.linalg.solve(system, [p * (1 + CORRELATION), 1 + CORRELATION])
@@ -52,12 +53,12 @@ def test_means_bias_the_slopes_of_correlated_covariates_as_the_closed_form_says(
 
 
 def test_conditional_means_have_no_such_bias():
-    inputs, outcomes = planted()
+    inputs, outcomes = correlated()
     assert slopes(fill("conditional", inputs)[0], outcomes) == pytest.approx([1, 1], abs=0.02)
 
 
 def test_means_do_not_attenuate_a_single_slope():
-    inputs, _ = planted()
+    inputs, _ = correlated()
     true = generator(100, "single").normal(size=COUNT)
     outcomes = 2.0 * true + 0.1 * inputs[:, 1]
     seen = np.where(np.isnan(inputs[:, 0]), np.nan, true)[:, None]
@@ -67,7 +68,7 @@ def test_means_do_not_attenuate_a_single_slope():
 
 
 def test_draws_have_the_variance_that_means_lack():
-    inputs = planted()[0][:2000]
+    inputs = correlated()[0][:2000]
     lost = np.isnan(inputs[:, 0])
     filled = fill("multiple", inputs, inputs[:0], inputs[:10])
     assert filled[0].shape == (DRAWS * 2000, 2)
@@ -114,7 +115,7 @@ def test_a_handful_of_examples_is_enough(name, count):
 
 
 def test_only_training_examples_are_learnt_from():
-    inputs = planted()[0][:200]
+    inputs = correlated()[0][:200]
     for name in ("mean", "conditional", "multiple", "mask"):
         one = fill(name, inputs, inputs[:0], inputs[:20])[0]
         other = fill(name, inputs, inputs[:0], 9 * inputs[:50])[0]
@@ -148,8 +149,8 @@ with threadpool_limits(1, user_api="blas"):
 """
     environment = os.environ | {"OPENBLAS_NUM_THREADS": "2"}
     command = [sys.executable, "-c", code]
-    told = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
-    assert set(json.loads(told.stdout)) == {1}
+    reported = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    assert set(json.loads(reported.stdout)) == {1}
 
 
 def test_a_mask_says_what_was_missing():
@@ -235,7 +236,7 @@ def test_every_test_example_has_one_prediction():
 
 
 def test_a_column_missing_everywhere_on_one_client(monkeypatch, caplog):
-    """It gets the fleet's mean, one line says so, and nobody else is touched."""
+    """It gets the federated mean, one log line says so, and other clients do not change."""
     caplog.set_level(logging.WARNING, logger="flwr")
     name = own(monkeypatch, lambda client: {"x_train": _gaps(client, everywhere=client == 1)})
     found = Federation(DataSettings(dataset=name, imputation="mean", seed=100), 3)
@@ -250,7 +251,7 @@ def test_a_column_missing_everywhere_on_one_client(monkeypatch, caplog):
     found.client(1)
     lines = [r.getMessage() for r in caplog.records if "no training value" in r.getMessage()]
     assert lines == [
-        "client 1 has no training value of feature 1; the fleet's mean takes its place"
+        "client 1 has no training value of feature 1, so the federated mean replaces it"
     ]
     run = simulate(
         {
@@ -263,29 +264,29 @@ def test_a_column_missing_everywhere_on_one_client(monkeypatch, caplog):
 
 
 @pytest.mark.parametrize("imputation", ["mean", "conditional", "multiple", "mask"])
-def test_calibration_knows_that_what_was_filled_in_has_no_error(monkeypatch, imputation):
-    """Of reliability 1/2, each reading that is there goes half the way to its mean.
+def test_calibration_knows_that_imputed_values_have_no_error(monkeypatch, imputation):
+    """With reliability 1/2, each known measurement moves half the way to its mean.
 
-    The expected true value of a missing reading is its mean; all features are independent.
+    The expected true value of a missing one is the mean; all features are independent.
     """
     import tests.helpers as module
 
     draw = generator(100, "half of it")
     true = draw.normal(size=(4000, 3))
-    readings = true + draw.normal(size=true.shape)
+    measurements = true + draw.normal(size=true.shape)
     lost = draw.random(true.shape) < (0.5, 0.2, 0.0)
     arrays = {
-        **{"x_train": np.where(lost, np.nan, readings), "y_train": np.arange(4000) % 2},
-        **{"x_test": readings[:50], "y_test": np.arange(50) % 2, "noise": [1.0, 1.0, 1.0]},
+        **{"x_train": np.where(lost, np.nan, measurements), "y_train": np.arange(4000) % 2},
+        **{"x_test": measurements[:50], "y_test": np.arange(50) % 2, "noise": [1.0, 1.0, 1.0]},
     }
-    monkeypatch.setattr(module, "own_readings", lambda *_: arrays, raising=False)
+    monkeypatch.setattr(module, "own_measurements", lambda *_: arrays, raising=False)
     settings = DataSettings(
-        dataset="tests.helpers:own_readings",
+        dataset="tests.helpers:own_measurements",
         **{"imputation": imputation, "calibrate_inputs": True, "seed": 100},
     )
     inputs = Federation(settings, 1).client(0).test[0].numpy()
     found = inputs.mean(axis=1)[:, :3] if inputs.ndim == 3 else inputs[:, :3]
-    np.testing.assert_allclose(found, readings[:50] / 2, atol=0.15)
+    np.testing.assert_allclose(found, measurements[:50] / 2, atol=0.15)
 
 
 # ---------------------------------------------------------------------- own data
@@ -307,11 +308,11 @@ def own(monkeypatch, arrays):
     def load(partition_id, num_partitions):
         return {"y_train": np.arange(40) % 2} | arrays(partition_id)
 
-    monkeypatch.setattr(module, "own_readings", load, raising=False)
-    return "tests.helpers:own_readings"
+    monkeypatch.setattr(module, "own_measurements", load, raising=False)
+    return "tests.helpers:own_measurements"
 
 
-def test_a_mask_takes_the_fleets_mean_of_features_that_are_not_standardised(monkeypatch):
+def test_a_mask_takes_the_federated_mean_of_features_that_are_not_standardised(monkeypatch):
     arrays = [{"x_train": _gaps(client), "x_test": _gaps(client)} for client in range(3)]
     test = {"y_test": np.arange(40) % 2}
     name = own(monkeypatch, lambda client: arrays[client] | test)
@@ -334,10 +335,12 @@ def test_pixels_are_filled_in_where_the_model_sees_them(monkeypatch):
     assert len(np.unique(filled)) == 3
 
 
-def test_missing_values_of_ones_own_are_refused_unless_something_takes_their_place(monkeypatch):
+def test_missing_values_of_own_data_need_an_imputation(monkeypatch):
     name = own(monkeypatch, lambda client: {"x_train": _gaps(client)})
-    with pytest.raises(DataError, match=r"missing \(NaN\).*or set imputation \(mean, conditional"):
+    with pytest.raises(DataError, match="imputation") as error:
         Federation(DataSettings(dataset=name), 2).client_schema(0)
+    rows = np.flatnonzero(np.isnan(_gaps(0)).any(axis=1)).tolist()
+    assert (error.value.key, error.value.value, error.value.client) == ("x_train", rows, 0)
     found = Federation(DataSettings(dataset=name, imputation="mean"), 2).client(0)
     assert bool(torch.isfinite(found.train[0]).all())
 
@@ -346,7 +349,7 @@ def test_missing_values_of_ones_own_are_refused_unless_something_takes_their_pla
 def test_a_feature_that_is_constant_everywhere_is_no_stuck_sensor(
     monkeypatch, imputation, reliability
 ):
-    """Where it is known that it is: clients tell their moments if something is filled in."""
+    """Where that is known: clients send moments of their features if there is an imputation."""
     inputs = np.nan_to_num(_gaps(0))
     inputs[:, 2] = 7.0
     name = own(monkeypatch, lambda _: {"x_train": inputs})
@@ -356,12 +359,13 @@ def test_a_feature_that_is_constant_everywhere_is_no_stuck_sensor(
     assert found.reliability.tolist() == [1.0, 1.0, reliability]
 
 
-def test_infinite_values_are_refused_whatever_takes_the_place_of_missing_ones(monkeypatch):
+def test_infinite_values_are_refused_whatever_the_imputation(monkeypatch):
     inputs = _gaps(0)
     inputs[3, 1] = math.inf
     name = own(monkeypatch, lambda _: {"x_train": inputs})
-    with pytest.raises(DataError, match="1 of 40 examples"):
+    with pytest.raises(DataError) as error:
         Federation(DataSettings(dataset=name, imputation="mean"), 2).client_schema(0)
+    assert (error.value.key, error.value.value) == ("x_train", [3])
 
 
 def test_every_client_draws_what_is_missing_by_itself():
@@ -369,7 +373,7 @@ def test_every_client_draws_what_is_missing_by_itself():
     settings = DataSettings(imputation="multiple", seed=100)
     schema = DataSchema((3,), "classification", (0, 1))
     one, other = (
-        through_device(ClientData(split, split, split), Device(), None, schema, settings, client)
+        apply_device(ClientData(split, split, split), Device(), None, schema, settings, client)
         for client in (0, 1)
     )
     assert not torch.equal(one.test[0], other.test[0])
@@ -377,7 +381,7 @@ def test_every_client_draws_what_is_missing_by_itself():
 
 @pytest.mark.parametrize("imputation", ["mean", "conditional", "mask"])
 def test_nothing_is_learnt_from_test_examples(monkeypatch, imputation):
-    """Other test examples leave training examples, and what is told of them, as they were."""
+    """Other test examples do not change training examples and their reported quality."""
     tests = iter([_gaps(5), 100.0 + 50.0 * _gaps(6)])
     name = own(
         monkeypatch,
@@ -397,7 +401,7 @@ def test_nothing_is_learnt_from_test_examples(monkeypatch, imputation):
     np.testing.assert_array_equal(one.quality.reliability, other.quality.reliability)
 
 
-def test_a_table_may_lack_values_and_is_standardised_by_those_it_has(tmp_path):
+def test_a_table_may_have_missing_values_and_is_standardised_by_known_ones(tmp_path):
     lines = ["client,label,a,b"]
     draw = generator(100, "table")
     a = 10 + 3 * draw.normal(size=60)
@@ -419,7 +423,7 @@ def test_a_table_may_lack_values_and_is_standardised_by_those_it_has(tmp_path):
     assert not (found.client(1).train[0][:, 1] == 0).all()
 
 
-def test_a_folder_may_lack_values_and_state_its_noise(tmp_path):
+def test_a_folder_may_have_missing_values_and_declare_its_noise(tmp_path):
     for client in range(2):
         np.savez(
             tmp_path / f"{client}.npz",
@@ -429,13 +433,13 @@ def test_a_folder_may_lack_values_and_state_its_noise(tmp_path):
         )
     settings = DataSettings(dataset=f"folder:{tmp_path}", imputation="mean", seed=100)
     found = Federation(settings, 2)
-    told = found.client(0).quality
-    assert told is not None
+    reported = found.client(0).quality
+    assert reported is not None
     known = 1 - np.isnan(found.clients.load(0).train[0]).mean(axis=0)
     assert 0 < known[0] < 1
-    np.testing.assert_allclose(told.noise, known * [0.25, 0.0, 1.0])
-    assert told.reliability[1] == 1.0
-    assert 0 < told.reliability[2] < told.reliability[0] < 1
+    np.testing.assert_allclose(reported.noise, known * [0.25, 0.0, 1.0])
+    assert reported.reliability[1] == 1.0
+    assert 0 < reported.reliability[2] < reported.reliability[0] < 1
 
 
 DECLARED = {
@@ -446,64 +450,65 @@ DECLARED = {
 
 
 @pytest.mark.parametrize("name", DECLARED)
-def test_stated_noise_is_told(monkeypatch, name):
+def test_declared_noise_is_reported(monkeypatch, name):
     inputs = np.nan_to_num(_gaps(0))
     dataset = own(monkeypatch, lambda _: {"x_train": inputs, name: DECLARED[name](inputs)})
     found = Federation(DataSettings(dataset=dataset, seed=100), 2).client(0)
-    told, training = found.quality, found.train[0].double().numpy()
-    assert told is not None
+    reported, training = found.quality, found.train[0].double().numpy()
+    assert reported is not None
     assert len(training) < len(inputs)  # some are held out, which nothing may be learnt from
     wanted = {
         "noise": [0.5, 0.0, 0.2],
         "reliability": (1 - np.array([0.5, 1.0, 0.8])) * training.var(axis=0, ddof=1),
         "replicates": [0.5, 0.0, 2.0],
     }[name]
-    np.testing.assert_allclose(told.noise, wanted, rtol=1e-5)
+    np.testing.assert_allclose(reported.noise, wanted, rtol=1e-5)
 
 
 @pytest.mark.parametrize("name", ["noise", "reliability"])
-def test_noise_of_pixels_is_told_in_the_unit_of_the_model(monkeypatch, name):
+def test_noise_of_pixels_is_reported_in_the_unit_of_the_model(monkeypatch, name):
     pixels = generator(100, "pixels").integers(0, 256, size=(40, 3)).astype(np.uint8)
     variance = pixels.astype(float).var(axis=0, ddof=1)
-    stated = [0.9] * 3 if name == "reliability" else 0.1 * variance
-    dataset = own(monkeypatch, lambda _: {"x_train": pixels, name: stated})
+    declared = [0.9] * 3 if name == "reliability" else 0.1 * variance
+    dataset = own(monkeypatch, lambda _: {"x_train": pixels, name: declared})
     found = Federation(DataSettings(dataset=dataset, seed=100), 2).client(0)
-    told = found.quality
-    assert told is not None
+    reported = found.quality
+    assert reported is not None
     if name == "reliability":
         variance = 255**2 * found.train[0].double().numpy().var(axis=0, ddof=1)
-        assert told.reliability == pytest.approx([0.9] * 3)
-    np.testing.assert_allclose(told.noise, 0.1 * variance / 255**2, rtol=1e-6)
+        assert reported.reliability == pytest.approx([0.9] * 3)
+    np.testing.assert_allclose(reported.noise, 0.1 * variance / 255**2, rtol=1e-6)
 
 
 @pytest.mark.parametrize(
-    ("arrays", "words"),
+    ("arrays", "value"),
     [
-        ({"reliability": [0.5, 0.0, 1.0]}, "reliability: a reliability of 0 says"),
-        ({"reliability": [0.5, 1.2, 1.0]}, "reliability is 1.2"),
-        ({"reliability": [0.5, -0.2, 1.0]}, "reliability is -0.2"),
-        ({"reliability": [0.5, math.nan, 1.0]}, "reliability is nan"),
-        ({"noise": [0.5, -0.2, 1.0]}, "noise: the variance.*got -0.2"),
-        ({"noise": [0.5, math.inf, 1.0]}, "got inf"),
-        ({"noise": [0.5, 1.0]}, r"shape \(2,\); it has to be \(3,\)"),
-        ({"noise": "much"}, "noise: "),
-        ({"replicates": np.zeros((1, 40, 3))}, "2 or more"),
-        ({"replicates": np.zeros((40, 3))}, "it has to be"),
-        ({"noise": [0, 0, 0], "reliability": [1, 1, 1]}, "noise and reliability.*keep one"),
+        ({"reliability": [0.5, 0.0, 1.0]}, "0.0"),
+        ({"reliability": [0.5, 1.2, 1.0]}, "1.2"),
+        ({"reliability": [0.5, -0.2, 1.0]}, "-0.2"),
+        ({"reliability": [0.5, math.nan, 1.0]}, "nan"),
+        ({"noise": [0.5, -0.2, 1.0]}, "-0.2"),
+        ({"noise": [0.5, math.inf, 1.0]}, "inf"),
+        ({"noise": [0.5, 1.0]}, "(2,)"),
+        ({"noise": "much"}, "'much'"),
+        ({"replicates": np.zeros((1, 40, 3))}, "(1, 40, 3)"),
+        ({"replicates": np.zeros((40, 3))}, "(40, 3)"),
+        ({"noise": [0, 0, 0], "reliability": [1, 1, 1]}, "reliability"),
     ],
 )
-def test_noise_that_cannot_be_is_refused(monkeypatch, arrays, words):
+def test_impossible_declared_errors_are_refused(monkeypatch, arrays, value):
     name = own(monkeypatch, lambda _: {"x_train": np.nan_to_num(_gaps(0))} | arrays)
-    with pytest.raises(DataError, match=words):
+    with pytest.raises(DataError, match=re.escape(value)) as error:
         Federation(DataSettings(dataset=name), 2).client_schema(0)
+    assert (error.value.key, error.value.client) == (", ".join(arrays), 0)
 
 
 @pytest.mark.parametrize("reliability", [0.0, 1.2])
-def test_a_client_that_states_what_cannot_be_is_left_out_and_the_others_go_on(
+def test_a_client_with_impossible_declared_errors_is_left_out_and_others_go_on(
     monkeypatch, reliability
 ):
-    stated = {1: {"reliability": [0.5, reliability, 1.0]}}
-    name = own(monkeypatch, lambda c: {"x_train": np.nan_to_num(_gaps(c))} | stated.get(c, {}))
+    declared = {1: {"reliability": [0.5, reliability, 1.0]}}
+    name = own(monkeypatch, lambda c: {"x_train": np.nan_to_num(_gaps(c))} | declared.get(c, {}))
     config = {"dataset": name, "method": "fedavg", "baselines": "", "seed": 100}
     run = simulate(config | {"num-server-rounds": 1}, num_clients=3)[0]
     assert len(run.values("accuracy", 1)) == 2

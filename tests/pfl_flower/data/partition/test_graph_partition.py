@@ -42,7 +42,7 @@ def test_louvain_gives_communities_as_a_whole_the_largest_to_the_emptiest():
     assert np.bincount(owner).tolist() == [20, 15]
 
 
-def test_with_fewer_communities_than_clients_the_largest_are_cut_further():
+def test_with_fewer_communities_than_clients_the_largest_are_divided():
     # So small are cliques in so large a ring that the method joins neighbours (Fortunato and
     # Barthelemy 2007, doi:10.1073/pnas.0605965104, figure 3).
     ring = networkx.ring_of_cliques(30, 3)
@@ -51,16 +51,16 @@ def test_with_fewer_communities_than_clients_the_largest_are_cut_further():
     assert np.unique(owner).tolist() == list(range(30))
     whole = sum(len(set(owner[first : first + 3])) == 1 for first in range(0, 90, 3))
     assert whole >= 20
-    # A path is cut, its pieces are, and theirs: into more than either of the first two would do.
+    # A path is divided, then its parts, then theirs: the first two steps find too few parts.
     path = networkx.path_graph(300)
     first = networkx.community.louvain_communities(path, seed=100)
-    pieces = [networkx.community.louvain_communities(path.subgraph(p), seed=100) for p in first]
-    many = sum(map(len, pieces)) + 20
+    second = [networkx.community.louvain_communities(path.subgraph(p), seed=100) for p in first]
+    many = sum(map(len, second)) + 20
     assert len(np.unique(louvain(both(path), 300, many, 100))) == many
 
 
 @pytest.mark.parametrize("name", GRAPH_PARTITIONS)
-def test_a_cut_keeps_most_connections_inside_and_the_seed_decides_it(name):
+def test_a_graph_partition_keeps_most_edges_inside_and_the_seed_decides_it(name):
     if name == "metis":
         pytest.importorskip("pymetis")
     graph = networkx.planted_partition_graph(6, 30, 0.4, 0.01, seed=1)
@@ -86,27 +86,30 @@ def test_louvain_gives_every_client_something_or_says_why_not(count, edges, clie
         louvain(both(graph), count, clients, seed)
 
 
-def test_louvain_says_when_communities_cannot_be_cut():
-    with pytest.raises(DataError, match="'louvain' finds 1 communities, fewer than the 3 clients"):
+def test_louvain_refuses_more_clients_than_communities():
+    with pytest.raises(DataError) as error:
         louvain(both(networkx.complete_graph(8)), 8, 3, 100)
+    assert (error.value.key, error.value.value) == ("partition", "louvain")
+    assert error.value.choices == ("metis",)
 
 
 def test_metis_says_how_to_install_it(monkeypatch):
     monkeypatch.setitem(sys.modules, "pymetis", None)
-    with pytest.raises(
-        DataError, match=r'needs pymetis; install it with pip install "\.\[metis\]"'
-    ):
+    with pytest.raises(DataError, match=r'pip install "\.\[metis\]"') as error:
         metis(both(networkx.complete_graph(8)), 8, 2, 100)
+    assert (error.value.key, error.value.value) == ("partition", "metis")
 
 
 @pytest.mark.parametrize("name", GRAPH_PARTITIONS)
-def test_data_without_edges_cannot_be_cut(name):
+def test_data_without_edges_have_no_graph_partition(name):
     assert name in PARTITIONS
-    with pytest.raises(DataError, match=f"'{name}' cuts a graph, and these data have no edges"):
+    with pytest.raises(DataError) as error:
         Federation(DataSettings(partition=name), 2)
+    assert (error.value.key, error.value.value) == ("partition", name)
+    assert error.value.choices == ("iid", "dirichlet", "pathological", "natural")
 
 
-def test_a_partition_of_a_graph_is_one_of_its_nodes():
+def test_a_graph_partition_divides_the_nodes():
     graph = cliques(10, 10)
     examples = Examples(torch.zeros(20, 1), torch.zeros(20), edges=torch.from_numpy(both(graph)))
     parts = partition(examples, "louvain", PartitionRequest(2, 0.5, 2, 100))

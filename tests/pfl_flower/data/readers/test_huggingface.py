@@ -56,18 +56,21 @@ def test_columns_of_numbers_are_shared_out_evenly(hub):
     assert found == [(i, f"c{i % 2}") for i in range(12)]  # each once; the test split left alone
     assert data.load(0, 4).test is None
     assert len(data.load(0, 2).train[1]) == 6
-    with pytest.raises(DataError, match="cannot be split among 13 clients"):
+    with pytest.raises(DataError) as error:
         data.load(12, 13)
+    assert (error.value.key, error.value.value) == ("num_clients", 13)
+    assert error.value.path == str(hub)
 
 
-def test_a_column_may_say_whose_rows_they_are(hub):
+def test_a_column_may_name_the_clients(hub):
     data = reader(table(hub), client_column="who")
     assert data.count() == 3
     inputs, _ = data.load(1, 3).train
     assert sorted(inputs[:, 0]) == [1, 4, 7, 10]
     assert inputs.shape == (4, 2)  # who is no feature
-    with pytest.raises(DataError, match=r"holds 3 clients \(0, 1, 2\).*no client 3"):
+    with pytest.raises(DataError) as error:
         data.load(3, 4)
+    assert (error.value.client, error.value.choices) == (3, ("0", "1", "2"))
 
 
 def test_a_partitioner_may_be_given(hub):
@@ -98,19 +101,28 @@ def test_images_are_uint8_with_channels_first(hub, mode, channels):
 
 
 @pytest.mark.parametrize(
-    ("images", "message"),
+    ("images", "value"),
     [
-        ([*pictures("L", count=3), None], "of column 'image' is missing"),
-        (pictures("I;16"), "is of mode 'I;16'; it has to have pixels of 8 bits"),
-        (pictures("L", count=2) + pictures("L", (5, 5), 2), r"\(1, 3, 4\), \(1, 5, 5\); bring"),
-        (pictures("L", count=2) + pictures("RGB", count=2), r"\(1, 3, 4\), \(3, 3, 4\); bring"),
-        ([{"bytes": b"no image"}] * 4, "an image of column 'image' is damaged"),
+        ([*pictures("L", count=3), None], None),
+        (pictures("I;16"), "I;16"),
+        (pictures("L", count=2) + pictures("L", (5, 5), 2), [(1, 3, 4), (1, 5, 5)]),
+        (pictures("L", count=2) + pictures("RGB", count=2), [(1, 3, 4), (3, 3, 4)]),
     ],
 )
-def test_images_that_cannot_be_used_say_why(hub, images, message):
+def test_images_that_cannot_be_used_say_why(hub, images, value):
     rows(hub, {"image": Image(), "label": Value("int64")}, image=images, label=[0, 1, 0, 1])
-    with pytest.raises(DataError, match=message):
+    with pytest.raises(DataError) as error:
         reader(hub).load(0, 1)
+    assert (error.value.key, error.value.value, error.value.client) == ("image", value, 0)
+
+
+def test_damaged_images_are_refused(hub):
+    images = [{"bytes": b"no image"}] * 4
+    rows(hub, {"image": Image(), "label": Value("int64")}, image=images, label=[0, 1, 0, 1])
+    with pytest.raises(DataError) as error:
+        reader(hub).load(0, 1)
+    assert (error.value.key, error.value.path) == ("image", str(hub))
+    assert isinstance(error.value.__cause__, OSError)
 
 
 def test_the_label_is_the_one_named_or_the_only_classes_or_called_label(hub):
@@ -127,38 +139,48 @@ def test_the_label_is_the_one_named_or_the_only_classes_or_called_label(hub):
 
 
 @pytest.mark.parametrize(
-    ("change", "options", "message"),
+    ("change", "options", "key", "value"),
     [
-        ({}, {"label_column": "lable"}, "no column 'lable'; its columns are: a, b, word, who, lab"),
-        ({}, {"client_column": "owner"}, "no column 'owner'; its columns are: a, b, word, who, l"),
-        ({"label": [None, "x"] * 6}, {}, "client 0 has no value in column 'label' of 6 of 12 rows"),
-        ({"label": [float("nan"), 1.0] * 6}, {}, "no value in column 'label' of 6 of 12 rows"),
-        ({"who": [None, 1] * 6}, {"client_column": "who"}, "not say in column 'who' whose each"),
-        ({"a": [None, 1.0] * 6}, {}, r"\(how many\): 'a' \(6\);"),
+        ({}, {"label_column": "lable"}, "label-column", "lable"),
+        ({}, {"client_column": "owner"}, "client-column", "owner"),
+        ({"label": [None, "x"] * 6}, {}, "label", 6),
+        ({"label": [float("nan"), 1.0] * 6}, {}, "label", 6),
+        ({"who": [None, 1] * 6}, {"client_column": "who"}, "client-column", "who"),
+        ({"a": [None, 1.0] * 6}, {}, "x_train", {"a": 6}),
     ],
 )
-def test_data_sets_that_cannot_be_used_say_which_column_and_why(hub, change, options, message):
-    with pytest.raises(DataError, match=message):
+def test_data_sets_that_cannot_be_used_say_which_column_and_why(hub, change, options, key, value):
+    with pytest.raises(DataError) as error:
         reader(table(hub, **change), **options).load(0, 1)
+    assert (error.value.key, error.value.value, error.value.path) == (key, value, str(hub))
+    unknown = value in ("lable", "owner")
+    assert error.value.choices == (("a", "b", "word", "who", "label") if unknown else ())
 
 
 def test_data_sets_without_label_or_inputs_say_so(hub):
     rows(hub, word=["a", "b"], number=[1, 2])
-    with pytest.raises(DataError, match=r"ClassLabel: none\); name one with label-column: word, n"):
+    with pytest.raises(DataError) as error:
         reader(hub).load(0, 1)
-    with pytest.raises(DataError, match="neither images nor numbers"):
+    assert (error.value.key, error.value.choices) == ("label-column", ("word", "number"))
+    with pytest.raises(DataError) as error:
         reader(hub, label_column="number").load(0, 1)
+    assert (error.value.key, error.value.value) == ("columns", ["word", "number"])
     rows(hub, {"label": ClassLabel(names=["x"]), "a": Value("int64")}, label=[0, -1], a=[1, 2])
-    with pytest.raises(DataError, match="no value in column 'label' of 1 of 2 rows"):
+    with pytest.raises(DataError) as error:
         reader(hub).load(0, 1)
+    assert (error.value.key, error.value.value) == ("label", 1)
 
 
 def test_a_data_set_that_is_nowhere_says_where_it_was_looked_for(hub, monkeypatch):
     monkeypatch.chdir(hub)
-    with pytest.raises(DataError, match=rf"no local folder {hub}/nobody/nothing, and.*Hub either"):
+    with pytest.raises(DataError, match=f"{hub}/nobody/nothing") as error:
         reader("nobody/nothing").load(0, 1)
-    with pytest.raises(DataError, match=f"could not be read .* It is local folder {hub}"):
+    assert (error.value.key, error.value.value) == ("dataset", "nobody/nothing")
+    with pytest.raises(DataError) as error:
         reader(hub).load(0, 1)
+    assert (error.value.key, error.value.path) == ("dataset", str(hub))
+    assert error.value.__cause__ is not None
     rows(hub, split="test", a=[1], label=[0])
-    with pytest.raises(DataError, match="split: 'train' is not present"):
+    with pytest.raises(DataError, match="'train'") as error:
         reader(hub).load(0, 1)
+    assert (error.value.key, error.value.path) == ("dataset", str(hub))

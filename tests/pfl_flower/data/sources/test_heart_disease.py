@@ -10,7 +10,7 @@ import torch
 from pfl_flower.config.errors import ConfigError
 from pfl_flower.config.run_config import RunConfig
 from pfl_flower.data import DataError, DataSettings, Federation
-from pfl_flower.data.partition import benchmark_clients as pooled
+from pfl_flower.data.partition import benchmark_clients
 from pfl_flower.data.sources.heart_disease import FOLDER, HOSPITALS
 from pfl_flower.engines import simulate
 
@@ -21,7 +21,7 @@ HAS_DATA = bool(os.environ.get("PFL_DATA_DIR")) and REAL.is_dir()
 @pytest.fixture
 def folder(tmp_path):
     """Six patients a hospital; in the third no cholesterol is known."""
-    pooled._load.cache_clear()
+    benchmark_clients._load.cache_clear()
     (tmp_path / FOLDER).mkdir()
     for place, name in enumerate(HOSPITALS):
         lines = []
@@ -34,7 +34,7 @@ def folder(tmp_path):
             )
         (tmp_path / FOLDER / f"processed.{name}.data").write_text("\n".join(lines) + "\n")
     yield tmp_path
-    pooled._load.cache_clear()
+    benchmark_clients._load.cache_clear()
 
 
 def settings(folder, **options):
@@ -67,37 +67,46 @@ def test_with_fewer_clients_only_the_first_hospitals_are_read(folder):
     (folder / FOLDER / "processed.va.data").unlink()
     found = Federation(settings(folder), 3)
     assert len(found.clients.examples) == 18
-    with pytest.raises(DataError, match=r"there is no .*processed.va.data.*archive.ics.uci.edu"):
+    with pytest.raises(DataError, match="archive.ics.uci.edu") as error:
         Federation(settings(folder), 4)
+    assert (error.value.key, error.value.value) == ("dataset", "heart-disease")
+    assert error.value.path == str(folder / FOLDER / "processed.va.data")
 
 
 def test_there_are_no_more_than_four(folder):
-    with pytest.raises(DataError, match="5 clients, but only 4 natural ones"):
+    with pytest.raises(DataError) as error:
         Federation(settings(folder), 5)
+    assert (error.value.key, error.value.value) == ("num_clients", 5)
 
 
 @pytest.mark.parametrize(
-    ("text", "words"),
+    ("text", "key", "value"),
     [
-        ("", "has 0 patients; it is torn"),
-        ("63,1,4,140,260,0,1,112,1,3,2,?,?,2\n63,1,4,140", r"line 2 is not 14 numbers.*torn"),
-        ("63,1,4,140,260,0,1,112,1,3,2,?,?,?", "line 1 is not 14 numbers"),
-        ("63,1,4,140,260,0,1,112,1,3,2,?,x,1", "line 1 is not 14 numbers"),
-        ("63,1,4,140,inf,0,1,112,1,3,2,?,3,1", "line 1 is not 14 numbers"),
-        ("<html>é</html>", "cannot be read|line 1"),
+        ("", "patients", 0),
+        ("63,1,4,140,260,0,1,112,1,3,2,?,?,2", "patients", 1),
+        ("63,1,4,140,260,0,1,112,1,3,2,?,?,2\n63,1,4,140", "line", 2),
+        ("63,1,4,140,260,0,1,112,1,3,2,?,?,?", "line", 1),
+        ("63,1,4,140,260,0,1,112,1,3,2,?,x,1", "line", 1),
+        ("63,1,4,140,inf,0,1,112,1,3,2,?,3,1", "line", 1),
+        ("<html></html>", "line", 1),
+        ("<html>é</html>", None, None),
     ],
 )
-def test_a_torn_file_is_refused(folder, text, words):
-    (folder / FOLDER / "processed.hungarian.data").write_text(text, encoding="utf-8")
-    with pytest.raises(DataError, match=words):
+def test_a_damaged_file_is_refused(folder, text, key, value):
+    file = folder / FOLDER / "processed.hungarian.data"
+    file.write_text(text, encoding="utf-8")
+    with pytest.raises(DataError) as error:
         Federation(settings(folder), 4)
+    assert (error.value.key, error.value.value, error.value.path) == (key, value, str(file))
 
 
 def test_nothing_can_be_left_missing_and_hospitals_cannot_be_mixed(folder):
     found = Federation(settings(folder, imputation="none"), 4)
-    with pytest.raises(DataError, match="'heart-disease' has missing values.*set imputation"):
+    with pytest.raises(DataError) as error:
         found.client_schema(0)
-    with pytest.raises(ConfigError, match="set partition='natural'"):
+    assert (error.value.key, error.value.value, error.value.client) == ("imputation", "none", 0)
+    assert "mean" in error.value.choices
+    with pytest.raises(ConfigError, match="partition='natural'"):
         RunConfig.parse({"dataset": "heart-disease"})
 
 

@@ -1,4 +1,4 @@
-"""Generated clients that tell of themselves what their best model depends on."""
+"""Generated clients with metadata on which their best model depends."""
 
 from collections import Counter
 
@@ -8,19 +8,19 @@ import torch
 
 from pfl_flower.data import DataSettings, Federation
 from pfl_flower.data.records import SourceRequest
-from pfl_flower.data.sources.described_clients import (
+from pfl_flower.data.sources.metadata_clients import (
     EASY,
     HARD,
     TEST,
-    TRAIN,
-    describe,
+    TRAINING,
     digits,
     kinds,
+    metadata_of,
     regression,
 )
 
 CLIENTS = 14
-WORLDS = {"described-digits": EASY, "described-digits-hard": HARD, "described-regression": EASY}
+WORLDS = {"metadata-digits": EASY, "metadata-digits-hard": HARD, "metadata-regression": EASY}
 
 
 def request(seed=0, clients=CLIENTS):
@@ -58,7 +58,7 @@ def test_every_client_has_its_examples_in_its_splits(dataset):
     for client in range(CLIENTS):
         data = federation.client(client)
         sizes = [len(targets) for _, targets in (data.train, data.validation, data.test)]
-        assert sum(sizes[:2]) == TRAIN
+        assert sum(sizes[:2]) == TRAINING
         assert sizes[1] > 0
         assert sizes[2] == TEST
         for inputs, targets in (data.train, data.validation, data.test):
@@ -73,8 +73,8 @@ def test_the_same_seed_gives_the_same_data_and_another_others(dataset):
     def everything(seed):
         federation = Federation(settings(dataset, seed=seed), CLIENTS)
         rows = [part for c in range(CLIENTS) for part in federation.client(c).train]
-        told = [federation.description(c) for c in range(CLIENTS)]
-        return b"".join(part.numpy().tobytes() for part in rows), told
+        metadata = [federation.client_metadata(c) for c in range(CLIENTS)]
+        return b"".join(part.numpy().tobytes() for part in rows), metadata
 
     one, again, other = everything(3), everything(3), everything(4)
     assert one == again
@@ -92,36 +92,34 @@ def test_there_are_as_many_clients_of_every_kind_or_one_more(world, clients):
     assert sum(every) == clients
 
 
-def test_a_clients_number_does_not_tell_its_kind():
+def test_a_clients_number_does_not_depend_on_its_kind():
     assert kinds(EASY, request(0)) != kinds(EASY, request(1))
     assert kinds(EASY, request(0)) != sorted(kinds(EASY, request(0)))
 
 
 @pytest.mark.parametrize("world", [EASY, HARD])
-def test_clients_tell_their_kind_unless_it_is_missing(world):
+def test_metadata_hold_the_kind_unless_it_is_missing(world):
     clients = 60
-    told = describe(world)(request(clients=clients))
-    assert len(told) == clients
+    metadata = metadata_of(world)(request(clients=clients))
+    assert len(metadata) == clients
     names = {"region", "device", "battery"}
     names |= {f"irrelevant-{number}" for number in range(world.irrelevant)}
     missing = 0
-    for description, (region, device) in zip(
-        told, kinds(world, request(clients=clients)), strict=True
-    ):
-        assert description.keys() == names
-        assert description["region"] in (f"region-{region}", None)
-        assert description["device"] in (f"device-{device}", None)
-        missing += sum(value is None for value in description.values())
+    for own, (region, device) in zip(metadata, kinds(world, request(clients=clients)), strict=True):
+        assert own.keys() == names
+        assert own["region"] in (f"region-{region}", None)
+        assert own["device"] in (f"device-{device}", None)
+        missing += sum(value is None for value in own.values())
     share = missing / (clients * len(names))
     assert share == pytest.approx(world.missing, abs=0.05)
     assert (missing == 0) == (world.missing == 0)
 
 
 def test_what_is_irrelevant_has_nothing_to_do_with_the_kind():
-    told = describe(EASY)(request(clients=300))
+    metadata = metadata_of(EASY)(request(clients=300))
     devices = np.array([device for _, device in kinds(EASY, request(clients=300))])
     for name, related in (("battery", True), ("irrelevant-0", False), ("irrelevant-2", False)):
-        values = np.array([description[name] for description in told])
+        values = np.array([own[name] for own in metadata])
         correlation = abs(np.corrcoef(values, devices)[0, 1])
         assert (correlation > 0.3) == related
         assert (correlation < 0.2) == (not related)
@@ -159,7 +157,7 @@ def test_a_region_names_the_digits_in_one_way_whatever_the_device():
 
 def test_no_picture_is_twice_in_one_fold_of_a_client():
     data = digits(HARD)(request())
-    for fold, count in ((0, TRAIN), (1, TEST)):
+    for fold, count in ((0, TRAINING), (1, TEST)):
         for images, _ in pictures(data, fold).values():
             assert len(set(keys(images))) >= count - 1  # digits has a few equal pictures
 
@@ -185,18 +183,18 @@ def test_clients_of_one_kind_have_one_linear_function_but_for_their_own_part():
 
 
 @pytest.mark.parametrize("dataset", WORLDS)
-def test_shuffled_descriptions_are_those_of_others_and_the_data_stay(dataset):
+def test_shuffled_metadata_are_those_of_others_and_the_data_stay(dataset):
     own = Federation(settings(dataset), CLIENTS)
-    shuffled = Federation(settings(dataset, descriptions="shuffled"), CLIENTS)
-    told, mixed = (
-        [repr(f.description(client)) for client in range(CLIENTS)] for f in (own, shuffled)
+    shuffled = Federation(settings(dataset, client_metadata="shuffled"), CLIENTS)
+    metadata, mixed = (
+        [repr(f.client_metadata(client)) for client in range(CLIENTS)] for f in (own, shuffled)
     )
-    assert sorted(told) == sorted(mixed)
-    assert told != mixed
+    assert sorted(metadata) == sorted(mixed)
+    assert metadata != mixed
     for client in range(CLIENTS):
         for one, other in zip(own.client(client).train, shuffled.client(client).train, strict=True):
             assert torch.equal(one, other)
 
 
-def test_other_data_have_nothing_to_tell():
-    assert Federation(DataSettings(), 3).description(0) == {}
+def test_other_data_have_no_metadata():
+    assert Federation(DataSettings(), 3).client_metadata(0) == {}

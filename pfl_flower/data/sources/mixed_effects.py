@@ -1,4 +1,4 @@
-"""Generated clients whose truth is known: linear models drawn from a Gaussian prior."""
+"""Generated linear mixed-effects data: clients' coefficients come from a known Gaussian prior."""
 
 from dataclasses import dataclass
 
@@ -11,28 +11,33 @@ from strategies.randomness import generator
 
 NUM_FEATURES = 5
 TRAINING, TEST = 200, 100
-"""Examples of a client, to learn from (fewer with ``max-examples``) and to test on."""
+"""Number of a client's training examples (``max-examples`` may lower it) and test examples."""
 
 INPUT_CORRELATION = 0.5
-"""Of neighbouring features; those ``k`` apart have its ``k``-th power."""
+"""Correlation of neighbouring features; features ``k`` apart have its ``k``-th power."""
 
-DIFFERENCE = 0.3
-"""Mean deviation, squared, of a client's coefficient from the prior's mean."""
+COEFFICIENT_VARIANCE = 0.3
+"""Mean variance of a client's coefficient around the mean of the prior."""
 
 Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
 class Truth:
-    """What planted clients are drawn from, and what they are, in the units of the raw targets.
+    """The true prior and the true coefficients of all clients, in the unit of the raw targets.
 
     Attributes
     ----------
-    mean : ``mu``, ``(d,)``, the intercept last
-    covariance : ``Sigma``, ``(d, d)``
-    noise : ``s2``
-    coefficients : ``(clients, d)``
-    inputs : ``E x x^T`` of an example with a one at its end, ``(d, d)``
+    mean : ndarray
+        Prior mean ``mu``, ``(d,)``, the intercept last.
+    covariance : ndarray
+        Prior covariance ``Sigma``, ``(d, d)``.
+    noise : float
+        Variance ``s2`` of the noise of the targets.
+    coefficients : ndarray
+        Coefficients of every client, ``(clients, d)``.
+    inputs : ndarray
+        ``E x x^T`` of an example with a one at its end, ``(d, d)``.
     """
 
     mean: Floats
@@ -42,17 +47,24 @@ class Truth:
     inputs: Floats
 
 
-def planted_truth(seed: int, num_clients: int) -> Truth:
-    """Return what :func:`planted` draws from: theta_i ~ N(mu, Sigma), noise of variance s2.
+def mixed_effects_truth(seed: int, num_clients: int) -> Truth:
+    """Return the truth of :func:`mixed_effects`: theta_i ~ N(mu, Sigma), noise of variance s2.
 
     ``mu`` is standard normal, ``Sigma`` is Wishart with ``2 d`` degrees of freedom and mean
-    :data:`DIFFERENCE` times the identity, ``s2`` is uniform in 0.5 to 1.5.
+    :data:`COEFFICIENT_VARIANCE` times the identity, ``s2`` is uniform in 0.5 to 1.5.
+
+    Parameters
+    ----------
+    seed : int
+        Decides every draw. A client's coefficients do not depend on the number of clients.
+    num_clients : int
+        Number of clients.
     """
     size = NUM_FEATURES + 1
     draw = generator(seed, "planted")
     mean = draw.normal(size=size)
     factor = draw.normal(size=(size, 2 * size))
-    covariance = DIFFERENCE * factor @ factor.T / (2 * size)
+    covariance = COEFFICIENT_VARIANCE * factor @ factor.T / (2 * size)
     noise = float(draw.uniform(0.5, 1.5))
     root = np.linalg.cholesky(covariance)
     own = [
@@ -64,15 +76,26 @@ def planted_truth(seed: int, num_clients: int) -> Truth:
 
 
 def input_covariance() -> Floats:
-    """Return the covariance of the features, whose mean is zero."""
+    """Return the covariance of the features, ``(d, d)``; their mean is zero."""
     places = np.arange(NUM_FEATURES)
     powers: Floats = INPUT_CORRELATION ** np.abs(places[:, None] - places).astype(np.float64)
     return powers
 
 
-def planted(request: SourceRequest) -> Examples:
-    """Draw every client's examples: normal features, and targets of its own linear model."""
-    truth = planted_truth(request.seed, request.num_clients)
+def mixed_effects(request: SourceRequest) -> Examples:
+    """Draw every client's examples: normal features, and targets of the client's linear model.
+
+    Parameters
+    ----------
+    request : SourceRequest
+        Its seed and its number of clients decide the examples.
+
+    Returns
+    -------
+    examples : Examples
+        Inputs ``(N, 5)`` and targets ``(N,)``, float32.
+    """
+    truth = mixed_effects_truth(request.seed, request.num_clients)
     root = np.linalg.cholesky(input_covariance())
     count = TRAINING + TEST
     inputs, targets = [], []

@@ -1,0 +1,146 @@
+"""Fitting a client's data to the data schema: standardised inputs, class numbers, and checks."""
+
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from clients.graphs.graph import Graph
+from pfl_flower.data.errors import SchemaError
+from pfl_flower.data.moments import feature_deviations
+from pfl_flower.data.schema import DataSchema, column_difference, target_scale
+
+
+def check_graph(graph: Graph, schema: DataSchema) -> None:
+    """Check that the graph of a client fits the data schema.
+
+    Parameters
+    ----------
+    graph : Graph
+        The client's graph.
+    schema : DataSchema
+        The data schema.
+
+    Raises
+    ------
+    SchemaError
+        If the other clients have no graphs, or nodes with another number of features.
+    """
+    if not schema.graph:
+        raise SchemaError(
+            "examples are nodes of a graph; those of the federation are not",
+            key="graph",
+            value=True,
+        )
+    if tuple(graph.features.shape[1:]) != schema.shape:
+        raise SchemaError(
+            f"nodes have {graph.features.shape[1]} features; those of the federation have "
+            f"{schema.shape[0]}",
+            key="shape",
+            value=tuple(graph.features.shape[1:]),
+        )
+
+
+def check_columns(columns: tuple[str, ...], schema: DataSchema) -> None:
+    """Check that a table has the same features as the tables of the other clients.
+
+    Parameters
+    ----------
+    columns : tuple of str
+        Names of the client's features. Empty for data without names, which are not checked.
+    schema : DataSchema
+        The data schema.
+
+    Raises
+    ------
+    SchemaError
+        If the features differ.
+    """
+    if columns and schema.columns and columns != schema.columns:
+        raise SchemaError(
+            f"{column_difference(columns, schema.columns)} of the federation",
+            key="columns",
+            value=columns,
+        )
+
+
+def fit_inputs(inputs: Tensor, schema: DataSchema) -> Tensor:
+    """Return inputs as the model gets them: standardised where the schema says so.
+
+    Parameters
+    ----------
+    inputs : Tensor
+        ``(N, *shape)`` float32.
+    schema : DataSchema
+        The data schema.
+
+    Returns
+    -------
+    Tensor
+        The same shape, float32; a constant feature becomes 0.
+
+    Raises
+    ------
+    SchemaError
+        If an example has another shape than those of the federation, or the federation has graphs.
+    """
+    if schema.graph:
+        raise SchemaError(
+            "examples are not nodes of a graph; those of the federation are",
+            key="graph",
+            value=False,
+        )
+    shape = tuple(inputs.shape[1:])
+    if shape != schema.shape:
+        raise SchemaError(
+            f"examples have shape {shape}; those of the federation have {schema.shape}",
+            key="shape",
+            value=shape,
+        )
+    if schema.features is None or not schema.standardize:
+        return inputs
+    deviations = feature_deviations(schema.features)
+    scale = torch.from_numpy(np.where(deviations > 0, deviations, 1.0)).reshape(schema.shape)
+    mean = torch.from_numpy(np.array(schema.features.means)).reshape(schema.shape)
+    return ((inputs.double() - mean) / scale).float()
+
+
+def fit_targets(targets: NDArray[Any], schema: DataSchema) -> Tensor:
+    """Return targets as the model gets them.
+
+    Parameters
+    ----------
+    targets : ndarray
+        ``(N,)`` or ``(N, K)`` labels, numbers, or 1.0 and 0.0 of links.
+    schema : DataSchema
+        The data schema.
+
+    Returns
+    -------
+    Tensor
+        The same shape: class numbers 0..C-1 (int64), or numbers of mean 0 and deviation 1, or
+        links (float32).
+
+    Raises
+    ------
+    SchemaError
+        If the schema lacks a label.
+    """
+    if schema.task == "link-prediction":
+        return torch.from_numpy(targets).float()
+    if schema.task == "regression":
+        mean, deviation = target_scale(schema)
+        return torch.from_numpy((targets.astype(np.float64) - mean) / deviation).float()
+    known = {label: number for number, label in enumerate(schema.labels)}
+    found, places = np.unique(targets, return_inverse=True)
+    if unknown := [label for label in found.tolist() if label not in known]:
+        raise SchemaError(
+            f"the federation has the labels {schema.labels}, but not the labels {unknown}",
+            key="labels",
+            value=unknown,
+            choices=map(str, schema.labels),
+        )
+    numbers = np.array([known[label] for label in found.tolist()], dtype=np.int64)
+    return torch.from_numpy(numbers[places].reshape(targets.shape))
