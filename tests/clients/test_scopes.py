@@ -164,6 +164,7 @@ def test_adapters_at_zero_are_the_core_bitwise():
         assert torch.equal(plain(images), with_adapters(images))
 
 
+@pytest.mark.integration
 def test_torchvision_is_not_imported_to_find_that_a_model_has_none_of_it():
     """A device pays for every import, for every message."""
     script = (

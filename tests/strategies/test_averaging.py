@@ -298,6 +298,7 @@ def big_replies(count=20, size=11_000_000):
     return [reply(100 + i, layers, {"num-examples": 1 + i}) for i in range(count)]
 
 
+@pytest.mark.integration
 def test_at_least_twice_as_fast_as_flower_in_at_most_two_models_of_memory():
     replies = big_replies()
     model_bytes = 11_000_000 * 4

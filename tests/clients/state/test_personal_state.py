@@ -222,6 +222,7 @@ def write_forever(directory, spec, big):
         state.save(Snapshot(number, {"personal/big": big + number}), spec)
 
 
+@pytest.mark.integration
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 def test_a_killed_writer_always_leaves_the_old_or_the_new_state_whole(tmp_path):
     big = torch.zeros(200_000)

@@ -103,6 +103,7 @@ def test_a_cell_is_the_same_on_disk(small, tmp_path):
     assert load_cell(tmp_path / "other.json") is None
 
 
+@pytest.mark.integration
 def test_the_safeguard_of_a_comparison_is_what_clients_choose_themselves(small):
     _, outcome, _ = small
     found = {(cell.method, cell.seed): cell for cell in outcome.cells}
@@ -258,6 +259,7 @@ def test_tuning_chooses_on_validation_and_never_looks_at_test(tmp_path, monkeypa
     assert kept["tuned"]["fedprox"] == outcome.tuned["fedprox"]
 
 
+@pytest.mark.integration
 def test_shuffled_test_labels_change_no_choice(tmp_path, monkeypatch):
     """From the data up: round, settings and recommendation are those without the shuffle."""
     comparison = Comparison(["fedavg-ft", "fedper"], {**SHORT, "heterogeneity": "taste"}, 3, (0,))

@@ -88,6 +88,7 @@ def test_pictures_of_what_there_is(task):
     assert draw_pictures([FAILURE]) == []
 
 
+@pytest.mark.integration
 def test_a_panel_shows_what_its_shares_say():
     """The gains of one method alone change when a client is harmed."""
     cells = comparison(("fedavg", "local", "fedper"), 1, 6, 2)
@@ -108,8 +109,13 @@ def test_a_panel_shows_what_its_shares_say():
         [cell("fedavg", [0.5, 0.6])],
         [cell("fedavg", [np.nan, np.nan]), cell("local", [0.5, 0.5], [0.5, 0.5])],
         [cell(m, [[np.inf, 1.0]], [[np.inf, 1.0]], task="regression") for m in ("local", "fedavg")],
-        comparison((*METHODS, *map(str, range(8))), 1, 80, 2),
-        comparison(("fedavg", "local", "fedper"), 6, 3, 2, "regression"),
+        pytest.param(
+            comparison((*METHODS, *map(str, range(8))), 1, 80, 2), marks=pytest.mark.integration
+        ),
+        pytest.param(
+            comparison(("fedavg", "local", "fedper"), 6, 3, 2, "regression"),
+            marks=pytest.mark.integration,
+        ),
     ],
     ids=["nothing", "failed", "one", "no scores", "diverged", "many", "regression"],
 )

@@ -51,6 +51,7 @@ def test_a_client_without_validation_examples_has_no_say():
     assert select_round(cell("a", np.zeros((3, 2)), validation)) == (0, True)
 
 
+@pytest.mark.integration
 @given(st.integers(0, 2**32))
 def test_test_scores_change_no_choice(seed):
     cells = comparison(("fedavg", "local", "fedper", "fedprox"), seeds=2, clients=6, rounds=4)

@@ -147,6 +147,7 @@ def test_a_client_with_a_single_example_is_an_error(monkeypatch):
     assert (error.value.key, error.value.value, error.value.client) == ("num_clients", 2, 1)
 
 
+@pytest.mark.integration
 @settings(max_examples=20)
 @given(st.integers(300, 890), st.floats(0, 0.09), st.floats(0.01, 0.9))
 def test_tiny_clients_have_a_training_and_a_test_example(count, validation, test):

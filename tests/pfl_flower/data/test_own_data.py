@@ -123,6 +123,7 @@ def test_discovery_collects_the_client_schemas(tmp_path):
     assert rows < 240  # only training examples
 
 
+@pytest.mark.integration
 def test_a_regression_on_a_table_is_off_by_the_users_unit(tmp_path):
     draw = np.random.default_rng(1)
     noise = draw.normal(0, 10, 240)

@@ -24,6 +24,7 @@ from strategies import NO_GROUP
 from strategies.arrays import view
 from tests.grids import RecordingGrid, ShuffledGrid, leaks
 from tests.helpers import assert_identical, request
+from tests.tiers import quick_first
 
 CLIENTS = 8
 BASE = {
@@ -102,7 +103,7 @@ def arrays_in(message):
 # ---------------------------------------------------------------------- what must be FedAvg
 
 
-@pytest.mark.parametrize("fraction", [1.0, 0.5])
+@pytest.mark.parametrize("fraction", quick_first([1.0, 0.5]))
 @pytest.mark.parametrize(
     "options",
     [
@@ -183,6 +184,7 @@ QUERIES = {
 }
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("method", GROUPED)
 @pytest.mark.parametrize("personal", ["none", "head"])
 def test_nothing_personal_is_in_any_message(method, personal):
@@ -341,8 +343,8 @@ def with_and_without_unseen_clients(place):
     return run, without
 
 
-@pytest.mark.parametrize("place", range(len(UNSEEN)))
-def test_nothing_that_unseen_clients_tell_is_kept(place):
+@pytest.mark.parametrize("place", quick_first(range(len(UNSEEN))))
+def test_nothing_that_unseen_clients_report_is_kept(place):
     run, without = with_and_without_unseen_clients(place)
     assert outcome(run) == outcome(without)
     found, expected = run.grouping, without.grouping
@@ -443,31 +445,25 @@ def killed_at(message_type, count):
 
 
 IFCA_WITH_HEADS = {"method": "ifca", "clusters": 2, "personal": "head", "learning-rate": 1.0}
+REVISED_WITH_HEADS = {"method": "gradient-clusters", "personal": "head", "revise-every": 1}
 LATE = {"late": 0.3, "fraction-train": 0.6, "server-momentum": 0.5, "num-server-rounds": 5}
 
 
 @pytest.mark.parametrize(
     ("options", "message_type", "count"),
-    [
-        ({"method": "known-groups", "personal": "head"} | LATE, "evaluate", 9),
-        *(
-            pytest.param(*case, marks=pytest.mark.integration)
-            for case in [
-                ({"method": "gradient-clusters"} | LATE, "train", 7),
-                (
-                    {"method": "gradient-clusters", "personal": "head", "revise-every": 1},
-                    "train",
-                    20,
-                ),
-                ({"method": "ifca"} | LATE, "query.losses", 16),
-                (SPLITTING, "train", 18),  # before it splits
-                (SPLITTING | {"late": 0.3}, "evaluate", 29),
-            ]
-        ),
-        ({"method": "gradient-clusters", "unseen": 0.25} | LATE, "query.gradient", 6),
-        (IFCA_WITH_HEADS, "evaluate", 11),
-        (SPLITTING | {"fraction-train": 0.6}, "train", 10),  # updates of several rounds
-    ],
+    quick_first(
+        [
+            (SPLITTING | {"fraction-train": 0.6}, "train", 10),  # updates of several rounds
+            ({"method": "known-groups", "personal": "head"} | LATE, "evaluate", 9),
+            ({"method": "gradient-clusters"} | LATE, "train", 7),
+            (REVISED_WITH_HEADS, "train", 20),
+            ({"method": "gradient-clusters", "unseen": 0.25} | LATE, "query.gradient", 6),
+            ({"method": "ifca"} | LATE, "query.losses", 16),
+            (IFCA_WITH_HEADS, "evaluate", 11),
+            (SPLITTING, "train", 18),  # before it splits
+            (SPLITTING | {"late": 0.3}, "evaluate", 29),
+        ]
+    ),
     ids=repr,
 )
 def test_a_killed_run_that_is_resumed_ends_as_one_never_killed(

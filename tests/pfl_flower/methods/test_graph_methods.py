@@ -16,6 +16,7 @@ from strategies.arrays import view
 from tests.errors import refused
 from tests.helpers import assert_identical
 from tests.pfl_flower.methods.graph_helpers import SMALL, metrics_of
+from tests.tiers import quick_first
 
 REFUSED = {
     "fedbn": (ScopeError, {"rule": "norm"}),
@@ -30,7 +31,7 @@ OPTIONS = {
     "lifelong": {"fisher-samples": 1},  # exact is a gradient for every class of every node
 }
 
-TASKS = pytest.mark.parametrize("task", ["auto", "link-prediction"])
+TASKS = pytest.mark.parametrize("task", quick_first(["auto", "link-prediction"]))
 
 
 @TASKS
@@ -184,7 +185,7 @@ def test_a_client_declares_its_community_only_where_it_is_asked_for(communities,
     assert ("group" in build_client(config, context).get_properties({})) == declared
 
 
-@pytest.mark.parametrize("communities", ["declared", "gradients", "updates"])
+@pytest.mark.parametrize("communities", quick_first(["declared", "gradients", "updates"]))
 def test_results_of_communities_are_written_whatever_found_them(tmp_path, communities):
     config = {"dataset": "social", "partition": "natural", "method": "community-adapters"}
     config |= {"communities": communities, "num-server-rounds": 7, "baselines": ""}

@@ -28,6 +28,7 @@ from tests.errors import refused
 from tests.grids import RecordingGrid, leaks
 from tests.helpers import decoded
 from tests.pfl_flower.methods.graph_helpers import SMALL, metrics_of
+from tests.tiers import quick_first
 
 COMMUNITIES = {"method": "community-adapters", "group-decay": 0.0}
 FROZEN = {"personal": "encoder", "schedule": "body-only"}
@@ -222,7 +223,7 @@ def test_a_trained_network_looks_at_no_tested_link():
 # ---------------------------------------------------------------------- large graphs
 
 
-@pytest.mark.parametrize("task", ["auto", "link-prediction"])
+@pytest.mark.parametrize("task", quick_first(["auto", "link-prediction"]))
 def test_graphs_that_are_not_passed_as_a_whole_are_learned_and_reproducible(task):
     large = SMALL | {"method": "local-gnn", "task": task, "whole-graph": 50, "fanout": 5}
     large |= {"num-server-rounds": 3}

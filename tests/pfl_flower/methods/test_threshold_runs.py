@@ -28,6 +28,7 @@ from strategies.protocol import THRESHOLD, THRESHOLD_HISTOGRAM
 from strategies.thresholds.search import BINS
 from tests.errors import refused
 from tests.grids import RecordingGrid, numbers_in
+from tests.tiers import quick_first
 
 CONFIG = {
     "dataset": "hospitals",
@@ -57,7 +58,8 @@ def recorded(config, clients):
 
 
 @pytest.mark.parametrize(
-    "method", ["fedavg", "fedper", "fedavg-ft", "local", "ditto", "apfl", "ifca", "pfedhn"]
+    "method",
+    quick_first(["fedper", "ditto", "fedavg", "fedavg-ft", "local", "apfl", "ifca", "pfedhn"], 2),
 )
 def test_every_kind_of_method_has_thresholds(method):
     (run,) = simulate(CONFIG | {"method": method, "model": "mlp", "unseen": 0.25}, 5)

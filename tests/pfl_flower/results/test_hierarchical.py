@@ -18,6 +18,7 @@ CONFIG = {
 }
 
 
+@pytest.mark.integration
 def test_a_row_a_client_of_methods_that_shrink_and_fewer_examples_shrink_more(tmp_path):
     runs = simulate(CONFIG | {"baselines": "fedavg", "protocol": "one-shot"}, 12)
     write_shrinkage(tmp_path, runs)

@@ -76,6 +76,7 @@ def test_other_data_are_no_stream(tmp_path):
     assert not (tmp_path / "stream.csv").exists()
 
 
+@pytest.mark.integration
 def test_announced_and_detected_changes_are_the_same_on_clear_ones():
     config = STREAM | {"method": "lifelong", "num-server-rounds": 30, "local-epochs": 2}
     announced = simulate(config, 3)[0]

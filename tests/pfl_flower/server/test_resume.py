@@ -68,7 +68,7 @@ def killed(config, folder, engine, delay):
 @pytest.mark.parametrize(
     ("method", "engine", "delay"),
     [
-        ("fedper", "in-process", 0.03),
+        pytest.param("fedper", "in-process", 0.03, marks=pytest.mark.integration),
         pytest.param("fedper", "in-process", 0.0, marks=pytest.mark.integration),
         pytest.param("fedrep", "in-process", 0.06, marks=pytest.mark.integration),
         pytest.param("fedavg-ft", "in-process", 0.02, marks=pytest.mark.integration),
@@ -202,6 +202,7 @@ def test_a_checkpoint_keeps_the_order_and_dtypes_of_arrays(complete):
     assert [a.dtype for a in run.arrays.values()] == [a.dtype for a in fresh.arrays.values()]
 
 
+@pytest.mark.integration
 def test_a_folder_that_is_used_again_forgets_the_run_before(tmp_path):
     config = {"method": "fedavg", "baselines": "local", "num-server-rounds": 2}
     first = simulate(config, 3, folder=tmp_path)

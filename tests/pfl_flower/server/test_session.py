@@ -13,6 +13,7 @@ from pfl_flower.results.files import describe, write
 from pfl_flower.server.callbacks import RoundNews, TensorBoard, news_of
 from pfl_flower.server.holdout import LOCAL_EXAMPLES, choose_unseen
 from strategies import ClientReport
+from tests.tiers import quick_first
 
 SHORT = {"num-server-rounds": 3, "local-epochs": 1, "baselines": ""}
 
@@ -29,6 +30,7 @@ def test_unseen_clients_are_the_same_for_every_method_and_never_all():
     assert not choose_unseen(RunConfig(unseen=0.5), [7])
 
 
+@pytest.mark.integration
 def test_unseen_clients_take_no_part_in_training_and_then_join(tmp_path):
     config = {**SHORT, "method": "fedper", "baselines": "local", "unseen": 0.25, "safeguard": True}
     runs = simulate(config, 8)
@@ -72,7 +74,7 @@ def test_a_safeguard_says_who_stays_and_who_falls_back():
     assert words in describe(runs)[-1]
 
 
-@pytest.mark.parametrize("method", ["fedavg", "local", "fedavg-ft", "fedbabu"])
+@pytest.mark.parametrize("method", quick_first(["local", "fedavg", "fedavg-ft", "fedbabu"]))
 def test_every_kind_of_method_can_have_a_safeguard(method):
     runs = simulate({**SHORT, "method": method, "safeguard": True}, 3)
     assert runs[-1].method == f"{method} safeguarded"

@@ -90,6 +90,7 @@ def test_estimates_of_a_client_with_fewer_examples_than_coefficients_fit_them():
         np.testing.assert_allclose(fitted, client.train[1].double().numpy(), atol=1e-6)
 
 
+@pytest.mark.integration
 def test_a_study_by_errors_has_its_tables_and_pictures(tmp_path, capsys):
     arguments = ["borrowing", "--seeds", "100", "--jobs", "1", "--out", str(tmp_path)]
     assert main(arguments) == 0

@@ -41,6 +41,7 @@ def test_bias_is_that_of_the_mean_over_seeds_and_not_its_spread():
     assert rows[0]["bias of the first slope"] == pytest.approx(-0.2)
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("config", [{"method": CORRECTED}, {"method": "fedavg"}])
 def test_slopes_are_measured_in_the_unit_of_the_truth(config):
     rounds = 1 if config["method"] == CORRECTED else 60

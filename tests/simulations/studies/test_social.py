@@ -129,6 +129,7 @@ def run_of(name, links=False):
     return simulate(config, NUM_CLIENTS)[-1]
 
 
+@pytest.mark.integration
 def test_what_is_measured_of_a_run():
     run = run_of(OWN)
     found = measure(run)

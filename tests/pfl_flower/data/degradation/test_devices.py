@@ -304,6 +304,7 @@ def least_squares(source, **options):
     return np.linalg.lstsq(np.column_stack([inputs, np.ones(len(inputs))]), targets, rcond=None)[0]
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("missing", ["0", "0.3"])
 def test_calibrated_inputs_give_the_slopes_of_exact_ones_with_the_same_gaps(missing):
     """8,000 examples; where gaps are filled with means these slopes are not the true ones."""

@@ -131,6 +131,7 @@ def data(imputation, dataset="breast-cancer", **options):
     return Federation(settings, 4)
 
 
+@pytest.mark.integration
 def test_the_first_imputation_of_a_process_is_on_one_thread_too():
     """Which loads scikit-learn's own linear algebra when all there was has been limited already."""
     code = """
@@ -197,6 +198,7 @@ def test_a_run_with_every_imputation(imputation):
     assert np.isfinite(run.values(run.score, 2)).all()
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("method", ["ditto", "apfl", "hierarchical-bayes", "fedbabu", "local"])
 def test_predictions_are_averaged_under_other_methods_too(method):
     config = {

@@ -189,6 +189,7 @@ def test_nothing_is_overwritten(tmp_path):
     assert (target / "0.npz").read_bytes() == before
 
 
+@pytest.mark.integration
 def test_the_command_warns_and_reports(tmp_path, capsys):
     source, target = write(tmp_path / "source"), tmp_path / "target"
     command = [sys.executable, "-m", "pfl_flower.data.readers.pfllib", str(source), str(target)]

@@ -160,6 +160,7 @@ def test_the_real_planetoid(dataset, nodes, edges, counts):
     assert federation.client(0).graph.features.max() == 1
 
 
+@pytest.mark.integration
 @pytest.mark.skipif(not (DATA / "twitch").is_dir(), reason="needs $PFL_DATA_DIR with twitch")
 def test_the_real_twitch():
     settings = DataSettings(dataset="twitch", partition="natural", task="link-prediction")
