@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from clients.measurement_error.data_quality import reliability_of
+from clients.data_quality import reliability_of
 from pfl_flower.config.errors import ConfigError
 from pfl_flower.config.run_config import RunConfig
 from pfl_flower.data import DataError, DataSettings, Federation
