@@ -31,8 +31,8 @@ class MRMTLClient(LocalModelClient):
 
     Parameters
     ----------
-    args, kwargs : as in :class:`LocalModelClient`; ``pulls`` act where the shared model is trained,
-        which is in Ditto, and at infinity
+    args, kwargs : as in :class:`LocalModelClient`; ``proximal_rules`` act where the shared model is
+        trained, which is in Ditto, and at infinity
     lambda_ : ``lambda >= 0``, infinity included; or several candidates, ascending: then the
         client keeps a model for each of them (time and state grow alike) and uses the one that
         is best on its own validation examples. The choice is reported as metric ``lambda``.

@@ -111,9 +111,11 @@ class CommonKeys:
     adapter_size: int = key(8, "bottleneck or rank of adapters", between(1))
     personal: str | None = key(None, "rule: what is personal", kind=str)
     schedule: str | None = key(None, "local training", choice(*SCHEDULES), kind=str)
-    mu: float | None = key(None, "pull to the received model", between(0), kind=float)
+    mu: float | None = key(
+        None, "strength of the proximal term to the received model", between(0), kind=float
+    )
     personal_decay: float | None = key(
-        None, "pull of personal parameters to zero", between(0), kind=float
+        None, "strength of the proximal term of personal parameters to zero", between(0), kind=float
     )
     whole_graph: int = key(
         20_000, "most nodes of a graph trained on as a whole, in one batch", between(0)

@@ -102,7 +102,7 @@ def test_a_silent_member_does_not_hold_up_a_split_and_is_placed_anew():
     strategy._split(0)
     assert {c for c, g in strategy.groups.items() if g == 0} == {0, 1, 2, 3}
     assert {c for c, g in strategy.groups.items() if g == 1} == {4, 5, 6}
-    assert strategy.placements[-1][1:3] == (7, NO_GROUP)
+    assert strategy.assignments[-1][1:3] == (7, NO_GROUP)
     strategy.updates = {c: np.ones(2) for c in range(2)}
     strategy._split(0)  # of two of four nothing is known
     assert set(strategy.groups.values()) == {0, 1}

@@ -199,14 +199,14 @@ def test_without_metadata_nobody_is_asked_and_embeddings_differ_from_the_start()
 
 
 @pytest.mark.parametrize("text", ['{"size": NaN}', "no JSON", "[" * 100_000])
-def test_a_client_whose_metadata_cannot_be_used_counts_as_one_that_tells_nothing(text, caplog):
+def test_a_client_whose_metadata_cannot_be_used_counts_as_one_without_metadata(text, caplog):
     strategy, grid = strategy_of(), grid_of(4, told={**REPORTED, 2: text})
     logging.getLogger("flwr").addHandler(caplog.handler)
     try:
         play(strategy, grid, 2)
     finally:
         logging.getLogger("flwr").removeHandler(caplog.handler)
-    assert "it counts as one that tells nothing" in caplog.text
+    assert "it counts as one without metadata" in caplog.text
     assert strategy.metadata == {0: REPORTED[0], 1: REPORTED[1], 2: {}, 3: REPORTED[3]}
     assert strategy.embeddings.free.keys() == {0, 1, 2, 3}
 
@@ -265,7 +265,7 @@ def test_clients_of_another_app_that_know_no_metadata_are_trained_all_the_same()
 def test_the_step_goes_along_the_gradient_at_the_weights_that_wrote_what_was_sent(
     monkeypatch, weighting, at_once
 ):
-    monkeypatch.setattr("strategies.hypernetwork.network.VALUES_AT_ONCE", at_once)
+    monkeypatch.setattr("strategies.hypernetwork.updates.VALUES_AT_ONCE", at_once)
     strategy = strategy_of(free_dropout=0.5, free_decay=0.01, weighting=weighting)
     grid = grid_of(6)
     play(strategy, grid, 4)
