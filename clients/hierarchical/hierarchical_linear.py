@@ -16,11 +16,11 @@ from clients.local_client import NDArrays, Scalars
 from clients.personal import LocalRound
 from clients.state.personal_state import Snapshot
 from clients.task import Regression
-from strategies.hierarchical.hierarchical_linear import (
+from strategies.hierarchical.hierarchical_linear import first_prior
+from strategies.hierarchical.linear_arrays import (
     NAMES,
     PROTOCOLS,
     contribution_arrays,
-    first_prior,
     moments_arrays,
     prior_arrays,
     prior_of,

@@ -4,7 +4,8 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from clients.evaluation import Choice, Evaluation
+from clients.evaluation import Evaluation
+from clients.fine_tuning import Choice
 from clients.loaders import count_examples
 from clients.local_client import Scalars
 from clients.personal import LocalRound
