@@ -48,12 +48,17 @@ def prior_parameters(
     if not names:
         raise ScopeError(
             f"the rule {rule!r} selects no parameter that a prior could be over, only "
-            f"{sorted(chosen)}; choose a part that is trained, such as 'head' or 'all'"
+            f"{sorted(chosen)}; choose a part that is trained, such as 'head' or 'all'",
+            rule=rule,
+            entries=sorted(chosen),
         )
     if odd := [n for n in names if scopes is not None and scopes[n] is not Scope.SHARED]:
         raise ScopeError(
             f"{odd} are to have a prior, which is shared, and are {scopes[odd[0]]} as well; "  # type: ignore[index]
-            f"leave them out of one rule"
+            f"leave them out of one rule",
+            rule=rule,
+            entries=odd,
+            scopes=[scopes[name] for name in odd],  # type: ignore[index]
         )
     return names
 

@@ -16,6 +16,7 @@ from clients.local_client import NDArrays, Scalars
 from clients.personal import LocalRound
 from clients.state.personal_state import Snapshot
 from clients.task import Regression
+from strategies.errors import ArgumentError
 from strategies.hierarchical.hierarchical_linear import first_prior
 from strategies.hierarchical.linear_arrays import (
     NAMES,
@@ -183,11 +184,12 @@ def check_protocol(protocol: str, is_regression: bool) -> None:
 
     Raises
     ------
-    ValueError
+    ArgumentError
         If the protocol is one-shot in classification.
     """
     if protocol == "one-shot" and not is_regression:
-        raise ValueError(
-            "protocol 'one-shot' is for regression: a class has no moments that tell all of the "
-            "data. Use protocol='iterative'"
+        raise ArgumentError(
+            "protocol",
+            protocol,
+            "'iterative' in classification: a class has no moments that tell all of the data",
         )

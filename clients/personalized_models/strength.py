@@ -2,6 +2,8 @@
 
 import math
 
+from strategies.errors import ArgumentError
+
 
 def strength_for(num_examples: int, tau: float) -> float:
     """Return ``1 / (n tau^2)``, the strength that fits an amount of data.
@@ -25,11 +27,12 @@ def check_overshoot(strength: float, largest: float, words: str) -> None:
 
     Raises
     ------
-    ValueError
-        The message says the largest strength that is possible.
+    ArgumentError
+        With the largest strength that is possible.
     """
     if strength > largest:
-        raise ValueError(
-            f"lambda {strength:g} goes beyond its anchor at every step; it may be at most "
-            f"{largest:g} ({words})"
+        raise ArgumentError(
+            "lambda",
+            strength,
+            f"at most {largest:g} ({words}), or every step goes beyond its anchor",
         )

@@ -22,6 +22,7 @@ from pfl_flower.config.run_config import RunConfig
 from pfl_flower.data.moments import feature_deviations
 from pfl_flower.data.schema import target_scale
 from pfl_flower.models import MODELS, Architecture, build_model
+from strategies.errors import ArgumentError
 
 
 def rebuild(**values: Any) -> nn.Module:
@@ -29,11 +30,11 @@ def rebuild(**values: Any) -> nn.Module:
 
     Raises
     ------
-    ValueError
+    ArgumentError
         If it is none of :data:`MODELS`: the fields come from a file, and others are code.
     """
     if values.get("model") not in MODELS:
-        raise ValueError(f"{values.get('model')!r} is no model of this app")
+        raise ArgumentError("model", values.get("model"), f"one of {', '.join(MODELS)}")
     return build_model(Architecture(**{**values, "shape": tuple(values["shape"])}), 0)
 
 

@@ -10,9 +10,12 @@ from clients.message_log import INSPECT, PERSONAL_DIR
 from clients.state.personal_state import check_name
 from pfl_flower.config.errors import ConfigError
 from pfl_flower.data import DataSettings, is_own
+from pfl_flower.data.readers.registry import OWN
 from strategies.protocol import NUM_PARTITIONS, PARTITION_ID
 
 NAME, DATA, DATA_PATH = "name", "data", "data-path"
+
+_PLACE = (PARTITION_ID, NUM_PARTITIONS)
 
 _KNOWN = (PARTITION_ID, NUM_PARTITIONS, NAME, DATA, DATA_PATH, PERSONAL_DIR, INSPECT)
 
@@ -57,7 +60,10 @@ class Node:
         if not is_own(run.dataset):
             raise ConfigError(
                 f"the node config names data of its own, and the run is of {run.dataset!r}; "
-                f"set the run config's dataset to the kind that nodes have, such as 'folder:data'"
+                f"set the run config's dataset to the kind that nodes have, such as 'folder:data'",
+                key="dataset",
+                value=run.dataset,
+                choices=OWN,
             )
         kind = run.dataset.partition(":")[0]
         return replace(run, dataset=self.data or f"{kind}:{self.data_path}")
@@ -78,17 +84,25 @@ def node_of(context: Context) -> Node:
         try:
             check_name(name)
         except ValueError as error:
-            raise ConfigError(f"the node config's name: {error}") from error
+            raise ConfigError(f"the node config's name: {error}", key=NAME, value=name) from error
     if data and path:
-        raise ConfigError("the node config has data and data-path; one of them is enough")
-    stated = [config.get(key) for key in (PARTITION_ID, NUM_PARTITIONS)]
+        raise ConfigError(
+            "the node config has data and data-path; one of them is enough",
+            key=DATA_PATH,
+            value=path,
+            choices=(DATA, DATA_PATH),
+        )
+    stated = [config.get(key) for key in _PLACE]
     if stated == [None, None] and name and (data or path):
         return Node(number_of(name), name, 0, 1, data, path)
     number, count = (value if type(value) is int else None for value in stated)
     if number is None or count is None:
-        raise ConfigError(_WAYS)
+        key, value = next((k, v) for k, v in zip(_PLACE, stated, strict=True) if type(v) is not int)
+        raise ConfigError(_WAYS, key=key, value=value)
     if not 0 <= number < count:
-        raise ConfigError(f"partition-id {number} is not in 0..{count - 1}")
+        raise ConfigError(
+            f"partition-id {number} is not in 0..{count - 1}", key=PARTITION_ID, value=number
+        )
     return Node(number, name or f"client-{number}", number, count, data, path)
 
 
@@ -106,11 +120,21 @@ def _check_spelling(config: Mapping[str, object]) -> None:
     for key in config:
         meant = known.get(key.lower().replace("-", "").replace("_", ""), key)
         if meant != key:
-            raise ConfigError(f"the node config's {key!r} is not read; write {meant!r}")
+            raise ConfigError(
+                f"the node config's {key!r} is not read; write {meant!r}",
+                key=key,
+                value=config[key],
+                choices=(meant,),
+            )
 
 
 def _text(config: Mapping[str, object], key: str) -> str:
     value = config.get(key, "")
     if not isinstance(value, str):
-        raise ConfigError(f"the node config's {key} is {value!r}; it must be a text")
+        raise ConfigError(
+            f"the node config's {key} is {value!r}; it must be a text",
+            key=key,
+            value=value,
+            choices=("str",),
+        )
     return value

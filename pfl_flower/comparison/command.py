@@ -91,7 +91,9 @@ def run(arguments: Sequence[str], console: Console) -> int:
         known = [f"--{name}" for name in allowed_keys()]
         close = difflib.get_close_matches(unknown[0].partition("=")[0], known, n=1)
         hint = f"; did you mean {close[0]}?" if close else "; see --help"
-        raise ConfigError(f"unknown option {unknown[0]}{hint}")
+        raise ConfigError(
+            f"unknown option {unknown[0]}{hint}", key=unknown[0], value=unknown, choices=known
+        )
     options = vars(found)
     config = {
         name: value

@@ -59,16 +59,32 @@ class Comparison:
 
     def __post_init__(self) -> None:
         if unknown := [name for name in self.methods if name not in METHODS]:
-            raise ConfigError(f"unknown methods {unknown}; known are {', '.join(METHODS)}")
+            raise ConfigError(
+                f"unknown methods {unknown}; known are {', '.join(METHODS)}",
+                key="methods",
+                value=unknown,
+                choices=METHODS,
+            )
         if RunConfig.parse({**self.config, "partition": "natural"}).streams:
             raise ConfigError(
                 "compare chooses on validation examples, which in data that come in phases are of "
-                "the phase at hand only; set phases=joint, or see the study smartwatch"
+                "the phase at hand only; set phases=joint, or see the study smartwatch",
+                key="phases",
+                value="stream",
+                choices=("joint",),
             )
         if odd := sorted(OWN_KEYS & set(self.config)):
-            raise ConfigError(f"a comparison decides these keys itself: {', '.join(odd)}")
+            raise ConfigError(
+                f"a comparison decides these keys itself: {', '.join(odd)}",
+                key=odd[0],
+                value=self.config[odd[0]],
+            )
         if not self.seeds or len(set(self.seeds)) != len(self.seeds):
-            raise ConfigError(f"seeds must be different numbers, got {list(self.seeds)}")
+            raise ConfigError(
+                f"seeds must be different numbers, got {list(self.seeds)}",
+                key="seeds",
+                value=list(self.seeds),
+            )
 
     @property
     def all_methods(self) -> tuple[str, ...]:
@@ -88,7 +104,11 @@ class Comparison:
         """
         natural = number_of_clients(RunConfig.parse(self._common()).data)
         if natural is not None and self.num_clients is not None and self.num_clients > natural:
-            raise ConfigError(f"{self.num_clients} clients, but the data have only {natural}")
+            raise ConfigError(
+                f"{self.num_clients} clients, but the data have only {natural}",
+                key="clients",
+                value=self.num_clients,
+            )
         return self.num_clients or natural or _DEFAULT_CLIENTS
 
     def cell(self, method: str, seed: int, settings: Mapping[str, Any] | None = None) -> Cell:
@@ -105,7 +125,9 @@ class Comparison:
         if len({METHODS[name].block for name in special}) > 1 or is_own(str(config.get("dataset"))):
             raise ConfigError(
                 f"{' and '.join(special)} need a network of a certain kind, and all methods are "
-                f"compared on the same one: name it with model"
+                f"compared on the same one: name it with model",
+                key="model",
+                value=config.get("model", "auto"),
             )
         model = RunConfig.parse({**config, "method": special[0]}).architecture.model
         return {**config, "model": model}
@@ -178,7 +200,11 @@ def compare(
     ]
     results = runner.run(cells, "methods", track=True)
     if all(result.failure for result in results):
-        raise ConfigError(f"no method could run: {results[0].failure}")
+        raise ConfigError(
+            f"no method could run: {results[0].failure}",
+            key="methods",
+            value=[result.method for result in results],
+        )
     order = {name: place for place, name in enumerate(comparison.all_methods)}
     results.sort(key=lambda result: (order[result.method], result.seed))
     if comparison.safeguard:

@@ -190,7 +190,7 @@ def _check_devices(config: "RunConfig") -> None:
             streams = source is not None and source.num_phases > 1
             check_measurements(config.data, known.shape, known.graph, streams)
     except DataError as error:
-        raise ConfigError(str(error), key=error.key, value=error.value) from error
+        raise ConfigError.from_error(error) from error
     draws = IMPUTATIONS[config.data.imputation].draws
     if draws > 1 and config.row.sums:
         raise ConfigError(
@@ -234,4 +234,4 @@ def _check_method(config: "RunConfig") -> None:
     except ConfigError:
         raise
     except ValueError as error:
-        raise ConfigError(f"{config.method}: {error}") from error
+        raise ConfigError.from_error(error, f"{config.method}: ") from error

@@ -34,3 +34,23 @@ class ConfigError(ValueError):
         self.key = key
         self.value = value
         self.choices = tuple(choices)
+
+    @classmethod
+    def from_error(cls, error: Exception, prefix: str = "") -> "ConfigError":
+        """Return another error as one of the config, with what it says of key, value and choices.
+
+        Parameters
+        ----------
+        error : Exception
+            Such as an ``ArgumentError``, whose argument is the key, or a ``DataError``.
+        prefix : str, default ""
+            What to put before its message.
+        """
+        argument = getattr(error, "argument", None)
+        key = argument.strip("_").replace("_", "-") if argument else getattr(error, "key", None)
+        return cls(
+            f"{prefix}{error}",
+            key=key,
+            value=getattr(error, "value", None),
+            choices=getattr(error, "choices", ()),
+        )

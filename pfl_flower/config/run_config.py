@@ -227,7 +227,11 @@ class RunConfig(CommonKeys):
         """
         known = self.known_schema
         if known is None:
-            raise ConfigError(f"nothing is known of {self.dataset!r} before clients are asked")
+            raise ConfigError(
+                f"nothing is known of {self.dataset!r} before clients are asked",
+                key="dataset",
+                value=self.dataset,
+            )
         return known
 
     @property

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import Field, field, fields
+from dataclasses import Field, dataclass, field, fields
 from typing import Any
 
 from pfl_flower.config.errors import ConfigError
@@ -12,28 +12,47 @@ Check = Callable[[Any], str]
 """Value -> what it must be, or an empty string if it is fine."""
 
 
-def choice(*choices: str, function: bool = False, own: Mapping[str, Any] | None = None) -> Check:
+@dataclass(frozen=True)
+class OneOf:
+    """A check that allows a few words.
+
+    Parameters
+    ----------
+    choices : tuple of str
+        The words.
+    wanted : str
+        What a value must be, in words.
+    allows : callable
+        Value -> whether it is one.
+    """
+
+    choices: tuple[str, ...]
+    wanted: str
+    allows: Callable[[str], bool]
+
+    def __call__(self, value: str) -> str:
+        """Return what a value must be, or an empty string if it is fine."""
+        return "" if self.allows(value) else self.wanted
+
+
+def choice(*choices: str, function: bool = False, own: Mapping[str, Any] | None = None) -> OneOf:
     """Allow one of the choices, and perhaps ``module:function`` or ``kind:location``."""
     words = f"one of {', '.join(choices)}"
     words += ", or <module>:<function>" if function else ""
     words += f", or <kind>:<location> with a kind of {', '.join(own)}" if own else ""
 
-    def check(value: str) -> str:
+    def allows(value: str) -> bool:
         before, colon, after = value.partition(":")
         named = bool(colon and before and after) and (function or bool(own))
-        return "" if value in choices or named else words
+        return value in choices or named
 
-    return check
+    return OneOf(choices, words, allows)
 
 
-def names(choices: Mapping[str, Any]) -> Check:
+def names(choices: Mapping[str, Any]) -> OneOf:
     """Allow a list of names, separated by commas."""
-
-    def check(value: str) -> str:
-        unknown = [n for n in split_words(value) if n not in choices]
-        return f"names, separated by commas, from {', '.join(choices)}" if unknown else ""
-
-    return check
+    words = f"names, separated by commas, from {', '.join(choices)}"
+    return OneOf(tuple(choices), words, lambda value: all(n in choices for n in split_words(value)))
 
 
 def between(low: float, high: float = math.inf, *, open_low: bool = False) -> Check:
@@ -168,8 +187,13 @@ def convert(name: str, value: Any, item: Field[Any]) -> Any:
     if str in kinds and value == math.inf:
         return "inf"  # which JSON knows, too
     if type(value) not in kinds:
-        names = " or ".join(k.__name__ for k in kinds)
-        raise ConfigError(f"{name} is {value!r}; it must be of type {names}", key=name, value=value)
+        names = [k.__name__ for k in kinds]
+        raise ConfigError(
+            f"{name} is {value!r}; it must be of type {' or '.join(names)}",
+            key=name,
+            value=value,
+            choices=names,
+        )
     return value
 
 
@@ -181,5 +205,11 @@ def check_value(name: str, value: Any, item: Field[Any]) -> None:
     ConfigError
         With what the value must be.
     """
-    if value is not None and (wanted := item.metadata["check"](value)):
-        raise ConfigError(f"{name} is {value!r}; it must be {wanted}", key=name, value=value)
+    check = item.metadata["check"]
+    if value is not None and (wanted := check(value)):
+        raise ConfigError(
+            f"{name} is {value!r}; it must be {wanted}",
+            key=name,
+            value=value,
+            choices=check.choices if isinstance(check, OneOf) else (),
+        )

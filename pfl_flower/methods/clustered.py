@@ -153,7 +153,9 @@ class IFCAKeys(GroupKeys):
         super().check(config)
         if not self.clusters:
             raise ConfigError(
-                "its number of clusters has to be given, at least 1", key="clusters", value=0
+                f"{config.method!r} has to be given its number of clusters, at least 1",
+                key="clusters",
+                value=0,
             )
 
 

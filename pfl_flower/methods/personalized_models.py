@@ -83,7 +83,9 @@ class DeviationKeys(AnchorKeys):
         """Refuse two ways to say the same."""
         super().check(config)
         if self.tau is not None and "lambda_" in config.own:
-            raise ConfigError("lambda and tau are two ways to say the same; set one", key="tau")
+            raise ConfigError(
+                "lambda and tau are two ways to say the same; set one", key="tau", value=self.tau
+            )
 
     def client_arguments(self, build: "ClientBuild") -> dict[str, Any]:
         """Return the strengths, or the deviation."""

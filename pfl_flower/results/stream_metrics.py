@@ -11,6 +11,8 @@ Forgetting and Intransigence" (arXiv:1801.10112), section 3.
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from strategies.errors import ArgumentError
+
 Matrix = NDArray[np.float64]
 
 
@@ -24,25 +26,25 @@ def accuracy_matrix(accuracies: ArrayLike, phase_of_round: ArrayLike) -> Matrix:
 
     Raises
     ------
-    ValueError
+    ArgumentError
         If shapes do not fit, phases are out of range or descend, or a phase had no round.
     """
     scores = np.asarray(accuracies, dtype=np.float64)
     phases = np.asarray(phase_of_round)
-    if scores.ndim != 2 or not scores.shape[1] or phases.shape != (len(scores),):
-        raise ValueError(
-            f"accuracies of shape {scores.shape} and phases of shape {phases.shape}; they have to "
-            f"be (rounds, phases) and (rounds,)"
-        )
+    if scores.ndim != 2 or not scores.shape[1]:
+        raise ArgumentError("accuracies", scores.shape, "of shape (rounds, phases)")
+    if phases.shape != (len(scores),):
+        raise ArgumentError("phase_of_round", phases.shape, f"of shape ({len(scores)},)")
     if phases.size and phases.dtype.kind not in "iu":
-        raise ValueError(f"phases are whole numbers, not {phases.dtype}")
+        raise ArgumentError("phase_of_round", str(phases.dtype), "whole numbers")
     if (np.diff(phases.astype(np.int64)) < 0).any():
-        raise ValueError("phases descend; a phase that is over does not come back")
+        raise ArgumentError("phase_of_round", phases.tolist(), "ascending: no phase comes back")
     expected = np.arange(scores.shape[1])
     if not np.array_equal(np.unique(phases), expected):
-        raise ValueError(
-            f"rounds are of phases {np.unique(phases).tolist()}; each of 0 to {expected[-1]} needs "
-            f"one at least, so run more rounds"
+        raise ArgumentError(
+            "phase_of_round",
+            phases.tolist(),
+            f"such that each of 0 to {expected[-1]} has a round; run more rounds",
         )
     last = np.searchsorted(phases, expected, side="right") - 1
     return scores[last]
@@ -53,7 +55,7 @@ def average_accuracy(matrix: ArrayLike) -> float:
 
     Raises
     ------
-    ValueError
+    ArgumentError
         If the matrix is not square, is empty, or lacks a value on or below the diagonal; so in all
         of these functions.
     """
@@ -93,7 +95,7 @@ def forgetting(matrix: ArrayLike) -> float:
 def _checked(matrix: ArrayLike) -> Matrix:
     values = np.asarray(matrix, dtype=np.float64)
     if values.ndim != 2 or values.shape[0] != values.shape[1] or not len(values):
-        raise ValueError(f"the matrix has shape {values.shape}; it has to be (phases, phases)")
+        raise ArgumentError("matrix", values.shape, "of shape (phases, phases)")
     if np.isnan(values[np.tril_indices(len(values))]).any():
-        raise ValueError("accuracies on phases already learnt (below the diagonal) must not be NaN")
+        raise ArgumentError("matrix", values.tolist(), "without NaN on and below its diagonal")
     return values

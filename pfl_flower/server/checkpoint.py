@@ -116,7 +116,12 @@ class Checkpoints:
             if len(reports) != about["reports"]:
                 raise ValueError(f"{len(reports)} reports instead of {about['reports']}")
         except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
-            raise FederationError(f"the checkpoint {path} is damaged: {error}") from error
+            raise FederationError(
+                f"the checkpoint {path} is damaged: {error}",
+                key="checkpoint",
+                value=str(path),
+                reason=str(error),
+            ) from error
         # A line that was being written when the run was killed must not stay in the way.
         write_bytes(self._reports(method), "".join(f"{line}\n" for line in lines).encode())
         return Saved(
@@ -220,10 +225,17 @@ def read_about(folder: Path) -> dict[str, Any]:
     except FileNotFoundError as error:
         raise FederationError(
             f"there is nothing to resume in {path.parents[1]}: {path} is missing. Name the results "
-            f"folder of a run that was interrupted"
+            f"folder of a run that was interrupted",
+            key="resume",
+            value=str(path.parents[1]),
         ) from error
     except (OSError, ValueError) as error:
-        raise FederationError(f"the checkpoint {path} cannot be read: {error}") from error
+        raise FederationError(
+            f"the checkpoint {path} cannot be read: {error}",
+            key="checkpoint",
+            value=str(path),
+            reason=str(error),
+        ) from error
     return content
 
 
@@ -240,18 +252,25 @@ def _check_same(there: Mapping[str, Any], here: Mapping[str, Any], folder: str) 
         )
         raise FederationError(
             f"{folder} cannot be resumed: {differences}. Repeat that run's config: "
-            f"--run-config '{words}'"
+            f"--run-config '{words}'",
+            key=odd[0],
+            value=here["config"][odd[0]],
+            reason=differences,
         )
     if there["code"] != here["code"]:
         raise FederationError(
             f"{folder} cannot be resumed: the run was made with another version of the code, which "
             f"need not give the same numbers. Go back to that version, or start a new run from its "
-            f"shared arrays with initial"
+            f"shared arrays with initial",
+            key="code",
+            value=here["code"],
         )
     if there["schema"] != here["schema"]:
         raise FederationError(
             f"{folder} cannot be resumed: the clients' data are not what they were. They were "
-            f"{there['schema']} and are {here['schema']}"
+            f"{there['schema']} and are {here['schema']}",
+            key="schema",
+            value=here["schema"],
         )
     if there["versions"] != here["versions"]:
         log(

@@ -111,7 +111,12 @@ def run_method(session: Session, setup: ModelSetup, progress: Progress | None = 
         try:
             fresh = strategy.first_arrays(fresh)
         except ValueError as error:
-            raise FederationError(f"{config.method}: {error}") from error
+            raise FederationError(
+                f"{config.method}: {error}",
+                key=getattr(error, "argument", "method"),
+                value=getattr(error, "value", config.method),
+                reason=str(error),
+            ) from error
         saved = Saved(0, _first_arrays(config, fresh), {}, [], 0.0)
     log(INFO, "Method %s: %s", config.method, config.row.summary)
     about = session.about(config.method)
@@ -201,10 +206,20 @@ def _first_arrays(config: RunConfig, fresh: ArrayRecord) -> ArrayRecord:
     try:
         stored = load_file(path)
     except (OSError, SafetensorError) as error:
-        raise FederationError(f"initial={config.initial!r} cannot be read: {error}") from error
+        raise FederationError(
+            f"initial={config.initial!r} cannot be read: {error}",
+            key="initial",
+            value=config.initial,
+            reason=str(error),
+        ) from error
     record = to_record(stored)
     if words := difference(spec_of(fresh), spec_of(record)):
-        raise FederationError(f"initial={config.initial!r} does not fit {config.method}: {words}")
+        raise FederationError(
+            f"initial={config.initial!r} does not fit {config.method}: {words}",
+            key="initial",
+            value=config.initial,
+            reason=words,
+        )
     return record
 
 
@@ -222,4 +237,10 @@ def _check_progress(
     if server_round < min(3, num_rounds) or not all(report.dropped for report in trained):
         return
     if server_round == num_rounds or {r.node_id for r in trained} >= set(nodes):
-        raise FederationError(f"no client could train: {commonest(r.dropped for r in trained)}")
+        reason = commonest(r.dropped for r in trained)
+        raise FederationError(
+            f"no client could train: {reason}",
+            key="num-server-rounds",
+            value=server_round,
+            reason=reason,
+        )

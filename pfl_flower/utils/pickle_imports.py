@@ -27,16 +27,36 @@ _HIDDEN = frozenset({"STACK_GLOBAL", "INST", "EXT1", "EXT2", "EXT4", "PERSID", "
 """Operations that import something without naming it, or that such files do not need."""
 
 
+class UnsafePickleError(ValueError):
+    """A pickle that imports what arrays do not need.
+
+    Attributes
+    ----------
+    operation : str
+        The operation that imports.
+    imported : str
+        What it imports; empty where the operation does not name it.
+    """
+
+    def __init__(self, operation: str, imported: str = "") -> None:
+        asked = imported or f"something by {operation}"
+        super().__init__(f"it asks for {asked}, which arrays do not need: refused")
+        self.operation = operation
+        self.imported = imported
+
+
 def check_pickle(file: Path) -> None:
     """Check that a file is a pickle of nothing but arrays, sparse ones, dicts and lists.
 
     Raises
     ------
+    UnsafePickleError
+        If it asks for anything else.
     ValueError
-        If it is no pickle, or asks for anything else; the message names it.
+        If it is no pickle.
     """
     for operation, argument, _ in pickletools.genops(file.read_bytes()):
         if operation.name in _HIDDEN:
-            raise ValueError(f"it asks for something by {operation.name}, which arrays do not need")
+            raise UnsafePickleError(operation.name)
         if operation.name == "GLOBAL" and argument not in ALLOWED:
-            raise ValueError(f"it asks for {argument}, which arrays do not need: refused")
+            raise UnsafePickleError(operation.name, str(argument))

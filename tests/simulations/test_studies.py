@@ -39,6 +39,7 @@ def test_check_fails_when_a_claim_does(tmp_path):
     assert main([*arguments, "--check"]) == 1
 
 
+@pytest.mark.integration
 def test_runs_side_by_side_are_the_same_runs():
     config = {"num-server-rounds": 2, "local-epochs": 1}
     arms = [Arm(name, {"method": name}) for name in ("fedavg", "fedper")]
@@ -56,6 +57,7 @@ def test_a_claim():
     assert not Claim("x", float("nan"), 0.5).holds
 
 
+@pytest.mark.integration
 def test_the_proximal_study_draws_its_curves_and_takes_lambda_on_validation(tmp_path, capsys):
     arguments = ["proximal", "--seeds", "0,1", "--rounds", "1", "--jobs", "1"]
     assert main([*arguments, "--out", str(tmp_path)]) == 0
@@ -86,6 +88,7 @@ def test_the_inner_lambda_is_chosen_on_validation_for_every_seed():
     assert [seed.tolist() for seed in found] == [[0.25, 0.0], [0.25, 0.0]]
 
 
+@pytest.mark.integration
 def test_a_smartwatch_shows_what_is_learnt_and_forgotten(tmp_path, capsys):
     arguments = ["smartwatch", "--seeds", "0", "--rounds", "6", "--jobs", "1"]
     assert main([*arguments, "--out", str(tmp_path)]) == 0

@@ -8,6 +8,7 @@ from torch.nn.functional import relu
 
 from clients import HierarchicalLinearClient, Regression, assign_scopes, in_memory_loader
 from clients.evaluation import evaluate
+from strategies.errors import ArgumentError
 from strategies.hierarchical.hierarchical_linear import first_prior
 from strategies.hierarchical.linear_arrays import (
     NAMES,
@@ -24,6 +25,7 @@ from strategies.hierarchical.mixed_effects import (
     shrinkage,
 )
 from strategies.hierarchical.mixed_effects_em import contribution
+from tests.errors import refused
 
 FEATURES = 2
 SIZE = FEATURES + 1
@@ -216,7 +218,7 @@ def test_a_model_that_is_not_linear_is_refused():
 def test_other_things_it_cannot_do_are_refused():
     with pytest.raises(ValueError, match="nothing can be personal"):
         client(personal="all")
-    with pytest.raises(ValueError, match="'one-shot' is for regression"):
+    with refused(ArgumentError, argument="protocol", value="one-shot"):
         client(train=labels(4), task="classes", protocol="one-shot")
     with pytest.raises(ValueError, match="protocol must be one of"):
         client(protocol="twice")

@@ -266,9 +266,9 @@ def test_a_class_that_the_old_head_never_saw_is_learnt():
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"strength": -0.1}, "lambda must be >= 0, got -0.1"),
-        ({"strength": math.nan}, "lambda must be >= 0, got nan"),
-        ({"decay": 1.1}, r"decay must be in \[0, 1\], got 1.1"),
+        ({"lambda_": -0.1}, "lambda must be >= 0, got -0.1"),
+        ({"lambda_": math.nan}, "lambda must be >= 0, got nan"),
+        ({"fisher_decay": 1.1}, r"decay must be in \[0, 1\], got 1.1"),
         ({"mu": -1.0}, "strength is -1.0"),
         ({"mu": math.inf}, "strength is inf"),
     ],

@@ -27,6 +27,8 @@ from clients.personalized_models.l2gd import L2GDClient, approach, coin_runs, la
 from clients.personalized_models.mr_mtl import MRMTLClient
 from clients.personalized_models.pfedme import PFedMeClient
 from clients.personalized_models.strength import strength_for
+from strategies.errors import ArgumentError
+from tests.errors import refused
 from tests.helpers import TinyNet, examples, flat
 
 CURVATURES = np.array([0.5, 2.0, 4.0])
@@ -191,10 +193,10 @@ def play(client, rounds, start=None):
 
 
 ALL = [
-    (DittoClient, {"strength": 0.3}),
-    (MRMTLClient, {"strength": 0.3}),
-    (PFedMeClient, {"strength": 15.0}),
-    (L2GDClient, {"strength": 0.3}),
+    (DittoClient, {"lambda_": 0.3}),
+    (MRMTLClient, {"lambda_": 0.3}),
+    (PFedMeClient, {"lambda_": 15.0}),
+    (L2GDClient, {"lambda_": 0.3}),
     (APFLClient, {}),
 ]
 
@@ -212,7 +214,7 @@ def test_a_single_client_trains_and_its_own_model_comes_back(kind, options):
 
 @pytest.mark.parametrize("kind", [DittoClient, PFedMeClient, APFLClient])
 def test_own_models_stay_on_the_device(kind):
-    options = {} if kind is APFLClient else {"strength": 0.5}
+    options = {} if kind is APFLClient else {"lambda_": 0.5}
     client = make(kind, **options)
     sent = play(client, 2)
     mine = own(client)
@@ -285,7 +287,7 @@ def test_a_large_finite_strength_ends_near_the_anchor():
 
 
 def test_the_anchor_is_what_was_received_and_not_what_was_trained():
-    # with a pull this strong, an anchor that moved with training would show
+    # with a proximal term this strong, an anchor that moved with training would show
     client = make(DittoClient, lambda_=1e6)
     start = client.get_parameters({})
     sent, _, _ = client.fit(start, {"server-round": 1})
@@ -310,13 +312,13 @@ def test_own_batch_norm_statistics_are_the_clients_own():
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"strength": -1.0}, "lambda must be >= 0, got -1"),
-        ({"strength": math.nan}, "lambda must be >= 0, got nan"),
-        ({"strength": ()}, "lambda must be >= 0"),
-        ({"strength": (1.0, 0.1)}, "must ascend"),
-        ({"strength": (1.0, 1.0)}, "must ascend"),
-        ({}, "either strength or tau"),
-        ({"strength": 1.0, "tau": 1.0}, "either strength or tau"),
+        ({"lambda_": -1.0}, "lambda must be >= 0, got -1"),
+        ({"lambda_": math.nan}, "lambda must be >= 0, got nan"),
+        ({"lambda_": ()}, "lambda must be >= 0"),
+        ({"lambda_": (1.0, 0.1)}, "must ascend"),
+        ({"lambda_": (1.0, 1.0)}, "must ascend"),
+        ({}, "either lambda_ or tau"),
+        ({"lambda_": 1.0, "tau": 1.0}, "either lambda_ or tau"),
         ({"tau": 0.0}, "tau must be > 0"),
     ],
 )
@@ -326,12 +328,14 @@ def test_bad_strengths(options, words):
 
 
 def test_strengths_with_which_a_step_would_overshoot_say_the_largest():
-    with pytest.raises(ValueError, match="lambda 101 .* at most 100 "):
+    with refused(ArgumentError, argument="lambda", value=101.0) as caught:
         make(PFedMeClient, lambda_=101.0)
+    assert "at most 100 " in caught.value.wanted
     sgd = Optimization(learning_rate=0.1)
     make(L2GDClient, lambda_=1.1, optimization=sgd, averaging_probability=0.1)
-    with pytest.raises(ValueError, match="lambda 1.2 .* at most 1.111"):
+    with refused(ArgumentError, argument="lambda", value=1.2) as caught:
         make(L2GDClient, lambda_=1.2, optimization=sgd, averaging_probability=0.1)
+    assert "at most 1.111" in caught.value.wanted
     assert make(L2GDClient, lambda_=1.0, optimization=sgd).averaging_probability == 0.1
     steep = make(L2GDClient, lambda_=(1.0, 90.0, math.inf), optimization=sgd)
     assert steep.averaging_probability == pytest.approx(0.9)
@@ -396,7 +400,7 @@ def test_what_a_client_received_is_not_moved_by_its_training():
 def test_nothing_of_the_shared_model_can_be_personal(kind):
     model = TinyNet()
     loader = in_memory_loader(*examples(8), 8)
-    options = {} if kind is APFLClient else {"strength": 0.1}
+    options = {} if kind is APFLClient else {"lambda_": 0.1}
     with pytest.raises(ValueError, match="nothing of the shared one can be personal"):
         kind(model, assign_scopes(model, "head"), loader, **options)
     with pytest.raises(ValueError, match="participation must be in"):
@@ -438,9 +442,9 @@ def test_personal_state_of_another_objective_is_refused(tmp_path):
     play(client(DittoClient, "ditto", lambda_=0.3), 1)
     play(client(DittoClient, "ditto", lambda_=1.0), 1)  # another lambda goes on from there
     for kind, method, options in (
-        (MRMTLClient, "mr-mtl", {"strength": 0.3}),
+        (MRMTLClient, "mr-mtl", {"lambda_": 0.3}),
         (APFLClient, "apfl", {}),
-        (DittoClient, "ditto", {"strength": (0.1, 1.0)}),
+        (DittoClient, "ditto", {"lambda_": (0.1, 1.0)}),
     ):
         with pytest.raises(ForeignStateError):
             play(client(kind, method, **options), 1)
@@ -485,7 +489,7 @@ def test_a_mixture_of_a_model_with_itself_is_that_model(alpha):
         torch.testing.assert_close(value, state[name])
 
 
-def test_alpha_adapts_within_its_bounds_and_a_stated_one_does_not():
+def test_the_mixing_weight_adapts_within_its_bounds_and_a_given_one_does_not():
     client = make(APFLClient)
     play(client, 4)
     alpha = float(client.state.load(client.spec).arrays["mixing/alpha"])
@@ -494,7 +498,7 @@ def test_alpha_adapts_within_its_bounds_and_a_stated_one_does_not():
     fixed = make(APFLClient, mixing=0.25)
     play(fixed, 2)
     assert float(fixed.state.load(fixed.spec).arrays["mixing/alpha"]) == 0.25
-    with pytest.raises(ValueError, match=r"alpha must be in \[0, 1\], got 1.5"):
+    with pytest.raises(ValueError, match=r"mixing .*1\.5"):
         make(APFLClient, mixing=1.5)
 
 

@@ -3,13 +3,13 @@
 import json
 from dataclasses import replace
 
-import pytest
-
 from clients.export.model_card import SCALES
 from pfl_flower.client.model_card import about_model, rebuild
 from pfl_flower.config.run_config import RunConfig
 from pfl_flower.data import DataSchema
 from pfl_flower.data.moments import Moments
+from strategies.errors import ArgumentError
+from tests.errors import refused
 
 FEATURES = Moments(10, (1.0, 5.0), (4.0, 0.0))
 
@@ -31,5 +31,5 @@ def test_features_are_standardised_where_the_clients_do_it():
 def test_only_networks_of_this_app_are_rebuilt():
     network = rebuild(model="linear", shape=[2], num_classes=3)
     assert sum(values.numel() for values in network.state_dict().values()) == 9
-    with pytest.raises(ValueError, match="'os:getcwd' is no model of this app"):
+    with refused(ArgumentError, argument="model", value="os:getcwd"):
         rebuild(model="os:getcwd", shape=[2], num_classes=3)

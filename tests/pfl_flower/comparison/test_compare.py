@@ -23,6 +23,7 @@ from pfl_flower.data import DataError
 from pfl_flower.engines import simulate
 from pfl_flower.methods import METHODS
 from simulations.__main__ import main
+from tests.errors import refused
 from tests.helpers import data_for
 
 SHORT = {"num-server-rounds": 2, "local-epochs": 1}
@@ -61,6 +62,7 @@ def test_methods_of_a_seed_have_the_same_clients_data_and_unseen_clients(small):
     assert len(first.clients) + len(first.unseen_clients) == 4
 
 
+@pytest.mark.integration
 def test_finished_cells_are_not_run_again_and_a_missing_one_is(small, monkeypatch):
     comparison, outcome, folder = small
     ran = []
@@ -82,6 +84,7 @@ def test_finished_cells_are_not_run_again_and_a_missing_one_is(small, monkeypatc
     assert len(ran) == 1 + 6
 
 
+@pytest.mark.integration
 def test_cells_side_by_side_are_the_same_cells(small, tmp_path):
     comparison, outcome, _ = small
     together = compare(comparison, tmp_path, jobs=2)
@@ -194,8 +197,9 @@ def test_when_nothing_can_run_the_reason_is_said(tmp_path):
         compare(Comparison(["fedper"], SHORT, 1700, (0,)), tmp_path)
     assert (error.value.key, error.value.value) == ("num_clients", 1700)
     small = Comparison(["fedper"], {**SHORT, "model": "large-cnn"}, 3, (0,))
-    with pytest.raises(ConfigError, match=r"shape is \(1, 8, 8\)"):
+    with refused(ConfigError, key="methods", value=["fedavg", "local", "fedper"]) as caught:
         compare(small, tmp_path)
+    assert "(1, 8, 8)" in str(caught.value)
 
 
 def test_clients_without_usable_data_are_named_and_so_are_the_others(tmp_path):
@@ -221,7 +225,7 @@ def test_clients_without_usable_data_are_named_and_so_are_the_others(tmp_path):
 
 def test_data_that_come_in_phases_are_refused_unless_they_come_at_once():
     stream = {"dataset": "smartwatch", "partition": "natural"}
-    with pytest.raises(ConfigError, match="of the phase at hand only; set phases=joint"):
+    with refused(ConfigError, key="phases", value="stream", choices=("joint",)):
         Comparison(["lifelong"], stream)
     Comparison(["lifelong"], stream | {"phases": "joint"})
 
@@ -281,23 +285,23 @@ def test_shuffled_test_labels_change_no_choice(tmp_path, monkeypatch):
 def test_one_network_for_all():
     cells = [Comparison(["personal-se"], {}, 3).cell(m, 0) for m in ("fedavg", "personal-se")]
     assert [cell.config["model"] for cell in cells] == ["se-cnn", "se-cnn"]
-    with pytest.raises(ConfigError, match="personal-se and adapters need a network"):
+    with refused(ConfigError, key="model", value="auto"):
         Comparison(["personal-se", "adapters"], {}, 3).cell("fedavg", 0)
     named = Comparison(["personal-se", "adapters"], {"model": "cnn"}, 3).cell("fedavg", 0)
     assert named.config["model"] == "cnn"
 
 
 @pytest.mark.parametrize(
-    ("options", "words"),
+    ("options", "key", "value"),
     [
-        ({"methods": ["fedpr"]}, "unknown methods"),
-        ({"methods": ["fedper"], "seeds": (1, 1)}, "different numbers"),
-        ({"methods": ["fedper"], "seeds": ()}, "different numbers"),
-        ({"methods": ["fedper"], "config": {"seed": 3}}, "decides these keys itself: seed"),
+        ({"methods": ["fedpr"]}, "methods", ["fedpr"]),
+        ({"methods": ["fedper"], "seeds": (1, 1)}, "seeds", [1, 1]),
+        ({"methods": ["fedper"], "seeds": ()}, "seeds", []),
+        ({"methods": ["fedper"], "config": {"seed": 3}}, "seed", 3),
     ],
 )
-def test_bad_comparisons_are_refused(options, words):
-    with pytest.raises(ConfigError, match=words):
+def test_bad_comparisons_are_refused(options, key, value):
+    with refused(ConfigError, key=key, value=value):
         Comparison(**{"config": {}, **options})
 
 

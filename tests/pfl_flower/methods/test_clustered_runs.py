@@ -17,6 +17,7 @@ from pfl_flower.data import Federation
 from pfl_flower.engines import simulate
 from pfl_flower.grid import GridWithout, InProcessGrid
 from pfl_flower.model_setup import initial_model, model_setup
+from pfl_flower.results.files import summarize
 from pfl_flower.server.fallback import FALLBACKS
 from pfl_flower.server.run import play
 from strategies import NO_GROUP
@@ -203,6 +204,7 @@ def test_nothing_personal_is_in_any_message(method, personal):
     assert gradient_shapes(grid) == ({(size,)} if method == "gradient-clusters" else set())
 
 
+@pytest.mark.integration
 def test_nothing_personal_is_in_a_message_of_unseen_clients_a_safeguard_or_a_revision():
     options = {"method": "gradient-clusters", "personal": "head", "unseen": 0.25}
     (*_, chosen), grid = played(options, RecordingGrid, **{"safeguard": True, "revise-every": 1})
@@ -229,7 +231,7 @@ def test_the_order_of_nodes_and_replies_changes_no_bit(options):
     assert grouping_of(run) == grouping_of(other)
 
 
-def test_late_joiners_end_in_their_cluster_and_the_placements_say_so():
+def test_late_joiners_end_in_their_cluster_and_the_assignments_say_so():
     run = run_of({"method": "gradient-clusters", "late": 0.3})
     assert partition(run.grouping.groups) == partition(planted())
     late = {p.client for p in run.grouping.assignments if p.round == 3}
@@ -448,13 +450,22 @@ LATE = {"late": 0.3, "fraction-train": 0.6, "server-momentum": 0.5, "num-server-
     ("options", "message_type", "count"),
     [
         ({"method": "known-groups", "personal": "head"} | LATE, "evaluate", 9),
-        ({"method": "gradient-clusters"} | LATE, "train", 7),
-        ({"method": "gradient-clusters", "personal": "head", "revise-every": 1}, "train", 20),
+        *(
+            pytest.param(*case, marks=pytest.mark.integration)
+            for case in [
+                ({"method": "gradient-clusters"} | LATE, "train", 7),
+                (
+                    {"method": "gradient-clusters", "personal": "head", "revise-every": 1},
+                    "train",
+                    20,
+                ),
+                ({"method": "ifca"} | LATE, "query.losses", 16),
+                (SPLITTING, "train", 18),  # before it splits
+                (SPLITTING | {"late": 0.3}, "evaluate", 29),
+            ]
+        ),
         ({"method": "gradient-clusters", "unseen": 0.25} | LATE, "query.gradient", 6),
-        ({"method": "ifca"} | LATE, "query.losses", 16),
         (IFCA_WITH_HEADS, "evaluate", 11),
-        (SPLITTING, "train", 18),  # before it splits
-        (SPLITTING | {"late": 0.3}, "evaluate", 29),
         (SPLITTING | {"fraction-train": 0.6}, "train", 10),  # updates of several rounds
     ],
     ids=repr,
@@ -485,3 +496,31 @@ def test_the_same_numbers_on_ray_bit_for_bit():
     ray = simulate(BASE | options, CLIENTS, engine="ray")
     assert_identical(here, ray)
     assert grouping_of(here[0]) == grouping_of(ray[0])
+
+
+IID = {
+    "dataset": "digits",
+    "partition": "iid",
+    "heterogeneity": "taste",
+    "baselines": "",
+    "local-epochs": 1,
+    "num-server-rounds": 2,
+}
+
+
+@pytest.mark.parametrize("clients", [1, 2])
+def test_a_cluster_of_two_needs_two(clients):
+    config = {**IID, "method": "gradient-clusters", "smallest-cluster": 2}
+    (run,) = simulate(config, clients)
+    assert set(run.grouping.groups.values()) == {-1}
+    assert len(run.by_client()) == clients
+
+
+def test_what_finding_groups_takes_counts_among_the_bytes_of_a_round():
+    config = {**IID, "cluster-sizes": "3,5", "clusters": 2}
+    (run,) = simulate({**config, "method": "ifca"}, 8)
+    sent = [r.bytes_down for r in run.reports]
+    model = sent[0]
+    assert set(sent) == {model}
+    down = summarize(run)["bytes_per_round"]["down"]
+    assert down == pytest.approx(2 * model + 2 * model)  # to train, to evaluate; two to choose from

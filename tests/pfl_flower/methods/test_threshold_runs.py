@@ -3,6 +3,7 @@
 import csv
 import json
 import math
+import re
 from functools import partial
 
 import numpy as np
@@ -25,6 +26,7 @@ from strategies import ClientReport
 from strategies.arrays import view
 from strategies.protocol import THRESHOLD, THRESHOLD_HISTOGRAM
 from strategies.thresholds.search import BINS
+from tests.errors import refused
 from tests.grids import RecordingGrid, numbers_in
 
 CONFIG = {
@@ -316,13 +318,8 @@ def test_histograms_that_are_none_are_left_out_with_a_reason(caplog):
     ]
     found = histograms_of(reports, 1)
     assert found.tolist() == [np.array(good).reshape(1, 2, BINS).tolist()]
-    for words in (
-        "client 4 do not count: 399 counts",
-        "client 3 do not count: counts is -10",
-        "client 2 do not count: a histogram counts 9 of 10",
-        "client 1 do not count: 0 counts",
-    ):
-        assert words in caplog.text
+    for client, what in ((4, "399"), (3, "-10"), (2, "9 of 10"), (1, "0")):
+        assert re.search(rf"client {client}\b.* {what}\b", caplog.text)
     assert histograms_of([], 3).shape == (0, 3, 2, BINS)
 
 
@@ -330,23 +327,21 @@ def test_histograms_that_are_none_are_left_out_with_a_reason(caplog):
 
 
 @pytest.mark.parametrize(
-    ("change", "words"),
+    ("change", "key", "choices"),
     [
-        ({"threshold": "best"}, "threshold is 'best'; it must be one of half, global"),
-        ({"threshold-metric": "auc"}, "threshold-metric is 'auc'; it must be one of f1"),
-        ({"cost-ratio": 0.0}, "cost-ratio"),
-        ({"wanted-recall": 1.5}, "wanted-recall"),
-        ({"dataset": "diabetes", "partition": "iid"}, "'diabetes' is regression"),
-        (
-            {"dataset": "social", "task": "link-prediction", "model": "auto"},
-            "'social' is link-prediction",
-        ),
-        ({"validation-fraction": 0.0}, "set validation-fraction"),
-        ({"dataset": "smartwatch", "validation-fraction": 0.2}, "set phases='joint'"),
+        ({"threshold": "best"}, "threshold", ("half", "global")),
+        ({"threshold-metric": "auc"}, "threshold-metric", ("f1",)),
+        ({"cost-ratio": 0.0}, "cost-ratio", ()),
+        ({"wanted-recall": 1.5}, "wanted-recall", ()),
+        ({"dataset": "diabetes", "partition": "iid"}, "threshold", ()),
+        ({"dataset": "social", "task": "link-prediction", "model": "auto"}, "threshold", ()),
+        ({"validation-fraction": 0.0}, "validation-fraction", ()),
+        ({"dataset": "smartwatch", "validation-fraction": 0.2}, "phases", ("joint",)),
     ],
 )
-def test_what_is_refused(change, words):
-    with pytest.raises(ConfigError, match=words):
+def test_what_is_refused(change, key, choices):
+    value = {**CONFIG, "phases": "stream", **change}[key]
+    with refused(ConfigError, key=key, value=value, choices=choices):
         RunConfig.parse(CONFIG | change)
 
 

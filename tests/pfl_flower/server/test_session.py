@@ -45,6 +45,7 @@ def test_unseen_clients_take_no_part_in_training_and_then_join(tmp_path):
     assert {int(row["client"]) for row in rows} == unseen
 
 
+@pytest.mark.integration
 def test_unseen_clients_gain_from_more_examples_and_from_a_shared_body():
     config = {"method": "fedper", "baselines": "local", "unseen": 0.4, "num-server-rounds": 15}
     shared, alone = simulate(config, 10)

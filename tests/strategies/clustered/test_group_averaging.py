@@ -18,7 +18,9 @@ from strategies import (
 )
 from strategies.arrays import to_record
 from strategies.clustered.gradient_clusters import Signature
+from strategies.errors import ArgumentError
 from strategies.rounds import Round
+from tests.errors import refused
 from tests.grids import RecordingGrid
 from tests.helpers import decoded, error_reply, reply
 
@@ -462,3 +464,28 @@ def test_clients_that_cannot_be_asked_are_sent_the_mean(caplog):
         np.testing.assert_array_equal(arrays["w"], W)
     logging.getLogger("flwr").removeHandler(caplog.handler)
     assert "does not report its partition-id,group" in caplog.text
+
+
+def test_a_silent_member_does_not_hold_up_a_split_and_is_placed_anew():
+    strategy = CFL(parameter_names=["w"])
+    strategy.groups = dict.fromkeys(range(8), 0)
+    strategy.models = {0: to_record({"w": np.zeros(2, np.float32)})}
+    strategy.scale = 1.0
+    strategy.updates = {c: np.array([1.0 if c < 4 else -1.0, 0.1 * c]) for c in range(7)}
+    strategy._split(0)
+    assert {c for c, g in strategy.groups.items() if g == 0} == {0, 1, 2, 3}
+    assert {c for c, g in strategy.groups.items() if g == 1} == {4, 5, 6}
+    assert strategy.assignments[-1][1:3] == (7, NO_GROUP)
+    strategy.updates = {c: np.ones(2) for c in range(2)}
+    strategy._split(0)  # of two of four nothing is known
+    assert set(strategy.groups.values()) == {0, 1}
+
+
+def test_names_of_arrays_that_are_not_there_are_refused():
+    grid = InProcessGrid(lambda message, context: message, 2)
+    arrays = to_record({"w": np.zeros(2, np.float32)})
+    strategy = GradientClusters(group_names=["nope"])
+    with refused(ArgumentError, argument="group_names", value=["nope"]):
+        strategy.configure_train(1, arrays, ConfigRecord(), grid)
+    with pytest.raises(ValueError, match="group_names .*'w'"):
+        GradientClusters(group_names="w")

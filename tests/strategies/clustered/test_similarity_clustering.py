@@ -27,6 +27,7 @@ from strategies.clustered.similarity_clustering import (
     cluster,
     find_clusters,
     founders,
+    refine,
 )
 from strategies.errors import ArgumentError
 
@@ -433,3 +434,37 @@ def test_rules_out_of_range_are_refused(options, argument):
         ClusteringRules(**options)
     assert raised.value.argument == argument
     assert raised.value.value is options[argument]
+
+
+def test_clients_that_are_like_nobody_are_in_no_cluster_of_two():
+    labels = find_clusters(np.eye(3), np.ones(3), [30] * 3, ClusteringRules(smallest_cluster=2))
+    assert labels.tolist() == [-1, -1, -1]
+
+
+def test_where_no_gradient_is_reliable_there_is_one_cluster():
+    similarity = np.eye(4)
+    assert find_clusters(similarity, np.zeros(4), [3] * 4, ClusteringRules()).tolist() == [0] * 4
+
+
+def test_the_number_of_a_cluster_that_is_gone_is_not_used_again():
+    before = np.array([0, 0, -1])
+    similarity = np.array([[1, 0.9, -0.5], [0.9, 1, -0.5], [-0.5, -0.5, 1]])
+    found = assign_to_clusters(
+        similarity, np.ones(3), [30] * 3, before, ClusteringRules(), first_free=5
+    )
+    assert found.tolist() == [0, 0, 5]
+
+
+def test_a_given_number_of_clusters_is_kept_even_where_all_are_alike():
+    labels = find_clusters(np.ones((4, 4)), np.ones(4), [50] * 4, ClusteringRules(clusters=2))
+    assert len(set(labels.tolist())) == 2
+
+
+def test_refinement_leaves_no_cluster_smaller_than_allowed():
+    similarity = np.full((5, 5), 0.9)
+    similarity[0] = similarity[:, 0] = 0.1  # what 1 has in common with its only companion
+    labels = np.array([0, 0, 1, 1, 1])
+    ones, examples = np.ones(5), [30] * 5
+    for smallest, place in ((1, 1), (2, 0)):
+        rules = ClusteringRules(smallest_cluster=smallest)
+        assert refine(similarity, ones, examples, labels, rules).tolist()[1] == place

@@ -687,7 +687,7 @@ def test_adapting_without_metadata_starts_at_the_unseen_clients_embedding():
         ({"free_decay": float("nan")}, "free_decay"),
         ({"embedding_size": 0}, "at least 1"),
         ({"hidden_size": 0}, "at least 1"),
-        ({"fraction_train": 1.5}, "fraction_train must be in"),
+        ({"fraction_train": 1.5}, "fraction_train is 1.5"),
     ],
 )
 def test_bad_arguments_are_refused_before_anything_starts(options, words):

@@ -1,3 +1,5 @@
+"""How clients differ, and which of them do not: clusters of equal heterogeneity."""
+
 import itertools
 
 import pytest
@@ -8,11 +10,11 @@ from hypothesis import strategies as st
 from pfl_flower.config.run_config import RunConfig
 from pfl_flower.data import DataError, federation
 from pfl_flower.data.heterogeneity import draw_clusters
+from tests.errors import refused
 
 
-def planted(clients=6, **values):
-    keys = {"method": "fedavg", "baselines": "", "dataset": "digits", "cluster-sizes": "2,4"}
-    values = {name.replace("_", "-"): value for name, value in values.items()}
+def planted(clients=6, sizes="2,4", **values):
+    keys = {"method": "fedavg", "baselines": "", "dataset": "digits", "cluster-sizes": sizes}
     return federation(RunConfig.parse(keys | values).data, clients)
 
 
@@ -54,15 +56,14 @@ def test_who_is_in_which_cluster_is_drawn_by_the_seed():
 
 @pytest.mark.parametrize("clients", [1, 5, 7])
 def test_sizes_that_do_not_add_up_are_refused(clients):
-    for draw in (lambda: draw_clusters("2,4", clients, 0), lambda: planted(clients)):
-        with pytest.raises(DataError) as error:
-            draw()
-        assert (error.value.key, error.value.value) == ("cluster-sizes", "2,4")
+    for make in (lambda: draw_clusters("2,4", clients, 0), lambda: planted(clients)):
+        with refused(DataError, key="cluster-sizes", value="2,4"):
+            make()
 
 
 @pytest.mark.parametrize("seed", [0, 1])
 def test_clients_of_one_cluster_name_the_classes_alike_and_others_do_not(seed):
-    plain = planted(seed=seed, cluster_sizes="", heterogeneity="none")
+    plain = planted(seed=seed, sizes="", heterogeneity="none")
     data = planted(seed=seed, heterogeneity="taste")
     assert data.true_clusters == draw_clusters("2,4", 6, seed)
     names = [names_of(data, plain, client) for client in range(6)]
@@ -72,7 +73,7 @@ def test_clients_of_one_cluster_name_the_classes_alike_and_others_do_not(seed):
 
 
 def test_members_of_a_cluster_still_have_examples_of_their_own():
-    plain = planted(cluster_sizes="", heterogeneity="none")
+    plain = planted(sizes="", heterogeneity="none")
     data = planted(heterogeneity="taste")
     for client in range(6):
         assert torch.equal(data.client(client).train[0], plain.client(client).train[0])
@@ -85,6 +86,6 @@ def test_members_of_a_cluster_still_have_examples_of_their_own():
 
 
 def test_without_clusters_all_differ():
-    plain = planted(cluster_sizes="", heterogeneity="none")
-    data = planted(cluster_sizes="", heterogeneity="taste")
+    plain = planted(sizes="", heterogeneity="none")
+    data = planted(sizes="", heterogeneity="taste")
     assert len({names_of(data, plain, client) for client in range(6)}) == 6
