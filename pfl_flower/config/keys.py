@@ -80,15 +80,6 @@ class CommonKeys:
     noise: str | float = key(
         "", "deviation of the error of a reading, one or one a tier", per_tier(0, 100), kind=TIERS
     )
-    stuck: str | float = key(
-        "", "share of features stuck at one value, one or one a tier", per_tier(0, 1), kind=TIERS
-    )
-    clipped: str | float = key(
-        "",
-        "readings end at plus and minus this, one or one a tier; 0: no",
-        per_tier(0),
-        kind=TIERS,
-    )
     corrupted_clients: int = key(
         0, "clients that read nothing but noise, and state all is perfect", between(0)
     )
