@@ -44,7 +44,12 @@ RENAMED_VALUES: dict[tuple[str, Any], Any] = {
 }
 """(today's key, today's value) -> the value at 351bb59."""
 
-RENAMED_NAMES = {"told by the client": "declared by the client"}
+RENAMED_NAMES = {
+    "told by the client": "declared by the client",
+    "found by its pulls": "found by its update directions",
+    "joined by its pulls": "joined by its update directions",
+    "is pulled to another community": "goes with another community",
+}
 """Name of a column, an entry or a file at 351bb59 -> today's."""
 
 DROPPED_KEYS: frozenset[str] = frozenset()

@@ -7,7 +7,8 @@
 from clients.app import client_app
 from clients.clustered.clustered_client import ClusteredClient
 from clients.clustered.start_gradient import start_gradient
-from clients.evaluation import FineTuning, evaluate, fine_tune
+from clients.evaluation import evaluate
+from clients.fine_tuning import FineTuning, fine_tune
 from clients.graphs.graph import Graph, GraphNetwork, bind
 from clients.hierarchical.hierarchical_bayes import HierarchicalBayesClient
 from clients.hierarchical.hierarchical_linear import HierarchicalLinearClient

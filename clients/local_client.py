@@ -9,10 +9,10 @@ from flwr.client import NumPyClient
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from clients.data_quality import DataQuality
 from clients.evaluation import Stream
 from clients.loaders import Loader, count_examples
 from clients.local_step import Optimization
-from clients.measurement_error.data_quality import DataQuality
 from clients.proximal import ProximalRule, ProximalTerm
 from clients.rng import Seeded
 from clients.scopes import Scope, names_of

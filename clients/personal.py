@@ -9,15 +9,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from clients.adaptation import adapt
-from clients.evaluation import (
-    Evaluation,
-    FineTuning,
-    Predictions,
-    Stream,
-    evaluate,
-    fine_tune,
-    predictions,
-)
+from clients.evaluation import Evaluation, Predictions, Stream, evaluate, predictions
+from clients.fine_tuning import FineTuning, fine_tune
 from clients.loaders import labels_of
 from clients.local_client import PERSONAL_PART, LocalClient, NDArrays, Scalars
 from clients.proximal import ProximalTerm

@@ -35,7 +35,8 @@ from simulations.studies import (
     social_real,
     taste,
 )
-from simulations.study import print_summary, run_study, write_outcome
+from simulations.study import run_study
+from simulations.summary import print_summary, write_outcome
 
 _MODULES = (
     *(taste, lighting, gallery, safeguard, proximal, smartwatch, clusters, cold_start),

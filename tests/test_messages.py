@@ -13,7 +13,7 @@ from pfl_flower.methods import METHODS
 from pfl_flower.model_setup import model_setup
 from pfl_flower.server.run import play
 from strategies.arrays import to_record, view
-from strategies.hierarchical.hierarchical_linear import NAMES
+from strategies.hierarchical.linear_arrays import NAMES
 from strategies.measurement_error.errors_in_variables import NAMES as MOMENTS
 from tests.grids import RecordingGrid, leaks
 from tests.helpers import data_for

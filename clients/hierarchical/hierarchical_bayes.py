@@ -86,7 +86,7 @@ class HierarchicalBayesClient(PersonalClient):
     Parameters
     ----------
     model, scopes, args, kwargs : as in :class:`PersonalClient`; what has a prior must be shared.
-        ``pulls`` act on the rest only
+        ``proximal_rules`` act on the rest only
     prior : rule, see :mod:`clients.scopes`: what has a prior. Buffers in it are shared
     posterior_samples : predictions are averaged over so many draws of the posterior; 0 for the
         prediction of its mean
@@ -171,13 +171,13 @@ class HierarchicalBayesClient(PersonalClient):
         return {name: self._fitted_on * value for name, value in fisher.items()}
 
     def proximal_terms(self) -> list[ProximalTerm]:
-        """Return the pulls on the rest, and the prior's."""
+        """Return the proximal terms of the rest, and the prior's."""
         held = set(self.prior_names)
-        pulls = [
+        terms = [
             ProximalTerm({n: c for n, c in t.anchor.items() if n not in held}, t.strength)
             for t in super().proximal_terms()
         ]
-        return [*pulls, self._prior.proximal_term(self._fitted_on)]
+        return [*terms, self._prior.proximal_term(self._fitted_on)]
 
     # ------------------------------------------------------------------ evaluation
 

@@ -17,11 +17,11 @@ from clients.personal import LocalRound
 from clients.state.personal_state import Snapshot
 from clients.task import Regression
 from strategies.errors import ArgumentError
-from strategies.hierarchical.hierarchical_linear import (
+from strategies.hierarchical.hierarchical_linear import first_prior
+from strategies.hierarchical.linear_arrays import (
     NAMES,
     PROTOCOLS,
     contribution_arrays,
-    first_prior,
     moments_arrays,
     prior_arrays,
     prior_of,

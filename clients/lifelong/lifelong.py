@@ -26,7 +26,7 @@ TASK, TASKS, LOSSES = "clock/task", "clock/tasks", "clock/losses"
 
 
 class LifelongClient(LocalModelClient):
-    """Elastic weight consolidation on every device, with a proximal pull to the group.
+    """Elastic weight consolidation on every device, with a proximal term to the group.
 
     Per round, from the client's own ``theta``: train
 
@@ -36,7 +36,7 @@ class LifelongClient(LocalModelClient):
     Fisher information of its tasks so far, and ``theta_0`` what the server sent, the mean of the
     clients' models (Kirkpatrick et al. 2017, arXiv:1612.00796, eq. 3; online accumulation with
     decay: Schwarz et al. 2018, arXiv:1805.06370). The own model is sent, to be averaged;
-    ``theta*`` and ``F`` never leave the device. Without either pull the client fine-tunes its own
+    ``theta*`` and ``F`` never leave the device. Without either term the client fine-tunes its own
     model on whatever comes.
 
     A client cannot know when a task ends until the next one begins, and then the old examples are
@@ -48,7 +48,7 @@ class LifelongClient(LocalModelClient):
 
     Parameters
     ----------
-    args, kwargs : as in :class:`PersonalClient`; ``mu`` is the strength of its ``pulls``
+    args, kwargs : as in :class:`PersonalClient`; ``mu`` is the strength of its ``proximal_rules``
     lambda_ : ``lambda >= 0``; at infinity what matters to old tasks at all (``F_j > 0``) stays
     fisher_decay : in [0, 1], what is left of the old Fisher information at a change
     fisher_samples : as in :func:`clients.inference.fisher.fisher_diagonal`; 0 is exact
@@ -112,7 +112,7 @@ class LifelongClient(LocalModelClient):
         """Return arguments of training that keep buffers, such as batch norm's, as they are.
 
         The old task's Fisher information was taken under its running statistics: with others, the
-        same parameters would be another model, and no pull could preserve it.
+        same parameters would be another model, and no term could preserve it.
         """
         parameters = dict(self.model.named_parameters())
         buffers = {name: Scope.PERSONAL for name in self.entries if name not in parameters}
@@ -157,7 +157,7 @@ class LifelongClient(LocalModelClient):
         }
 
     def _memory(self, kept: Values) -> list[ProximalTerm]:
-        """Return the pull to what old tasks need; none during the first task."""
+        """Return the Fisher penalty, to what old tasks need; none during the first task."""
         memory = Snapshot(0, kept)
         anchor, fisher = memory.part("anchor"), memory.part("fisher")
         if not anchor or self.lambda_ == 0.0:

@@ -10,10 +10,10 @@ from torch import Tensor, nn
 from torch.nn.functional import one_hot
 
 from clients.adaptation import ALL
+from clients.data_quality import calibration
 from clients.evaluation import evaluate
 from clients.linear_client import LinearClient, numbers
 from clients.local_client import NDArrays
-from clients.measurement_error.data_quality import calibration
 from clients.personal import LocalRound
 from clients.state.personal_state import Snapshot
 from strategies.hierarchical.mixed_effects import Floats

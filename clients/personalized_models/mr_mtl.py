@@ -4,7 +4,8 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from clients.evaluation import Choice, Evaluation
+from clients.evaluation import Evaluation
+from clients.fine_tuning import Choice
 from clients.loaders import count_examples
 from clients.local_client import Scalars
 from clients.personal import LocalRound
@@ -31,8 +32,8 @@ class MRMTLClient(LocalModelClient):
 
     Parameters
     ----------
-    args, kwargs : as in :class:`LocalModelClient`; ``pulls`` act where the shared model is trained,
-        which is in Ditto, and at infinity
+    args, kwargs : as in :class:`LocalModelClient`; ``proximal_rules`` act where the shared model is
+        trained, which is in Ditto, and at infinity
     lambda_ : ``lambda >= 0``, infinity included; or several candidates, ascending: then the
         client keeps a model for each of them (time and state grow alike) and uses the one that
         is best on its own validation examples. The choice is reported as metric ``lambda``.

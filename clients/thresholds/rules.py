@@ -158,23 +158,6 @@ def platt(evidence: Evidence) -> float:
     return evidence.expecting(fitted.predict_proba(inputs)[:, 1])
 
 
-def isotonic(evidence: Evidence) -> float:
-    """Return the best threshold after calibrating scores by isotonic regression.
-
-    Zadrozny & Elkan (2002): isotonic regression of the labels on the scores. Its steps are those of
-    the convex hull of the ROC curve. The best confusion matrix for F1, balanced accuracy and cost
-    is on that hull, where expected and observed numbers are equal. So for these metrics the rule
-    returns the ``personal`` threshold, except for ties.
-    """
-    if not evidence.is_enough:
-        return evidence.common
-    from sklearn.isotonic import IsotonicRegression
-
-    fitted = IsotonicRegression(y_min=0.0, y_max=1.0)
-    chances = fitted.fit_transform(evidence.scores, evidence.labels.astype(np.float64))
-    return evidence.expecting(np.clip(chances, 0.0, 1.0))
-
-
 Rule = Callable[[Evidence], float]
 
 RULES: Mapping[str, Rule] = {
@@ -185,7 +168,6 @@ RULES: Mapping[str, Rule] = {
     "shared-curve": shared_curve,
     "prior-shift": prior_shift,
     "platt": platt,
-    "isotonic": isotonic,
 }
 """Name of a rule -> evidence -> threshold."""
 

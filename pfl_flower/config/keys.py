@@ -80,15 +80,6 @@ class CommonKeys:
     noise: str | float = key(
         "", "deviation of the error of a reading, one or one a tier", per_tier(0, 100), kind=TIERS
     )
-    stuck: str | float = key(
-        "", "share of features stuck at one value, one or one a tier", per_tier(0, 1), kind=TIERS
-    )
-    clipped: str | float = key(
-        "",
-        "readings end at plus and minus this, one or one a tier; 0: no",
-        per_tier(0),
-        kind=TIERS,
-    )
     corrupted_clients: int = key(
         0, "clients that read nothing but noise, and state all is perfect", between(0)
     )
@@ -111,9 +102,11 @@ class CommonKeys:
     adapter_size: int = key(8, "bottleneck or rank of adapters", between(1))
     personal: str | None = key(None, "rule: what is personal", kind=str)
     schedule: str | None = key(None, "local training", choice(*SCHEDULES), kind=str)
-    mu: float | None = key(None, "pull to the received model", between(0), kind=float)
+    mu: float | None = key(
+        None, "strength of the proximal term to the received model", between(0), kind=float
+    )
     personal_decay: float | None = key(
-        None, "pull of personal parameters to zero", between(0), kind=float
+        None, "strength of the proximal term of personal parameters to zero", between(0), kind=float
     )
     whole_graph: int = key(
         20_000, "most nodes of a graph trained on as a whole, in one batch", between(0)

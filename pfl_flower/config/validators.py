@@ -95,7 +95,7 @@ def sizes(value: str) -> str:
     return "" if good else "positive numbers separated by commas, such as 6,8,16"
 
 
-def per_tier(low: float, high: float = math.inf) -> Check:
+def per_tier(low: float, high: float) -> Check:
     """Allow one number, or one for every tier, separated by commas; or nothing."""
     numbers = between(low, high)
 

@@ -8,8 +8,8 @@ is tested on all phases so far.
 from dataclasses import dataclass
 from functools import cached_property
 
+from clients.data_quality import DataQuality
 from clients.graphs.graph import Graph
-from clients.measurement_error.data_quality import DataQuality
 from pfl_flower.data.schema import Split
 from strategies.randomness import generator
 

@@ -44,7 +44,7 @@ class DataSettings:
         ``heterogeneity``. Empty: every client is a cluster.
     tiers : str, default ""
         Comma-separated sizes of device tiers, such as ``8,1,1``. Empty: equal sizes; the number of
-        tiers is the number of values that the next four keys have.
+        tiers is the number of values that ``missing`` and ``noise`` have.
     missing : str, default ""
         Share of values that are missing, see
         :class:`pfl_flower.data.degradation.devices.Device`: one number, or one per tier, separated
@@ -54,10 +54,6 @@ class DataSettings:
         :data:`pfl_flower.data.degradation.missingness.MISSINGNESS`.
     noise : str, default ""
         Deviation of the measurement error, one number or one per tier.
-    stuck : str, default ""
-        Share of features whose sensor is stuck, one number or one per tier.
-    clipped : str, default ""
-        Measurements are clipped to plus or minus this, one number or one per tier; 0: no limit.
     corrupted_clients : int, default 0
         Number of clients whose measurements are pure noise, and which declare them as perfect.
     imputation : str, default "none"
@@ -91,8 +87,6 @@ class DataSettings:
     missing: str = ""
     missingness: str = "random"
     noise: str = ""
-    stuck: str = ""
-    clipped: str = ""
     corrupted_clients: int = 0
     imputation: str = "none"
     calibrate_inputs: bool = False

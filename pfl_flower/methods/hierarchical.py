@@ -9,7 +9,7 @@ from pfl_flower.config.validators import between, choice, key
 from pfl_flower.methods.method import LOCAL_MODEL, Method, MethodKeys
 from pfl_flower.results.hierarchical import write_shrinkage
 from strategies import HierarchicalBayes, HierarchicalLinear
-from strategies.hierarchical.hierarchical_linear import PROTOCOLS
+from strategies.hierarchical.linear_arrays import PROTOCOLS
 from strategies.hierarchical.mixed_effects_em import STRUCTURES
 
 if TYPE_CHECKING:

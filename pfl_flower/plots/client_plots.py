@@ -187,7 +187,7 @@ def plot_strengths(
     path: Path,
     title: str,
 ) -> None:
-    """Draw accuracy against the strength of a pull, between its two ends.
+    """Draw accuracy against the strength of a proximal term, between its two ends.
 
     Parameters
     ----------

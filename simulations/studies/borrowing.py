@@ -23,7 +23,7 @@ from pfl_flower.plots.client_plots import plot_errors
 from pfl_flower.results.method_run import MethodRun
 from simulations.study import Arm, Claim, Measures, Outcome, Study
 from strategies.arrays import view
-from strategies.hierarchical.hierarchical_linear import prior_of
+from strategies.hierarchical.linear_arrays import prior_of
 from strategies.hierarchical.mixed_effects import Moments, Prior, moments, pooled, posterior, stack
 
 Floats = NDArray[np.float64]

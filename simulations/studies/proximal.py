@@ -1,4 +1,4 @@
-"""How strong should the pull be, between training alone and one model for all."""
+"""How strong should the proximal term be, between training alone and one model for all."""
 
 import math
 from collections.abc import Mapping
@@ -85,7 +85,7 @@ def _draw(outcome: Outcome, folder: Path) -> None:
             {end: float(outcome.means(_name(end, federation)).mean()) for end in ENDS},
             ("auto, at the median choice", middle, accuracy),
             folder / f"{federation}.png",
-            f"How strong a pull? ({federation}, {len(outcome.seeds)} seeds)",
+            f"How strong a proximal term? ({federation}, {len(outcome.seeds)} seeds)",
         )
 
 
@@ -100,7 +100,7 @@ def _arms(federation: str) -> list[Arm]:
 
 STUDY = Study(
     name="proximal",
-    question="Own models around a shared one: how strong should the pull be?",
+    question="Own models around a shared one: how strong should the proximal term be?",
     num_clients=10,
     config={
         "dataset": "digits",

@@ -1,9 +1,10 @@
 """Cluster assignments: which client is in which group, since when and why."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+import numpy as np
 from flwr.app import ArrayRecord
 from numpy.typing import NDArray
 
@@ -62,3 +63,27 @@ class Grouping:
     examples: Sequence[int] = ()
     bytes_down: int = 0
     bytes_up: int = 0
+
+
+def client_numbers(clients: Iterable[int]) -> NDArray[np.uint64]:
+    """Return clients' numbers as an array; a node's id needs 64 bits without a sign."""
+    return np.array(list(clients), dtype=np.uint64)
+
+
+def assignment_arrays(assignments: Sequence[Assignment]) -> dict[str, NDArray[Any]]:
+    """Return assignments as arrays, for a checkpoint."""
+    reasons = "\n".join(a.reason for a in assignments).encode()
+    return {
+        "rounds": np.array([a.round for a in assignments], dtype=np.int64),
+        "clients": client_numbers(a.client for a in assignments),
+        "groups": np.array([a.group for a in assignments], dtype=np.int64),
+        "scores": np.array([a.score for a in assignments], dtype=np.float64),
+        "reasons": np.frombuffer(reasons, dtype=np.uint8),
+    }
+
+
+def assignments_of(arrays: Mapping[str, NDArray[Any]]) -> list[Assignment]:
+    """Return the assignments that :func:`assignment_arrays` wrote."""
+    reasons = arrays["reasons"].tobytes().decode().split("\n")
+    columns = (arrays[name].tolist() for name in ("rounds", "clients", "groups", "scores"))
+    return [Assignment(*row) for row in zip(*columns, reasons, strict=False)]

@@ -105,19 +105,19 @@ class CFL(GroupAveraging):
         self.updates = {int(c): update for c, update in part_of(arrays, "update").items()}
         self.scale = float(part_of(arrays, "cfl").get("scale", np.nan))
 
-    def place(self, current: Round, nodes: Sequence[int]) -> None:
+    def assign(self, current: Round, nodes: Sequence[int]) -> None:
         """Put new clients where the loss is lowest; while there is one group nothing is to be done.
 
         Whoever has trained by then is in it.
         """
         if len(self.models) > 1:
-            self.put_by_losses(current, nodes)
+            self.assign_by_losses(current, nodes)
 
     def aggregate_arrays(self, replies: list[Reply]) -> ArrayRecord:
         """Return the means, as :class:`GroupAveraging` does; then split what pulls apart."""
         for reply in replies:
             if reply.client not in self.groups and len(self.models) < 2:
-                self.put(self.round.number, reply.client, 0, np.nan, "the first group")
+                self.assign_client(self.round.number, reply.client, 0, np.nan, "the first group")
         sent = {group: dict(record) for group, record in self.models.items()}
         arrays = super().aggregate_arrays(replies)
         good = [reply for reply in replies if not reply.dropped]
@@ -162,13 +162,13 @@ class CFL(GroupAveraging):
         )
         self.models[new] = self.models[group]
         for place in right:
-            self.put(
+            self.assign_client(
                 self.round.number + 1, members[place], new, across, f"split from group {group}"
             )
         for client in everybody:  # what it did in the old group says nothing of the new ones
             self.updates.pop(client, None)
             if client not in members:  # it is placed by its losses when it is there again
-                self.put(
+                self.assign_client(
                     self.round.number + 1, client, NO_GROUP, np.nan, "no update of it is known"
                 )
                 del self.groups[client]

@@ -19,7 +19,8 @@ from strategies.clustered.gradient_similarity import (
     nearest,
     noise_examples,
 )
-from strategies.clustered.group_averaging import GroupAveraging, lowest_of
+from strategies.clustered.group_averaging import GroupAveraging
+from strategies.clustered.group_losses import group_losses, lowest_of
 from strategies.clustered.similarity_clustering import (
     ClusteringRules,
     assign_to_clusters,
@@ -167,12 +168,12 @@ class GradientClusters(GroupAveraging):
     def arrange(self, current: Round) -> None:
         """Place all clients that are there and have not told their gradients, and revise."""
         assert current.grid is not None
-        self.place(current, self.unplaced(current.grid.get_node_ids()))
+        self.assign(current, self.unassigned(current.grid.get_node_ids()))
         last = current.number - 1
         if self.revise_every and last and last % self.revise_every == 0 and self.models:
             self._revise(current)
 
-    def place(self, current: Round, nodes: Sequence[int]) -> None:
+    def assign(self, current: Round, nodes: Sequence[int]) -> None:
         """Ask the nodes for their gradients, and find clusters for them."""
         if self.start_arrays is None:
             self.start_arrays = ArrayRecord(dict(current.sent))
@@ -238,7 +239,7 @@ class GradientClusters(GroupAveraging):
             labels = find_clusters(similarity, attenuations, examples, self.rules)
         else:
             # a number is never used again, lest a new cluster inherits a model
-            free = 1 + max(p.group for p in self.placements)
+            free = 1 + max(p.group for p in self.assignments)
             labels = assign_to_clusters(
                 similarity, attenuations, examples, before, self.rules, free
             )
@@ -247,7 +248,7 @@ class GradientClusters(GroupAveraging):
             reason = f"{'found' if first else 'joined'} by its gradient"
             reason = self._none if group == NO_GROUP else reason
             score = _score(similarity, attenuations, place, labels)
-            self.put(server_round, client, group, score, reason)
+            self.assign_client(server_round, client, group, score, reason)
         found = sorted(set(labels.tolist()) - {NO_GROUP})
         log(INFO, "Clusters: %s", ", ".join(f"{g} of {(labels == g).sum()} clients" for g in found))
 
@@ -261,7 +262,7 @@ class GradientClusters(GroupAveraging):
         """Move clients whose validation loss is clearly lower under another cluster's model."""
         assert current.grid is not None
         nodes = sorted(current.grid.get_node_ids(), key=self.registry.order)
-        found = self.losses(current, nodes, "validation")
+        found = group_losses(self, current, nodes, "validation")
         for client, losses in found.items():
             group = self.groups.get(client, NO_GROUP)
             if group not in losses:
@@ -269,7 +270,9 @@ class GradientClusters(GroupAveraging):
             own = losses[group]
             best = lowest_of(losses)
             if losses[best] < self.margin * own:
-                self.put(current.number, client, best, losses[best], "a lower validation loss")
+                self.assign_client(
+                    current.number, client, best, losses[best], "a lower validation loss"
+                )
 
 
 def _unusable(values: NDArray[Any] | None, length: int) -> str:

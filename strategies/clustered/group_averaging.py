@@ -5,7 +5,7 @@ from logging import INFO, WARNING
 from typing import Any
 
 import numpy as np
-from flwr.app import ArrayRecord, ConfigRecord, RecordDict
+from flwr.app import ArrayRecord
 from flwr.common.logger import log
 from numpy.typing import NDArray
 
@@ -20,16 +20,19 @@ from strategies.arrays import (
     weighted_mean,
 )
 from strategies.averaging import PartialAveraging
-from strategies.clustered.assignments import NO_GROUP, Assignment, Grouping
+from strategies.clustered.assignments import (
+    NO_GROUP,
+    Assignment,
+    Grouping,
+    assignment_arrays,
+    assignments_of,
+    client_numbers,
+)
+from strategies.clustered.group_losses import group_losses, lowest_of
 from strategies.errors import ArgumentError
 from strategies.protocol import (
     ADAPTATION_EXAMPLES,
     GROUP,
-    LOSS,
-    LOSS_EXAMPLES,
-    LOSS_GROUPS,
-    LOSSES_QUERY,
-    SERVER_ROUND,
 )
 from strategies.replies import Reply
 from strategies.rounds import Round
@@ -69,7 +72,7 @@ class GroupAveraging(PartialAveraging):
     finds_groups = False
     """Whether groups are found, so that none can be given."""
 
-    unseen_state: tuple[str, ...] = ("groups", "placements", "query_bytes")
+    unseen_state: tuple[str, ...] = ("groups", "assignments", "query_bytes")
 
     def __init__(
         self,
@@ -91,9 +94,9 @@ class GroupAveraging(PartialAveraging):
             raise ValueError(f"groups are numbered from 0, got {negative}")
         self.models: dict[int, ArrayRecord] = {}
         """Group -> its arrays, once it has some of its own."""
-        self.placements: list[Assignment] = []
+        self.assignments: list[Assignment] = []
         for client, group in sorted(self.groups.items()):
-            self.placements.append(Assignment(1, client, group, np.nan, "given"))
+            self.assignments.append(Assignment(1, client, group, np.nan, "given"))
 
     @property
     def grouping(self) -> Grouping:
@@ -101,7 +104,7 @@ class GroupAveraging(PartialAveraging):
         down, up = self.query_bytes
         return Grouping(
             dict(sorted(self.groups.items())),
-            tuple(self.placements),
+            tuple(self.assignments),
             dict(sorted(self.models.items())),
             bytes_down=down,
             bytes_up=up,
@@ -122,35 +125,27 @@ class GroupAveraging(PartialAveraging):
     def state_arrays(self) -> dict[str, NDArray[Any]]:
         """Return what the strategy carries from round to round, for a checkpoint."""
         state = super().state_arrays()
-        groups = {"clients": _numbers(self.groups), "groups": _signed(self.groups.values())}
+        groups = {
+            "clients": client_numbers(self.groups),
+            "groups": np.array(list(self.groups.values()), dtype=np.int64),
+        }
         state |= as_part("groups", groups)
         models = {g: {name: view(a) for name, a in own.items()} for g, own in self.models.items()}
         state |= as_numbered_parts("model", models)
-        reasons = "\n".join(p.reason for p in self.placements).encode()
-        placements = {
-            "rounds": _signed(p.round for p in self.placements),
-            "clients": _numbers(p.client for p in self.placements),
-            "groups": _signed(p.group for p in self.placements),
-            "scores": np.array([p.score for p in self.placements], dtype=np.float64),
-            "reasons": np.frombuffer(reasons, dtype=np.uint8),
-            "bytes": np.array(self.query_bytes, dtype=np.int64),
-        }
-        return state | as_part("placements", placements)
+        state |= as_part("assignments", assignment_arrays(self.assignments))
+        return state | as_part("queries", {"bytes": np.array(self.query_bytes, dtype=np.int64)})
 
     def load_state_arrays(self, arrays: Mapping[str, NDArray[Any]]) -> None:
         """Take over what :meth:`state_arrays` returned."""
         super().load_state_arrays(arrays)
-        if not (placements := part_of(arrays, "placements")):
+        if not (groups := part_of(arrays, "groups")):
             return
-        groups = part_of(arrays, "groups")
         pairs = zip(groups["clients"].tolist(), groups["groups"].tolist(), strict=True)
         self.groups = dict(pairs)
         models = numbered_parts(arrays, "model")
         self.models = {group: to_record(own) for group, own in models.items()}
-        reasons = placements["reasons"].tobytes().decode().split("\n")
-        columns = (placements[name].tolist() for name in ("rounds", "clients", "groups", "scores"))
-        self.placements = [Assignment(*row) for row in zip(*columns, reasons, strict=False)]
-        self.query_bytes = [int(b) for b in placements["bytes"]]
+        self.assignments = assignments_of(part_of(arrays, "assignments"))
+        self.query_bytes = part_of(arrays, "queries")["bytes"].tolist()
 
     # ------------------------------------------------------------------ the way down
 
@@ -169,13 +164,13 @@ class GroupAveraging(PartialAveraging):
                 raise ArgumentError("group_names", unknown, f"among {list(current.sent)}")
             self.arrange(current)
         else:
-            self.place(current, self.unplaced(current.nodes))
+            self.assign(current, self.unassigned(current.nodes))
 
     def arrange(self, current: Round) -> None:
         """Assign clients to groups before a round of training; here those that are new."""
-        self.place(current, self.unplaced(current.nodes))
+        self.assign(current, self.unassigned(current.nodes))
 
-    def unplaced(self, nodes: Iterable[int]) -> list[int]:
+    def unassigned(self, nodes: Iterable[int]) -> list[int]:
         """Return those nodes whose clients have not been assigned, by their clients' numbers."""
         assert self.round.grid is not None
         nodes = list(nodes)
@@ -183,7 +178,7 @@ class GroupAveraging(PartialAveraging):
         found = [node for node in nodes if self.registry.client_of(node) not in self.groups]
         return sorted(found, key=self.registry.order)
 
-    def place(self, current: Round, nodes: Sequence[int]) -> None:
+    def assign(self, current: Round, nodes: Sequence[int]) -> None:
         """Assign clients to groups before a phase; here those that declare a group.
 
         Parameters
@@ -202,46 +197,9 @@ class GroupAveraging(PartialAveraging):
             log(WARNING, words)
         for node, group in declared.items():
             reason = "declared by the client" if group != NO_GROUP else "the client has no group"
-            self.put(current.number, self.registry.client_of(node), group, np.nan, reason)
+            self.assign_client(current.number, self.registry.client_of(node), group, np.nan, reason)
 
-    def losses(
-        self, current: Round, nodes: Sequence[int], which: str = "train"
-    ) -> dict[int, dict[int, float]]:
-        """Ask clients how good every group's model is on their own examples.
-
-        Parameters
-        ----------
-        current : Round
-            The phase that is to be played.
-        nodes : sequence of int
-            Whom to ask.
-        which : str, default "train"
-            Examples, ``"train"`` or ``"validation"``.
-
-        Returns
-        -------
-        client -> group -> mean loss, infinite where it is not a finite number; without clients
-        that did not answer
-        """
-        groups = sorted(self.models)
-        shared = {f"shared/{n}": a for n, a in current.sent.items() if n not in self.group_names}
-        own = {f"{g}/{name}": a for g in groups for name, a in self.models[g].items()}
-        asked = ConfigRecord(dict(current.config))
-        asked[SERVER_ROUND], asked[LOSS_EXAMPLES] = current.number, which
-        asked[LOSS_GROUPS] = ",".join(map(str, groups))
-        content = RecordDict(
-            {self.arrayrecord_key: ArrayRecord({**shared, **own}), self.configrecord_key: asked}
-        )
-        found: dict[int, dict[int, float]] = {}
-        for reply in self.ask(nodes, content, LOSSES_QUERY, "losses"):
-            named = {g: reply.metrics.get(f"{LOSS}-{g}") for g in groups}
-            found[reply.client] = {
-                g: float(loss) if isinstance(loss, float) and np.isfinite(loss) else np.inf
-                for g, loss in named.items()
-            }
-        return found
-
-    def put_by_losses(self, current: Round, nodes: Sequence[int]) -> dict[int, float]:
+    def assign_by_losses(self, current: Round, nodes: Sequence[int]) -> dict[int, float]:
         """Assign clients to the group whose model has the lowest loss on their training examples.
 
         Of equal losses the first group counts; a client without a finite one is in none. Unseen
@@ -254,21 +212,23 @@ class GroupAveraging(PartialAveraging):
         if not nodes or current.config.get(ADAPTATION_EXAMPLES) == 0:
             return {}
         lowest: dict[int, float] = {}
-        for client, losses in self.losses(current, nodes).items():
+        for client, losses in group_losses(self, current, nodes).items():
             group = lowest_of(losses)
             lowest[client] = losses[group]
             known = np.isfinite(lowest[client])
             reason = "the lowest training loss" if known else "no loss is finite"
             group = group if known else NO_GROUP
-            self.put(current.number, client, group, lowest[client], reason)
+            self.assign_client(current.number, client, group, lowest[client], reason)
         return lowest
 
-    def put(self, server_round: int, client: int, group: int, score: float, reason: str) -> None:
+    def assign_client(
+        self, server_round: int, client: int, group: int, score: float, reason: str
+    ) -> None:
         """Put a client in a group, and note it; nothing is noted where nothing changes."""
         if self.groups.get(client) == group:
             return
         self.groups[client] = group
-        self.placements.append(Assignment(server_round, client, group, float(score), reason))
+        self.assignments.append(Assignment(server_round, client, group, float(score), reason))
 
     def forget_momentum(self, group: int) -> None:
         """Forget the server's momentum of a group whose arrays are not what they were."""
@@ -329,20 +289,6 @@ class GroupAveraging(PartialAveraging):
     def report_fields(self, client: int) -> dict[str, float]:
         """Return the client's group."""
         return {GROUP: self.groups.get(client, NO_GROUP)}
-
-
-def lowest_of(losses: Mapping[int, float]) -> int:
-    """Return the group with the lowest loss; of equals the first."""
-    return min(losses, key=lambda group: (losses[group], group))
-
-
-def _numbers(clients: Iterable[int]) -> NDArray[Any]:
-    """Return clients' numbers; a node's id, where it has none, needs 64 bits without a sign."""
-    return np.array(list(clients), dtype=np.uint64)
-
-
-def _signed(values: Iterable[int]) -> NDArray[Any]:
-    return np.array(list(values), dtype=np.int64)
 
 
 def _mean_of_records(records: Sequence[ArrayRecord], weights: Sequence[float]) -> ArrayRecord:

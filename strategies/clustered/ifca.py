@@ -90,13 +90,13 @@ class IFCA(GroupAveraging):
                 wanted = f"at most {taking_part}: no more clients take part in the first round"
                 raise ArgumentError("clusters", self.clusters, wanted)
             self.models = {g: self._start(g, current.sent) for g in range(self.clusters)}
-        lowest = self.put_by_losses(current, current.nodes)
+        lowest = self.assign_by_losses(current, current.nodes)
         if taking_part >= self.clusters:  # otherwise that nobody picks a model is no news
             self._replant(current.number, lowest)
 
-    def place(self, current: Round, nodes: Sequence[int]) -> None:
+    def assign(self, current: Round, nodes: Sequence[int]) -> None:
         """Ask the nodes for their losses, and put each in the group of the lowest."""
-        self.put_by_losses(current, nodes)
+        self.assign_by_losses(current, nodes)
 
     def _start(self, group: int, arrays: ArrayRecord) -> ArrayRecord:
         """Return the first arrays of a group; the first group of the first start has the start."""
@@ -125,4 +125,6 @@ class IFCA(GroupAveraging):
             )
             self.models[group] = self.models[self.groups[worst]]
             self.forget_momentum(group)
-            self.put(server_round, worst, group, lowest[worst], "a model that nobody picked")
+            self.assign_client(
+                server_round, worst, group, lowest[worst], "a model that nobody picked"
+            )

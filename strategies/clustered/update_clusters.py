@@ -30,22 +30,24 @@ class UpdateClusters(UpdateDirections):
     """Find communities of clients while they train; average some arrays within each.
 
     Everybody is sent the same shared encoder, so what a client's training does to it tells what
-    the client needs beyond the mean. Its *pull* in a round is the direction of its change, less
-    the mean direction of everybody who took part. Pulls are summed over rounds, by which the noise
-    of minibatches is averaged out. Clients whose pulls have a high cosine need the same.
+    the client needs beyond the mean. Its *update direction* in a round is the direction of its
+    change, less the mean direction of everybody who took part. Directions are summed over rounds,
+    by which the noise of minibatches is averaged out. Clients whose update directions have a high
+    cosine need the same.
 
     For ``warm_up`` rounds a client is in no community and has the mean over everybody. Once that
     is behind half of the clients, communities are found among those
     (:func:`strategies.clustered.community_detection.find_communities`). Where none are evident
     everybody keeps the mean, and they are looked for again in each round. A client that comes later
-    joins the community with whose members its pulls have the highest mean cosine, if that is nearer
-    to what it is between members than to what it is across communities. Clients that agree with
-    none but with each other become a new one, unless the number of communities was given.
+    joins the community with whose members its update directions have the highest mean cosine, if
+    that is nearer to what it is between members than to what it is across communities. Clients that
+    agree with none but with each other become a new one, unless the number of communities was
+    given.
 
-    By these pulls a client was placed; they are kept. What it pulls towards afterwards is summed
-    anew. Every ``revise_every`` rounds a client moves whose new pulls have a higher mean cosine
-    with the pulls of another community than with those of its own (see
-    :func:`strategies.clustered.community_detection.reassignments`). Every placement is logged; its
+    By these a client was assigned; they are kept. What its updates point to afterwards is summed
+    anew. Every ``revise_every`` rounds a client moves whose new directions have a higher mean
+    cosine with those of another community than with those of its own (see
+    :func:`strategies.clustered.community_detection.reassignments`). Every assignment is logged; its
     score is the mean cosine, or for a move by how much it was higher.
 
     An unseen client has trained nothing, so nothing is known of it: it is evaluated with the mean.
@@ -60,8 +62,8 @@ class UpdateClusters(UpdateDirections):
         Rounds between revisions; 0 for none.
     margin : float, at least 0 (default: 0.5)
         By how much the cosine must be higher for a move, in units of the difference between what
-        it was between members and across communities when they were placed.
-    others : as in :class:`strategies.clustered.update_directions.UpdateDirections`, of pulls, and
+        it was between members and across communities when they were assigned.
+    others : as in :class:`strategies.clustered.update_directions.UpdateDirections`, and
         :class:`GroupAveraging`
 
     Raises
@@ -101,25 +103,25 @@ class UpdateClusters(UpdateDirections):
         """Log what this strategy averages and how."""
         super().summary()
         number = self.clusters or "found"
-        words = "\t└──> Communities by pulls: %s, looked for from round %d on; the mean before"
+        words = "\t└──> Communities by update directions: %s, from round %d on; the mean before"
         log(INFO, words, number, self.warm_up + 1)
         log(INFO, "\t\t└── Revised every %d rounds, margin %g", self.revise_every, self.margin)
 
     # ------------------------------------------------------------------ placing clients
 
-    def place(self, current: Round, nodes: Sequence[int]) -> None:
+    def assign(self, current: Round, nodes: Sequence[int]) -> None:
         """Put clients that were not met before in no community; they have told nothing yet."""
         for node in nodes:
             client = self.registry.client_of(node)
-            self.put(current.number, client, NO_GROUP, np.nan, "nothing is known yet")
+            self.assign_client(current.number, client, NO_GROUP, np.nan, "nothing is known yet")
 
     def arrange(self, current: Round) -> None:
         """Find communities, let clients join them, and revise, before a round of training."""
         assert current.grid is not None
         self._check(current.sent, len(list(current.grid.get_node_ids())))
-        self.place(current, self.unplaced(current.nodes))
+        self.assign(current, self.unassigned(current.nodes))
         self._look(current.number)
-        if current.number == self.warm_up + 1 and not any(map(self.is_placed, self.groups)):
+        if current.number == self.warm_up + 1 and not any(map(self.is_assigned, self.groups)):
             words = (
                 "Before round %d: no communities are evident (enough is known of %d of %d clients)"
             )
@@ -141,9 +143,9 @@ class UpdateClusters(UpdateDirections):
         similarity = self.similarity(clients)
         inside, across = levels(similarity, before)
         # a number is never used again, lest a new community inherits a model
-        free = None if self.clusters else 1 + max(p.group for p in self.placements)
+        free = None if self.clusters else 1 + max(p.group for p in self.assignments)
         labels = assign_to_communities(similarity, before, (inside + across) / 2, free)
-        self._put_all(server_round, clients, similarity, labels, "joined by its pulls")
+        self._put_all(server_round, clients, similarity, labels, "joined by its update directions")
         if due:
             self._revise(server_round, clients, labels, self.margin * max(inside - across, 0.0))
 
@@ -151,30 +153,30 @@ class UpdateClusters(UpdateDirections):
         """Put clients in the communities that are evident, if any are."""
         similarity = self.similarity(clients)
         labels = find_communities(similarity, self.clusters, self.seed)
-        self._put_all(server_round, clients, similarity, labels, "found by its pulls")
+        self._put_all(server_round, clients, similarity, labels, "found by its update directions")
 
     def _known(self) -> list[int]:
-        """Return the clients that are placed, or of which enough is known for that."""
-        told = [client for client in sorted(self.pulls) if self.pulls[client].any()]
-        return [c for c in told if self.is_placed(c) or self.rounds[c] >= self.warm_up]
+        """Return the clients that are assigned, or of which enough is known for that."""
+        told = [client for client in sorted(self.directions) if self.directions[client].any()]
+        return [c for c in told if self.is_assigned(c) or self.rounds[c] >= self.warm_up]
 
     def _revise(
         self, server_round: int, clients: Sequence[int], labels: Labels, margin: float
     ) -> None:
-        """Move clients whose pulls since they were placed are those of another community."""
+        """Move clients whose newer update directions are those of another community."""
         moved = [c for c in clients if c in self.recent and self.recent[c].any()]
         ready = [clients.index(c) for c in moved if self.rounds[c] >= self.warm_up]
         if not ready:
             return
         after = [self.recent[clients[place]] for place in ready]
-        found = cosine_similarities([*self.blocks.solve(self.pulls, clients), *after])
+        found = cosine_similarities([*self.blocks.solve(self.directions, clients), *after])
         recent = np.zeros((len(clients), len(clients)))
         recent[ready] = found[len(clients) :, : len(clients)]
         for place, (group, gain) in reassignments(recent, labels, ready, margin).items():
             client = clients[place]
             words = (server_round, client, self.groups[client], group, gain)
             log(INFO, "Before round %d: client %d moves from community %d to %d (%.2f)", *words)
-            self.put(server_round, client, group, gain, "is pulled to another community")
+            self.assign_client(server_round, client, group, gain, "goes with another community")
 
     def _check(self, arrays: ArrayRecord, there: int) -> None:
         if there < self.clusters:
@@ -195,7 +197,7 @@ class UpdateClusters(UpdateDirections):
         for place, client in enumerate(clients):
             group = int(labels[place])
             score = scores[place, group] if group != NO_GROUP else np.nan
-            self.put(server_round, client, group, score, reason)
+            self.assign_client(server_round, client, group, score, reason)
         if moved := sum(self.groups[client] != before.get(client) for client in clients):
             number = len(set(labels.tolist()) - {NO_GROUP})
             words = (server_round, number, moved, reason)

@@ -1,4 +1,4 @@
-"""What clients pull towards, summed over rounds: what communities are found by."""
+"""Directions of clients' updates, summed over rounds: what communities are found by."""
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
@@ -19,13 +19,13 @@ from strategies.replies import Reply
 
 
 class UpdateDirections(GroupAveraging):
-    """Sum what each client pulls towards.
+    """Sum the directions of each client's updates.
 
-    A client's *pull* in a round is the direction of its change, less the mean direction of
-    everybody who took part. Pulls are summed over rounds, by which the noise of minibatches is
-    averaged out. Where only some clients take part, whom a client met is taken out of the sum
+    A client's *update direction* in a round is the direction of its change, less the mean direction
+    of everybody who took part. Directions are summed over rounds, by which the noise of minibatches
+    is averaged out. Where only some clients take part, whom a client met is taken out of the sum
     (:class:`strategies.clustered.block_design.Blocks`). Once a client is put in a group its sum is
-    kept, and what it pulls towards afterwards is summed anew.
+    kept, and what its updates point to afterwards is summed anew.
 
     Parameters
     ----------
@@ -34,9 +34,10 @@ class UpdateDirections(GroupAveraging):
         everybody, or those of groups where nothing is. Of group arrays the change is that from
         the mean over everybody.
     memory : float in (0, 1] (default: 0.95)
-        Part of the sum of pulls that is kept from one round of a client to its next.
+        Part of the sum of update directions that is kept from one round of a client to its next.
     projection_size : int (default: 8192)
-        Length of the random projection of pulls, of which two are kept of a client; 0 for all.
+        Length of the random projection of directions, of which two are kept of a client; 0
+        for all.
     others : as in :class:`GroupAveraging`
 
     Raises
@@ -63,38 +64,40 @@ class UpdateDirections(GroupAveraging):
         self.compared_names = frozenset(compared_names or ())
         self.memory = memory
         self.projection_size = projection_size
-        self.pulls: dict[int, NDArray[np.float32]] = {}
-        """Client -> the sum of its pulls until it was placed, projected."""
+        self.directions: dict[int, NDArray[np.float32]] = {}
+        """Client -> the sum of its update directions until it was assigned, projected."""
         self.recent: dict[int, NDArray[np.float32]] = {}
-        """Client in a community -> the sum of its pulls since it was put there, projected."""
+        """Client in a community -> the sum of its update directions there, projected."""
         self.blocks = Blocks()
-        """With whom clients took part while their pulls were summed."""
+        """With whom clients took part while their update directions were summed."""
         self.rounds: dict[int, int] = {}
-        """Client -> the number of rounds that it has told a pull in, where it is."""
+        """Client -> the number of rounds that it has sent an update in, where it is."""
 
     @property
     def grouping(self) -> Grouping:
         """Who is in which group, and how it came to that."""
-        clients = [client for client in sorted(self.pulls) if self.pulls[client].any()]
+        clients = [client for client in sorted(self.directions) if self.directions[client].any()]
         if not clients:
             return super().grouping
         similarity = self.similarity(clients)
         return replace(super().grouping, clients=clients, similarity=similarity)
 
     def similarity(self, clients: Sequence[int]) -> Floats:
-        """Return the cosines of what clients pulled towards until they were placed."""
-        return cosine_similarities(list(self.blocks.solve(self.pulls, clients)))
+        """Return the cosines of update directions until clients were assigned."""
+        return cosine_similarities(list(self.blocks.solve(self.directions, clients)))
 
-    def is_placed(self, client: int) -> bool:
+    def is_assigned(self, client: int) -> bool:
         """Tell whether a client is in a community."""
         return self.groups.get(client, NO_GROUP) != NO_GROUP
 
-    def put(self, server_round: int, client: int, group: int, score: float, reason: str) -> None:
-        """Put a client in a community, and note it; its pulls are counted anew there."""
+    def assign_client(
+        self, server_round: int, client: int, group: int, score: float, reason: str
+    ) -> None:
+        """Put a client in a community, and note it; its directions are counted anew there."""
         if group != NO_GROUP and self.groups.get(client) != group:
             self.recent.pop(client, None)
             self.rounds[client] = 0
-        super().put(server_round, client, group, score, reason)
+        super().assign_client(server_round, client, group, score, reason)
 
     def check_names(self, arrays: ArrayRecord) -> None:
         """Refuse a name of an array to compare that is not there."""
@@ -103,29 +106,33 @@ class UpdateDirections(GroupAveraging):
 
     def state_arrays(self) -> dict[str, NDArray[Any]]:
         """Return what the strategy carries from round to round, for a checkpoint."""
-        pulls = {str(client): pull for client, pull in self.pulls.items()}
-        recent = {str(client): pull for client, pull in self.recent.items()}
+        directions = {str(client): direction for client, direction in self.directions.items()}
+        recent = {str(client): direction for client, direction in self.recent.items()}
         rounds = {str(client): np.array(count) for client, count in self.rounds.items()}
         return (
             super().state_arrays()
-            | as_part("pull", pulls)
-            | as_part("recent-pull", recent)
-            | as_part("pull-rounds", rounds)
-            | as_part("pull-blocks", self.blocks.state_arrays())
+            | as_part("direction", directions)
+            | as_part("recent-direction", recent)
+            | as_part("direction-rounds", rounds)
+            | as_part("direction-blocks", self.blocks.state_arrays())
         )
 
     def load_state_arrays(self, arrays: Mapping[str, NDArray[Any]]) -> None:
         """Take over what :meth:`state_arrays` returned."""
         super().load_state_arrays(arrays)
-        self.pulls = {int(c): pull for c, pull in part_of(arrays, "pull").items()}
-        self.recent = {int(c): pull for c, pull in part_of(arrays, "recent-pull").items()}
-        self.blocks.load_state_arrays(part_of(arrays, "pull-blocks"))
-        self.rounds = {int(c): int(n) for c, n in part_of(arrays, "pull-rounds").items()}
+        self.directions = {
+            int(c): direction for c, direction in part_of(arrays, "direction").items()
+        }
+        self.recent = {
+            int(c): direction for c, direction in part_of(arrays, "recent-direction").items()
+        }
+        self.blocks.load_state_arrays(part_of(arrays, "direction-blocks"))
+        self.rounds = {int(c): int(n) for c, n in part_of(arrays, "direction-rounds").items()}
 
     # ------------------------------------------------------------------ the way up
 
     def aggregate_arrays(self, replies: list[Reply]) -> ArrayRecord:
-        """Return the means, as :class:`GroupAveraging` does; note what everybody pulls towards."""
+        """Return the means, as :class:`GroupAveraging` does; note the directions of updates."""
         arrays = super().aggregate_arrays(replies)
         directions: dict[int, NDArray[np.float32]] = {}
         for reply in replies:
@@ -136,10 +143,10 @@ class UpdateDirections(GroupAveraging):
             return arrays
         mean = np.mean(list(directions.values()), axis=0, dtype=np.float64)
         for client, direction in directions.items():
-            sums = self.recent if self.is_placed(client) else self.pulls
+            sums = self.recent if self.is_assigned(client) else self.directions
             before = sums.get(client, np.zeros_like(direction)).astype(np.float64)
             sums[client] = (self.memory * before + (direction - mean)).astype(np.float32)
-            if sums is self.pulls:
+            if sums is self.directions:
                 self.blocks.add(client, directions, self.memory)
             self.rounds[client] = self.rounds.get(client, 0) + 1
         return arrays

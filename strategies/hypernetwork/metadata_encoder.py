@@ -7,9 +7,11 @@ import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from logging import WARNING
 from typing import Any
 
 import numpy as np
+from flwr.common.logger import log
 from numpy.typing import NDArray
 
 from strategies.errors import ArgumentError
@@ -42,6 +44,15 @@ def read_metadata(text: str) -> dict[str, float | str | None]:
         if isinstance(value, float) and not math.isfinite(value):
             raise ArgumentError(f"metadata[{name!r}]", value, "finite, or null")
     return {name: _plain(name, value) for name, value in content.items()}
+
+
+def reported_metadata(node: int, text: Any) -> Metadata:
+    """Return the metadata that a node reported; none, with a warning, if they cannot be used."""
+    try:
+        return read_metadata(text if isinstance(text, str) else "")
+    except ArgumentError as error:
+        log(WARNING, "Node %d: %s; it counts as one without metadata", node, error)
+        return {}
 
 
 MOST_CHARACTERS = 5000

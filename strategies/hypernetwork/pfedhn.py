@@ -16,12 +16,12 @@ from numpy.typing import NDArray
 from strategies.arrays import encode, to_record, view
 from strategies.averaging import PartialAveraging
 from strategies.hypernetwork.embeddings import Embeddings
-from strategies.hypernetwork.metadata_encoder import Columns, Metadata, read_metadata
+from strategies.hypernetwork.metadata_encoder import Columns, Metadata, reported_metadata
 from strategies.hypernetwork.network import Hypernetwork
-from strategies.hypernetwork.updates import clip_updates
+from strategies.hypernetwork.updates import usable_changes
 from strategies.protocol import METADATA
 from strategies.randomness import named_seed
-from strategies.replies import Reply, drop_deviants, drop_duplicates, drop_non_finite
+from strategies.replies import Reply, drop_deviants, drop_duplicates
 from strategies.rounds import Round
 
 __all__ = ["PFedHN"]
@@ -37,8 +37,8 @@ class PFedHN(PartialAveraging):
     what they were sent. A client that was not in the round keeps its embedding's free part, bit for
     bit.
 
-    Beyond the paper an embedding is made of the client's metadata, if it tells some (property
-    ``"metadata"``), and a free part that is pulled to zero and dropped now and then in training, so
+    Beyond the paper an embedding is made of the client's metadata, if it reports some (property
+    ``"metadata"``), and a free part that decays to zero and is dropped now and then in training, so
     that the metadata alone are enough: a client that was never seen is sent a model at once.
 
     Arrays that are no parameters (buffers) are averaged over everybody. What ``start`` returns are
@@ -57,7 +57,7 @@ class PFedHN(PartialAveraging):
     weight_decay : float (default: 1.0)
         Of the network, decoupled; times the learning rate it is what a step takes off its weights.
     free_decay : float (default: 0.001)
-        Pull of free parts to zero, beside metadata.
+        Decay of free parts to zero, beside metadata.
     free_dropout : float in [0, 1) (default: 0.3)
         How often the free part of a client is left out in a round of training, beside metadata.
     others : as in :class:`PartialAveraging`
@@ -102,7 +102,7 @@ class PFedHN(PartialAveraging):
         self.use_metadata = use_metadata
         self.sizes = embedding_size, hidden_size
         self.embeddings: Embeddings | None = None
-        """Made in the first round, when it is known what clients tell."""
+        """Made in the first round, when the metadata of clients are known."""
         self._rules: dict[str, Any] = {
             "learning_rate": server_learning_rate,
             "weight_decay": weight_decay,
@@ -111,7 +111,7 @@ class PFedHN(PartialAveraging):
             "seed": self.seed,
         }
         self.metadata: dict[int, Metadata] = {}
-        """Client -> what it tells; without those that have not answered yet."""
+        """Client -> its metadata; without those that have not answered yet."""
         self._written: dict[int, tuple[int, NDArray[np.float32]]] = {}
         self._left_out: set[int] = set()
 
@@ -134,10 +134,10 @@ class PFedHN(PartialAveraging):
         """Return client -> the parameters written for it, of all clients that are known."""
         clients = sorted(self.metadata.keys() | self._known.free.keys())
         network = self._known.network
-        told = self._told(clients)
+        metadata = self._metadata_of(clients)
         return {
-            client: to_record(network.arrays(self._known.write(client, metadata)))
-            for client, metadata in zip(clients, told, strict=True)
+            client: to_record(network.arrays(self._known.write(client, own)))
+            for client, own in zip(clients, metadata, strict=True)
         }
 
     # ------------------------------------------------------------------ checkpoints
@@ -146,15 +146,15 @@ class PFedHN(PartialAveraging):
         """Return what the strategy carries from round to round, for a checkpoint."""
         if self.embeddings is None:
             return super().state_arrays()
-        told = np.frombuffer(json.dumps(self.metadata).encode(), dtype=np.uint8)
-        return super().state_arrays() | self.embeddings.state_arrays() | {"metadata": told}
+        metadata = np.frombuffer(json.dumps(self.metadata).encode(), dtype=np.uint8)
+        return super().state_arrays() | self.embeddings.state_arrays() | {"metadata": metadata}
 
     def load_state_arrays(self, arrays: Mapping[str, NDArray[Any]]) -> None:
         """Take over what :meth:`state_arrays` returned."""
         super().load_state_arrays(arrays)
         if "metadata" in arrays:
-            told = json.loads(arrays["metadata"].tobytes())
-            self.metadata = {int(client): metadata for client, metadata in told.items()}
+            kept = json.loads(arrays["metadata"].tobytes())
+            self.metadata = {int(client): metadata for client, metadata in kept.items()}
             self.embeddings = Embeddings.of(arrays, **self._rules)
 
     # ------------------------------------------------------------------ the way down
@@ -175,8 +175,8 @@ class PFedHN(PartialAveraging):
         everybody = sorted(current.grid.get_node_ids(), key=self.registry.order)
         self.meet(current, current.nodes if self.network else everybody)
         clients = [self.registry.client_of(node) for node in current.nodes]
-        self._known.grow(clients, self._told(clients))
-        self._left_out = self._known.left_out(clients, self._told(clients), current.number)
+        self._known.grow(clients, self._metadata_of(clients))
+        self._left_out = self._known.left_out(clients, self._metadata_of(clients), current.number)
 
     def arrays_for(self, node: int, current: Round) -> ArrayRecord:
         """Return the parameters written for a node's client, and the shared buffers."""
@@ -217,7 +217,7 @@ class PFedHN(PartialAveraging):
         self.meet(current, nodes)
         current.nodes.sort(key=self.registry.order)
         clients = [self.registry.client_of(node) for node in current.nodes]
-        self._known.grow(clients, self._told(clients), late=True)
+        self._known.grow(clients, self._metadata_of(clients), late=True)
         self._left_out = set()
         own = [self._known.free[client] for client in clients]
         optimizer = torch.optim.Adam(own, lr=learning_rate)
@@ -228,7 +228,7 @@ class PFedHN(PartialAveraging):
             drop_duplicates(parsed)
             _, found, moved = self._changes(parsed)
             if found:
-                self._known.fit(found, self._told(found), moved, optimizer)
+                self._known.fit(found, self._metadata_of(found), moved, optimizer)
 
     def meet(self, current: Round, nodes: Sequence[int]) -> None:
         """Ask nodes not met before for their metadata; make the network when there is none yet.
@@ -240,14 +240,14 @@ class PFedHN(PartialAveraging):
         new = [node for node in nodes if self.registry.client_of(node) not in self.metadata]
         for node, answer in self.ask_properties(new, METADATA).items() if self.use_metadata else ():
             # of two nodes that say they are one client the first counts
-            reported = _read(node, answer.get(METADATA))
+            reported = reported_metadata(node, answer.get(METADATA))
             self.metadata.setdefault(self.registry.client_of(node), reported)
         if self.network is None:
             self._make(current.sent)
         for node in new:
-            told = self.metadata.get(self.registry.client_of(node), {})
-            for name in self._known.network.columns.never_seen(told):
-                log(WARNING, "Node %d: %s %r was never seen before", node, name, told[name])
+            own = self.metadata.get(self.registry.client_of(node), {})
+            for name in self._known.network.columns.never_seen(own):
+                log(WARNING, "Node %d: %s %r was never seen before", node, name, own[name])
 
     def _make(self, arrays: ArrayRecord) -> None:
         if unknown := sorted(self.parameter_names - arrays.keys()):
@@ -257,16 +257,16 @@ class PFedHN(PartialAveraging):
         seed = named_seed(self.seed, "hypernetwork")
         network = Hypernetwork(start, columns, *self.sizes, seed=seed)
         self.embeddings = Embeddings(network, **self._rules)
-        told = sum(bool(metadata) for metadata in self.metadata.values())
+        count = sum(bool(metadata) for metadata in self.metadata.values())
         words = ", ".join(columns.names) or "none; embeddings are learned"
-        log(INFO, "Metadata of %d clients: %s", told, words)
+        log(INFO, "Metadata of %d clients: %s", count, words)
 
     @property
     def _known(self) -> Embeddings:
         assert self.embeddings is not None
         return self.embeddings
 
-    def _told(self, clients: Sequence[int]) -> list[Metadata]:
+    def _metadata_of(self, clients: Sequence[int]) -> list[Metadata]:
         return [self.metadata.get(client, {}) for client in clients]
 
     # ------------------------------------------------------------------ the way up
@@ -283,44 +283,15 @@ class PFedHN(PartialAveraging):
         means = self.means(good, rest) or {}
         weights = np.array(self.weights(good))
         shares = (weights / weights.sum()).tolist()
-        self._known.step(clients, self._told(clients), moved, shares, self._left_out)
+        self._known.step(clients, self._metadata_of(clients), moved, shares, self._left_out)
         mean = self._known.network.arrays(self._known.write_mean(self.metadata))
         return to_record(means | mean)
 
     def _changes(
         self, replies: Sequence[Reply]
     ) -> tuple[list[Reply], list[int], NDArray[np.float32]]:
-        """Return the good replies, their clients, and what was sent less what came back."""
-        drop_non_finite(replies)
+        """Return the usable replies, their clients, and what was sent less what came back."""
         written, self._written = self._written, {}
-        network = self._known.network
-        good: list[Reply] = []
-        moved: list[NDArray[np.float32]] = []
-        for reply in [reply for reply in replies if not reply.dropped]:
-            if missing := [name for name in network.shapes if name not in reply.views]:
-                reply.dropped = f"missing {missing}"
-                continue
-            with np.errstate(over="ignore"):
-                change = written[reply.node_id][1] - network.flat(reply.views)
-            if np.isfinite(change).all():
-                good.append(reply)
-                moved.append(change)
-            else:
-                reply.dropped = "its parameters are too large to be told from what it was sent"
-        if not good:
-            return [], [], np.zeros((0, 0), dtype=np.float32)
-        shortened, believed = clip_updates(np.stack(moved), network.scale.numpy())
-        for reply, is_believed in zip(good, believed.tolist(), strict=True):
-            reply.dropped = "" if is_believed else "it changed far more than the others"
-        good = [reply for reply in good if not reply.dropped]
-        clients = [written[reply.node_id][0] for reply in good]
-        return good, clients, shortened[believed]
-
-
-def _read(node: int, told: Any) -> Metadata:
-    """Return what a node told of itself; nothing, with a warning, if that cannot be used."""
-    try:
-        return read_metadata(told if isinstance(told, str) else "")
-    except ValueError as error:
-        log(WARNING, "Node %d: %s; it counts as one that tells nothing", node, error)
-        return {}
+        sent = {node: row for node, (_, row) in written.items()}
+        good, changes = usable_changes(replies, sent, self._known.network)
+        return good, [written[reply.node_id][0] for reply in good], changes

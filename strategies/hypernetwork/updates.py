@@ -1,6 +1,6 @@
 """Clients' updates as gradients of a hypernetwork: vector-Jacobian products and norm clipping."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
@@ -9,6 +9,7 @@ from torch import Tensor
 
 from strategies.hypernetwork.metadata_encoder import Metadata
 from strategies.hypernetwork.network import Hypernetwork
+from strategies.replies import Reply, drop_non_finite
 
 VALUES_AT_ONCE = 2**24
 """Largest number of generated values in one backward pass (64 MB of float32)."""
@@ -82,3 +83,47 @@ def clip_updates(
     clipped: NDArray[np.float32] = (moved * factors[:, None]).astype(np.float32)
     accepted: NDArray[np.bool_] = sizes <= max(FARTHEST, 10 * largest) if many else sizes >= 0
     return clipped, accepted
+
+
+def usable_changes(
+    replies: Sequence[Reply], sent: Mapping[int, NDArray[np.float32]], network: Hypernetwork
+) -> tuple[list[Reply], NDArray[np.float32]]:
+    """Return the replies that the network can learn from, and what was sent less what came back.
+
+    Marks the others dropped: those with values that are not finite, without a generated array, and
+    outliers (:func:`clip_updates`).
+
+    Parameters
+    ----------
+    replies : sequence of Reply
+        Of the clients of a round.
+    sent : mapping
+        Node -> the generated parameters that it was sent, ``(P,)``.
+    network : Hypernetwork
+        The network that generated them.
+
+    Returns
+    -------
+    tuple of a list of Reply and a ndarray
+        N replies, and their changes ``(N, P)``, clipped.
+    """
+    drop_non_finite(replies)
+    good: list[Reply] = []
+    moved: list[NDArray[np.float32]] = []
+    for reply in [reply for reply in replies if not reply.dropped]:
+        if missing := [name for name in network.shapes if name not in reply.views]:
+            reply.dropped = f"missing {missing}"
+            continue
+        with np.errstate(over="ignore"):
+            change = sent[reply.node_id] - network.flat(reply.views)
+        if np.isfinite(change).all():
+            good.append(reply)
+            moved.append(change)
+        else:
+            reply.dropped = "its parameters are too far from what it was sent"
+    if not good:
+        return [], np.zeros((0, 0), dtype=np.float32)
+    clipped, accepted = clip_updates(np.stack(moved), network.scale.numpy())
+    for reply, is_accepted in zip(good, accepted.tolist(), strict=True):
+        reply.dropped = "" if is_accepted else "it changed far more than the others"
+    return [reply for reply in good if not reply.dropped], clipped[accepted]

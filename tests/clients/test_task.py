@@ -22,7 +22,8 @@ from clients import (
     fine_tune,
     in_memory_loader,
 )
-from clients.evaluation import Evaluation, cross_fitted, quality
+from clients.evaluation import Evaluation
+from clients.fine_tuning import cross_fitted, quality
 from clients.scopes import assign_scopes
 from tests.helpers import tiny_client
 

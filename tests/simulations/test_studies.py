@@ -5,7 +5,8 @@ import pytest
 
 from simulations.__main__ import STUDIES, main
 from simulations.studies.proximal import STRENGTHS, chosen_inside, gains
-from simulations.study import Arm, Claim, Outcome, Result, Study, run_study, summary_of
+from simulations.study import Arm, Claim, Outcome, Result, Study, run_study
+from simulations.summary import summary_of
 
 
 def test_the_list(capsys):

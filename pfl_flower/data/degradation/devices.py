@@ -1,4 +1,4 @@
-"""Devices that degrade measurements: errors, clipped and stuck sensors, missing values.
+"""Devices that degrade measurements: errors and missing values.
 
 Clients differ in the quality of their measurements, not in the distribution of the true values. A
 device takes all measurements of its client, for training and for testing. All numbers are in the
@@ -40,10 +40,6 @@ class Device:
         :data:`~pfl_flower.data.degradation.missingness.MISSINGNESS`.
     noise : float, default 0.0
         Deviation of the measurement error.
-    stuck : float, default 0.0
-        Share of the features that are stuck at one value, 0 to 1.
-    clipped : float, default 0.0
-        Measurements are clipped to plus or minus this; 0 for no limit.
     corrupted : bool, default False
         Whether all measurements are pure noise, which the client declares as perfect.
     """
@@ -52,17 +48,15 @@ class Device:
     missing: float = 0.0
     missingness: str = "random"
     noise: float = 0.0
-    stuck: float = 0.0
-    clipped: float = 0.0
     corrupted: bool = False
 
     @property
     def perfect(self) -> bool:
         """Whether the device changes nothing."""
-        return not (self.missing or self.noise or self.stuck or self.clipped or self.corrupted)
+        return not (self.missing or self.noise or self.corrupted)
 
 
-PER_TIER = ("missing", "noise", "stuck", "clipped")
+PER_TIER = ("missing", "noise")
 """Settings that are one number, or one per tier."""
 
 
@@ -179,8 +173,8 @@ def take_measurements(
 ) -> tuple[Floats, ...]:
     """Return the measurements that a device takes of the true values.
 
-    It adds errors, then clips, then sticks features, then loses values. For a corrupted client all
-    values are replaced by normal ones with the mean and deviation of its training values.
+    It adds errors, then loses values. For a corrupted client all values are replaced by normal ones
+    with the mean and deviation of its training values.
 
     Parameters
     ----------
@@ -210,12 +204,6 @@ def take_measurements(
     if device.noise:
         draws = [generator(seed, "device", client, name, "noise") for name in PARTS]
         seen = [add_noise(part, device.noise, d) for part, d in zip(seen, draws, strict=True)]
-    if device.clipped:
-        seen = [np.clip(part, -device.clipped, device.clipped) for part in seen]
-    if device.stuck:
-        own = generator(seed, "device", client, "stuck")
-        stuck = draw_stuck(seen[0], device.stuck, own)
-        seen = [np.where(np.isnan(stuck), part, stuck) for part in seen]
     if device.missing:
         reference, chances = seen[0], MISSINGNESS[device.missingness]
         for place, name in enumerate(PARTS):
@@ -244,30 +232,3 @@ def add_noise(values: Floats, deviation: float | Floats, draw: np.random.Generat
 def _pure_noise(values: Floats, like: Floats, draw: np.random.Generator) -> Floats:
     known = KnownValues.of(like)
     return add_noise(np.broadcast_to(known.means, values.shape), np.sqrt(known.variances), draw)
-
-
-def draw_stuck(training: Floats, share: float, draw: np.random.Generator) -> Floats:
-    """Draw the features that are stuck, and the value of each.
-
-    The number of stuck features is rounded. Each is stuck at its value in a random training
-    example; at 0 where that is missing.
-
-    Parameters
-    ----------
-    training : ndarray
-        ``(N, d)``, N at least 1.
-    share : float
-        Share of the features that are stuck, 0 to 1.
-    draw : Generator
-        The random numbers.
-
-    Returns
-    -------
-    ndarray
-        The value of each stuck feature, ``(d,)``; NaN for the others.
-    """
-    size = training.shape[1]
-    places = draw.permutation(size)[: round(share * size)]
-    at = np.full(size, np.nan)
-    at[places] = np.nan_to_num(training[draw.integers(len(training), size=len(places)), places])
-    return at

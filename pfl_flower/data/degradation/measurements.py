@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 from torch import Tensor
 
-from clients.measurement_error.data_quality import DataQuality, calibration, reliability_of
+from clients.data_quality import DataQuality, calibration, reliability_of
 from pfl_flower.data.client_data import ClientData
 from pfl_flower.data.client_records import RawClient
 from pfl_flower.data.degradation.devices import PER_TIER, Device, take_measurements, tier_values

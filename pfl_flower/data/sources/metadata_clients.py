@@ -8,9 +8,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 
 from pfl_flower.data.records import ClientMetadata, Examples, Source, SourceRequest
+from pfl_flower.data.sources.generated import equal_clients
 from strategies.randomness import generator
 
 TRAINING, TEST = 40, 30
@@ -128,7 +128,7 @@ def digits(world: World) -> Load:
                 rows = draw.choice(pool, count, replace=False)
                 inputs.append(_photograph(images[rows], device))
                 targets.append(names[region][labels[rows]])
-        return _examples(np.concatenate(inputs), np.concatenate(targets), request.num_clients)
+        return equal_clients(inputs, targets, TRAINING, TEST)
 
     return load
 
@@ -169,22 +169,9 @@ def regression(world: World) -> Load:
             features = draw.normal(size=(TRAINING + TEST, NUM_FEATURES))
             inputs.append(features)
             targets.append(features @ own + draw.normal(0, NOISE, len(features)))
-        return _examples(
-            np.concatenate(inputs).astype(np.float32),
-            np.concatenate(targets).astype(np.float32),
-            request.num_clients,
-        )
+        return equal_clients(inputs, targets, TRAINING, TEST)
 
     return load
-
-
-def _examples(inputs: np.ndarray, targets: np.ndarray, num_clients: int) -> Examples:
-    return Examples(
-        torch.from_numpy(np.ascontiguousarray(inputs)),
-        torch.from_numpy(targets),
-        owner=np.repeat(np.arange(num_clients), TRAINING + TEST),
-        fold=np.tile(np.repeat([0, 1], [TRAINING, TEST]), num_clients),
-    )
 
 
 def source(

@@ -3,23 +3,17 @@
 from dataclasses import dataclass
 
 import numpy as np
-import torch
-from numpy.typing import NDArray
 
 from pfl_flower.data.records import Examples, SourceRequest
+from pfl_flower.data.sources.generated import Floats, linear_clients
 from strategies.randomness import generator
 
 NUM_FEATURES = 5
-TRAINING, TEST = 200, 100
-"""Number of a client's training examples (``max-examples`` may lower it) and test examples."""
-
 INPUT_CORRELATION = 0.5
 """Correlation of neighbouring features; features ``k`` apart have its ``k``-th power."""
 
 COEFFICIENT_VARIANCE = 0.3
 """Mean variance of a client's coefficient around the mean of the prior."""
-
-Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -96,18 +90,8 @@ def mixed_effects(request: SourceRequest) -> Examples:
         Inputs ``(N, 5)`` and targets ``(N,)``, float32.
     """
     truth = mixed_effects_truth(request.seed, request.num_clients)
-    root = np.linalg.cholesky(input_covariance())
-    count = TRAINING + TEST
-    inputs, targets = [], []
-    for client, own in enumerate(truth.coefficients):
-        draw = generator(request.seed, "planted", client, "examples")
-        features = draw.normal(size=(count, NUM_FEATURES)) @ root.T
-        noise = np.sqrt(truth.noise) * draw.normal(size=count)
-        inputs.append(features)
-        targets.append(features @ own[:-1] + own[-1] + noise)
-    return Examples(
-        torch.from_numpy(np.concatenate(inputs)).float(),
-        torch.from_numpy(np.concatenate(targets)).float(),
-        np.repeat(np.arange(request.num_clients), count),
-        np.tile(np.repeat([0, 1], [TRAINING, TEST]), request.num_clients),
+    draws = (
+        generator(request.seed, "planted", client, "examples")
+        for client in range(request.num_clients)
     )
+    return linear_clients(draws, input_covariance(), truth.coefficients, np.sqrt(truth.noise))

@@ -5,13 +5,10 @@ All clients have the same distribution. Clients differ only once the run keys ``
 """
 
 import numpy as np
-import torch
-from numpy.typing import NDArray
 
 from pfl_flower.data.records import Examples, SourceRequest
+from pfl_flower.data.sources.generated import Floats, linear_clients
 from strategies.randomness import generator
-
-Floats = NDArray[np.float64]
 
 SLOPES = (1.0, 0.8, 1.2, 0.9, 1.1)
 """True coefficient of each feature (such as pulse, sleep, steps)."""
@@ -23,9 +20,6 @@ OUTCOME_NOISE = 1.0
 NUM_FEATURES = len(SLOPES)
 INPUT_CORRELATION = 0.4
 """Correlation of every two features; features have mean 0 and deviation 1."""
-
-TRAINING, TEST = 200, 100
-"""Number of a client's training examples (``max-examples`` may lower it) and test examples."""
 
 
 def input_covariance() -> Floats:
@@ -47,18 +41,7 @@ def wearables(request: SourceRequest) -> Examples:
     examples : Examples
         Inputs ``(N, 5)`` and targets ``(N,)``, float32.
     """
-    root = np.linalg.cholesky(input_covariance())
-    count = TRAINING + TEST
-    inputs, targets = [], []
-    for client in range(request.num_clients):
-        draw = generator(request.seed, "wearables", client)
-        features = draw.normal(size=(count, NUM_FEATURES)) @ root.T
-        noise = OUTCOME_NOISE * draw.normal(size=count)
-        inputs.append(features)
-        targets.append(features @ np.array(SLOPES) + INTERCEPT + noise)
-    return Examples(
-        torch.from_numpy(np.concatenate(inputs)).float(),
-        torch.from_numpy(np.concatenate(targets)).float(),
-        np.repeat(np.arange(request.num_clients), count),
-        np.tile(np.repeat([0, 1], [TRAINING, TEST]), request.num_clients),
-    )
+    clients = range(request.num_clients)
+    draws = (generator(request.seed, "wearables", client) for client in clients)
+    coefficients = np.tile((*SLOPES, INTERCEPT), (request.num_clients, 1))
+    return linear_clients(draws, input_covariance(), coefficients, OUTCOME_NOISE)

@@ -9,10 +9,10 @@ from torch.nn.functional import relu
 from clients import HierarchicalLinearClient, Regression, assign_scopes, in_memory_loader
 from clients.evaluation import evaluate
 from strategies.errors import ArgumentError
-from strategies.hierarchical.hierarchical_linear import (
+from strategies.hierarchical.hierarchical_linear import first_prior
+from strategies.hierarchical.linear_arrays import (
     NAMES,
     contribution_arrays,
-    first_prior,
     moments_arrays,
     prior_arrays,
 )

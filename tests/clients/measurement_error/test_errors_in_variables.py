@@ -11,7 +11,7 @@ from clients import (
     assign_scopes,
     in_memory_loader,
 )
-from clients.measurement_error.data_quality import DataQuality, calibration
+from clients.data_quality import DataQuality, calibration
 from clients.measurement_error.errors_in_variables import Calibrated
 from strategies.measurement_error.corrected_moments import coefficients, error_moments
 from strategies.measurement_error.errors_in_variables import NAMES, model_arrays

@@ -42,7 +42,7 @@ from strategies.thresholds.search import (
 from tests.helpers import TinyNet, tiny_client
 
 F1 = Objective("f1")
-GLOBAL_IF_FEW = ("personal", "shrunk", "platt", "isotonic")
+GLOBAL_IF_FEW = ("personal", "shrunk", "platt")
 
 
 def drawn(count, prevalence, seed=0):
@@ -103,21 +103,6 @@ def test_a_shift_is_the_best_expected_metric_of_shifted_scores(fleet):
     assert thresholds_of(equal)["prior-shift"] == pytest.approx(expected, abs=1e-9)
 
 
-@pytest.mark.parametrize("name", ["f1", "balanced-accuracy", "cost"])
-def test_isotonic_calibration_finds_the_personal_threshold_again(fleet, name):
-    # a ratio at which no step of the calibrated scores is as good called ill as called healthy
-    objective = Objective(name, cost_ratio=math.e)
-    for seed in range(20):
-        own = evidence(fleet, seed=seed, objective=objective)
-        found = thresholds_of(own)
-        called = [own.scores >= found[rule] for rule in ("personal", "isotonic")]
-        tables = [
-            ((y & c).sum() for y in (own.labels, ~own.labels) for c in (x, ~x)) for x in called
-        ]
-        values = [objective.value(tp, fp, fn, tn) for tp, fn, fp, tn in tables]
-        assert values[0] == pytest.approx(values[1])
-
-
 def test_platt_finds_the_threshold_of_a_logistic_truth(fleet):
     draw = generator(0, "platt")
     scores = draw.random(20_000)
@@ -147,7 +132,7 @@ def test_with_few_of_a_class_the_global_threshold_is_used(fleet, ill, flipped):
 def test_with_just_enough_it_has_one_of_its_own(fleet):
     labels = np.arange(40) >= 40 - FEWEST
     found = thresholds_of(evidence(fleet, scores=np.linspace(0, 1, 40), labels=labels))
-    assert all(found[rule] != found["global"] for rule in ("personal", "shrunk", "isotonic"))
+    assert all(found[rule] != found["global"] for rule in ("personal", "shrunk"))
 
 
 def test_without_validation_it_has_the_fleets(fleet):

@@ -20,7 +20,8 @@ from simulations.studies.borrowing import (
     standard_errors,
     table,
 )
-from simulations.study import Arm, Outcome, Result, run_study, summary_of
+from simulations.study import Arm, Outcome, Result, run_study
+from simulations.summary import summary_of
 
 
 def test_the_method_is_judged_as_its_clients_report_it():

@@ -14,7 +14,8 @@ from simulations.studies.clusters import (
     best_restarts,
     measure,
 )
-from simulations.study import Arm, Outcome, Result, write_outcome
+from simulations.study import Arm, Outcome, Result
+from simulations.summary import write_outcome
 
 COSTS = {"bytes_per_round": {"down": 1.0, "up": 1.0}, "parameters": {}, "seconds_per_round": 1.0}
 

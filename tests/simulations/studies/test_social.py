@@ -24,7 +24,8 @@ from simulations.studies.social import (
     planted,
     rand,
 )
-from simulations.study import Arm, Outcome, Result, write_outcome
+from simulations.study import Arm, Outcome, Result
+from simulations.summary import write_outcome
 
 BYTES = {FEDAVG: 1000.0, OWN: 1149.0}
 

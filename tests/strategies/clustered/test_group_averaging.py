@@ -182,7 +182,7 @@ def test_clients_are_asked_for_their_groups_once():
     asked = [(e.client, e.config["properties"]) for e in grid.exchanges]
     assert asked == [(client, "partition-id,group") for client in range(5)]
     assert strategy.groups == {0: 3, 1: 0, 2: NO_GROUP, 3: NO_GROUP, 4: NO_GROUP}
-    assert {p.reason for p in strategy.placements if p.group == NO_GROUP} == {
+    assert {p.reason for p in strategy.assignments if p.group == NO_GROUP} == {
         "the client has no group"
     }
 
@@ -191,15 +191,15 @@ def test_a_new_group_starts_from_the_mean_and_then_has_arrays_of_its_own():
     strategy, grid = averaging({0: 0, 1: 0}), InProcessGrid(answering_app(), 2)
     sent(strategy, grid)
     means = aggregate(strategy, replies_of({0: 2, 1: 6}))
-    strategy.put(2, 1, 7, 0.5, "moved")
+    strategy.assign_client(2, 1, 7, 0.5, "moved")
     found = sent(strategy, grid, means, 2)
     np.testing.assert_array_equal(found[1]["w"], means["w"])
     aggregate(strategy, replies_of({0: 2, 1: 6}), 2)
     np.testing.assert_array_equal(of_group(strategy, 7), 6 * W)
     np.testing.assert_array_equal(of_group(strategy, 0), 2 * W)
-    assert [tuple(p) for p in strategy.placements[-1:]] == [(2, 1, 7, 0.5, "moved")]
-    strategy.put(3, 1, 7, 0.9, "the same again")
-    assert len(strategy.placements) == 3
+    assert [tuple(p) for p in strategy.assignments[-1:]] == [(2, 1, 7, 0.5, "moved")]
+    strategy.assign_client(3, 1, 7, 0.9, "the same again")
+    assert len(strategy.assignments) == 3
 
 
 @pytest.mark.parametrize("where", ["s", "w"])
@@ -268,20 +268,20 @@ NAMES = {"group_names": ["w", "n"], "parameter_names": ["w"], "server_momentum":
 def test_a_strategy_that_is_stored_goes_on_as_if_it_had_not_been(kind):
     first, grid = kind(**NAMES), InProcessGrid(answering_app(), 4)
     first.groups.update(TWO)
-    first.placements += [Assignment(1, c, g, np.nan, "given") for c, g in TWO.items()]
+    first.assignments += [Assignment(1, c, g, np.nan, "given") for c, g in TWO.items()]
     first.clients.update({100 + client: client for client in range(4)})
     counter = {"n": np.array(3)}
     first.round = Round(1, "train", to_record(START | counter), ConfigRecord(), grid, [100, 102])
     assert len(first.messages(first.round)) == 2
     means = aggregate(first, replies_of({0: 1, 1: 2, 2: 3, 3: 4}, **counter))
-    first.put(2, 4, NO_GROUP, -0.25, "agrees with no cluster: ü")
-    first.put(2, 1, 12, np.inf, "")
+    first.assign_client(2, 4, NO_GROUP, -0.25, "agrees with no cluster: ü")
+    first.assign_client(2, 1, 12, np.inf, "")
     first.query_bytes[:] = [123, 2**40]
     second = kind(**NAMES)
     second.load_state_arrays(stored(first))
     assert as_bytes(second.state_arrays()) == as_bytes(first.state_arrays())
     assert second.groups == first.groups
-    assert repr(second.placements) == repr(first.placements)
+    assert repr(second.assignments) == repr(first.assignments)
     assert second.grouping.bytes_up == 2**40
     for strategy in (first, second):
         strategy.clients.update({100 + client: client for client in range(4)})
@@ -303,12 +303,12 @@ def test_groups_that_are_found_cannot_be_given(kind):
 def test_node_ids_of_64_bits_survive_a_checkpoint():
     first = GradientClusters(**NAMES)
     node = 2**63 + 2**10 + 1
-    first.put(1, node, 0, 1.0, "found by its gradient")
+    first.assign_client(1, node, 0, 1.0, "found by its gradient")
     first.signatures[node] = Signature(np.ones(3, np.float32), 7, 0.5)
     second = GradientClusters(**NAMES)
     second.load_state_arrays(stored(first))
     assert second.groups == {node: 0}
-    assert second.placements == first.placements
+    assert second.assignments == first.assignments
     assert second.signatures[node].examples == 7
 
 
@@ -317,7 +317,7 @@ def test_a_strategy_that_has_done_nothing_can_be_stored_too(kind):
     second = kind(**NAMES)
     second.load_state_arrays(stored(kind(**NAMES)))
     assert second.groups == {}
-    assert second.placements == []
+    assert second.assignments == []
     assert second.models == {}
     second.load_state_arrays({})  # as at the start of a run
 
@@ -331,7 +331,7 @@ def test_reports_say_in_which_group_a_client_is():
 def test_the_grouping_is_a_copy():
     strategy = averaging()
     grouping = strategy.grouping
-    strategy.put(2, 0, 1, np.nan, "moved")
+    strategy.assign_client(2, 0, 1, np.nan, "moved")
     assert grouping.groups == TWO
     assert [tuple(p)[:3] for p in grouping.assignments] == [(1, c, g) for c, g in TWO.items()]
 
@@ -410,7 +410,7 @@ def test_of_two_nodes_that_are_one_client_the_lower_one_chooses():
     strategy.clients.update({100: 0, 101: 1, 102: 0})
     sent(strategy, InProcessGrid(app, 3))
     assert strategy.groups == {0: 0, 1: 1}
-    assert {p.reason for p in strategy.placements} == {"the lowest training loss"}
+    assert {p.reason for p in strategy.assignments} == {"the lowest training loss"}
 
 
 @pytest.mark.parametrize(("examples", "told"), [(0.5, False), (1, True)])
@@ -451,9 +451,9 @@ def test_unseen_clients_that_are_evaluated_leave_models_as_they_were():
     )
     assert [(r.client, r.metrics["group"]) for r in reports] == [(2, 0), (3, 0)]
     assert strategy.groups == {0: 0, 1: 0}
-    assert strategy.placements == []
+    assert strategy.assignments == []
     after = as_bytes(stored(strategy))
-    after["placements/bytes"] = before["placements/bytes"]
+    after["queries/bytes"] = before["queries/bytes"]
     assert after == before
 
 
@@ -475,7 +475,7 @@ def test_a_silent_member_does_not_hold_up_a_split_and_is_placed_anew():
     strategy._split(0)
     assert {c for c, g in strategy.groups.items() if g == 0} == {0, 1, 2, 3}
     assert {c for c, g in strategy.groups.items() if g == 1} == {4, 5, 6}
-    assert strategy.placements[-1][1:3] == (7, NO_GROUP)
+    assert strategy.assignments[-1][1:3] == (7, NO_GROUP)
     strategy.updates = {c: np.ones(2) for c in range(2)}
     strategy._split(0)  # of two of four nothing is known
     assert set(strategy.groups.values()) == {0, 1}

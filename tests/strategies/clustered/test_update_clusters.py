@@ -88,9 +88,9 @@ def as_bytes(state):
 
 def cosines(true, dimensions=1000, noise=2.5, seed=SEED):
     draw = np.random.default_rng(seed)
-    pulls = draw.normal(size=(max(true) + 1, dimensions))[true]
-    pulls = pulls + noise * draw.normal(size=pulls.shape)
-    return cosine_similarities(list(pulls - pulls.mean(axis=0)))
+    directions = draw.normal(size=(max(true) + 1, dimensions))[true]
+    directions = directions + noise * draw.normal(size=directions.shape)
+    return cosine_similarities(list(directions - directions.mean(axis=0)))
 
 
 # ---------------------------------------------------------------------- pure functions
@@ -113,7 +113,7 @@ def test_the_evidence_is_the_description_length_that_is_saved():
 
 @pytest.mark.parametrize("seed", range(100, 105))
 @pytest.mark.parametrize("number", [0, 4])
-def test_communities_are_found_in_pulls_with_cosines_of_a_tenth(seed, number):
+def test_communities_are_found_in_directions_with_cosines_of_a_tenth(seed, number):
     similarity = cosines(TRUE, seed=seed)
     assert levels(similarity, TRUE)[0] < 0.15
     assert find_communities(similarity, number).tolist() == TRUE.tolist()
@@ -169,8 +169,8 @@ def test_communities_are_found_after_warming_up_and_are_stable(number, seed):
     assert strategy.models == {}
     world.play(strategy, range(4, 40))
     assert partition(strategy.groups) == communities_of(TRUE)
-    assert {p.round for p in strategy.placements if p.group != NO_GROUP} == {4}
-    assert all(0 < p.score < 1 for p in strategy.placements if p.group != NO_GROUP)
+    assert {p.round for p in strategy.assignments if p.group != NO_GROUP} == {4}
+    assert all(0 < p.score < 1 for p in strategy.assignments if p.group != NO_GROUP)
     similarity = strategy.grouping.similarity
     assert similarity.shape == (16, 16)
     assert strategy.grouping.clients == list(range(16))
@@ -192,13 +192,13 @@ def test_misplaced_clients_are_moved_and_the_others_are_not():
     world.play(strategy, range(1, 5))
     right = dict(strategy.groups)
     strategy.groups[0], strategy.groups[5] = right[5], right[0]
-    before = len(strategy.placements)
+    before = len(strategy.assignments)
     world.play(strategy, range(5, 20))
     assert strategy.groups == right
-    moved = strategy.placements[before:]
+    moved = strategy.assignments[before:]
     assert sorted(p.client for p in moved) == [0, 5]
     assert min(p.round for p in moved) >= 4 + 3  # it has to be there for some rounds first
-    assert {p.reason for p in moved} == {"is pulled to another community"}
+    assert {p.reason for p in moved} == {"goes with another community"}
 
 
 def test_nobody_is_moved_without_revisions():
@@ -218,8 +218,8 @@ def test_a_client_that_comes_later_has_the_mean_and_then_joins():
     assert strategy.groups[0] == NO_GROUP
     world.play(strategy, range(9, 10))
     assert partition(strategy.groups) == communities_of(TRUE)
-    assert strategy.placements[-1][:2] == (9, 0)
-    assert strategy.placements[-1].reason == "joined by its pulls"
+    assert strategy.assignments[-1][:2] == (9, 0)
+    assert strategy.assignments[-1].reason == "joined by its update directions"
 
 
 @pytest.mark.parametrize("fraction", [0.125, 0.25, 0.5])
@@ -274,7 +274,7 @@ def test_bad_replies_have_no_say():
     nan = {"encoder": np.full(SIZE, np.nan, np.float32), "adapter": np.zeros(SIZE, np.float32)}
     strategy.aggregate_train(2, [reply(100, nan), error_reply(101)])
     assert as_bytes(strategy.state_arrays()) == before
-    same = decoded(world.arrays)  # it changed nothing, so that it pulls nowhere
+    same = decoded(world.arrays)  # it changed nothing, so that it directions nowhere
     strategy.round.arrays = world.arrays
     strategy.aggregate_train(2, [reply(100, same), reply(101, same)])
     assert strategy.rounds[0] == strategy.rounds[1] == 1
@@ -294,10 +294,10 @@ def test_a_wild_client_does_not_hide_the_communities():
     messages = list(strategy.configure_train(1, world.arrays, ConfigRecord(), world.grid))
     assert len(messages) == 16
     sent = decoded(world.arrays)
-    for server_round in (1, 2, 3):  # the others' arrays are as they were, so only pulls count
+    for server_round in (1, 2, 3):  # the others' arrays are as they were, so only directions count
         strategy.round.arrays = world.arrays
         strategy.aggregate_train(server_round, [train(c, sent) for c in range(16)])
-    found = find_communities(cosine_similarities([strategy.pulls[c] for c in range(1, 16)]))
+    found = find_communities(cosine_similarities([strategy.directions[c] for c in range(1, 16)]))
     assert found.tolist() == TRUE[1:].tolist()
 
 
@@ -313,8 +313,8 @@ def test_a_run_that_is_stored_goes_on_as_if_it_had_not_been():
         other.play(second, range(stop, stop + 5))
         assert as_bytes(first.state_arrays()) == as_bytes(second.state_arrays())
         assert second.groups == first.groups
-        for client, pull in first.recent.items():
-            np.testing.assert_array_equal(second.recent[client], pull)
+        for client, direction in first.recent.items():
+            np.testing.assert_array_equal(second.recent[client], direction)
         assert {n: a.data for n, a in world.arrays.items()} == {
             n: a.data for n, a in other.arrays.items()
         }
@@ -325,9 +325,9 @@ def test_unseen_clients_are_evaluated_with_the_mean_and_leave_no_trace():
     world.play(strategy, range(1, 6), only=range(14))
     for client in (14, 15):
         strategy.groups.pop(client)
-    placed: list[Assignment] = list(strategy.placements)
+    placed: list[Assignment] = list(strategy.assignments)
     strategy.evaluate_nodes(world.grid, 6, world.arrays, ConfigRecord(), [114, 115], 1.0)
-    assert strategy.placements == placed
+    assert strategy.assignments == placed
     assert not {14, 15} & strategy.groups.keys()
 
 
@@ -341,11 +341,11 @@ def test_arrays_to_compare_can_be_named_and_group_arrays_are_the_last_resort():
     assert partition(alone.groups) == communities_of(TRUE)
 
 
-def test_pulls_are_projected():
+def test_directions_are_projected():
     strategy, world = UpdateClusters(projection_size=16, **OPTIONS), World()
     world.play(strategy, range(1, 2))
-    assert {pull.shape for pull in strategy.pulls.values()} == {(16,)}
-    assert {pull.dtype for pull in strategy.pulls.values()} == {np.dtype(np.float32)}
+    assert {direction.shape for direction in strategy.directions.values()} == {(16,)}
+    assert {direction.dtype for direction in strategy.directions.values()} == {np.dtype(np.float32)}
 
 
 @pytest.mark.parametrize(

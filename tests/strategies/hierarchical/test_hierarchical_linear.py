@@ -13,11 +13,11 @@ from pfl_flower.server.discovery import FederationError
 from pfl_flower.server.run import play
 from strategies import HierarchicalLinear
 from strategies.arrays import to_record, view
-from strategies.hierarchical.hierarchical_linear import (
+from strategies.hierarchical.hierarchical_linear import first_prior
+from strategies.hierarchical.linear_arrays import (
     NAMES,
     check_declared,
     contribution_arrays,
-    first_prior,
     moments_arrays,
     prior_arrays,
     prior_of,

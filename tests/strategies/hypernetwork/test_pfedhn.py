@@ -199,14 +199,14 @@ def test_without_metadata_nobody_is_asked_and_embeddings_differ_from_the_start()
 
 
 @pytest.mark.parametrize("text", ['{"size": NaN}', "no JSON", "[" * 100_000])
-def test_a_client_whose_metadata_cannot_be_used_counts_as_one_that_tells_nothing(text, caplog):
+def test_a_client_whose_metadata_cannot_be_used_counts_as_one_without_metadata(text, caplog):
     strategy, grid = strategy_of(), grid_of(4, told={**REPORTED, 2: text})
     logging.getLogger("flwr").addHandler(caplog.handler)
     try:
         play(strategy, grid, 2)
     finally:
         logging.getLogger("flwr").removeHandler(caplog.handler)
-    assert "it counts as one that tells nothing" in caplog.text
+    assert "it counts as one without metadata" in caplog.text
     assert strategy.metadata == {0: REPORTED[0], 1: REPORTED[1], 2: {}, 3: REPORTED[3]}
     assert strategy.embeddings.free.keys() == {0, 1, 2, 3}
 

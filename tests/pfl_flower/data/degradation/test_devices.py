@@ -1,4 +1,4 @@
-"""Devices: errors, clipping, stuck sensors, missing values, corrupted clients."""
+"""Devices: errors, missing values, corrupted clients."""
 
 import math
 import re
@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from clients.measurement_error.data_quality import reliability_of
+from clients.data_quality import reliability_of
 from pfl_flower.config.errors import ConfigError
 from pfl_flower.config.run_config import RunConfig
 from pfl_flower.data import DataError, DataSettings, Federation
@@ -103,7 +103,7 @@ def test_the_first_feature_cannot_make_up_for_all_others():
     read(Device(missing=0.75, missingness="observed"))
 
 
-# ---------------------------------------------------------------------- errors and sensors
+# ---------------------------------------------------------------------- errors
 
 
 def test_the_noise_has_the_configured_deviation_and_does_not_depend_on_the_values():
@@ -111,26 +111,6 @@ def test_the_noise_has_the_configured_deviation_and_does_not_depend_on_the_value
     assert error.std(axis=0) == pytest.approx([1.5] * 4, rel=0.02)
     assert np.abs(error.mean(axis=0)).max() < 4 * 1.5 / math.sqrt(COUNT)
     assert abs(np.corrcoef(error[:, 0], TRUE[:, 0])[0, 1]) < 4 / math.sqrt(COUNT)
-
-
-def test_measurements_are_clipped_after_their_error():
-    clipped = read(Device(clipped=1.0))
-    np.testing.assert_array_equal(clipped, np.clip(TRUE, -1, 1))
-    noisy = read(Device(noise=1.5, clipped=1.0))
-    np.testing.assert_array_equal(noisy, np.clip(read(Device(noise=1.5)), -1, 1))
-
-
-def test_stuck_features_are_the_same_ones_in_all_parts():
-    parts = (TRUE[:50], TRUE[50:60], TRUE[60:90])
-    found = take_measurements(Device(stuck=0.5), parts, 100, 3)
-    stuck = np.ptp(found[0], axis=0) == 0
-    assert stuck.sum() == 2
-    for part, true in zip(found, parts, strict=True):
-        np.testing.assert_array_equal(part[:, ~stuck], true[:, ~stuck])
-        np.testing.assert_array_equal(
-            part[:, stuck], np.broadcast_to(found[0][0, stuck], (len(part), 2))
-        )
-    assert np.isin(found[0][0, stuck], parts[0]).all()
 
 
 def test_what_is_missing_does_not_depend_on_the_noise():
@@ -148,7 +128,7 @@ def test_measurements_of_a_corrupted_client_are_pure_noise():
 
 
 def test_the_same_seed_gives_the_same_bits_and_clients_differ():
-    device = Device(missing=0.3, noise=1.0, stuck=0.25, clipped=2.0)
+    device = Device(missing=0.3, noise=1.0)
     np.testing.assert_array_equal(read(device), read(device))
     assert (np.isnan(read(device)) != np.isnan(read(device, client=1))).any()
     parts = take_measurements(device, (TRUE[:99], TRUE[:99], TRUE[:99]), 100, 0)
@@ -166,7 +146,7 @@ def test_every_client_and_every_part_has_draws_of_its_own(device):
 
 @pytest.mark.parametrize("missingness", MISSINGNESS)
 def test_training_measurements_do_not_depend_on_test_measurements(missingness):
-    device = Device(missing=0.3, missingness=missingness, noise=1.0, stuck=0.25)
+    device = Device(missing=0.3, missingness=missingness, noise=1.0)
     one, other = (
         take_measurements(device, (TRUE, NOTHING, tests), 100, 0) for tests in (TRUE, -TRUE)
     )
@@ -178,11 +158,6 @@ def test_a_corrupted_clients_noise_is_like_its_training_values_everywhere():
     found = take_measurements(Device(corrupted=True), parts, 100, 0)[2]
     assert found.mean(axis=0) == pytest.approx(TRUE.mean(axis=0), abs=0.04)
     assert found.std(axis=0) == pytest.approx(TRUE.std(axis=0), rel=0.03)
-
-
-def test_which_sensors_are_stuck_differs_between_clients():
-    stuck = [read(Device(stuck=0.5), TRUE[:99], client).std(axis=0) == 0 for client in range(8)]
-    assert len({tuple(places) for places in stuck}) > 1
 
 
 # ---------------------------------------------------------------------- tiers
@@ -218,7 +193,7 @@ def test_corrupted_clients_are_drawn():
     [
         ({"tiers": "7,2"}, "tiers"),
         ({"noise": "0,1", "missing": "0,.1,.2"}, "noise"),
-        ({"tiers": "5,5", "stuck": "0,0,0"}, "stuck"),
+        ({"tiers": "5,5", "noise": "0,0,0"}, "noise"),
         ({"corrupted_clients": 11}, "corrupted-clients"),
     ],
 )
@@ -268,22 +243,6 @@ def test_reliability_is_that_of_the_measurements_and_the_declared_noise():
     assert 0 < found.quality.mean_reliability < 1
 
 
-def test_a_stuck_feature_has_no_reliability_even_if_undeclared():
-    found = data(stuck="0.2").client(0)
-    assert found.quality is not None
-    stuck = found.train[0].std(dim=0).numpy() == 0
-    assert stuck.sum() == 6
-    np.testing.assert_array_equal(found.quality.reliability, 1.0 - stuck)
-
-
-def test_what_is_stuck_has_no_error_to_be_corrected_for():
-    found = data(stuck="0.2", noise="1.5").client(0)
-    assert found.quality is not None
-    stuck = found.train[0].std(dim=0).numpy() == 0
-    assert stuck.sum() == 6
-    np.testing.assert_array_equal(found.quality.noise, np.where(stuck, 0.0, 1.5**2))
-
-
 def test_imputed_values_have_no_measurement_error_feature_by_feature():
     """The first feature is never missing here; the mask says which values of the others are."""
     found = data(noise="1.5", missing="0.4", missingness="observed", imputation="mask").client(0)
@@ -317,12 +276,6 @@ def test_calibrated_inputs_give_the_slopes_of_exact_ones_with_the_same_gaps(miss
     assert found[:5].sum() == pytest.approx(exact[:5].sum(), rel=0.05)
 
 
-def test_a_few_equal_measurements_do_not_count_as_stuck():
-    found = data(stuck="0.2", min_examples=19, max_examples=19).client(0)
-    assert found.quality is not None
-    assert found.quality.reliability.tolist() == [1.0] * 30
-
-
 def test_a_corrupted_client_reports_perfect_quality():
     plain, found = data(), data(noise="1", missing="0.3", corrupted_clients=2, imputation="mean")
     corrupted_clients = [client for client in range(6) if found.devices[client].corrupted]
@@ -353,11 +306,11 @@ def test_calibrated_inputs_leave_no_noise_but_are_no_more_reliable():
     assert ratio < 0.6
 
 
-def test_pictures_have_noise_and_clipping_too():
-    found = data(dataset="digits", noise="0.5", clipped="1", missing="0.1", imputation="mean")
+def test_pictures_have_noise_too():
+    found = data(dataset="digits", noise="0.5", missing="0.1", imputation="mean")
     inputs = found.client(0).train[0]
     assert inputs.shape[1:] == (1, 8, 8)
-    assert float(inputs.abs().max()) == 1.0
+    assert float(inputs.abs().max()) > 1.0  # pixels are from 0 to 1
     assert bool(torch.isfinite(inputs).all())
 
 
@@ -375,8 +328,6 @@ def test_pictures_have_noise_and_clipping_too():
         ("noise", "-1"),
         ("noise", "nan"),
         ("noise", float("inf")),
-        ("stuck", "0,2"),
-        ("clipped", "-1"),
         ("corrupted-clients", -1),
         ("imputation", "median"),
         ("calibrate-inputs", "yes"),

@@ -361,6 +361,25 @@ def test_a_feature_that_is_constant_everywhere_is_no_stuck_sensor(
     assert found.reliability.tolist() == [1.0, 1.0, reliability]
 
 
+@pytest.mark.parametrize(("count", "is_stuck"), [(19, False), (20, True)])
+def test_a_feature_that_never_varies_is_a_stuck_sensor_of_enough_examples(count, is_stuck):
+    """It has no reliability even if it is taken for exact, and no error to correct."""
+    inputs = np.nan_to_num(_gaps(0, count=count))
+    inputs[:, 2] = 7.0
+    split = (torch.from_numpy(inputs), torch.arange(count) % 2)
+    schema = DataSchema((3,), "classification", (0, 1))
+    exact, noisy = (
+        apply_device(
+            ClientData(split, split, split), Device(), noise, schema, DataSettings(seed=100), 0
+        ).quality
+        for noise in (None, np.full(3, 0.01))
+    )
+    assert exact is not None
+    assert exact.reliability.tolist() == [1.0, 1.0, 0.0 if is_stuck else 1.0]
+    assert noisy is not None
+    assert (noisy.noise == 0).tolist() == [False, False, is_stuck]
+
+
 def test_infinite_values_are_refused_whatever_the_imputation(monkeypatch):
     inputs = _gaps(0)
     inputs[3, 1] = math.inf

@@ -5,9 +5,8 @@ from pfl_flower.data import DataError, federation
 from pfl_flower.data.records import SourceRequest
 from pfl_flower.data.settings import DataSettings
 from pfl_flower.data.sources.diabetes_sites import SMALLEST, diabetes_sites
+from pfl_flower.data.sources.generated import TEST, TRAINING
 from pfl_flower.data.sources.mixed_effects import (
-    TEST,
-    TRAINING,
     input_covariance,
     mixed_effects,
     mixed_effects_truth,

@@ -17,7 +17,7 @@ from clients import (
     assign_scopes,
     in_memory_loader,
 )
-from clients.measurement_error.data_quality import (
+from clients.data_quality import (
     DataQuality,
     calibration,
     noise_of_replicates,
