@@ -1,5 +1,6 @@
 import csv
 
+import pytest
 from scipy.stats import spearmanr
 
 from pfl_flower.engines import simulate
