@@ -1,6 +1,6 @@
 """What one method did on a federation."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +27,14 @@ def select(
         for report in reports
         if (report.phase, report.round) == (phase, server_round) and not report.dropped
     }
+    return dict(sorted(found.items()))
+
+
+def by_round(reports: Iterable[ClientReport]) -> dict[int, list[ClientReport]]:
+    """Return round -> its reports, in the order of the rounds; each report is looked at once."""
+    found: dict[int, list[ClientReport]] = {}
+    for report in reports:
+        found.setdefault(report.round, []).append(report)
     return dict(sorted(found.items()))
 
 
