@@ -57,6 +57,7 @@ class MethodRun:
     client_arrays : client -> arrays of its own that it is sent, where a safeguard has to choose
     query_bytes : payload bytes of queries beside training, down and up, of all clients together
     thresholds : what clients' decision thresholds are worth, under every rule, where there are any
+    schema_bytes : bytes of the data schema, sent to the nodes that did not have it, of all together
     """
 
     config: "RunConfig"
@@ -71,6 +72,7 @@ class MethodRun:
     client_arrays: Mapping[int, ArrayRecord] = field(default_factory=dict)
     query_bytes: tuple[int, int] = (0, 0)
     thresholds: Sequence[ClientReport] = ()
+    schema_bytes: int = 0
 
     @property
     def method(self) -> str:

@@ -102,7 +102,7 @@ def run_method(session: Session, setup: ModelSetup, progress: Progress | None = 
     FederationError
         If no client can train, or the run cannot be resumed.
     """
-    config = setup.config
+    config, schema_bytes = setup.config, session.grid.schema_bytes
     strategy = build_strategy(setup)
     strategy.clients.update(session.clients)
     saved = saved_state(session, config, setup.keeps_state)
@@ -129,6 +129,7 @@ def run_method(session: Session, setup: ModelSetup, progress: Progress | None = 
         client_arrays=strategy.client_arrays() if config.safeguard else {},
         query_bytes=(strategy.query_bytes[0], strategy.query_bytes[1]),
         thresholds=let_threshold(strategy, session.training_grid, saved.arrays, config, about),
+        schema_bytes=session.grid.schema_bytes - schema_bytes,  # of all that is asked above, too
     )
 
 
