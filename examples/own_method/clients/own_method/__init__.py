@@ -1,0 +1,1 @@
+"""An example: a personal head that is evaluated by its moving average."""

@@ -1,0 +1,1 @@
+"""An example: averaging by the square roots of the numbers of examples."""
