@@ -1,1 +1,0 @@
-"""An example: a personal head that is evaluated by its moving average."""

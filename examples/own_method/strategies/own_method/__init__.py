@@ -1,1 +1,0 @@
-"""An example: averaging by the square roots of the numbers of examples."""
