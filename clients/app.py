@@ -175,11 +175,13 @@ def match(arrays: Mapping[str, Array], names: list[str]) -> list[NDArray[np.gene
 
 
 def _arrays(message: Message) -> ArrayRecord:
-    records = message.content.array_records
-    if ARRAYS not in records:
-        raise ValueError(f"the message has no array record {ARRAYS!r}, only {list(records)}")
-    return records[ARRAYS]
+    arrays = message.content.get(ARRAYS)
+    if not isinstance(arrays, ArrayRecord):
+        records = list(message.content.array_records)
+        raise ValueError(f"the message has no array record {ARRAYS!r}, only {records}")
+    return arrays
 
 
 def _config(message: Message) -> dict[str, Any]:
-    return dict(message.content.config_records.get(CONFIG, {}))
+    config = message.content.get(CONFIG)
+    return dict(config) if isinstance(config, ConfigRecord) else {}

@@ -159,8 +159,8 @@ def _parse(reply: Reply, weighted_by_key: str, with_arrays: bool) -> None:
     number = reply.metrics.get(PARTITION_ID)
     if isinstance(number, int):
         reply.client = number
-    array_records = list(reply.content.array_records.values())
     if with_arrays:
+        array_records = list(reply.content.array_records.values())
         if len(array_records) != 1:
             raise ValueError(f"{len(array_records)} array records instead of 1")
         reply.arrays = array_records[0]

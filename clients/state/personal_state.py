@@ -17,7 +17,7 @@ from typing import cast
 
 import numpy as np
 import torch
-from flwr.app import ConfigRecord, RecordDict
+from flwr.app import ArrayRecord, ConfigRecord, RecordDict
 from flwr.common.logger import log
 from torch import Tensor
 
@@ -164,13 +164,10 @@ class PersonalState:
         CorruptStateError, ForeignStateError
             If the file cannot be used; the message says what to do.
         """
-        if self._key in self.records.array_records:
+        if isinstance(kept := self.records.get(self._key), ArrayRecord):
             # Copies, because the training loop changes its arrays in place.
-            arrays = {
-                name: torch.from_numpy(np.array(view(array)))
-                for name, array in self.records.array_records[self._key].items()
-            }
-            about = self.records.config_records[self._key + ".about"]
+            arrays = {name: torch.from_numpy(np.array(view(array))) for name, array in kept.items()}
+            about = cast(ConfigRecord, self.records[self._key + ".about"])
             return Snapshot(cast(int, about["round"]), arrays, self.run)
         path = self.path
         for candidate in () if path is None else (path, previous_of(path)):
