@@ -227,8 +227,8 @@ def test_every_test_example_has_one_prediction():
     loss, count, _ = client.evaluate(client.get_parameters({}), {})
     trained = everybody.client(0)
     assert client.num_examples == len(trained.train[1]) // DRAWS
-    assert client.quality is not None
-    assert client.quality.missing_rate == pytest.approx(0.3, abs=0.05)
+    assert client.details.quality is not None
+    assert client.details.quality.missing_rate == pytest.approx(0.3, abs=0.05)
     inputs, targets = trained.test
     with torch.no_grad():
         outputs = torch.stack([client.model(inputs[:, m]) for m in range(DRAWS)]).mean(dim=0)
