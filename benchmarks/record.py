@@ -55,6 +55,9 @@ RENAMED_NAMES = {
 DROPPED_KEYS: frozenset[str] = frozenset()
 """Keys of 351bb59 that are gone."""
 
+DROPPED_NAMES = frozenset({"isotonic"})
+"""Entries of results, and rows of tables with such a value, that were deleted since 351bb59."""
+
 SHORT = {
     "num-server-rounds": 3,
     "local-epochs": 1,
@@ -385,10 +388,16 @@ def _digest(array: Any) -> str:
 def _translated(value: Any) -> Any:
     """Return a part of an old record in today's names."""
     if isinstance(value, dict):
-        return {RENAMED_NAMES.get(k, k): _translated(v) for k, v in value.items()}
+        kept = {k: v for k, v in value.items() if k not in DROPPED_NAMES}
+        return {RENAMED_NAMES.get(k, k): _translated(v) for k, v in kept.items()}
     if isinstance(value, list):
-        return [_translated(item) for item in value]
+        return [_translated(item) for item in value if not _is_dropped(item)]
     return RENAMED_NAMES.get(value, value) if isinstance(value, str) else value
+
+
+def _is_dropped(row: Any) -> bool:
+    values = row.values() if isinstance(row, dict) else ()
+    return any(isinstance(value, str) and value in DROPPED_NAMES for value in values)
 
 
 def _differences(old: Any, new: Any, where: str) -> Iterator[str]:

@@ -10,6 +10,7 @@ from flwr.clientapp.typing import Mod
 from numpy.typing import NDArray
 
 from clients.clustered.clustered_client import ClusteredClient
+from clients.data_schema import keep_schema
 from clients.local_client import NDArrays, Scalars
 from clients.message_log import log_message
 from strategies.arrays import to_record, view
@@ -75,7 +76,7 @@ def client_app(
 
         app = client_app(build)
     """
-    app = ClientApp(mods=[log_message])
+    app = ClientApp(mods=[log_message, keep_schema])
 
     @app.train(mods=mods)
     def train(message: Message, context: Context) -> Message:

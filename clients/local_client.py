@@ -21,6 +21,7 @@ from clients.state.personal_state import PersonalState, Snapshot, tensor_spec
 from clients.task import Classification, Task
 from clients.training import Schedule, joint, train
 from strategies.arrays import Spec
+from strategies.errors import ArgumentError
 from strategies.protocol import PARTITION_ID
 from strategies.randomness import named_seed
 
@@ -247,7 +248,15 @@ class LocalClient(NumPyClient):
     def save(
         self, server_round: int, before: Snapshot | None, arrays: Mapping[str, Tensor]
     ) -> None:
-        """Keep arrays, named ``<part>/<name>``, beside what was kept ``before``."""
+        """Keep arrays, named ``<part>/<name>``, beside what was kept ``before``.
+
+        Raises
+        ------
+        ArgumentError
+            If a name has no part: nothing would give it back.
+        """
+        if unnamed := [name for name in arrays if "/" not in name]:
+            raise ArgumentError("arrays", unnamed, "named <part>/<name>")
         if arrays:
             others = {} if before is None else before.arrays
             self.state.save(Snapshot(server_round, {**others, **arrays}), self.spec)

@@ -1,4 +1,4 @@
-"""Two Flower ``Grid``s: one that runs a ClientApp in this process, and one without certain nodes.
+"""Flower ``Grid``s: one runs a ClientApp in this process, others change what another grid does.
 
 :class:`InProcessGrid` starts nothing and serialises nothing twice. For small models it is far
 faster than Ray, and it gives the same numbers. This is the one file that touches private modules of
@@ -72,6 +72,9 @@ class InProcessGrid(Grid):
                 run_config=dict(run_config or {}),
             )
         self._replies: dict[str, Message] = {}
+
+    pull_interval: float | None = None
+    """Seconds from one pull of replies to the next; None: they are there once messages are sent."""
 
     def set_run(self, run: Run) -> None:
         """Set the run."""
@@ -152,18 +155,16 @@ class InProcessGrid(Grid):
             return Message(Error(code, reason), reply_to=message)
 
 
-class GridWithout(Grid):
-    """Another grid, as a strategy is to see it: without certain nodes.
+class DelegatingGrid(Grid):
+    """Another grid, all of whose methods it calls; a subclass overrides what it does otherwise.
 
     Parameters
     ----------
-    grid : the whole grid
-    left_out : ids of the nodes that are not to be sampled
+    grid : the other grid
     """
 
-    def __init__(self, grid: Grid, left_out: Collection[int]) -> None:
+    def __init__(self, grid: Grid) -> None:
         self.grid = grid
-        self.left_out = frozenset(left_out)
 
     def set_run(self, run: Run) -> None:
         """Set the run."""
@@ -186,8 +187,8 @@ class GridWithout(Grid):
         return self.grid.create_message(content, message_type, dst_node_id, group_id, ttl)
 
     def get_node_ids(self) -> Iterable[int]:
-        """Return the ids of the nodes that are not left out."""
-        return [node for node in self.grid.get_node_ids() if node not in self.left_out]
+        """Return the ids of the nodes."""
+        return self.grid.get_node_ids()
 
     def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
         """Send messages."""
@@ -202,6 +203,30 @@ class GridWithout(Grid):
     ) -> Iterable[Message]:
         """Send messages and return the replies."""
         return self.grid.send_and_receive(messages, timeout=timeout)
+
+
+class GridWithout(DelegatingGrid):
+    """Another grid, as a strategy is to see it: without certain nodes.
+
+    Parameters
+    ----------
+    grid : the whole grid
+    left_out : ids of the nodes that are not to be sampled
+    """
+
+    def __init__(self, grid: Grid, left_out: Collection[int]) -> None:
+        super().__init__(grid)
+        self.left_out = frozenset(left_out)
+
+    def get_node_ids(self) -> Iterable[int]:
+        """Return the ids of the nodes that are not left out."""
+        return [node for node in self.grid.get_node_ids() if node not in self.left_out]
+
+
+def in_reply_to(reply: Message, message_id: str) -> Message:
+    """Return a reply as one to another message: to the first one, where a request was repeated."""
+    reply.metadata.__dict__["_reply_to_message_id"] = message_id
+    return reply
 
 
 def _copy(records: RecordDict) -> RecordDict:

@@ -96,6 +96,11 @@ class Outcome:
         """The seeds, ascending."""
         return sorted({result.seed for result in self.results})
 
+    @property
+    def names(self) -> list[str]:
+        """The names of the arms, each once."""
+        return list(dict.fromkeys(result.arm.name for result in self.results))
+
     def of(self, name: str, point: float | None = None) -> list[Result]:
         """Return the results of an arm, by seed."""
         found = [r for r in self.results if (r.arm.name, r.arm.point) == (name, point)]

@@ -49,7 +49,15 @@ CLIENT_SCHEMA = "client-schema"
 """Property: the client schema, a description of the client's data, as JSON; sent before round 1."""
 
 DATA_SCHEMA = "data-schema"
-"""Config: the data schema, merged from the schemas of all clients, as JSON."""
+"""Config: the data schema, merged from the schemas of all clients, as JSON. A node is sent it once;
+later messages have its digest instead."""
+
+DATA_SCHEMA_DIGEST = "data-schema-digest"
+"""Config: 16 hexadecimal digits of the SHA-256 of the data schema, which the client has kept."""
+
+MISSING_SCHEMA = "missing-schema"
+"""``ConfigRecord`` that is all of the reply of a client without the data schema of that digest; the
+digest is in it. The server sends the request again, with the data schema."""
 
 ADAPTATION_EXAMPLES = "adaptation-examples"
 """Config of an evaluation of an unseen client: the number of training examples on which it adapts

@@ -122,7 +122,8 @@ class Method:
     client : callable
         The device side; called with the arguments of :class:`clients.PersonalClient`.
     write : callable, optional
-        (results folder, runs of such methods) -> None: writes files of its own.
+        (results folder, runs of all methods) -> None: writes files of its own; passes over the
+        runs of other methods.
     summarize : callable, optional
         Run -> further entries of ``summary.json``.
     describe : callable, optional

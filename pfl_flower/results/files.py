@@ -12,7 +12,7 @@ from safetensors.numpy import save
 
 from clients.adaptation import ALL
 from pfl_flower.results.lifelong import STREAM_SCORES, num_phases, stream_scores
-from pfl_flower.results.method_run import MethodRun
+from pfl_flower.results.method_run import MethodRun, by_round, select
 from pfl_flower.results.thresholds import (
     describe_thresholds,
     threshold_summary,
@@ -278,12 +278,12 @@ def _joined_rows(run: MethodRun) -> list[dict[str, Any]]:
 
 
 def _round_rows(run: MethodRun) -> list[dict[str, Any]]:
-    rows = []
-    for server_round in sorted({report.round for report in run.reports}):
-        reports = [report for report in run.reports if report.round == server_round]
-        higher = run.config.client_task.higher_is_better
-        test = spread(run.values(run.score, server_round), higher)
-        validation = spread(run.values(f"validation-{run.score}", server_round), higher)
+    rows, higher = [], run.config.client_task.higher_is_better
+    for server_round, reports in by_round(run.reports).items():
+        test, validation = (
+            spread(list(select(reports, metric, server_round).values()), higher)
+            for metric in (run.score, f"validation-{run.score}")
+        )
         losses = [r.metrics["train-loss"] for r in reports if "train-loss" in r.metrics]
         rows.append(
             {

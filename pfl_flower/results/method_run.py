@@ -1,6 +1,6 @@
 """What one method did on a federation."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -30,6 +30,14 @@ def select(
     return dict(sorted(found.items()))
 
 
+def by_round(reports: Iterable[ClientReport]) -> dict[int, list[ClientReport]]:
+    """Return round -> its reports, in the order of the rounds; each report is looked at once."""
+    found: dict[int, list[ClientReport]] = {}
+    for report in reports:
+        found.setdefault(report.round, []).append(report)
+    return dict(sorted(found.items()))
+
+
 @dataclass(frozen=True)
 class MethodRun:
     """What one method did on a federation.
@@ -49,6 +57,7 @@ class MethodRun:
     client_arrays : client -> arrays of its own that it is sent, where a safeguard has to choose
     query_bytes : payload bytes of queries beside training, down and up, of all clients together
     thresholds : what clients' decision thresholds are worth, under every rule, where there are any
+    schema_bytes : bytes of the data schema, sent to the nodes that did not have it, of all together
     """
 
     config: "RunConfig"
@@ -63,6 +72,7 @@ class MethodRun:
     client_arrays: Mapping[int, ArrayRecord] = field(default_factory=dict)
     query_bytes: tuple[int, int] = (0, 0)
     thresholds: Sequence[ClientReport] = ()
+    schema_bytes: int = 0
 
     @property
     def method(self) -> str:

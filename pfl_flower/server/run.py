@@ -102,7 +102,7 @@ def run_method(session: Session, setup: ModelSetup, progress: Progress | None = 
     FederationError
         If no client can train, or the run cannot be resumed.
     """
-    config = setup.config
+    config, schema_bytes = setup.config, session.grid.schema_bytes
     strategy = build_strategy(setup)
     strategy.clients.update(session.clients)
     saved = saved_state(session, config, setup.keeps_state)
@@ -134,6 +134,7 @@ def run_method(session: Session, setup: ModelSetup, progress: Progress | None = 
         client_arrays=strategy.client_arrays() if config.safeguard else {},
         query_bytes=(strategy.query_bytes[0], strategy.query_bytes[1]),
         thresholds=let_threshold(strategy, session.training_grid, saved.arrays, config, about),
+        schema_bytes=session.grid.schema_bytes - schema_bytes,  # of all that is asked above, too
     )
 
 
@@ -146,6 +147,7 @@ def _play_rounds(
 ) -> Saved:
     """Play the rounds after ``saved``; return the state after the last one."""
     state, rounds = saved, config.num_server_rounds
+    reports = list(saved.reports)  # it grows; a new list every round would be quadratic
     grid = session.grid_after(saved.round)
     strategy.rounds_before = saved.round
     strategy.reports[:] = saved.reports
@@ -156,16 +158,12 @@ def _play_rounds(
         nonlocal state
         if not number:
             return
-        new = strategy.reports[len(state.reports) :]
-        _check_progress(strategy.reports, saved.round + number, rounds, grid.get_node_ids())
+        new = strategy.reports[len(reports) :]
+        reports.extend(new)
+        _check_progress(reports, saved.round + number, rounds, grid.get_node_ids())
         seconds = saved.seconds + time.perf_counter() - start
-        state = Saved(
-            saved.round + number,
-            arrays,
-            strategy.state_arrays(),
-            list(strategy.reports),
-            seconds,
-        )
+        strategy_arrays = strategy.state_arrays()
+        state = Saved(saved.round + number, arrays, strategy_arrays, reports, seconds)
         grid.left_out = session.grid_after(state.round).left_out
         if session.checkpoints:
             session.checkpoints.save(config.method, state, new)
@@ -233,9 +231,12 @@ def _check_progress(
     FederationError
         With the commonest reason, from round 3 (or the last) on.
     """
-    trained = [report for report in reports if report.phase == "train"]
-    if server_round < min(3, num_rounds) or not all(report.dropped for report in trained):
+    if server_round < min(3, num_rounds):
         return
+    # Reads no further than the first client that trained: usually a few reports, in every round.
+    if any(report.phase == "train" and not report.dropped for report in reports):
+        return
+    trained = [report for report in reports if report.phase == "train"]
     if server_round == num_rounds or {r.node_id for r in trained} >= set(nodes):
         reason = commonest(r.dropped for r in trained)
         raise FederationError(

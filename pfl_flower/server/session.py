@@ -18,6 +18,7 @@ from pfl_flower.grid import GridWithout
 from pfl_flower.server.checkpoint import Checkpoints, Saved, read_about
 from pfl_flower.server.discovery import FederationError, Population
 from pfl_flower.server.holdout import choose_late, choose_unseen
+from pfl_flower.server.schema_delivery import SchemaDelivery
 from pfl_flower.utils.files import under_home
 from strategies.protocol import (
     CONFIG,
@@ -40,7 +41,7 @@ class Session:
 
     Attributes
     ----------
-    grid : all nodes
+    grid : all nodes; it sends each of them the schema once
     config : of the run, with the schema of the data
     clients : node id -> the client's number, as far as known
     misfits : nodes whose data do not fit the others'
@@ -51,7 +52,7 @@ class Session:
     run : name of the run
     """
 
-    grid: Grid
+    grid: SchemaDelivery
     config: RunConfig
     clients: Mapping[int, int]
     misfits: frozenset[int] = frozenset()
@@ -62,7 +63,7 @@ class Session:
     run: str = ""
 
     def about(self, method: str) -> dict[str, Any]:
-        """Return the config of every message of a method."""
+        """Return the config of every message of a method, before :attr:`grid` shortens it."""
         return {
             METHOD: method,
             NUM_ROUNDS: self.config.num_server_rounds,
@@ -107,7 +108,7 @@ def open_session(grid: Grid, config: RunConfig, there: Population, folder: Path 
     config = config.with_schema(schema)
     checkpoints = None if folder is None else Checkpoints(folder, config, unseen, late)
     return Session(
-        grid,
+        SchemaDelivery(grid),
         config,
         there.clients,
         frozenset(node for node, client in there.clients.items() if client in misfits),

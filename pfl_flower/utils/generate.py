@@ -9,11 +9,8 @@ that are not there.)
 import ast
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-
-from pfl_flower.config.run_config import KEYS, RunConfig
-from pfl_flower.methods import METHOD_KEYS
 
 ROOT = Path(__file__).resolve().parents[2]
 FLOORS = ("strategies", "clients")
@@ -22,6 +19,10 @@ SECTION = "[tool.flwr.app.config]\n"
 
 def run_config_defaults() -> str:
     """Return the section of ``pyproject.toml`` with every run key and its default."""
+    # imported late: exports that are not up to date could not be imported
+    from pfl_flower.config.run_config import KEYS, RunConfig
+    from pfl_flower.methods import METHOD_KEYS
+
     defaults = RunConfig().dump()
     lines = [f"{name} = {json.dumps(defaults[name])}" for name in KEYS]
     lines += ["# Keys that only some methods have; empty: the method's own default."]
@@ -113,24 +114,38 @@ def _order(name: str) -> tuple[int, str]:
     return (0 if name.isupper() else 1 if name[0].isupper() else 2), name
 
 
-def generated() -> dict[Path, str]:
-    """Return every generated file -> its text."""
+def packages() -> dict[Path, str]:
+    """Return the ``__init__.py`` that rooms of methods lack -> its text."""
+    rooms = {path.parent for floor in FLOORS for path in (ROOT / floor).glob("*/*.py")}
+    missing = (room / "__init__.py" for room in sorted(rooms))
+    docs = {path: f'"""Methods of the family {path.parent.name}."""\n' for path in missing}
+    return {path: text for path, text in docs.items() if not path.exists()}
+
+
+def generated() -> Iterator[tuple[Path, str]]:
+    """Yield every generated file and its text; the exports first, which the others import."""
+    yield from packages().items()
+    for floor in FLOORS:
+        yield ROOT / floor / "__init__.py", exports(floor)
     project = ROOT / "pyproject.toml"
     text = project.read_text()
     before, _, after = text.partition(SECTION)
     rest = after[after.index("\n[") :] if "\n[" in after else ""
-    files = {project: before + run_config_defaults() + rest}
-    return files | {ROOT / floor / "__init__.py": exports(floor) for floor in FLOORS}
+    yield project, before + run_config_defaults() + rest
 
 
 def main() -> int:
     """Write the files, or only say which are not up to date (``--check``)."""
-    stale = [path for path, text in generated().items() if path.read_text() != text]
-    for path in stale:
-        print(f"{path.relative_to(ROOT)} is not up to date" if "--check" in sys.argv else path)
-        if "--check" not in sys.argv:
-            path.write_text(generated()[path])
-    return 1 if stale and "--check" in sys.argv else 0
+    checks = "--check" in sys.argv
+    stale = 0
+    for path, text in generated():
+        if path.exists() and path.read_text() == text:
+            continue
+        stale += 1
+        print(f"{path.relative_to(ROOT)} is not up to date" if checks else path)
+        if not checks:
+            path.write_text(text)
+    return 1 if stale and checks else 0
 
 
 if __name__ == "__main__":

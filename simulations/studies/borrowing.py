@@ -8,6 +8,7 @@ no method beats on average.
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
@@ -170,7 +171,7 @@ def never_below(outcome: Outcome, arm: str, bounds: Sequence[int]) -> Claim:
 
 
 def _draw(outcome: Outcome, folder: Path, bounds: Sequence[int], y_label: str) -> None:
-    for place, arm in enumerate(dict.fromkeys(r.arm.name for r in outcome.results)):
+    for place, arm in enumerate(outcome.names):
         sizes, errors = gathered(outcome, arm)
         bins = [(sizes >= a) & (sizes < b) for a, b in pairwise(bounds)]
         bins = [inside for inside in bins if inside.any()]
@@ -182,8 +183,7 @@ def _draw(outcome: Outcome, folder: Path, bounds: Sequence[int], y_label: str) -
 
 
 def _tables(outcome: Outcome, bounds: Sequence[int]) -> Mapping[str, Sequence[Mapping[str, Any]]]:
-    arms = dict.fromkeys(r.arm.name for r in outcome.results)
-    return {f"{arm}: mean squared errors": table(outcome, arm, bounds) for arm in arms}
+    return {f"{arm}: mean squared errors": table(outcome, arm, bounds) for arm in outcome.names}
 
 
 def _coverage(outcome: Outcome, arm: str) -> float:
@@ -247,7 +247,8 @@ STUDY = Study(
     tables=partial(_tables, bounds=PLANTED_SIZES),
 )
 
-DIABETES_STUDY = Study(
+DIABETES_STUDY = replace(
+    STUDY,
     name="borrowing-diabetes",
     question="Real patients at sites that differ by something nobody notes: what is borrowed?",
     num_clients=30,
@@ -267,7 +268,5 @@ DIABETES_STUDY = Study(
     claims=_site_claims,
     draw=partial(_draw, bounds=SITE_SIZES, y_label="mean squared test error"),
     measure=measure_sites,
-    num_seeds=10,
-    score="rmse",
     tables=partial(_tables, bounds=SITE_SIZES),
 )

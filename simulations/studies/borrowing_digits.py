@@ -117,7 +117,7 @@ def _claims(outcome: Outcome) -> list[Claim]:
 
 def _columns(outcome: Outcome) -> dict[str, dict[str, float]]:
     columns: dict[str, dict[str, float]] = {}
-    for name in dict.fromkeys(result.arm.name for result in outcome.results):
+    for name in outcome.names:
         found = accuracy_by_size(outcome, name)
         columns[name] = {
             f"{low}-{high - 1}": value for (low, high), value in zip(BINS, found, strict=True)
@@ -133,7 +133,7 @@ def _columns(outcome: Outcome) -> dict[str, dict[str, float]]:
 def _draw(outcome: Outcome, folder: Path) -> None:
     """Draw accuracy against the amount of data."""
     places = [float(np.log2(np.sqrt(low * (high - 1)))) for low, high in BINS]
-    names = dict.fromkeys(r.arm.name for r in outcome.results if r.arm.name != SAMPLED)
+    names = [name for name in outcome.names if name != SAMPLED]
     curves = {name: (places, accuracy_by_size(outcome, name)) for name in names}
     label = "log2 of the client's number of training examples"
     title = f"Digits, two of ten names swapped ({len(outcome.seeds)} seeds)"

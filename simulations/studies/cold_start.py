@@ -208,7 +208,7 @@ def _claims(outcome: Outcome) -> list[Claim]:
 def _columns(outcome: Outcome) -> dict[str, dict[str, float]]:
     """Return the scores of unseen clients from every arm's own start, in the study's table."""
     columns: dict[str, dict[str, float]] = {}
-    for name in dict.fromkeys(result.arm.name for result in outcome.results):
+    for name in outcome.names:
         measures = outcome.of(name)[0].measures
         if "unseen clients" in measures:
             own = curves(outcome, name, next(iter(measures["unseen clients"])))

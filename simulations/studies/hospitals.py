@@ -6,6 +6,7 @@ one on the hospital's own test patients, which no rule can know.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
@@ -277,7 +278,8 @@ STUDY = Study(
     tables=partial(_tables, order=_by_prevalence),
 )
 
-REAL_STUDY = Study(
+REAL_STUDY = replace(
+    STUDY,
     name="hospitals-real",
     question="Four real hospitals with heart patients: which threshold should each one use?",
     num_clients=4,
@@ -288,10 +290,6 @@ REAL_STUDY = Study(
         "validation-fraction": 0.25,
         "learning-rate": 0.02,
     },
-    arms=[Arm("fedavg", {})],
     claims=lambda outcome: [],
-    draw=_draw,
-    measure=measure,
-    num_seeds=10,
     tables=partial(_tables, order=list),
 )

@@ -50,7 +50,7 @@ def mean_bias(outcome: Outcome, arm: str) -> float:
 def slope_table(outcome: Outcome) -> Mapping[str, Sequence[Mapping[str, Any]]]:
     """Return a row for every arm: biases, and the spread of estimates over seeds."""
     rows = []
-    for arm in dict.fromkeys(result.arm.name for result in outcome.results):
+    for arm in outcome.names:
         found = slopes_of(outcome, arm)
         row: dict[str, Any] = {"method": arm, "mean absolute bias": mean_bias(outcome, arm)}
         row["bias of the first slope"] = float(found[:, 0].mean() - TRUTH[0])
@@ -67,8 +67,7 @@ def _slope_claims(outcome: Outcome) -> list[Claim]:
 
 
 def _draw_slopes(outcome: Outcome, folder: Path) -> None:
-    arms = dict.fromkeys(result.arm.name for result in outcome.results)
-    dots = {arm: slopes_of(outcome, arm)[:, 0].tolist() for arm in arms}
+    dots = {arm: slopes_of(outcome, arm)[:, 0].tolist() for arm in outcome.names}
     plot_points({"first slope": dots}, folder / "slope.png", "first slope", line=float(TRUTH[0]))
 
 
@@ -169,20 +168,18 @@ def _tier_claims(outcome: Outcome) -> list[Claim]:
 
 
 def _tier_columns(outcome: Outcome) -> dict[str, dict[str, float]]:
-    arms = dict.fromkeys(result.arm.name for result in outcome.results)
     return {
         arm: {
             f"{name} devices": float(np.nanmean(tier_accuracy(outcome, arm, tier)))
             for tier, name in enumerate(TIER_NAMES)
         }
-        for arm in arms
+        for arm in outcome.names
     }
 
 
 def _draw_tiers(outcome: Outcome, folder: Path) -> None:
-    arms = dict.fromkeys(result.arm.name for result in outcome.results)
     dots = {
-        f"{name} devices": {arm: tier_accuracy(outcome, arm, tier).tolist() for arm in arms}
+        f"{name} devices": {a: tier_accuracy(outcome, a, tier).tolist() for a in outcome.names}
         for tier, name in enumerate(TIER_NAMES)
         if name != "middling"
     }

@@ -1,6 +1,7 @@
 """When a device learns new habits, does it keep the old ones and stay with the group."""
 
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -47,14 +48,10 @@ def mean_score(outcome: Outcome, name: str, score: str) -> float:
     return float(np.mean(by_seed))
 
 
-def _names(outcome: Outcome) -> list[str]:
-    return list(dict.fromkeys(result.arm.name for result in outcome.results))
-
-
 def _columns(outcome: Outcome) -> dict[str, dict[str, float]]:
     return {
         name: {score.replace("_", " "): mean_score(outcome, name, score) for score in COLUMNS}
-        for name in _names(outcome)
+        for name in outcome.names
     }
 
 
@@ -62,7 +59,7 @@ def _claims(outcome: Outcome) -> list[Claim]:
     def difference(score: str, other: str) -> float:
         return mean_score(outcome, ALL_THREE, score) - mean_score(outcome, other, score)
 
-    others = [n for n in _names(outcome) if n not in (ALL_THREE, DETECTED, CEILING)]
+    others = [n for n in outcome.names if n not in (ALL_THREE, DETECTED, CEILING)]
     forgotten = mean_score(outcome, FINE_TUNING, "forgetting")
     return [
         Claim(
@@ -90,7 +87,7 @@ def _draw(outcome: Outcome, folder: Path) -> None:
     }
     for key, title in pictures.items():
         curves = {}
-        for name in _names(outcome):
+        for name in outcome.names:
             mean = np.mean([result.measures[key] for result in outcome.of(name)], axis=0)
             curves[name] = (range(1, len(mean) + 1), mean.tolist())
         plot_curves(curves, folder / f"{key}.png", "round", title)
@@ -130,14 +127,12 @@ STUDY = Study(
     columns=_columns,
 )
 
-REAL_STUDY = Study(
+REAL_STUDY = replace(
+    STUDY,
     name="smartwatch-real",
     question="The same on real watches (WISDM, from $PFL_DATA_DIR); it promises nothing",
     num_clients=10,
     config={"dataset": "wisdm", **_CONFIG},
     arms=_ARMS,
     claims=lambda outcome: [],
-    draw=_draw,
-    measure=_measure,
-    columns=_columns,
 )

@@ -192,7 +192,7 @@ def columns(outcome: Outcome) -> dict[str, dict[str, float]]:
 
 def _draw(outcome: Outcome, folder: Path) -> None:
     """Draw scores in each community and by number of labels, adapters, and bytes."""
-    names = list(dict.fromkeys(result.arm.name for result in outcome.results))
+    names = outcome.names
     draw_communities(outcome, folder, names)
     curves = {
         name: (LABELS, [float(outcome.means(name, point_of(n)).mean()) for n in LABELS])
@@ -234,10 +234,21 @@ def draw_communities(outcome: Outcome, folder: Path, names: Sequence[str]) -> No
     words = [f"community {community}" for community in communities]
     title = f"Mean over clients and {len(outcome.seeds)} seeds"
     plot_bars(bars, words, folder / "communities.png", "test score, %", title)
+    about = "Of one client in a round; what finding communities takes is spread over the rounds"
+    draw_bytes(outcome, folder, names, about)
+
+
+def draw_bytes(outcome: Outcome, folder: Path, names: Sequence[str], title: str) -> None:
+    """Draw the bytes that a client is sent and sends.
+
+    Parameters
+    ----------
+    outcome, folder, names : as in :func:`draw_communities`
+    title : over the picture
+    """
     traffic = {name: outcome.of(name)[0].summary["bytes_per_round"] for name in names}
     sent = {name: [t["down"] / 1e3, t["up"] / 1e3] for name, t in traffic.items()}
-    about = "Of one client in a round; what finding communities takes is spread over the rounds"
-    plot_bars(sent, ["down", "up"], folder / "bytes.png", "kB", about)
+    plot_bars(sent, ["down", "up"], folder / "bytes.png", "kB", title)
 
 
 def _at(labels: int) -> list[Arm]:
@@ -266,20 +277,14 @@ LABELS_STUDY = replace(
     claims=lambda outcome: [],
 )
 
-LINKS_STUDY = Study(
+LINKS_STUDY = replace(
+    LABELS_STUDY,
     name="social-links",
     question="Who would you like to meet? Links to predict in the same networks",
-    num_clients=NUM_CLIENTS,
     config={
         **{**CONFIG, "task": "link-prediction", "num-server-rounds": 15},
         **{"min-examples": 0, "max-examples": 0},
     },
     arms=[Arm(name, config) for name, config in ARMS.items()],
-    claims=lambda outcome: [],
-    draw=_draw,
-    measure=measure,
-    columns=columns,
-    num_seeds=5,
     score="auc",
-    tables=tables,
 )

@@ -10,9 +10,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from pfl_flower.plots.graphs import plot_bars
 from pfl_flower.results.method_run import MethodRun
-from simulations.studies.social import FEDAVG, LOCAL, OWN, connections, gains_of
+from simulations.studies.social import FEDAVG, LOCAL, OWN, connections, draw_bytes, gains_of
 from simulations.study import Arm, Claim, Measures, Outcome, Study
 
 FOUND = (f"{OWN}, by gradients", f"{OWN}, by updates")
@@ -61,13 +60,11 @@ def _claims(outcome: Outcome) -> list[Claim]:
 
 
 def _columns(outcome: Outcome) -> dict[str, dict[str, float]]:
-    names = dict.fromkeys(result.arm.name for result in outcome.results)
-    return {name: {"std of seeds": deviation(outcome, name)} for name in names}
+    return {name: {"std of seeds": deviation(outcome, name)} for name in outcome.names}
 
 
 def _tables(outcome: Outcome) -> dict[str, Sequence[Mapping[str, Any]]]:
-    names = dict.fromkeys(result.arm.name for result in outcome.results)
-    counts = {name: [r.measures["groups"] for r in outcome.of(name)] for name in names}
+    counts = {name: [r.measures["groups"] for r in outcome.of(name)] for name in outcome.names}
     groups = [
         {"method": name, "groups, seed by seed": " ".join(map(str, found))}
         for name, found in counts.items()
@@ -83,10 +80,7 @@ def _tables(outcome: Outcome) -> dict[str, Sequence[Mapping[str, Any]]]:
 
 def _draw(outcome: Outcome, folder: Path) -> None:
     """Draw the bytes that a client sends and is sent."""
-    names = dict.fromkeys(result.arm.name for result in outcome.results)
-    traffic = {name: outcome.of(name)[0].summary["bytes_per_round"] for name in names}
-    sent = {name: [t["down"] / 1e3, t["up"] / 1e3] for name, t in traffic.items()}
-    plot_bars(sent, ["down", "up"], folder / "bytes.png", "kB", "Of one client in a round")
+    draw_bytes(outcome, folder, outcome.names, "Of one client in a round")
 
 
 CORA_STUDY = Study(

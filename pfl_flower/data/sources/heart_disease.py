@@ -14,6 +14,7 @@ import torch
 from pfl_flower.data.errors import DataError
 from pfl_flower.data.records import Examples, SourceRequest
 from pfl_flower.data.settings import default_cache
+from pfl_flower.data.sources.stored import not_found
 
 FOLDER = "heart_disease"
 HOSPITALS = ("cleveland", "hungarian", "switzerland", "va")
@@ -67,15 +68,12 @@ def _read(path: Path) -> np.ndarray:
     try:
         lines = path.read_text(encoding="ascii").split("\n")
     except FileNotFoundError as error:
-        raise DataError(
-            f"heart-disease was not found: there is no {path}. Put the files "
-            f"{', '.join(f'processed.{name}.data' for name in HOSPITALS)} of the UCI data set "
-            f"'Heart Disease' (archive.ics.uci.edu/dataset/45) into the folder {FOLDER} of the "
-            f"data folder, or name another one with data-dir or $PFL_DATA_DIR",
-            key="dataset",
-            value="heart-disease",
-            path=str(path),
-        ) from error
+        files = ", ".join(f"processed.{name}.data" for name in HOSPITALS)
+        what = (
+            f"the files {files} of the UCI data set 'Heart Disease' "
+            f"(archive.ics.uci.edu/dataset/45) into the folder {FOLDER} of the data folder"
+        )
+        raise not_found("heart-disease", path, what) from error
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(
             f"{path} cannot be read ({error}); download it again from UCI", path=str(path)

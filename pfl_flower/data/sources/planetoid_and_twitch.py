@@ -6,7 +6,6 @@ Cora and CiteSeer come in the files ``ind.*`` of Yang, Cohen and Salakhutdinov 2
 
 import tempfile
 import warnings
-import zipfile
 from collections.abc import Callable
 from contextlib import redirect_stderr
 from io import StringIO
@@ -19,6 +18,7 @@ from torch import Tensor
 from pfl_flower.data.errors import DataError
 from pfl_flower.data.records import Examples, SourceRequest
 from pfl_flower.data.settings import default_cache
+from pfl_flower.data.sources.stored import read_arrays
 from pfl_flower.data.subgraph import both_ways, connections
 from pfl_flower.utils.pickle_imports import check_pickle
 
@@ -148,7 +148,7 @@ def twitch(request: SourceRequest) -> Examples:
     """
     root = (request.data_dir or default_cache()) / "twitch"
     files = [root / name / "raw" / f"{name}.npz" for name in LANGUAGES[: request.num_clients]]
-    small = [_read(file, ("target", "edges")) for file in files]
+    small = [_links(file) for file in files]
     sizes = [len(targets) for targets, _ in small]
     starts = np.cumsum([0, *sizes]).tolist()
     # One language after another, because a concatenation would hold all features twice.
@@ -180,34 +180,24 @@ def _features(file: Path, count: int) -> np.ndarray:
 
 
 def _read(file: Path, names: tuple[str, ...]) -> list[np.ndarray]:
-    """Return arrays of the file of a language; targets and edges are checked."""
-    try:
-        with np.load(file, allow_pickle=False) as arrays:
-            found = {name: arrays[name] for name in names}
-    except FileNotFoundError as error:
+    """Return arrays of the file of a language."""
+    what = (
+        "the languages' files (DE/raw/DE.npz and so on, with arrays features, target and edges) "
+        "into the folder twitch of the data folder"
+    )
+    return read_arrays(file, names, "twitch", what)
+
+
+def _links(file: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Return the targets ``(N,)`` and edges ``(E, 2)`` of a language."""
+    targets, edges = _read(file, ("target", "edges"))
+    right = targets.ndim == 1 and edges.ndim == 2 and edges.shape[1] == 2
+    if not right or edges.min(initial=0) < 0 or edges.max(initial=0) >= len(targets):
         raise DataError(
-            f"twitch was not found: there is no {file}. Put the languages' files (DE/raw/DE.npz "
-            f"and so on, with arrays features, target and edges) into the folder twitch of the "
-            f"data folder, or name another one with data-dir or $PFL_DATA_DIR",
-            key="dataset",
-            value="twitch",
+            f"{file}: target has shape {targets.shape} and edges {edges.shape}; they must be "
+            f"(N,) and (E, 2), of nodes 0 to N - 1",
+            key="edges",
+            value=edges.shape,
             path=str(file),
-        ) from error
-    except (OSError, ValueError, EOFError, KeyError, TypeError, zipfile.BadZipFile) as error:
-        raise DataError(
-            f"{file} does not hold Twitch's arrays features, target and edges ({error})",
-            key=", ".join(names),
-            path=str(file),
-        ) from error
-    if "edges" in found:
-        targets, edges = found["target"], found["edges"]
-        right = targets.ndim == 1 and edges.ndim == 2 and edges.shape[1] == 2
-        if not right or edges.min(initial=0) < 0 or edges.max(initial=0) >= len(targets):
-            raise DataError(
-                f"{file}: target has shape {targets.shape} and edges {edges.shape}; they must be "
-                f"(N,) and (E, 2), of nodes 0 to N - 1",
-                key="edges",
-                value=edges.shape,
-                path=str(file),
-            )
-    return list(found.values())
+        )
+    return targets, edges

@@ -7,7 +7,6 @@ holds the authors' features of the watch's accelerometer in windows of ten secon
 the activities' letters, and ``subject`` (N,) from 1600 to 1650.
 """
 
-import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +15,7 @@ import torch
 from pfl_flower.data.errors import DataError
 from pfl_flower.data.records import Examples, SourceRequest
 from pfl_flower.data.settings import default_cache
+from pfl_flower.data.sources.stored import read_arrays
 
 FILE = "wisdm51/watch_accel.npz"
 NUM_FEATURES, NUM_ACTIVITIES = 91, 18
@@ -59,21 +59,8 @@ def wisdm(request: SourceRequest) -> Examples:
 
 def _read(path: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return inputs (N, 91) float32, targets and subjects (N,) int64."""
-    try:
-        with np.load(path, allow_pickle=False) as arrays:
-            inputs, targets, subjects = (arrays[name] for name in ("X", "y", "subject"))
-    except FileNotFoundError as error:
-        raise DataError(
-            f"wisdm was not found: there is no {path}. Put the file {FILE} (arrays X, y and "
-            f"subject) into the data folder, or name another folder with data-dir or $PFL_DATA_DIR",
-            key="dataset",
-            value="wisdm",
-            path=str(path),
-        ) from error
-    except (OSError, ValueError, EOFError, KeyError, TypeError, zipfile.BadZipFile) as error:
-        raise DataError(
-            f"{path} does not hold WISDM's arrays X, y and subject ({error})", path=str(path)
-        ) from error
+    what = f"the file {FILE} (arrays X, y and subject) into the data folder"
+    inputs, targets, subjects = read_arrays(path, ("X", "y", "subject"), "wisdm", what)
     if (
         inputs.ndim != 2
         or inputs.shape[1] != NUM_FEATURES

@@ -10,6 +10,7 @@ from safetensors.numpy import load_file
 
 from pfl_flower.engines import simulate
 from pfl_flower.results.files import (
+    _round_rows,
     describe,
     results_folder,
     spread,
@@ -66,6 +67,28 @@ def test_everything_is_on_disk(runs, tmp_path):
     assert "head.weight" not in arrays
     assert Image.open(folder / "accuracy.png").size[0] > 300
     assert json.loads((folder / "config.json").read_text())["method"] == "fedper"
+
+
+def test_the_table_of_rounds_reads_the_reports_once_however_many_rounds_there_are(runs, tmp_path):
+    class Counted(list):
+        def __iter__(self):
+            nonlocal times
+            times += 1
+            return super().__iter__()
+
+    def rows_of(run, name):
+        write_csv(tmp_path / name, _round_rows(run))
+        return list(csv.DictReader((tmp_path / name).open()))
+
+    first, times = runs[0], 0
+    blocks = reversed(range(20))
+    later = [replace(r, round=r.round + 2 * i) for i in blocks for r in first.reports]
+    rows = rows_of(replace(first, reports=Counted(later)), "long.csv")
+    assert times == 1
+    assert [row["round"] for row in rows] == [str(number) for number in range(1, 41)]
+    two = rows_of(first, "short.csv")
+    for place, row in enumerate(rows):
+        assert {**row, "round": ""} == {**two[place % 2], "round": ""}
 
 
 def test_costs_are_those_of_the_arrays(runs):

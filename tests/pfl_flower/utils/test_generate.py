@@ -4,5 +4,9 @@ from pfl_flower.utils.generate import ROOT, generated
 
 
 def test_generated_files_are_up_to_date():
-    stale = [str(p.relative_to(ROOT)) for p, text in generated().items() if p.read_text() != text]
+    stale = [
+        str(p.relative_to(ROOT))
+        for p, text in generated()
+        if not p.exists() or p.read_text() != text
+    ]
     assert not stale, "run: python -m pfl_flower.utils.generate"
