@@ -67,7 +67,7 @@ def test_a_device_with_a_name_and_data_needs_no_partition():
         ),
     ],
 )
-def test_who_does_not_say_who_it_is_is_told_how(config, key, value, choices):
+def test_who_does_not_say_who_it_is_is_refused(config, key, value, choices):
     with refused(ConfigError, key=key, value=value, choices=choices):
         node_of(context_of(**config))
 

@@ -101,7 +101,7 @@ def test_wrong_values_name_the_key_and_the_valid_ones(values, key, choices):
         simulate(values, 2)
 
 
-def test_an_unknown_key_is_told_the_nearest_one():
+def test_an_unknown_key_names_the_nearest_one():
     with refused(ConfigError, key="metod", choices=("method",)) as caught:
         RunConfig.parse({"metod": "fedper"})
     assert "'method'" in str(caught.value)
@@ -115,7 +115,7 @@ def test_an_unknown_key_is_told_the_nearest_one():
         ({"method": "l2gd", "averaging-probability": 0.1}, "1.11"),
     ],
 )
-def test_a_lambda_that_overshoots_is_told_the_largest(method, largest):
+def test_a_lambda_that_overshoots_names_the_largest(method, largest):
     with refused(ConfigError, key="lambda", value=1e12) as caught:
         RunConfig.parse(method | {"lambda": 1e12})
     assert f"at most {largest}" in str(caught.value)
@@ -160,7 +160,7 @@ def test_a_rule_that_fits_no_part_of_the_model_ends_the_run():
         simulate({"method": "fedper", "personal": "se"}, 2)
 
 
-def test_a_node_without_a_partition_is_told_how():
+def test_a_node_without_a_partition_is_refused_with_how_to_set_it():
     grid = InProcessGrid(make_app({}), 1)
     (context,) = grid.contexts.values()
     assert node_of(context) == Node(0, "client-0", 0, 1)

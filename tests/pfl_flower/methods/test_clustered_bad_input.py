@@ -240,7 +240,7 @@ def test_the_others_train_as_if_it_was_not_odd():
 
 @pytest.mark.parametrize("what", ["zero", "NaN", "an error"])
 @pytest.mark.parametrize("times", [1, 2])
-def test_a_client_that_tells_its_gradient_later_joins_its_cluster(what, times):
+def test_a_client_that_reports_its_gradient_later_joins_its_cluster(what, times):
     run, grid = odd_run(ODD[what], times=times)
     assert grid.asked == times + 1
     assert partition(run.grouping.groups) == partition(PLANTED)
@@ -363,7 +363,7 @@ def test_the_node_config_says_more_than_the_clusters_of_the_data():
     assert run.grouping.models.keys() == {10, 11, 12}
 
 
-def test_without_groups_to_tell_everybody_gets_the_mean():
+def test_without_declared_groups_everybody_gets_the_mean():
     run = broken_run({"method": "known-groups", "cluster-sizes": ""})
     (fedavg,) = simulate(BASE | {"method": "fedavg", "cluster-sizes": ""}, CLIENTS)
     assert run.grouping.groups == dict.fromkeys(range(CLIENTS), NO_GROUP)
@@ -394,7 +394,7 @@ def rows(path):
 PICTURES = ("similarity.png", "dendrogram.png", "clients.png")
 
 
-def test_groups_are_written_and_told(tmp_path):
+def test_groups_are_written_and_summarized(tmp_path):
     (run,) = runs = simulate(BASE | CLUSTERS | {"late": 0.3}, CLIENTS)
     write(tmp_path, runs)
     found = rows(tmp_path / "clusters.csv")
@@ -425,7 +425,7 @@ def test_groups_are_written_and_told(tmp_path):
     assert {row["group"] for row in rows(tmp_path / "clients.csv")} == {"0", "1"}
 
 
-def test_a_client_in_none_is_told_too(tmp_path):
+def test_a_client_in_none_is_summarized_too(tmp_path):
     run, _ = odd_run(lambda v: {"gradient": -v}, 0, **{"smallest-cluster": 2})
     assert run.grouping.groups[0] == NO_GROUP
     write(tmp_path, [run])

@@ -312,7 +312,7 @@ def test_who_knows_nobody_takes_part_and_so_does_a_community_of_one(monkeypatch)
         np.testing.assert_array_equal(own[name], trained(grid)[2, 3][name])
 
 
-def test_a_client_of_no_told_community_gets_the_mean_and_has_a_part_in_what_is_shared(monkeypatch):
+def test_a_client_of_no_community_gets_the_mean_and_has_a_part_in_what_is_shared(monkeypatch):
     monkeypatch.setitem(CHANGES, 2, {"community": None})
     run, grid = on_grid(OWN, 4, RecordingGrid)
     assert run.grouping.groups == {0: 0, 1: 0, 2: NO_GROUP, 3: 1}

@@ -132,7 +132,7 @@ def told_by(options, node_config=None, client=0, clients=CLIENTS):
     return json.loads(built.get_properties({"properties": "metadata"})["metadata"])
 
 
-def test_what_the_node_config_names_is_told_and_nothing_else():
+def test_what_the_node_config_names_is_reported_and_nothing_else():
     node = {"age": 61, "clinic": "north", "insured": True, "secret": "x", "metadata": "age,insured"}
     assert told_by({}, node) == {"age": 61, "insured": True}
     assert told_by({}, node | {"metadata": " clinic , age "}) == {"clinic": "north", "age": 61}
@@ -144,7 +144,7 @@ def test_a_name_that_the_node_config_does_not_have_is_an_error_that_says_so():
         told_by({}, {"height": 180, "metadata": "hight"})
 
 
-def test_without_a_statement_generated_clients_tell_their_description_and_others_nothing():
+def test_by_default_generated_clients_report_their_description_and_others_nothing():
     data = Federation(RunConfig.parse(BASE).data, CLIENTS)
     for client in range(CLIENTS):
         assert told_by({}, client=client) == data.client_metadata(client)
@@ -166,7 +166,7 @@ def queries(grid):
     ]
 
 
-def test_everybody_is_asked_once_and_told_metadata_are_those_of_the_node_config():
+def test_everybody_is_asked_once_and_reported_metadata_are_those_of_the_node_config():
     def node_config(client):
         return {"age": 20 + client, "name": f"ward-{client}", "metadata": "age"}
 
@@ -190,13 +190,13 @@ def test_use_metadata_false_asks_nobody():
     assert run.hypernetwork.encoder is None
 
 
-def test_clients_without_anything_to_tell_have_learned_embeddings():
+def test_clients_without_metadata_have_learned_embeddings():
     (run,), _ = played(dataset="digits", partition="iid")
     assert run.hypernetwork.encoder is None
     assert run.metadata == {client: {} for client in range(CLIENTS)}
 
 
-def test_a_node_whose_metadata_are_a_mistake_tells_the_run_and_does_not_end_it():
+def test_a_node_whose_metadata_are_a_mistake_is_logged_and_does_not_end_it():
     def node_config(client):
         return {"metadata": "nothing"} if client == 2 else {}
 
@@ -368,7 +368,7 @@ def test_what_is_left_on_disk_is_a_whole_model(written):
     model.load_state_dict(initial)
 
 
-def test_what_every_client_told_is_left_as_a_table(written):
+def test_what_every_client_reported_is_left_as_a_table(written):
     run, folder = written
     rows = list(csv.DictReader((folder / "metadata.csv").open()))
     assert [int(row["client"]) for row in rows] == sorted(run.metadata)

@@ -272,7 +272,7 @@ def lying(monkeypatch, who, change):
     monkeypatch.setattr(ThresholdClient, "evaluate", evaluate)
 
 
-def test_a_client_that_tells_of_as_many_examples_as_it_may_leaves_the_others_their_thresholds(
+def test_a_client_that_reports_as_many_examples_as_it_may_leaves_the_others_their_thresholds(
     monkeypatch,
 ):
     def change(step, examples, metrics):
@@ -287,7 +287,7 @@ def test_a_client_that_tells_of_as_many_examples_as_it_may_leaves_the_others_the
 
 
 @pytest.mark.parametrize("odd", [None, 1.5, -0.1, math.inf])
-def test_a_client_that_tells_no_scores_is_left_out_of_them(monkeypatch, caplog, tmp_path, odd):
+def test_a_client_that_reports_no_scores_is_left_out_of_them(monkeypatch, caplog, tmp_path, odd):
     def change(step, examples, metrics):
         name = "recall-platt"
         metrics = {n: v for n, v in metrics.items() if n != name}

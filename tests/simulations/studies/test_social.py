@@ -211,7 +211,7 @@ def test_on_real_graphs_a_deviation_below_fedavg_is_forgiven():
         assert set(holds(REAL, outcome_of(REAL, changes)).values()) == {kept}
 
 
-def test_every_real_study_finds_communities_that_nobody_told():
+def test_every_real_study_finds_communities_that_nobody_declared():
     studies = (REAL, social_real.CITESEER_STUDY, social_real.TWITCH_STUDY)
     for study in studies:
         for arm in study.arms:
