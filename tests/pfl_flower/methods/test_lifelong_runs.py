@@ -261,12 +261,12 @@ def test_more_clients_than_people_is_an_error(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "key", "value", "cause"),
     [
-        ({"subject": None}, None, None, KeyError),
+        ({"subject": None}, "X, y, subject", None, KeyError),
         ({"X": np.zeros((216, 90))}, "X, y, subject", ((216, 90), (216,), (216,)), None),
         ({"y": np.zeros(215, dtype=int)}, "X, y, subject", ((216, 91), (215,), (216,)), None),
         ({"y": np.full(216, 18)}, "X, y, subject", ((216, 91), (216,), (216,)), None),
         ({"X": np.full((216, 91), np.nan)}, "X", None, None),
-        ({"X": np.full((216, 91), None)}, None, None, ValueError),
+        ({"X": np.full((216, 91), None)}, "X, y, subject", None, ValueError),
     ],
 )
 def test_wrong_arrays_of_wisdm_say_what_is_wrong(tmp_path, changes, key, value, cause):
@@ -289,7 +289,7 @@ def test_a_missing_or_damaged_wisdm_says_where_it_was_looked_for(tmp_path):
         file.write_bytes(content)
         with pytest.raises(DataError) as error:
             Federation(settings, 2)
-        assert (error.value.key, error.value.path) == (None, str(file))
+        assert (error.value.key, error.value.path) == ("X, y, subject", str(file))
         assert error.value.__cause__ is not None
 
 
