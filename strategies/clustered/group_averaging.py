@@ -120,8 +120,6 @@ class GroupAveraging(PartialAveraging):
         size = "all" if self._all_in_groups else len(self.group_names)
         log(INFO, "\t└──> Averaged within groups: %s arrays", size)
 
-    # ------------------------------------------------------------------ checkpoints
-
     def state_arrays(self) -> dict[str, NDArray[Any]]:
         """Return what the strategy carries from round to round, for a checkpoint."""
         state = super().state_arrays()
@@ -146,8 +144,6 @@ class GroupAveraging(PartialAveraging):
         self.models = {group: to_record(own) for group, own in models.items()}
         self.assignments = assignments_of(part_of(arrays, "assignments"))
         self.query_bytes = part_of(arrays, "queries")["bytes"].tolist()
-
-    # ------------------------------------------------------------------ the way down
 
     def prepare(self, current: Round) -> None:
         """Assign clients to groups where they need it.
@@ -244,8 +240,6 @@ class GroupAveraging(PartialAveraging):
         """Return the arrays of the node's group."""
         group = self.groups.get(self.registry.client_of(node), NO_GROUP)
         return current.once(group, lambda: self.arrays_of(group, current.sent))
-
-    # ------------------------------------------------------------------ the way up
 
     def aggregate_arrays(self, replies: list[Reply]) -> ArrayRecord:
         """Return the means over everybody, and keep those of each group for its members.
