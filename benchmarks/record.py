@@ -33,10 +33,12 @@ RENAMED_KEYS = {
     "cluster-sizes": "tribes",
     "corrupted-clients": "liars",
     "client-metadata": "descriptions",
+    "adaptation-steps": "joining-steps",
 }
 """Today's key of the run config -> its name at 351bb59."""
 
 RENAMED_VALUES: dict[tuple[str, Any], Any] = {
+    ("communities", "declared"): "told",
     ("dataset", "mixed-effects"): "planted",
     ("dataset", "metadata-digits"): "described-digits",
     ("dataset", "metadata-digits-hard"): "described-digits-hard",
@@ -51,9 +53,6 @@ RENAMED_NAMES = {
     "is pulled to another community": "goes with another community",
 }
 """Name of a column, an entry or a file at 351bb59 -> today's."""
-
-DROPPED_KEYS: frozenset[str] = frozenset()
-"""Keys of 351bb59 that are gone."""
 
 DROPPED_NAMES = frozenset({"isotonic"})
 """Entries of results, and rows of tables with such a value, that were deleted since 351bb59."""

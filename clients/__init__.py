@@ -16,7 +16,7 @@ from clients.inference.fisher import fisher_diagonal
 from clients.lifelong.lifelong import LifelongClient
 from clients.loaders import in_memory_loader
 from clients.local_client import ClientDetails
-from clients.local_step import LocalState, gradient, local_step
+from clients.local_step import LocalState, Optimization, gradient, local_step
 from clients.measurement_error.errors_in_variables import ErrorsInVariablesClient
 from clients.personal import LocalRound, PersonalClient
 from clients.personalized_models.apfl import APFLClient
@@ -34,15 +34,7 @@ from clients.state.personal_state import (
     Snapshot,
 )
 from clients.task import Classification, LinkPrediction, Regression, Task
-from clients.training import (
-    Optimization,
-    Phase,
-    TrainingDivergedError,
-    body_only,
-    head_then_body,
-    joint,
-    train,
-)
+from clients.training import Phase, TrainingDivergedError, body_only, head_then_body, joint, train
 
 __all__ = [
     "APFLClient",

@@ -6,10 +6,11 @@ import torch
 from torch import Tensor, nn
 
 from clients.loaders import Batch, Loader, in_memory_loader
+from clients.local_step import Optimization
 from clients.proximal import ProximalTerm
 from clients.scopes import Scope
 from clients.task import Task
-from clients.training import Optimization, Phase, train
+from clients.training import Phase, train
 from strategies.errors import ArgumentError
 
 ALL = -1

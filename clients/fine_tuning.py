@@ -9,9 +9,10 @@ from torch import Tensor, nn
 
 from clients.evaluation import Evaluation, evaluate
 from clients.loaders import Batch, Loader
+from clients.local_step import Optimization
 from clients.scopes import Scope
 from clients.task import Classification, Task
-from clients.training import EVERYTHING, Optimization, Phase, TrainingDivergedError, train
+from clients.training import EVERYTHING, Phase, TrainingDivergedError, train
 from strategies.errors import ArgumentError
 
 __all__ = ["FineTuning", "fine_tune"]

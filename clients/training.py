@@ -17,7 +17,6 @@ from clients.scopes import Scope
 from clients.task import Criterion
 
 __all__ = [
-    "Optimization",
     "Phase",
     "TrainingDivergedError",
     "body_only",

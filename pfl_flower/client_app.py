@@ -76,7 +76,8 @@ def make_app(run_config: Mapping[str, Any] | None = None) -> ClientApp:
 
     def build(context: Context, message_config: Mapping[str, Any]) -> NamedClient:
         values = context.run_config if run_config is None else run_config
-        config = _config_of(tuple(values.items()), str(message_config.get(DATA_SCHEMA, "")))
+        typed = tuple((name, type(value), value) for name, value in values.items())  # True == 1
+        config = _config_of(typed, str(message_config.get(DATA_SCHEMA, "")))
         asked = CLIENT_SCHEMA in str(message_config.get(PROPERTIES, ""))
         if DATA_SCHEMA not in message_config and (config.known_schema is None or asked):
             return Registrar(config, context)
@@ -102,10 +103,10 @@ def make_app(run_config: Mapping[str, Any] | None = None) -> ClientApp:
 
 
 @lru_cache(maxsize=8)
-def _config_of(values: tuple[tuple[str, Any], ...], schema: str) -> RunConfig:
+def _config_of(values: tuple[tuple[str, type, Any], ...], schema: str) -> RunConfig:
     """Return a run config, with the schema in a message if there is one; read once a process."""
     if not schema:
-        return RunConfig.parse(dict(values))
+        return RunConfig.parse({name: value for name, _, value in values})
     return _config_of(values, "").with_schema(DataSchema.from_json(schema))
 
 

@@ -155,6 +155,9 @@ class InProcessGrid(Grid):
             return Message(Error(code, reason), reply_to=message)
 
 
+_PULL_INTERVAL = 3.0  # seconds, as Flower's grids have it
+
+
 class DelegatingGrid(Grid):
     """Another grid, all of whose methods it calls; a subclass overrides what it does otherwise.
 
@@ -165,6 +168,12 @@ class DelegatingGrid(Grid):
 
     def __init__(self, grid: Grid) -> None:
         self.grid = grid
+
+    @property
+    def pull_interval(self) -> float | None:
+        """Seconds from one pull of replies to the next; that of Flower where the grid has none."""
+        interval: float | None = getattr(self.grid, "pull_interval", _PULL_INTERVAL)
+        return interval
 
     def set_run(self, run: Run) -> None:
         """Set the run."""

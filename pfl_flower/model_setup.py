@@ -55,13 +55,9 @@ class ModelSetup:
 
     def reset_model(self) -> None:
         """Put the first values into the network."""
+        entries = self.model.state_dict()  # read anew: a move to a GPU replaces the tensors
         for name, value in self.initial.items():
-            self._entries[name].copy_(value)
-
-    @cached_property
-    def _entries(self) -> Mapping[str, Tensor]:
-        entries: dict[str, Tensor] = self.model.state_dict()
-        return entries
+            entries[name].copy_(value)
 
     @cached_property
     def shared_names(self) -> list[str]:

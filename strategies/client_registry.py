@@ -11,6 +11,7 @@ from flwr.serverapp import Grid
 
 from strategies.protocol import PARTITION_ID, PROPERTIES
 from strategies.randomness import generator
+from strategies.replies import of_clients
 
 _IDENTIFY_TIMEOUT = 120.0  # seconds; a SuperNode may have to import torch before it can answer
 
@@ -49,7 +50,12 @@ def ask_properties(
     content = RecordDict({config_key: question})
     messages = [Message(content, node, MessageType.QUERY) for node in nodes]
     found: dict[int, Mapping[str, Any]] = {}
-    for reply in grid.send_and_receive(messages, timeout=timeout):
+    replies, reasons = of_clients(grid.send_and_receive(messages, timeout=timeout))
+    for message in messages:
+        if reason := reasons.get(message.metadata.message_id):
+            node = message.metadata.dst_node_id
+            log(WARNING, "Node %d does not report its %s: %s", node, names, reason)
+    for reply in replies:
         node = reply.metadata.src_node_id
         answer = reply.content.config_records.get(PROPERTIES) if reply.has_content() else None
         if answer:

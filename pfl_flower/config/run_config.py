@@ -302,6 +302,9 @@ class RunConfig(CommonKeys):
 KEYS = {hyphenated(item.name): item for item in fields(CommonKeys)}
 """Common run key, with hyphens -> its field."""
 
+if _both := sorted(KEYS.keys() & set(METHOD_KEYS)):
+    raise ValueError(f"methods have keys of their own that are common keys: {_both}")
+
 SET_BY_METHOD = tuple(map(hyphenated, _SET_BY_METHOD)) + METHOD_KEYS
 """Run keys that make one method another."""
 

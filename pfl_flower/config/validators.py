@@ -140,8 +140,15 @@ def key(
         ``"strategy"`` or both (``"client,strategy"``).
     """
     kind = kind or type(default)
-    metadata = {"help": text, "check": check, "kind": kind, "to": to.split(",")}
+    metadata = {"help": text, "check": check, "kind": kind, "to": _receivers(to)}
     return field(default=default, metadata=metadata)
+
+
+def _receivers(to: str) -> list[str]:
+    found = split_words(to)
+    if unknown := [word for word in found if word not in ("client", "strategy")]:
+        raise ValueError(f"a key is passed to client, strategy or both, not to {unknown}")
+    return found
 
 
 def again(keys: type, name: str, default: Any, *, to: str | None = None) -> Any:
@@ -157,7 +164,7 @@ def again(keys: type, name: str, default: Any, *, to: str | None = None) -> Any:
         Whom it is passed to, if that differs.
     """
     (known,) = (item for item in fields(keys) if item.name == name)
-    metadata = dict(known.metadata) | ({} if to is None else {"to": to.split(",")})
+    metadata = dict(known.metadata) | ({} if to is None else {"to": _receivers(to)})
     return field(default=default, metadata=metadata)
 
 

@@ -11,11 +11,19 @@ from pfl_flower.utils.text import hyphenated
 
 _FAMILIES = [name for _, name, _ in iter_modules(__path__) if name != "method"]
 
-METHODS: Mapping[str, Method] = {
-    name: row
-    for family in sorted(_FAMILIES)
-    for name, row in import_module(f"{__name__}.{family}").METHODS.items()
-}
+
+def _found() -> dict[str, Method]:
+    """Return the rows of all families; refuse two of one name."""
+    rows: dict[str, Method] = {}
+    for family in sorted(_FAMILIES):
+        own = import_module(f"{__name__}.{family}").METHODS
+        if twice := sorted(rows.keys() & own.keys()):
+            raise ValueError(f"{family} has methods of names that other families have: {twice}")
+        rows |= own
+    return rows
+
+
+METHODS: Mapping[str, Method] = _found()
 """Name of a method -> its row."""
 
 

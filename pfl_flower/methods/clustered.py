@@ -55,8 +55,7 @@ class GroupKeys(MethodKeys):
     def strategy_arguments(self, setup: "ModelSetup") -> dict[str, Any]:
         """Return which arrays are averaged within groups."""
         return super().strategy_arguments(setup) | {
-            "group_names": names_of(setup.scopes, Scope.GROUP),
-            "query_timeout": setup.config.timeout,
+            "group_names": names_of(setup.scopes, Scope.GROUP)
         }
 
 

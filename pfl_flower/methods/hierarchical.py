@@ -109,6 +109,7 @@ METHODS = {
         refuses=LOCAL_MODEL
         | {
             "mu": "nothing is trained in steps",
+            "schedule": "nothing is trained in steps",
             "server-momentum": "a prior is no mean of parameters",
             "weighting": "its clients all count alike",
         },

@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from clients import PersonalClient
 from clients.training import EVERYTHING
@@ -70,10 +70,6 @@ class PFedHNKeys(MethodKeys):
                 choices=sorted(build.node_config),
             )
         return {METADATA: json.dumps({name: build.node_config[name] for name in names})}
-
-    def strategy_arguments(self, setup: "ModelSetup") -> dict[str, Any]:
-        """Return the keys, and how long clients have to answer."""
-        return super().strategy_arguments(setup) | {"query_timeout": setup.config.timeout}
 
 
 def describe_models(run: "MethodRun", personal: bool) -> str:

@@ -51,6 +51,7 @@ METHODS = {
             "personal": _ONE_MODEL,
             "personal-decay": _ONE_MODEL,
             "mu": "nothing is trained in steps",
+            "schedule": "nothing is trained in steps",
             "server-momentum": "solved equations are no mean of parameters",
             "weighting": "every example counts alike",
         },

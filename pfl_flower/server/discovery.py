@@ -159,7 +159,8 @@ class _Discovery:
         self.clients: dict[int, int] = {}
         self.schemas: dict[int, ClientSchema] = {}
         self.failures: dict[int, str] = {}
-        self._pending: set[str] = set()
+        self._pending: dict[str, int] = {}
+        """Id of a message -> the node that was asked: the SuperLink answers for those that left."""
 
     @property
     def complete(self) -> bool:
@@ -179,15 +180,15 @@ class _Discovery:
         wanted = f"{PARTITION_ID},{NUM_PARTITIONS},{CLIENT_SCHEMA}"
         question = RecordDict({CONFIG: ConfigRecord({PROPERTIES: wanted})})
         messages = [Message(question, node, MessageType.QUERY) for node in fresh]
-        self._pending.update(self.grid.push_messages(messages) if messages else ())
-        replies = list(self.grid.pull_messages(self._pending) if self._pending else ())
+        if messages:
+            self._pending |= dict(zip(self.grid.push_messages(messages), fresh, strict=True))
+        replies = list(self.grid.pull_messages(list(self._pending)) if self._pending else ())
         for reply in replies:
-            self._pending.discard(reply.metadata.reply_to_message_id)
-            self._take_in(reply)
+            sender = reply.metadata.src_node_id
+            self._take_in(self._pending.pop(reply.metadata.reply_to_message_id, sender), reply)
         return bool(fresh or replies)
 
-    def _take_in(self, reply: Message) -> None:
-        node = reply.metadata.src_node_id
+    def _take_in(self, node: int, reply: Message) -> None:
         if reply.has_error():
             self.failures[node] = reply.error.reason or "no reason given"
             log(WARNING, "Node %d cannot start its client: %s", node, self.failures[node])

@@ -81,6 +81,7 @@ def build_strategy(setup: ModelSetup) -> PartialAveraging:
         server_momentum=config.server_momentum,
         parameter_names=setup.shared_parameters,
         seed=config.seed,
+        query_timeout=config.timeout,
         **config.own_keys.strategy_arguments(setup),
     )
 

@@ -1,5 +1,6 @@
 """The server's side of the data schema: each node gets it in full once, and then its digest."""
 
+import math
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -12,8 +13,6 @@ from flwr.serverapp import Grid
 from clients.data_schema import digest_of
 from pfl_flower.grid import DelegatingGrid, in_reply_to
 from strategies.protocol import CONFIG, DATA_SCHEMA, DATA_SCHEMA_DIGEST, MISSING_SCHEMA
-
-_PULL_INTERVAL = 3.0  # seconds, as Flower's grids have it
 
 
 @dataclass
@@ -66,7 +65,7 @@ class SchemaDelivery(DelegatingGrid):
         self, messages: Iterable[Message], *, timeout: float | None = None
     ) -> Iterable[Message]:
         """Send messages and return the replies that are there in time."""
-        interval = getattr(self.grid, "pull_interval", _PULL_INTERVAL)
+        interval = self.pull_interval
         end = None if timeout is None else time.monotonic() + timeout
         waiting = self._send([self._request(message) for message in messages])
         replies: list[Message] = []
@@ -86,9 +85,10 @@ class SchemaDelivery(DelegatingGrid):
                 if not found:
                     break
             elif waiting:
-                if end is not None and time.monotonic() >= end:
+                left = math.inf if end is None else end - time.monotonic()
+                if left <= 0:
                     break
-                time.sleep(interval)
+                time.sleep(min(interval, left))
         return replies
 
     def _request(self, message: Message) -> _Request:

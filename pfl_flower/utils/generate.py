@@ -48,6 +48,8 @@ def exports(floor: str) -> str:
         module = ".".join((floor, *path.relative_to(folder).with_suffix("").parts))
         late = floor == "strategies" and _imports(tree, "torch", floor)
         for name in _all_of(tree):
+            if other := names.get(name) or lazy.get(name):
+                raise ValueError(f"{other} and {module} both export {name}")
             (lazy if late else names)[name] = module
     head = ast.get_docstring(ast.parse((folder / "__init__.py").read_text()), clean=False)
     return _init(head or "", names, lazy)
