@@ -7,8 +7,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from torch.optim.optimizer import register_optimizer_step_post_hook
-
+from clients import training
 from clients.personal import PersonalClient
 from clients.state import state_file as personal_file
 
@@ -26,15 +25,17 @@ def _before_training(strike: Strike) -> None:
 
 
 def _during_training(strike: Strike) -> None:
-    steps = 0
+    steps, local_step = 0, training.local_step
 
-    def struck(*_: Any) -> None:
+    def struck(*arguments: Any, **keywords: Any) -> Any:
         nonlocal steps
+        done = local_step(*arguments, **keywords)
         steps += 1
         if steps == 2:
             strike()
+        return done
 
-    register_optimizer_step_post_hook(struck)
+    training.local_step = struck
 
 
 def _after_training(strike: Strike) -> None:
