@@ -25,7 +25,7 @@ def _before_training(strike: Strike) -> None:
 
 
 def _during_training(strike: Strike) -> None:
-    steps, local_step = 0, training.local_step
+    steps, local_step = 0, vars(training)["local_step"]
 
     def struck(*arguments: Any, **keywords: Any) -> Any:
         nonlocal steps
@@ -35,7 +35,7 @@ def _during_training(strike: Strike) -> None:
             strike()
         return done
 
-    training.local_step = struck
+    vars(training)["local_step"] = struck
 
 
 def _after_training(strike: Strike) -> None:
