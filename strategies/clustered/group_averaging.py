@@ -89,7 +89,7 @@ class GroupAveraging(PartialAveraging):
         self._all_in_groups = group_names is None
         self.group_names = frozenset(group_names or ())
         self.groups: dict[int, int] = dict(groups or {})
-        """Client -> group; :data:`NO_GROUP` for one that fits none, absent if not placed yet."""
+        """Client -> group; :data:`NO_GROUP` for one that fits none, absent if not assigned yet."""
         if negative := sorted(g for g in self.groups.values() if g < 0):
             raise ValueError(f"groups are numbered from 0, got {negative}")
         self.models: dict[int, ArrayRecord] = {}
