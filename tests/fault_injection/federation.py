@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 import signal
 import subprocess
 import time
@@ -211,7 +212,9 @@ def write_data(folder: Path) -> None:
 
 
 def _let_break(app: Path) -> None:
-    """Make a copy of the app use the ClientApp that breaks."""
+    """Make a copy of the app use the ClientApp that breaks, and bring that with it."""
+    shutil.copytree(Path(__file__).parent, app / "tests" / "fault_injection", dirs_exist_ok=True)
+    (app / "tests" / "__init__.py").touch()
     path = app / "pyproject.toml"
     text = path.read_text()
     if _CLIENT_APP not in text and _BREAKING not in text:
