@@ -69,4 +69,4 @@ def test_the_main_job_twice_on_one_managed_superlink_and_wrong_values(flower):
         assert json.loads((folder / "summary.json").read_text())["fedavg"]
         assert (folder / "accuracy.png").exists()
     text = run(flower, 'method="fedsgd"')
-    assert "method is 'fedsgd'; it must be one of fedavg, fedprox" in text
+    assert "method is 'fedsgd'; it must be one of" in text
