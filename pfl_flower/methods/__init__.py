@@ -9,13 +9,17 @@ from typing import Any
 from pfl_flower.methods.method import Method
 from pfl_flower.utils.text import hyphenated
 
-_FAMILIES = [name for _, name, _ in iter_modules(__path__) if name != "method"]
+_FIRST = "partial_sharing"  # where a reader of a list of methods begins: fedavg, fedprox, ...
+_FAMILIES = sorted(
+    (name for _, name, _ in iter_modules(__path__) if name != "method"),
+    key=lambda name: (name != _FIRST, name),
+)
 
 
 def _found() -> dict[str, Method]:
     """Return the rows of all families; refuse two of one name."""
     rows: dict[str, Method] = {}
-    for family in sorted(_FAMILIES):
+    for family in _FAMILIES:
         own = import_module(f"{__name__}.{family}").METHODS
         if twice := sorted(rows.keys() & own.keys()):
             raise ValueError(f"{family} has methods of names that other families have: {twice}")

@@ -1,9 +1,9 @@
 """``python -m pfl_flower.utils.generate``: write what follows from the code.
 
-The defaults of the run config in ``pyproject.toml`` follow from the run keys, and what
-``strategies`` and ``clients`` export follows from the ``__all__`` of their modules. A test fails
-where they are not up to date. (``flwr`` reads the defaults from ``pyproject.toml`` and refuses keys
-that are not there.)
+The defaults of the run config in ``pyproject.toml`` follow from the run keys, as does their
+reference in the docs; what ``strategies`` and ``clients`` export follows from the ``__all__`` of
+their modules. A test fails where they are not up to date. (``flwr`` reads the defaults from
+``pyproject.toml`` and refuses keys that are not there.)
 """
 
 import ast
@@ -134,6 +134,9 @@ def generated() -> Iterator[tuple[Path, str]]:
     before, _, after = text.partition(SECTION)
     rest = after[after.index("\n[") :] if "\n[" in after else ""
     yield project, before + run_config_defaults() + rest
+    from pfl_flower.utils.key_reference import key_reference
+
+    yield ROOT / "docs" / "reference" / "run_keys.md", key_reference()
 
 
 def main() -> int:
