@@ -1,6 +1,7 @@
 """``python -m simulations`` lists the studies; ``python -m simulations <study>`` runs one.
 
 ``python -m simulations compare --help``: compare any methods on any data.
+``python -m simulations <recipe>.toml``: make a published table again.
 """
 
 import argparse
@@ -18,6 +19,7 @@ from pfl_flower.config.errors import ConfigError
 from pfl_flower.data import DataError
 from pfl_flower.engines import ENGINES
 from pfl_flower.server.discovery import FederationError
+from simulations.recipe import RecipeError, words_of
 from simulations.studies import (
     borrowing,
     borrowing_digits,
@@ -36,6 +38,7 @@ from simulations.studies import (
     taste,
 )
 from simulations.study import run_study
+from simulations.study_page import write_study_page
 from simulations.summary import print_summary, write_outcome
 
 _MODULES = (
@@ -74,6 +77,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--engine", choices=ENGINES, default="in-process")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="runs side by side")
     parser.add_argument("--out", type=Path, help="folder for results; ./results/<study> by default")
+    parser.add_argument("--markdown", type=Path, help="file for the results as a page of the docs")
     parser.add_argument("--check", action="store_true", help="fail when a claim does not hold")
     return parser
 
@@ -107,6 +111,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit code."""
     words = sys.argv[1:] if arguments is None else list(arguments)
     console = Console(width=None if sys.stdout.isatty() else 110)
+    if words and words[0].endswith(".toml"):
+        try:
+            words = [*words_of(words[0], [*STUDIES, *_COMMANDS]), *words[1:]]
+        except RecipeError as error:
+            console.print(f"[red]{escape(str(error))}[/red]", highlight=False, soft_wrap=True)
+            return 2
     if words and words[0] in _COMMANDS:
         return _COMMANDS[words[0]].run(words[1:], console)
     options = _parser().parse_args(words)
@@ -129,6 +139,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     folder = options.out or Path("results") / study.name
     summary = write_outcome(study, outcome, folder)
     print_summary(summary, console)
+    if options.markdown:
+        write_study_page(options.markdown, summary, folder, ["python -m simulations", *words])
     if options.rounds:
         console.print("(the claims are meant for the study's own number of rounds)")
     console.print(f"Results: {folder.resolve()}", highlight=False, soft_wrap=True)

@@ -71,40 +71,57 @@ def write_outcome(study: Study, outcome: Outcome, folder: Path) -> dict[str, Any
     return summary
 
 
-def print_summary(summary: Mapping[str, Any], console: Console) -> None:
-    """Print the table and the claims."""
-    console.print(f"\n[bold]{summary['question']}[/bold]")
+def summary_table(summary: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
+    """Return the heads and the rows of a study's table, in words and per cent."""
     entries = summary["methods"].values()
     further = list(dict.fromkeys(name for e in entries for name in e.get("columns", ())))
-    heads = ("mean", "std", "worst tenth", *further, "down + up a round", "s a round")
-    table = Table("method", *heads)
-    for column in table.columns[1:]:
-        column.justify = "right"
+    heads = ["method", "mean", "std", "worst tenth", *further, "down + up a round", "s a round"]
+    rows = []
     for name, entry in summary["methods"].items():
         scores, traffic = entry[summary["score"]], entry["bytes_per_round"]
-        table.add_row(
-            name,
-            *(_score(scores[key], summary["score"]) for key in ("mean", "std", "worst_tenth")),
-            *(_percent(entry.get("columns", {}).get(name)) for name in further),
-            f"{traffic['down'] / 1e3:.0f} + {traffic['up'] / 1e3:.0f} kB",
-            f"{entry['seconds_per_round']:.2f}",
+        rows.append(
+            [
+                name,
+                *(_score(scores[key], summary["score"]) for key in ("mean", "std", "worst_tenth")),
+                *(_percent(entry.get("columns", {}).get(name)) for name in further),
+                f"{traffic['down'] / 1e3:.0f} + {traffic['up'] / 1e3:.0f} kB",
+                f"{entry['seconds_per_round']:.2f}",
+            ]
         )
-    console.print(table)
+    return heads, rows
+
+
+def further_table(rows: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[list[str]]]:
+    """Return the heads and the rows, in words, of a further table."""
+    cells = [
+        [f"{value:.4g}" if isinstance(value, float) else str(value) for value in row.values()]
+        for row in rows
+    ]
+    return list(rows[0] if rows else ()), cells
+
+
+def claim_text(name: str, claim: Mapping[str, Any]) -> str:
+    """Return a claim with its figure and the one that was wanted."""
+    return f"{name}  ({100 * claim['value']:.1f} against {100 * claim['threshold']:.1f})"
+
+
+def print_summary(summary: Mapping[str, Any], console: Console) -> None:
+    """Print the tables and the claims."""
+    console.print(f"\n[bold]{summary['question']}[/bold]")
+    console.print(_table(*summary_table(summary)))
     for title, rows in summary["tables"].items():
-        console.print(_further_table(title, rows))
+        console.print(_table(*further_table(rows), title))
     for name, claim in summary["claims"].items():
         mark = "[green]holds[/green]" if claim["holds"] else "[red]FAILS[/red]"
-        value, threshold = 100 * claim["value"], 100 * claim["threshold"]
-        console.print(f"{mark}  {name}  ({value:.1f} against {threshold:.1f})", highlight=False)
+        console.print(f"{mark}  {claim_text(name, claim)}", highlight=False)
 
 
-def _further_table(title: str, rows: Sequence[Mapping[str, Any]]) -> Table:
-    """Return rows with the same columns as a table."""
-    table = Table(*(rows[0] if rows else ()), title=title)
+def _table(heads: Sequence[str], rows: Sequence[Sequence[str]], title: str | None = None) -> Table:
+    table = Table(*heads, title=title)
     for column in table.columns[1:]:
         column.justify = "right"
     for row in rows:
-        table.add_row(*(f"{v:.4g}" if isinstance(v, float) else str(v) for v in row.values()))
+        table.add_row(*row)
     return table
 
 
