@@ -23,7 +23,8 @@ def test_every_recipe_is_one_of_a_command():
 def test_options_become_words(tmp_path):
     recipe = tmp_path / "own.toml"
     recipe.write_text(
-        'version = 1\ncommand = "compare"\n[options]\nmethods = ["a", "b"]\nclients = 4\ntune = true\n'
+        'version = 1\ncommand = "compare"\n[options]\n'
+        'methods = ["a", "b"]\nclients = 4\ntune = true\n'
     )
     assert words_of(str(recipe), COMMANDS) == ["compare", "--methods=a,b", "--clients=4", "--tune"]
 
