@@ -15,8 +15,10 @@ in a copy of the project, ``<!-- test: not run, REASON -->`` leaves it out.
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -115,6 +117,7 @@ class Session:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self.groups: list[int] = []
         self.names: dict[str, Any] = {"__name__": "__docs__"}
         tools = Path(sys.executable).parent
         self.environment = {
@@ -140,12 +143,21 @@ class Session:
         elif block.language == "python":
             exec(compile(block.text, where, "exec"), self.names)
         else:
-            done = subprocess.run(
+            process = subprocess.Popen(
                 ["bash", "-euo", "pipefail", "-c", block.text],
                 cwd=folder,
                 env=self.environment,
-                capture_output=True,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
                 text=True,
-                timeout=1800,
+                start_new_session=True,
             )
-            assert done.returncode == 0, f"{where}\n{done.stdout[-4000:]}\n{done.stderr[-4000:]}"
+            self.groups.append(process.pid)
+            printed, complained = process.communicate(timeout=1800)
+            assert process.returncode == 0, f"{where}\n{printed[-4000:]}\n{complained[-4000:]}"
+
+    def close(self) -> None:
+        """End what the blocks have started in the background and left there."""
+        for group in self.groups:
+            with suppress(ProcessLookupError):
+                os.killpg(group, signal.SIGKILL)

@@ -1,5 +1,7 @@
 """Every block of code in README and docs is run as a reader would run it."""
 
+from contextlib import closing
+
 import pytest
 
 from tests.docs.blocks import ROOT, TIERS, Session, blocks_of, pages
@@ -23,10 +25,10 @@ def _cases():
 def test_the_blocks_of_a_page_run(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
-    session = Session(tmp_path)
-    for block in blocks_of(page):
-        if block.runs:
-            session.run(block, f"{page.relative_to(ROOT)}:{block.line}")
+    with closing(Session(tmp_path)) as session:
+        for block in blocks_of(page):
+            if block.runs:
+                session.run(block, f"{page.relative_to(ROOT)}:{block.line}")
 
 
 def test_what_is_not_run_says_why():
