@@ -1,5 +1,7 @@
 """The page of a study has its command, table, further tables, pictures, claims and origin."""
 
+from PIL import Image
+
 from simulations.study_page import write_study_page
 
 SUMMARY = {
@@ -23,9 +25,10 @@ SUMMARY = {
 
 def test_the_page_of_a_study(tmp_path):
     (tmp_path / "results").mkdir()
-    (tmp_path / "results" / "accuracy.png").write_bytes(b"picture")
+    Image.new("RGB", (8, 4), "red").save(tmp_path / "results" / "accuracy.png")
     page = tmp_path / "docs" / "taste.md"
-    command = ["python -m simulations", "taste", "--markdown", "docs/taste.md", "--check"]
+    command = ["python -m simulations", "taste", "--markdown", "docs/taste.md"]
+    command += ["--jobs=1", "--check"]
     write_study_page(page, SUMMARY, tmp_path / "results", command)
     lines = page.read_text().splitlines()
     assert lines[0] == "# taste"
@@ -33,4 +36,5 @@ def test_the_page_of_a_study(tmp_path):
     assert "| fedper | 95.6 | 2.0 | 91.0 | 2 + 1 kB | 0.50 |" in lines
     assert "| a/b | 0.25 |" in lines
     assert "- **fails**: fedper is good  (95.0 against 97.0)" in lines
-    assert (page.parent / "taste-accuracy.png").read_bytes() == b"picture"
+    with Image.open(page.parent / "taste-accuracy.png") as picture:
+        assert picture.size == (8, 4)
