@@ -123,10 +123,15 @@ class MethodRun:
 
         Parameters
         ----------
-        metric : the task's score by default
-        server_round : the last by default
+        metric : str, optional
+            The task's score by default.
+        server_round : int, optional
+            The last by default.
 
-        In the order of the clients' numbers, without those whose evaluation failed.
+        Returns
+        -------
+        dict
+            In the order of the clients' numbers, without those whose evaluation failed.
         """
         wanted = self.last_round if server_round is None else server_round
         return select(self.reports, metric or self.score, wanted)
