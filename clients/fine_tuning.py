@@ -21,12 +21,13 @@ __all__ = ["FineTuning", "fine_tune"]
 def quality(found: Evaluation, task: Task) -> tuple[float, float]:
     """Return the key by which models are compared, higher is better: score, then negative loss.
 
-    An undefined score counts as the worst one, so that the loss decides.
+    An undefined score counts as the worst one, so that the loss decides; an undefined loss, too.
     """
     score = found.scores[task.score]
+    loss = math.inf if math.isnan(found.loss) else found.loss
     if math.isnan(score):
-        return (0.0 if task.higher_is_better else -math.inf), -found.loss
-    return (score if task.higher_is_better else -score), -found.loss
+        return (0.0 if task.higher_is_better else -math.inf), -loss
+    return (score if task.higher_is_better else -score), -loss
 
 
 @dataclass(frozen=True)

@@ -68,7 +68,9 @@ class _Additive:
 class Classification(_Additive):
     """Classification: ``accuracy`` is the share of examples whose largest output is their class.
 
-    Accuracy is NaN unless outputs are ``(N, classes)`` and targets are integers.
+    With one output an example, ``(N,)`` or ``(N, 1)``, that output is the logit of class 1.
+    Accuracy is NaN where it has no meaning: if an output is not finite (of a model that diverged),
+    if an example has several targets, or if targets are not numbers of classes.
     """
 
     criterion: Criterion = cross_entropy
@@ -82,14 +84,24 @@ class Classification(_Additive):
         return targets, outputs.softmax(dim=1).T
 
     def sums(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """Return the number of correct predictions, ``(1,)``."""
-        if outputs.ndim != 2 or targets.is_floating_point():
+        """Return the number of correct predictions, ``(1,)``; NaN where there is none."""
+        count = len(outputs)
+        one = outputs.numel() == count
+        known = (outputs.ndim == 2 or one) and targets.numel() == count
+        # of one output, as binary cross-entropy has them: 0.0 and 1.0
+        known = known and (not targets.is_floating_point() or (one and _is_binary(targets)))
+        if not known or not outputs.isfinite().all():
             return torch.full((1,), math.nan, dtype=torch.float64)
-        return (outputs.argmax(dim=1) == targets).sum(dtype=torch.float64).reshape(1)
+        found = (outputs.reshape(count) > 0).long() if one else outputs.argmax(dim=1)
+        return (found == targets.reshape(count)).sum(dtype=torch.float64).reshape(1)
 
     def scores(self, sums: Tensor, count: int) -> dict[str, float]:
         """Return the accuracy."""
         return {"accuracy": float(sums[0]) / count if count else math.nan}
+
+
+def _is_binary(targets: Tensor) -> bool:
+    return bool(((targets == 0) | (targets == 1)).all())
 
 
 def squared_error(outputs: Tensor, targets: Tensor) -> Tensor:

@@ -101,10 +101,11 @@ def read_examples(path: Path, shape: Sequence[int], columns: Sequence[str] = ())
     if values.dtype.kind not in "biuf":
         words = f"{path} has values of type {values.dtype}; examples consist of numbers"
         raise ExampleFileError(words, path=path, value=str(values.dtype), expected="numbers")
+    if pixels := values.dtype == np.uint8 and values.ndim > 2 and not columns:
+        values = values[:, None] if values.ndim == 3 else values  # grey pictures, as in training
     if (found := tuple(values.shape[1:])) != tuple(shape):
         words = f"the examples in {path} have shape {found}; the model takes {tuple(shape)}"
         raise ExampleFileError(words, path=path, value=found, expected=tuple(shape))
-    pixels = values.dtype == np.uint8 and not columns
     with np.errstate(over="ignore"):  # infinite values are refused below
         numbers = values.astype(np.float32) / np.float32(255 if pixels else 1)
     finite = np.isfinite(numbers)

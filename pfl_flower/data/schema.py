@@ -9,7 +9,7 @@ the federated mean and deviation of every feature. No example leaves its client.
 import json
 import math
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
@@ -158,6 +158,20 @@ def merge_schemas(schemas: Mapping[int, ClientSchema]) -> tuple[DataSchema, dict
         columns,
     )
     return schema, deviants | misnamed
+
+
+def look_alikes(labels: Iterable[Label]) -> list[list[Label]]:
+    """Return groups of labels that are the same but for case, blanks around, or type.
+
+    Parameters
+    ----------
+    labels : iterable of Label
+        The classes of all clients, such as ``"ill"`` and ``"Ill "``, or ``0`` and ``"0"``.
+    """
+    groups: dict[str, list[Label]] = {}
+    for label in labels:
+        groups.setdefault(str(label).strip().casefold(), []).append(label)
+    return [group for group in groups.values() if len(group) > 1]
 
 
 def _common_columns(schemas: Mapping[int, ClientSchema]) -> tuple[tuple[str, ...], dict[int, str]]:

@@ -13,7 +13,7 @@ from flwr.serverapp import Grid
 
 from pfl_flower.config.run_config import RunConfig
 from pfl_flower.data import DataSchema
-from pfl_flower.data.schema import merge_schemas
+from pfl_flower.data.schema import look_alikes, merge_schemas
 from pfl_flower.grid import GridWithout
 from pfl_flower.server.checkpoint import Checkpoints, Saved, read_about
 from pfl_flower.server.discovery import FederationError, Population
@@ -140,6 +140,10 @@ def _log_schema(schema: DataSchema, misfits: Mapping[int, str]) -> None:
         )
         if len(schema.labels) >= MANY and all(isinstance(label, int) for label in schema.labels):
             log(WARNING, "So many whole numbers may be amounts: then set task=regression")
+    if len(schema.labels) == 1:
+        log(WARNING, "All labels are %r: there is nothing to learn", schema.labels[0])
+    for alike in look_alikes(schema.labels):
+        log(WARNING, "Labels %s look alike, and are kept apart: a mistake in the data?", alike)
 
 
 def saved_state(session: Session, config: RunConfig, personal: bool) -> Saved | None:

@@ -220,3 +220,40 @@ def test_more_auc_is_better_quality_and_without_it_the_loss_decides():
     task = LinkPrediction()
     assert quality(found(0.6, 9), task) > quality(found(0.5, 1), task)
     assert quality(found(math.nan, 1), task) > quality(found(math.nan, 2), task)
+
+
+ONE = torch.tensor([[9.0], [-9.0], [2.0], [-3.0], [-1.0]])
+
+
+@pytest.mark.parametrize("shape", [(5, 1), (5,)])
+@pytest.mark.parametrize("kind", [torch.int64, torch.float32])
+def test_one_output_is_the_logit_of_class_1(shape, kind):
+    targets = (ONE[:, 0] > 0).to(kind)
+    task = Classification()
+    assert task.scores(task.sums(ONE.reshape(shape), targets), 5) == {"accuracy": 1.0}
+    assert task.scores(task.sums(-ONE.reshape(shape), targets), 5) == {"accuracy": 0.0}
+    assert task.scores(task.sums(ONE.reshape(shape), targets[:, None]), 5) == {"accuracy": 1.0}
+
+
+@pytest.mark.parametrize(
+    ("outputs", "targets"),
+    [
+        (torch.zeros(3, 3), torch.zeros(3, 3, dtype=torch.long)),  # several labels an example
+        (torch.zeros(3, 2), torch.tensor([0.0, 0.5, 1.0])),
+        (torch.zeros(3, 1), torch.tensor([0.0, 0.5, 1.0])),
+        (torch.zeros(3, 4, 5), torch.zeros(3, dtype=torch.long)),
+        (torch.full((3, 2), math.nan), torch.zeros(3, dtype=torch.long)),
+        (torch.tensor([[0.0, math.inf]] * 3), torch.ones(3, dtype=torch.long)),
+    ],
+)
+def test_what_is_no_class_has_no_accuracy(outputs, targets):
+    task = Classification()
+    assert math.isnan(task.scores(task.sums(outputs, targets), 3)["accuracy"])
+
+
+def test_a_model_that_diverged_is_never_the_best():
+    task = Classification()
+    diverged = Evaluation(3, math.nan, {"accuracy": math.nan})
+    useless = Evaluation(3, 9.0, {"accuracy": 0.0})
+    assert max([diverged, useless], key=lambda e: quality(e, task)) is useless
+    assert max([useless, diverged], key=lambda e: quality(e, task)) is useless

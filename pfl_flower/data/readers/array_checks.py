@@ -59,7 +59,10 @@ def checked_inputs(
     allow_missing: bool = False,
     hint: str = "",
 ) -> np.ndarray:
-    """Return inputs ``(N, ...)`` as finite float32; uint8 stays uint8.
+    """Return inputs ``(N, ...)`` as finite float32; pictures of uint8 stay uint8.
+
+    Pictures are uint8 of three axes or more: pixels, which are scaled to 0 to 1 later. Grey ones
+    ``(N, H, W)`` get the axis of their one channel. Other uint8 are numbers as any (codes, ages).
 
     Parameters
     ----------
@@ -96,12 +99,19 @@ def checked_inputs(
             key=name,
             value=array.shape,
         )
-    if array.dtype != np.uint8:
+    if is_pixels(array):
+        array = array[:, None] if array.ndim == 3 else array
+    else:
         with np.errstate(over="ignore"):  # what becomes infinite is refused below
             array = array.astype(np.float32)
     known = np.where(np.isnan(array), 0, array) if allow_missing else array
     _check_finite(known, name, where, columns, hint)
     return array
+
+
+def is_pixels(array: np.ndarray) -> bool:
+    """Return whether inputs are pictures with pixels from 0 to 255, by type and shape."""
+    return array.dtype == np.uint8 and array.ndim > 2
 
 
 def _check_finite(
@@ -127,7 +137,7 @@ def _check_finite(
 
 
 def checked_targets(value: Any, name: str, where: str, allow_missing: bool = False) -> np.ndarray:
-    """Return targets ``(N,)`` as integers, floats or strings.
+    """Return targets ``(N,)``, given so or as ``(N, 1)``, as integers, floats or strings.
 
     Parameters
     ----------
@@ -157,10 +167,13 @@ def checked_targets(value: Any, name: str, where: str, allow_missing: bool = Fal
             key=name,
             value=array.dtype,
         )
+    if array.ndim == 2 and array.shape[1] == 1:
+        array = array[:, 0]
     if array.ndim != 1:
+        way = "; they are one-hot rows: take argmax(axis=1)" if _is_one_hot(array) else ""
         raise DataError(
             f"{where}: {name} has shape {array.shape}; it must be one-dimensional, one target per "
-            f"example (of one-hot rows, take argmax)",
+            f"example (several targets are not supported){way}",
             key=name,
             value=array.shape,
         )
@@ -168,3 +181,9 @@ def checked_targets(value: Any, name: str, where: str, allow_missing: bool = Fal
         known = np.where(np.isnan(array), 0, array) if allow_missing else array
         _check_finite(known, name, where)
     return array
+
+
+def _is_one_hot(array: np.ndarray) -> bool:
+    """Return whether every row has a single 1 and else zeros."""
+    numbers = array.ndim == 2 and array.dtype.kind in "iuf"
+    return numbers and bool(np.isin(array, (0, 1)).all() and (array.sum(axis=1) == 1).all())

@@ -1,10 +1,12 @@
 """Own graphs: a reader of PyG's ``Data`` of one client, with every check on it."""
 
 from collections.abc import Mapping
+from logging import WARNING
 from typing import Any
 
 import numpy as np
 import torch
+from flwr.common.logger import log
 from numpy.typing import NDArray
 
 from clients.graphs.graph import Graph
@@ -14,6 +16,8 @@ from pfl_flower.data.readers.array_checks import as_array, checked_inputs, check
 from pfl_flower.data.subgraph import both_ways, connections
 
 MASKS = ("train_mask", "val_mask", "test_mask")
+EDGE_VALUES = ("edge_weight", "edge_attr")
+"""PyG's names of weights and features of edges, which no layer here uses."""
 
 _RIGHT = "a graph is x (nodes, features), edge_index (2, edges) and y (nodes,)"
 
@@ -62,7 +66,8 @@ def checked_graph(parts: Mapping[str, Any], where: str, task: str = "auto") -> R
     parts : mapping
         ``x`` (N, F) numbers; ``edge_index`` (2, E) integers from 0 to N - 1; ``y`` (N,) integers,
         floats or strings; optionally the masks ``train_mask``, ``val_mask`` and ``test_mask``,
-        (N,) booleans, and ``community``, a number from 0. Other names are ignored.
+        (N,) booleans, and ``community``, a number from 0. Other names are ignored, those of edge
+        weights and features with a warning.
     where : str
         Name of the client, for error messages.
     task : str, default "auto"
@@ -86,6 +91,7 @@ def checked_graph(parts: Mapping[str, Any], where: str, task: str = "auto") -> R
     features = _features(parts["x"], where)
     edges = _edges(parts["edge_index"], len(features), where)
     graph = Graph(features, edges)
+    _warn_of_dropped(parts, edges, where)
     community = _community(parts.get("community"), where)
     if task == "link-prediction":
         nothing = np.empty(0, dtype=np.int64)
@@ -135,6 +141,15 @@ def _edges(value: Any, num_nodes: int, where: str) -> torch.Tensor:
             value=(int(left), int(right)),
         )
     return both_ways(connections(torch.from_numpy(array), num_nodes))
+
+
+def _warn_of_dropped(parts: Mapping[str, Any], edges: torch.Tensor, where: str) -> None:
+    """Say what of the edges is not used: weights, features, direction, repetition."""
+    dropped = [name for name in EDGE_VALUES if parts.get(name) is not None]
+    if edges.shape[1] != as_array(parts["edge_index"], "edge_index", where).shape[1]:
+        dropped.append("direction (edges count both ways), repetition, loops")
+    if dropped:
+        log(WARNING, "%s: not used of the edges: %s", where, ", ".join(dropped))
 
 
 def _community(value: Any, where: str) -> int | None:

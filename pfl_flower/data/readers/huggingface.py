@@ -3,11 +3,14 @@
 import math
 from collections.abc import Mapping, Sequence
 from contextlib import redirect_stderr
+from dataclasses import replace
 from io import StringIO
+from logging import WARNING
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from flwr.common.logger import log
 
 from pfl_flower.data.client_records import OwnRequest, RawClient, checked, client_index
 from pfl_flower.data.errors import DataError, error_context
@@ -21,9 +24,10 @@ class HubData:
     Other splits, such as a test split, are ignored: a client's test examples must have the same
     distribution as its training examples. Inputs are the column of images, if there is one: uint8
     ``(N, 1, H, W)`` if grey, else ``(N, 3, H, W)`` (transparency is dropped). Otherwise they are
-    all columns of numbers except the label and the client: float32 ``(N, F)``; other columns are
-    dropped. Targets are the label column. If none is named, they are the only ``ClassLabel``
-    column, or the column "label"; a ``ClassLabel`` stays a number.
+    all columns of numbers except the label and the client, sorted by name: float32 ``(N, F)``;
+    other columns are dropped, with a warning. Targets are the label column. If none is named, they
+    are the only ``ClassLabel`` column, or the column "label"; a ``ClassLabel`` gives the names of
+    its classes, since its numbers are those of one file.
 
     Flower counts the use of its data sets; ``FLWR_TELEMETRY_ENABLED=0`` switches that off.
 
@@ -167,7 +171,7 @@ def _client(part: Any, request: OwnRequest, where: str) -> RawClient:
         )
     if images:
         return checked({"x_train": _pixels(part, images[0], where), "y_train": targets}, where)
-    names = _numeric(part.features, {label, request.client_column})
+    names = _features(part.features, {label, request.client_column}, where)
     if not names:
         raise DataError(
             f"{where} has neither images nor numbers to learn from; its columns are: "
@@ -176,9 +180,9 @@ def _client(part: Any, request: OwnRequest, where: str) -> RawClient:
             value=list(part.features),
         )
     inputs = np.stack([np.asarray(list(part[name]), dtype=np.float32) for name in names], axis=1)
-    return checked(
-        {"x_train": inputs, "y_train": targets}, where, names, allow_missing=request.allow_missing
-    )
+    arrays = {"x_train": inputs, "y_train": targets}
+    found = checked(arrays, where, names, allow_missing=request.allow_missing)
+    return replace(found, columns=tuple(names))
 
 
 def _label_column(features: Mapping[str, Any], request: OwnRequest) -> str:
@@ -218,19 +222,37 @@ def _labels(part: Any, column: str, where: str) -> np.ndarray:
             key=column,
             value=unlabelled,
         )
-    return np.asarray(values)
+    feature = part.features[column]
+    # numbers of a ClassLabel are those of one file: elsewhere they may mean other classes
+    named = isinstance(feature, ClassLabel) and feature.names is not None
+    return np.asarray(feature.int2str(values) if named and values else values)
 
 
-def _numeric(features: Mapping[str, Any], leave_out: set[str]) -> list[str]:
+def _features(features: Mapping[str, Any], leave_out: set[str], where: str) -> list[str]:
+    """Return the columns of numbers by name, which is their order at every client.
+
+    Raises
+    ------
+    DataError
+        If one has no name, such as the index that pandas writes.
+    """
     from datasets import Value
 
-    return [
+    others = [name for name in features if name not in leave_out]
+    if unnamed := [name for name in others if name.startswith("Unnamed: ")]:
+        raise DataError(
+            f"{where} has columns without a name ({', '.join(unnamed)}), such as the index that "
+            f"pandas writes; write it without (index=False), or name them",
+            key=", ".join(unnamed),
+        )
+    numbers = [
         name
-        for name, feature in features.items()
-        if name not in leave_out
-        and isinstance(feature, Value)
-        and feature.dtype.startswith(_NUMBERS)
+        for name in others
+        if isinstance(features[name], Value) and features[name].dtype.startswith(_NUMBERS)
     ]
+    if dropped := sorted(set(others) - set(numbers)):
+        log(WARNING, "%s: columns that are no numbers are not used: %s", where, ", ".join(dropped))
+    return sorted(numbers)
 
 
 def _pixels(part: Any, column: str, where: str) -> np.ndarray:

@@ -1,5 +1,6 @@
 """OwnClients: clients with own data, opened by the run keys and split by the fractions."""
 
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
@@ -99,11 +100,24 @@ class OwnClients:
         self.settings = settings
         self.num_clients = num_clients
         self.data = open_own(settings)
-        if num_clients > 1 and self.data.count() == 1:
+        held = self.data.count()
+        if num_clients > 1 and held == 1:
             log(
                 WARNING,
                 "%s holds one client, so every node on this machine reads the same data",
                 settings.dataset,
+            )
+        elif held is not None and held > num_clients:
+            log(
+                WARNING,
+                "%s holds %d clients, but %d take part; the data of the others are not used: %s. "
+                "For all of them start num-supernodes=%d nodes (compare: --clients %d)",
+                settings.dataset,
+                held,
+                num_clients,
+                _some(self.data.names()[num_clients:] or range(num_clients, held)),
+                held,
+                held,
             )
 
     def load(self, client: int) -> RawClient:
@@ -144,6 +158,12 @@ class OwnClients:
             validation=_take(raw.train, validation) if raw.validation is None else raw.validation,
             test=_take(raw.train, test) if raw.test is None else raw.test,
         )
+
+
+def _some(names: Sequence[object], most: int = 5) -> str:
+    """Return the first names, and how many there are beyond."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(str(name) for name in names[:most]) + more
 
 
 def _take(examples: RawSplit, rows: np.ndarray) -> RawSplit:

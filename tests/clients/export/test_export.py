@@ -264,8 +264,11 @@ def test_inputs_come_in_several_forms(tmp_path, name, content):
 
 
 def test_pixels_become_0_to_1_and_no_examples_give_no_predictions(tmp_path):
-    np.save(tmp_path / "x.npy", np.array([[0, 51, 255]], np.uint8))
-    np.testing.assert_allclose(read_examples(tmp_path / "x.npy", (3,)).inputs, [[0.0, 0.2, 1.0]])
+    np.save(tmp_path / "x.npy", np.array([[[0, 51, 255]]], np.uint8))  # one grey picture, 1 x 3
+    found = read_examples(tmp_path / "x.npy", (1, 1, 3)).inputs
+    np.testing.assert_allclose(found, [[[[0.0, 0.2, 1.0]]]])
+    np.save(tmp_path / "x.npy", np.array([[0, 51, 255]], np.uint8))  # numbers, no pixels
+    np.testing.assert_array_equal(read_examples(tmp_path / "x.npy", (3,)).inputs, [[0, 51, 255]])
     (tmp_path / "x.csv").write_text("a,b,c\n")
     assert read_examples(tmp_path / "x.csv", (3,)).inputs.shape == (0, 3)
     assert table([]) == "prediction\n"

@@ -59,6 +59,35 @@ def test_labels_that_are_mapped_are_said_to_be(folder, caplog):
     assert "Labels [3, 7] become classes 0 to 1" in caplog.text
 
 
+@pytest.fixture
+def warnings(caplog):
+    logging.getLogger("flwr").addHandler(caplog.handler)
+    yield lambda: [r.args for r in caplog.records if r.levelno == logging.WARNING]
+    logging.getLogger("flwr").removeHandler(caplog.handler)
+
+
+def test_clients_of_the_data_that_no_node_has_are_named(tmp_path, warnings):
+    path = tmp_path / "twelve.csv"
+    table(path, count=120)
+    frame = pd.read_csv(path).drop(columns="hospital")
+    frame.assign(client=[f"h{row % 12:02d}" for row in range(120)]).to_csv(path, index=False)
+    settings = DataSettings(dataset=f"table:{path}", label_column="ill")
+    Federation(settings, 10)
+    assert [args for args in warnings() if args and "h10, h11" in args]
+    Federation(settings, 12)
+    assert len([args for args in warnings() if args and 12 in args]) == 1
+
+
+def test_one_class_and_classes_that_look_alike_are_said(folder, warnings):
+    for number in range(4):
+        write_client(folder, number, 80, labels=("ill", "ill"), seed=number)
+    simulate({**SHORT, "num-server-rounds": 1, "dataset": f"folder:{folder}"}, 4)
+    assert ("ill",) in warnings()
+    write_client(folder, 0, 80, labels=("ill", "Ill "))
+    simulate({**SHORT, "num-server-rounds": 1, "dataset": f"folder:{folder}"}, 4)
+    assert (["Ill ", "ill"],) in warnings()
+
+
 def test_odd_clients_take_part(folder):
     write_client(folder, 1, 80, labels=(3, 3))  # one class
     write_client(folder, 2, 3)  # three examples

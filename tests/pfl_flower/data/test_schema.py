@@ -10,7 +10,7 @@ from hypothesis.extra.numpy import arrays
 from pfl_flower.data.errors import SchemaError
 from pfl_flower.data.fitting import check_columns, fit_inputs, fit_targets
 from pfl_flower.data.moments import Moments, merge_moments, moments
-from pfl_flower.data.schema import ClientSchema, merge_schemas, target_scale
+from pfl_flower.data.schema import ClientSchema, look_alikes, merge_schemas, target_scale
 from strategies.errors import ArgumentError
 
 values = st.floats(-1e3, 1e3)
@@ -181,3 +181,8 @@ def test_counts_that_cannot_be_are_not_everybodys(counts):
     odd = client_schema((2,), features=Moments(5, (9.0, 9.0), (1.0, 1.0), counts))
     schema, _ = merge_schemas({0: fine, 1: odd})
     assert schema.features == fine.features
+
+
+def test_labels_that_look_alike():
+    assert look_alikes(("Ill ", "ill", "well", 0, "0")) == [["Ill ", "ill"], [0, "0"]]
+    assert look_alikes(("a", "b", 0, 1)) == []

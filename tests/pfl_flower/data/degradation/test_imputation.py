@@ -327,13 +327,13 @@ def test_a_mask_takes_the_federated_mean_of_features_that_are_not_standardised(m
     np.testing.assert_array_equal(inputs[:, 3:], lost)
 
 
-def test_pixels_are_filled_in_where_the_model_sees_them(monkeypatch):
-    pixels = generator(100, "pixels").integers(0, 256, size=(40, 3)).astype(np.uint8)
-    name = own(monkeypatch, lambda _: {"x_train": pixels})
+def test_small_integers_of_a_table_are_filled_in_as_other_numbers(monkeypatch):
+    codes = generator(100, "codes").integers(0, 256, size=(40, 3)).astype(np.uint8)
+    name = own(monkeypatch, lambda _: {"x_train": codes})
     settings = DataSettings(dataset=name, imputation="mask", missing="0.5", seed=100)
     inputs = Federation(settings, 2).client(0).train[0].numpy()
     filled = inputs[:, :3][inputs[:, 3:] == 1]
-    assert (np.abs(filled - 0.5) < 0.2).all()
+    assert (np.abs(filled - 127.5) < 51).all()
     assert len(np.unique(filled)) == 3
 
 
@@ -488,15 +488,15 @@ def test_declared_noise_is_reported(monkeypatch, name):
 
 @pytest.mark.parametrize("name", ["noise", "reliability"])
 def test_noise_of_pixels_is_reported_in_the_unit_of_the_model(monkeypatch, name):
-    pixels = generator(100, "pixels").integers(0, 256, size=(40, 3)).astype(np.uint8)
-    variance = pixels.astype(float).var(axis=0, ddof=1)
+    pixels = generator(100, "pixels").integers(0, 256, size=(40, 1, 3, 1)).astype(np.uint8)
+    variance = pixels.astype(float).var(axis=0, ddof=1).ravel()
     declared = [0.9] * 3 if name == "reliability" else 0.1 * variance
     dataset = own(monkeypatch, lambda _: {"x_train": pixels, name: declared})
     found = Federation(DataSettings(dataset=dataset, seed=100), 2).client(0)
     reported = found.quality
     assert reported is not None
     if name == "reliability":
-        variance = 255**2 * found.train[0].double().numpy().var(axis=0, ddof=1)
+        variance = 255**2 * found.train[0].double().numpy().var(axis=0, ddof=1).ravel()
         assert reported.reliability == pytest.approx([0.9] * 3)
     np.testing.assert_allclose(reported.noise, 0.1 * variance / 255**2, rtol=1e-6)
 

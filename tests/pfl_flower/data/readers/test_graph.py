@@ -1,3 +1,5 @@
+import logging
+
 import numpy as np
 import pytest
 import torch
@@ -88,7 +90,7 @@ def test_links_need_neither_labels_nor_masks():
         ({"edge_index": torch.tensor([[0, 1, 9], [1, 4, 0]])}, "edge_index", (1, 4)),
         ({"edge_index": torch.tensor([[0, -1], [1, 0]])}, "edge_index", (-1, 0)),
         ({"y": torch.zeros(3).long()}, "y", 3),
-        ({"y": torch.zeros(4, 1).long()}, "y", (4, 1)),
+        ({"y": torch.zeros(4, 2).long()}, "y", (4, 2)),
         ({"y": torch.tensor([0, np.inf, 1, 1])}, "y", [1]),
         ({"y": torch.full((4,), -1)}, "y", 0),
         ({"y": torch.full((4,), torch.nan)}, "y", 0),
@@ -210,3 +212,16 @@ def test_an_amount_of_minus_one_is_an_amount():
     parts = {"x": np.ones((3, 2)), "edge_index": np.zeros((2, 0), int), "y": np.array([-1, 0, 2])}
     assert len(checked_graph(parts, "here", "regression").train[1]) == 3
     assert len(checked_graph(parts, "here").train[1]) == 2
+
+
+def test_what_is_dropped_of_the_edges_is_said(caplog):
+    logging.getLogger("flwr").addHandler(caplog.handler)
+    parts = {"x": np.eye(3), "y": [0, 1, 0], "edge_index": [[0, 1, 1, 2], [1, 0, 2, 1]]}
+    checked_graph(parts, "here")
+    assert not caplog.records
+    one_way = {**parts, "edge_index": [[0, 1], [1, 2]], "edge_weight": [1.0, 100.0]}
+    checked_graph(one_way, "here")
+    logging.getLogger("flwr").removeHandler(caplog.handler)
+    (what,) = {record.args[1] for record in caplog.records}
+    assert "edge_weight" in what
+    assert "direction" in what

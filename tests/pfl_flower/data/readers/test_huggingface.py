@@ -1,6 +1,7 @@
 import datasets
 import huggingface_hub.constants
 import numpy as np
+import pandas as pd
 import pytest
 from datasets import ClassLabel, Dataset, Features, Image, Value
 from flwr_datasets.common import telemetry
@@ -9,6 +10,7 @@ from PIL import Image as Pillow
 
 from pfl_flower.data import DataError
 from pfl_flower.data.readers.registry import OWN, OwnRequest
+from tests.errors import refused
 
 
 def reader(location, **options):
@@ -62,6 +64,30 @@ def test_columns_of_numbers_are_shared_out_evenly(hub):
     assert error.value.path == str(hub)
 
 
+def test_columns_are_sorted_by_name_and_have_their_names(hub):
+    rows(hub, b=[1, 2], a=[0.5, 1.5], word=["x", "y"], label=[0, 1])
+    found = reader(hub).load(0, 1)
+    assert found.columns == ("a", "b")
+    order = np.argsort(found.train[1])
+    assert found.train[0][order].tolist() == [[0.5, 1], [1.5, 2]]
+
+
+def test_a_column_without_a_name_is_no_feature(hub):
+    pd.DataFrame({"a": [1.0, 2.0], "label": [0, 1]}).to_csv(hub / "train.csv")
+    with refused(DataError, key="Unnamed: 0"):
+        reader(hub).load(0, 1)
+
+
+def test_class_numbers_of_two_sites_become_the_same_names(hub):
+    found = []
+    for site, names in (("A", ["cat", "dog"]), ("B", ["bird", "cat"])):
+        kinds = {"f": Value("float32"), "label": ClassLabel(names=names)}
+        (hub / site).mkdir()
+        rows(hub / site, kinds, f=[1.0, 2.0], label=[0, 1])
+        found.append(sorted(reader(hub / site).load(0, 1).train[1]))
+    assert found == [["cat", "dog"], ["bird", "cat"]]
+
+
 def test_a_column_may_name_the_clients(hub):
     data = reader(table(hub), client_column="who")
     assert data.count() == 3
@@ -95,7 +121,7 @@ def test_images_are_uint8_with_channels_first(hub, mode, channels):
     inputs, targets = reader(hub).load(0, 1).train
     assert inputs.shape == (4, channels, 3, 4)
     assert inputs.dtype == np.uint8
-    names = {0: 0, 1: 1, 2: 1, 3: 0}
+    names = {0: "cat", 1: "dog", 2: "dog", 3: "cat"}
     assert [names[x] for x in inputs[:, 0, 0, 0]] == targets.tolist()
     assert sorted(inputs[:, 0, 2, 3]) == [0, 1, 2, 3]
 
@@ -132,7 +158,7 @@ def test_the_label_is_the_one_named_or_the_only_classes_or_called_label(hub):
         "animal": ClassLabel(names=["cat", "dog"]),
     }
     rows(hub, kinds, a=[1.0, 2.0], label=[7, 8], animal=[0, 1])
-    assert sorted(reader(hub).load(0, 1).train[1]) == [0, 1]
+    assert sorted(reader(hub).load(0, 1).train[1]) == ["cat", "dog"]
     named = reader(hub, label_column="label").load(0, 1).train
     assert sorted(named[1]) == [7, 8]
     assert named[0].shape == (2, 1)  # the number of a class is no feature

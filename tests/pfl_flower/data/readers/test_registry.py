@@ -23,6 +23,22 @@ def arrays(count=5, shape=(2,), fill=0.0, splits=("train", "test")):
 
 
 @pytest.mark.parametrize(
+    ("shape", "wanted"), [((2,), (5, 2)), ((4, 3), (5, 1, 4, 3)), ((2, 4, 3), (5, 2, 4, 3))]
+)
+def test_bytes_are_pixels_where_they_are_pictures_and_numbers_elsewhere(shape, wanted):
+    given = {"x_train": np.full((5, *shape), 2, np.uint8), "y_train": np.arange(5)}
+    inputs, _ = checked(given, "here").train
+    assert inputs.shape == wanted
+    assert inputs.dtype == (np.float32 if len(shape) == 1 else np.uint8)
+    assert (inputs == 2).all()
+
+
+def test_targets_may_be_a_column():
+    given = {"x_train": np.zeros((3, 2)), "y_train": np.array([[0], [1], [1]])}
+    assert checked(given, "here").train[1].tolist() == [0, 1, 1]
+
+
+@pytest.mark.parametrize(
     ("given_type", "expected"),
     [
         (np.float64, np.float32),
@@ -66,7 +82,8 @@ def test_targets_are_kept_and_booleans_become_integers(targets, kind):
     [
         ({"x_train": np.zeros((4, 2))}, "y_train", 5),
         ({"x_test": np.zeros((5, 3))}, "x_test, y_test", ((3,), "float32", "integers")),
-        ({"x_test": np.zeros((5, 2), np.uint8)}, "x_test, y_test", ((2,), "uint8", "integers")),
+        ({"y_train": np.eye(5, dtype=int)}, "y_train", (5, 5)),
+        ({"y_train": np.ones((5, 2))}, "y_train", (5, 2)),
         ({"y_test": np.array(list("abcde"))}, "x_test, y_test", ((2,), "float32", "strings")),
         ({"x_train": np.array([[1, "a"]] * 5, dtype=object)}, "x_train", np.dtype(object)),
         ({"y_train": np.array([1, "a", 2, 3, 4], dtype=object)}, "y_train", np.dtype(object)),
