@@ -23,7 +23,10 @@ Loader = DataLoader[tuple[Tensor, ...]]
 
 
 def load(client: int) -> tuple[Loader, Loader]:
-    """Return a client's training and test examples. Its question: is number ``client`` above 0?"""
+    """Return a client's training and test examples; the question: is number ``client`` above 0?
+
+    A client is its own number, from 0 to 19.
+    """
     draw = torch.Generator().manual_seed(client)
     x = torch.randn(200, 20, generator=draw)
     y = (x[:, client] > 0).long()
