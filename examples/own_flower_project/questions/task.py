@@ -23,9 +23,9 @@ Loader = DataLoader[tuple[Tensor, ...]]
 
 
 def load(client: int) -> tuple[Loader, Loader]:
-    """Return a client's training and test examples; the question: is number ``client`` above 0?
+    """Return the training and test examples of a client.
 
-    A client is its own number, from 0 to 19.
+    Its question is whether number ``client`` of the 20 is above 0.
     """
     draw = torch.Generator().manual_seed(client)
     x = torch.randn(200, 20, generator=draw)
