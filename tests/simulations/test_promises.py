@@ -1,4 +1,4 @@
-"""What a comparison says on real data: the promises of the README."""
+"""What a comparison says on real data: the promises of the guide to comparisons."""
 
 import pytest
 
