@@ -13,7 +13,7 @@ and loading of data::
     python benchmarks/simulated_round.py --clients 200 --method fedavg --engine ray out.json
 
 The tree that is measured is the one from which ``pfl_flower`` is imported, so with ``PYTHONPATH``
-the same script measures an older commit. Where two are compared, let them take turns on one machine.
+the same script measures an older commit. To compare two, let them take turns on one machine.
 """
 
 import argparse
@@ -112,7 +112,8 @@ def surroundings() -> dict[str, Any]:
 
 
 def _git(tree: Path, *words: str) -> str:
-    done = subprocess.run(["git", "-C", str(tree), *words], capture_output=True, text=True)
+    command = ["git", "-C", str(tree), *words]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
     return done.stdout.strip() or "unknown"
 
 
