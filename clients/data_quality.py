@@ -7,6 +7,7 @@ declares the noise, or estimates it from replicates; it is never assumed.
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -56,7 +57,7 @@ class DataQuality:
             wanted = "those of two vectors of the same length"
             raise ArgumentError("shapes of noise and reliability", shapes, wanted)
 
-    @property
+    @cached_property
     def mean_reliability(self) -> float:
         """Mean reliability over the features; 1 without features."""
         return float(self.reliability.mean()) if len(self.reliability) else 1.0

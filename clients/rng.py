@@ -5,6 +5,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from clients.training import device_of
+
 
 class Seeded:
     """Context manager that seeds torch's global generators and restores their states at exit.
@@ -14,21 +16,23 @@ class Seeded:
     seed : int
         The seed.
     model : nn.Module
-        CUDA generators are seeded only if the model is on a CUDA device.
+        The generator of a CUDA device is seeded only if the model is on that device.
     """
 
     def __init__(self, seed: int, model: nn.Module) -> None:
-        devices = {p.device.index or 0 for p in model.parameters() if p.device.type == "cuda"}
-        self._devices = sorted(devices)
-        self._fork = torch.random.fork_rng(devices=self._devices)
         self._seed = seed
+        self._generators = [torch.default_generator]
+        device = device_of(model)
+        if device.type == "cuda":
+            self._generators.append(torch.cuda.default_generators[device.index or 0])
+        self._before: list[torch.Tensor] = []
 
     def __enter__(self) -> None:
-        self._fork.__enter__()
+        self._before = [generator.get_state() for generator in self._generators]
         # Not torch.manual_seed: without a GPU it queues a call for CUDA's start, every time.
-        torch.default_generator.manual_seed(self._seed)
-        if self._devices:
-            torch.cuda.manual_seed_all(self._seed)
+        for generator in self._generators:
+            generator.manual_seed(self._seed)
 
-    def __exit__(self, *error: Any) -> None:
-        self._fork.__exit__(*error)
+    def __exit__(self, *_: Any) -> None:
+        for generator, state in zip(self._generators, self._before, strict=True):
+            generator.set_state(state)

@@ -169,7 +169,7 @@ def _train_phase(
     after_step: Callable[[Step], None] | None,
     by_hand: frozenset[str],
 ) -> TrainingResult:
-    state = start_of_phase(model, phase, scopes)
+    start = state = start_of_phase(model, phase, scopes)
     if not state.parameters:
         return TrainingResult(math.nan, 0)
     anchors = anchors_of(proximal_terms, state.parameters)
@@ -202,7 +202,7 @@ def _train_phase(
             f"the training loss became {mean} within {state.steps} steps at learning rate "
             f"{optimization.learning_rate:g}; a smaller one or gradient_clip would help"
         )
-    _put(model, state)
+    _put(start, state)
     return TrainingResult(mean, state.steps)
 
 
@@ -211,7 +211,8 @@ def start_of_phase(model: nn.Module, phase: Phase, scopes: Mapping[str, Scope]) 
 
     Frozen for good: what is not trained gets no gradient, so nothing for momentum or weight decay
     to act on, and a module whose own buffers are not trained (the batch norm of a frozen body) is
-    in eval mode, so that its statistics stay as they are.
+    in eval mode, so that its statistics stay as they are. What is returned are the model's own
+    tensors.
     """
     model.train()
     buffers: dict[str, Tensor] = {}
@@ -233,10 +234,10 @@ def start_of_phase(model: nn.Module, phase: Phase, scopes: Mapping[str, Scope]) 
 
 
 @torch.no_grad()
-def _put(model: nn.Module, state: LocalState) -> None:
-    """Put what was trained into the model."""
-    entries = dict(model.named_parameters()) | dict(model.named_buffers())
-    for name, value in {**state.parameters, **state.buffers}.items():
+def _put(start: LocalState, state: LocalState) -> None:
+    """Put what was trained into the model, whose own tensors are those at the start."""
+    entries = start.parameters | start.buffers
+    for name, value in (state.parameters | state.buffers).items():
         entries[name].copy_(value)
 
 
@@ -258,14 +259,17 @@ def _batches(loader: Loader, phase: Phase, merge: bool) -> Iterator[Batch]:
 
 def _check_finite(model: nn.Module) -> None:
     for name, tensor in model.state_dict().items():
-        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+        # One sum is enough, and faster than a look at every entry, unless it overflows by itself.
+        if not tensor.is_floating_point() or math.isfinite(float(tensor.sum())):
+            continue
+        if not bool(torch.isfinite(tensor).all()):
             raise TrainingDivergedError(f"{name!r} is not finite after training")
 
 
 def has_tied(model: nn.Module) -> bool:
     """Return whether a tensor of a model has several names."""
-    named = sum(1 for _ in model.named_parameters(remove_duplicate=False))
-    return named > sum(1 for _ in model.parameters())
+    named = [parameter for _, parameter in model.named_parameters(remove_duplicate=False)]
+    return len(set(named)) < len(named)
 
 
 def device_of(model: nn.Module) -> torch.device:

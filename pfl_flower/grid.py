@@ -241,13 +241,13 @@ def in_reply_to(reply: Message, message_id: str) -> Message:
 def _copy(records: RecordDict) -> RecordDict:
     """Copy everything that can be changed in place; arrays are immutable bytes and are shared."""
     copied = records.copy()
-    for name, record in records.items():
-        own: Any = record.copy()
-        if not isinstance(own, ArrayRecord):
-            for key, value in own.items():
+    own = copied.__dict__["_data"]  # to set an item would check the types of what was checked
+    for name, record in own.items():
+        own[name] = fresh = record.copy()
+        if not isinstance(fresh, ArrayRecord):
+            for key, value in fresh.items():
                 if isinstance(value, list):
-                    own[key] = list(value)
-        copied[name] = own
+                    fresh[key] = list(value)
     return copied
 
 

@@ -45,11 +45,10 @@ def view(array: Array) -> NDArray[Any]:
     else:
         offset, fortran = _read_header(array)
     dtype, shape = np.dtype(array.dtype), tuple(array.shape)
-    content = np.frombuffer(array.data, dtype=np.uint8, offset=offset)
-    expected = dtype.itemsize * math.prod(shape)
-    if content.size != expected:
-        raise ArgumentError("data", content.size, f"{expected} bytes after the header")
-    return content.view(dtype).reshape(shape, order="F" if fortran else "C")
+    found, expected = len(array.data) - offset, dtype.itemsize * math.prod(shape)
+    if found != expected:
+        raise ArgumentError("data", found, f"{expected} bytes after the header")
+    return np.ndarray(shape, dtype, array.data, offset, order="F" if fortran else "C")
 
 
 @lru_cache(maxsize=4096)
@@ -74,6 +73,12 @@ def _header(dtype: str, shape: tuple[int, ...]) -> bytes:
     description = {"descr": npy.dtype_to_descr(kind), "fortran_order": False, "shape": shape}
     npy.write_array_header_1_0(stream, description)
     return stream.getvalue()
+
+
+@lru_cache(maxsize=64)
+def _name_of(dtype: np.dtype[Any]) -> str:
+    """Return the name of a dtype, which NumPy puts together anew every time."""
+    return str(dtype)
 
 
 def _read_header(array: Array) -> tuple[int, bool]:
@@ -104,7 +109,7 @@ def encode(values: NDArray[Any]) -> Array:
         If they are not numbers or booleans in this machine's byte order.
     """
     values = np.asarray(values, order="C")  # ascontiguousarray would make 0 dimensions 1
-    dtype, shape = str(values.dtype), tuple(values.shape)
+    dtype, shape = _name_of(values.dtype), tuple(values.shape)
     content = values.reshape(-1).view(np.uint8).data
     data = b"".join((_header(dtype, shape), content))
     return Array(dtype=dtype, shape=shape, stype="numpy.ndarray", data=data)
@@ -192,7 +197,10 @@ def is_finite(values: NDArray[Any]) -> bool:
 
 def to_record(arrays: Mapping[str, NDArray[Any]]) -> ArrayRecord:
     """Return named NumPy arrays as an ``ArrayRecord``."""
-    return ArrayRecord({name: encode(values) for name, values in arrays.items()})
+    record = ArrayRecord()
+    for name, values in arrays.items():  # its constructor would make every Array anew
+        record[name] = encode(values)
+    return record
 
 
 def as_part(part: str, arrays: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:

@@ -23,6 +23,7 @@ from strategies.replies import (
     drop_duplicates,
     mean_metrics,
     of_clients,
+    records_of,
     take_apart,
 )
 from strategies.rounds import Round
@@ -422,4 +423,4 @@ evaluate_metrics_aggr_fn
 
 def payload(content: RecordDict) -> int:
     """Return the payload bytes of the arrays in a message's content."""
-    return sum(num_bytes(record) for record in content.array_records.values())
+    return sum(map(num_bytes, records_of(content, ArrayRecord)))

@@ -4,7 +4,8 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from functools import cached_property
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 from flwr.app import ArrayRecord, Message, MetricRecord, RecordDict
@@ -83,10 +84,18 @@ class Reply:
     weight: float = 0.0
     dropped: str = ""
 
-    @property
+    @cached_property
     def node_id(self) -> int:
         """Id of the node that sent it."""
         return self.message.metadata.src_node_id
+
+
+RecordKind = TypeVar("RecordKind", ArrayRecord, MetricRecord)
+
+
+def records_of(content: RecordDict, kind: type[RecordKind]) -> list[RecordKind]:
+    """Return the records of one kind; Flower's views of them check every record twice more."""
+    return [record for record in content.values() if isinstance(record, kind)]
 
 
 def mean_metrics(records: list[RecordDict], weighted_by_key: str) -> MetricRecord:
@@ -99,7 +108,7 @@ def mean_metrics(records: list[RecordDict], weighted_by_key: str) -> MetricRecor
     totals: dict[str, float] = {}
     weights: dict[str, float] = {}
     for record in records:
-        metrics = next(iter(record.metric_records.values()))
+        metrics = records_of(record, MetricRecord)[0]
         weight = float(metrics[weighted_by_key])  # type: ignore[arg-type]
         for name, value in metrics.items():
             if name in (weighted_by_key, PARTITION_ID) or isinstance(value, list):
@@ -152,7 +161,7 @@ def _parse(reply: Reply, weighted_by_key: str, with_arrays: bool) -> None:
     if reply.message.has_error():
         raise ValueError(f"the client failed: {reply.message.error.reason}")
     reply.content = reply.message.content
-    metric_records = list(reply.content.metric_records.values())
+    metric_records = records_of(reply.content, MetricRecord)
     if len(metric_records) != 1:
         raise ValueError(f"{len(metric_records)} metric records instead of 1")
     reply.metrics = metric_records[0]
@@ -160,7 +169,7 @@ def _parse(reply: Reply, weighted_by_key: str, with_arrays: bool) -> None:
     if isinstance(number, int):
         reply.client = number
     if with_arrays:
-        array_records = list(reply.content.array_records.values())
+        array_records = records_of(reply.content, ArrayRecord)
         if len(array_records) != 1:
             raise ValueError(f"{len(array_records)} array records instead of 1")
         reply.arrays = array_records[0]

@@ -144,13 +144,14 @@ def _state(
     config: RunConfig, context: Context, node: Node, durable: bool, run: str
 ) -> PersonalState:
     # the numbering of the classes decides what each output of a head means
-    labels = ",".join(map(str, config.required_schema.labels))
+    labels = config.once("labels", lambda: ",".join(map(str, config.required_schema.labels)))
+    described = config.once("described data", config.data.describe)
     return PersonalState(
         context.state,
         config.method,
         client=node.name,
         directory=_personal_directory(config, context) if durable else None,
-        purpose=f"{config.data.describe()} clients={node.num_partitions} labels={labels}",
+        purpose=f"{described} clients={node.num_partitions} labels={labels}",
         run=run,
     )
 

@@ -165,13 +165,13 @@ class RunConfig(CommonKeys):
         """The rule of what is shared within groups only."""
         return self.own_keys.group_rule(self)
 
-    @property
+    @cached_property
     def local_schedule(self) -> Schedule:
         """The phases of local training."""
         make = SCHEDULES[self.setting("schedule")]
         return make(self.local_epochs, self.local_steps, self.head_epochs)
 
-    @property
+    @cached_property
     def proximal_rules(self) -> tuple[ProximalRule, ...]:
         """What parameters are held near."""
         return (
@@ -184,7 +184,7 @@ class RunConfig(CommonKeys):
         """What decision thresholds are to be good at."""
         return Objective(self.threshold_metric, self.cost_ratio, self.wanted_recall)
 
-    @property
+    @cached_property
     def fine_tuning(self) -> FineTuning | None:
         """Personalization at evaluation, if the method has it."""
         row = self.row
@@ -194,7 +194,7 @@ class RunConfig(CommonKeys):
         epochs = tuple(int(word) for word in split_words(self.fine_tuning_epochs))
         return FineTuning(trains, epochs, row.fine_tunes_every_round)
 
-    @property
+    @cached_property
     def optimization(self) -> Optimization:
         """How a client steps."""
         return Optimization(
@@ -234,7 +234,7 @@ class RunConfig(CommonKeys):
             )
         return known
 
-    @property
+    @cached_property
     def client_task(self) -> Task:
         """The loss and the scores."""
         schema = self.required_schema
