@@ -14,6 +14,7 @@ from clients.data_schema import keep_schema
 from clients.local_client import NDArrays, Scalars
 from clients.message_log import log_message
 from strategies.arrays import to_record, view
+from strategies.errors import ArgumentError
 from strategies.protocol import (
     ARRAYS,
     CONFIG,
@@ -139,10 +140,8 @@ def _answer_group_queries(app: ClientApp, build: BuildClient) -> None:
 
 def _grouped(client: NamedClient) -> ClusteredClient:
     if not isinstance(client, ClusteredClient):
-        raise ValueError(
-            f"a {type(client).__name__} tells no gradient and no losses; to have a group found for "
-            f"it, it must be a ClusteredClient"
-        )
+        wanted = "a ClusteredClient, whose gradient or losses find its group"
+        raise ArgumentError("client", type(client).__name__, wanted)
     return client
 
 
@@ -161,16 +160,14 @@ def match(arrays: Mapping[str, Array], names: list[str]) -> list[NDArray[np.gene
 
     Raises
     ------
-    ValueError
+    ArgumentError
         If a name is missing or unexpected, or an array cannot be read; the message says which.
     """
     missing = [name for name in names if name not in arrays]
     unexpected = [name for name in arrays if name not in names]
     if missing or unexpected:
-        raise ValueError(
-            f"the arrays in the message are not those this client shares: missing {missing}, "
-            f"unexpected {unexpected}"
-        )
+        wanted = f"those this client shares: missing {missing}, unexpected {unexpected}"
+        raise ArgumentError("arrays", list(arrays), wanted)
     return [view(arrays[name]) for name in names]
 
 
@@ -178,7 +175,7 @@ def _arrays(message: Message) -> ArrayRecord:
     arrays = message.content.get(ARRAYS)
     if not isinstance(arrays, ArrayRecord):
         records = list(message.content.array_records)
-        raise ValueError(f"the message has no array record {ARRAYS!r}, only {records}")
+        raise ArgumentError("array records", records, f"among them {ARRAYS!r}")
     return arrays
 
 

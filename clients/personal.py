@@ -18,6 +18,7 @@ from clients.scopes import Scope, names_of
 from clients.state.personal_state import Snapshot, tensor_spec
 from clients.task import Classification
 from strategies.arrays import Spec
+from strategies.errors import ArgumentError
 from strategies.protocol import (
     ADAPTATION_EXAMPLES,
     ADAPTATION_STEPS,
@@ -117,7 +118,7 @@ class PersonalClient(LocalClient):
 
     Raises
     ------
-    ValueError
+    ArgumentError
         If ``scopes`` are not those of ``model``, an entry is bfloat16, or ``train_loader`` can be
         iterated only once.
     """
@@ -157,7 +158,7 @@ class PersonalClient(LocalClient):
 
         Raises
         ------
-        ValueError
+        ArgumentError
             If an array has a wrong shape.
         TrainingDivergedError, PersonalStateError
             See there. The client's state is then what it was before.
@@ -219,11 +220,11 @@ class PersonalClient(LocalClient):
 
         Raises
         ------
-        ValueError
+        ArgumentError
             If the client does not predict classes.
         """
         if not isinstance(self.task, Classification):
-            raise ValueError(f"a {type(self.task).__name__} predicts no classes")
+            raise ArgumentError("task", type(self.task).__name__, Classification.__name__)
         self._prepare(parameters, config)
         with self.random(int(config.get(SERVER_ROUND, 0)), "evaluate"):
             predictor = self.predictor()
@@ -259,7 +260,7 @@ class PersonalClient(LocalClient):
 
         Raises
         ------
-        ValueError
+        ArgumentError
             If an unknown property is asked for.
         """
         known: dict[str, Callable[[], Any]] = {
@@ -276,7 +277,7 @@ class PersonalClient(LocalClient):
         }
         wanted = str(config.get(PROPERTIES, "")).split(",") if config.get(PROPERTIES) else known
         if unknown := sorted(set(wanted) - known.keys()):
-            raise ValueError(f"unknown properties {unknown}; known are {sorted(known)}")
+            raise ArgumentError(PROPERTIES, unknown, choices=sorted(known))
         return {name: known[name]() for name in wanted}
 
     # ------------------------------------------------------------------ what subclasses override

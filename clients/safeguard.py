@@ -8,6 +8,7 @@ from flwr.client import NumPyClient
 
 from clients.local_client import NDArrays, Scalars
 from clients.personal import PersonalClient
+from strategies.errors import ArgumentError
 
 
 class SafeguardedClient(NumPyClient):
@@ -26,7 +27,7 @@ class SafeguardedClient(NumPyClient):
 
     def __init__(self, candidates: Mapping[str, PersonalClient]) -> None:
         if not candidates:
-            raise ValueError("a safeguard needs candidates to choose among")
+            raise ArgumentError("candidates", {}, "one or more to choose among")
         self.candidates = candidates
         self.shared_names = [
             f"{method}/{name}"

@@ -15,6 +15,7 @@ from clients.local_step import LocalState, Optimization, Step, gradient, local_s
 from clients.proximal import ProximalTerm, anchors_of
 from clients.scopes import Scope
 from clients.task import Criterion
+from strategies.errors import ArgumentError
 
 __all__ = [
     "Phase",
@@ -50,10 +51,9 @@ class Phase:
     repeats: int = 1
 
     def __post_init__(self) -> None:
-        if self.epochs < 0 or self.steps < 0:
-            raise ValueError(f"epochs and steps must be >= 0, got {self.epochs} and {self.steps}")
-        if self.repeats < 1:
-            raise ValueError(f"repeats must be at least 1, got {self.repeats}")
+        for name, least in (("epochs", 0), ("steps", 0), ("repeats", 1)):
+            if getattr(self, name) < least:
+                raise ArgumentError(name, getattr(self, name), f"at least {least}")
 
 
 Schedule = tuple[Phase, ...]

@@ -20,6 +20,8 @@ from flwr.serverapp import Grid
 from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
 
+from strategies.errors import ArgumentError
+
 _SUPERLINK_NODE_ID = 1
 _FIRST_NODE_ID = 100
 
@@ -55,7 +57,7 @@ class InProcessGrid(Grid):
         run_id: int = 1,
     ) -> None:
         if num_nodes < 1:
-            raise ValueError(f"a grid needs at least one node, got {num_nodes}")
+            raise ArgumentError("num_nodes", num_nodes, "at least 1")
         identify_process(run_id)
         self._run = Run.create_empty(run_id)
         self.client_app = client_app

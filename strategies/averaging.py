@@ -55,7 +55,7 @@ class PartialAveraging(ClientStrategy):
         **kwargs: Any,
     ) -> None:
         if weighting not in ("examples", "uniform"):
-            raise ArgumentError("weighting", weighting, "'examples' or 'uniform'")
+            raise ArgumentError("weighting", weighting, choices=("examples", "uniform"))
         if not 0.0 <= server_momentum < 1.0:
             raise ArgumentError("server_momentum", server_momentum, "in [0, 1)")
         if server_momentum and parameter_names is None:

@@ -15,6 +15,7 @@ from clients.loaders import Loader, in_memory_loader
 from clients.local_client import NDArrays, Scalars
 from clients.personal import PersonalClient
 from strategies.arrays import project
+from strategies.errors import ArgumentError
 from strategies.protocol import (
     ADAPTATION_EXAMPLES,
     GRADIENT_RELIABILITY,
@@ -59,7 +60,7 @@ class ClusteredClient(PersonalClient):
 
         Raises
         ------
-        ValueError
+        ArgumentError
             If there are no examples, an array has a wrong shape, or the gradient is not finite or
             zero.
         """
@@ -93,7 +94,7 @@ class ClusteredClient(PersonalClient):
 
         Raises
         ------
-        ValueError
+        ArgumentError
             If there are no examples, or an array has a wrong shape.
         """
         joins = ADAPTATION_EXAMPLES in config
@@ -112,11 +113,12 @@ class ClusteredClient(PersonalClient):
         trained = dict(self.model.named_parameters())
         names = [n for n in self.shared_names if n in trained and trained[n].requires_grad]
         if not names:
-            raise ValueError("no parameter is shared, so there is no gradient to tell")
+            wanted = "of one parameter or more; a gradient is that of shared parameters"
+            raise ArgumentError("shared_names", self.shared_names, wanted)
         vector = start_gradient(self.model, names, inputs, targets, self.task)
         if not (torch.isfinite(vector).all() and vector.any()):
-            what = "zero" if torch.isfinite(vector).all() else "not finite"
-            raise ValueError(f"the gradient of {len(targets)} examples is {what}")
+            wanted = f"finite and above 0, over {len(targets)} examples"
+            raise ArgumentError("length of the gradient", float(vector.norm()), wanted)
         return vector
 
     def _reliability(self, inputs: torch.Tensor, targets: torch.Tensor) -> float:
@@ -131,7 +133,7 @@ class ClusteredClient(PersonalClient):
 
     def _loss_examples(self, which: str, examples: int) -> Loader:
         if which not in ("train", "validation"):
-            raise ValueError(f"{LOSS_EXAMPLES} must be 'train' or 'validation', got {which!r}")
+            raise ArgumentError(LOSS_EXAMPLES, which, choices=("train", "validation"))
         loader = self.training_batches if which == "train" else (self.validation_loader or ())
         inputs, targets, size = take_examples(loader if examples else (), examples)
         return in_memory_loader(inputs, targets, max(size, 512))

@@ -20,6 +20,7 @@ from clients.scopes import Scope, ScopeError, names_of, select
 from clients.state.personal_state import Snapshot, tensor_spec
 from clients.task import Classification
 from strategies.arrays import Spec
+from strategies.errors import ArgumentError
 from strategies.protocol import PRIOR_VARIANCE
 
 __all__ = ["HierarchicalBayesClient"]
@@ -93,7 +94,7 @@ class HierarchicalBayesClient(PersonalClient):
 
     Raises
     ------
-    ValueError
+    ArgumentError
         If ``posterior_samples`` is negative.
     ScopeError
         See :func:`prior_parameters`.
@@ -109,7 +110,7 @@ class HierarchicalBayesClient(PersonalClient):
         **kwargs: Any,
     ) -> None:
         if posterior_samples < 0:
-            raise ValueError(f"posterior_samples must be >= 0, got {posterior_samples}")
+            raise ArgumentError("posterior_samples", posterior_samples, "at least 0")
         self.prior_names = prior_parameters(model, prior, scopes)
         self.posterior_samples = posterior_samples
         # A part of one's own to whoever trains: an unseen client fits it, a schedule can name it.

@@ -19,6 +19,7 @@ from clients.scopes import Scope
 from clients.state.personal_state import Snapshot, tensor_spec
 from clients.training import EVERYTHING
 from strategies.arrays import Spec
+from strategies.errors import ArgumentError
 
 __all__ = ["LifelongClient"]
 
@@ -60,7 +61,7 @@ class LifelongClient(LocalModelClient):
 
     Raises
     ------
-    ValueError
+    ArgumentError
         If ``lambda_`` or ``fisher_decay`` is out of range.
     """
 
@@ -74,11 +75,9 @@ class LifelongClient(LocalModelClient):
         **kwargs: Any,
     ) -> None:
         if not lambda_ >= 0:
-            raise ValueError(f"lambda must be >= 0, got {lambda_}")
+            raise ArgumentError("lambda_", lambda_, "at least 0")
         if not 0 <= fisher_decay <= 1:
-            raise ValueError(
-                f"the Fisher information's decay must be in [0, 1], got {fisher_decay}"
-            )
+            raise ArgumentError("fisher_decay", fisher_decay, "in [0, 1]")
         self.lambda_ = lambda_
         self.fisher_decay = fisher_decay
         self.fisher_samples = fisher_samples

@@ -13,9 +13,10 @@ from clients.adaptation import ALL
 from clients.data_quality import calibration
 from clients.evaluation import evaluate
 from clients.linear_client import LinearClient, numbers
-from clients.local_client import NDArrays
+from clients.local_client import NDArrays, by_name
 from clients.personal import LocalRound
 from clients.state.personal_state import Snapshot
+from strategies.errors import ArgumentError
 from strategies.hierarchical.mixed_effects import Floats
 from strategies.measurement_error.corrected_moments import error_moments
 from strategies.measurement_error.errors_in_variables import (
@@ -74,7 +75,7 @@ class ErrorsInVariablesClient(LinearClient):
 
     Raises
     ------
-    ValueError
+    ArgumentError
         If the model is not one linear layer, or the stated noise is not that of its features.
     """
 
@@ -82,12 +83,10 @@ class ErrorsInVariablesClient(LinearClient):
         super().__init__(*args, **kwargs)
         self._noise = np.zeros(self.layer.in_features)
         if self.details.quality is not None:
-            if self.details.quality.noise.shape != self._noise.shape:
-                raise ValueError(
-                    f"noise is stated of {len(self.details.quality.noise)} features, the model has "
-                    f"{len(self._noise)}"
-                )
-            self._noise = self.details.quality.noise
+            declared, expected = self.details.quality.noise, self._noise.shape
+            if declared.shape != expected:
+                raise ArgumentError("shape of noise", declared.shape, f"{expected}, one a feature")
+            self._noise = declared
         self.shared_names = list(NAMES)
         self._outgoing = model_arrays(self._coefficients())
         self._calibrates_on = ALL
@@ -102,15 +101,10 @@ class ErrorsInVariablesClient(LinearClient):
         self, parameters: NDArrays, before: int = 0, stored: bool = True
     ) -> Snapshot | None:
         """Take over the received coefficients."""
-        if len(parameters) != len(self.shared_names):
-            raise ValueError(f"received {len(parameters)} arrays instead of {self.shared_names}")
-        received = dict(zip(self.shared_names, parameters, strict=True))
-        expected = self._coefficients().shape
-        if received[COEFFICIENTS].shape != expected:
-            raise ValueError(
-                f"received coefficients of shape {received[COEFFICIENTS].shape} instead of "
-                f"{expected}"
-            )
+        received = by_name(self.shared_names, parameters)
+        found, expected = received[COEFFICIENTS].shape, self._coefficients().shape
+        if found != expected:
+            raise ArgumentError(f"shape of {COEFFICIENTS}", found, f"{expected}")
         self._outgoing = received
         self._put(received[COEFFICIENTS])
         return None

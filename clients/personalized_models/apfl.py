@@ -18,6 +18,7 @@ from clients.scopes import Scope
 from clients.state.personal_state import Snapshot
 from clients.training import EVERYTHING
 from strategies.arrays import Spec
+from strategies.errors import ArgumentError
 
 __all__ = ["APFLClient"]
 
@@ -83,13 +84,13 @@ class APFLClient(LocalModelClient):
 
     Raises
     ------
-    ValueError
+    ArgumentError
         If ``mixing`` is out of range.
     """
 
     def __init__(self, *args: Any, mixing: float | None = None, **kwargs: Any) -> None:
         if mixing is not None and not 0 <= mixing <= 1:
-            raise ValueError(f"mixing must be in [0, 1], got {mixing}")
+            raise ArgumentError("mixing", mixing, "in [0, 1]")
         self.mixing = mixing
         super().__init__(*args, **kwargs)
 

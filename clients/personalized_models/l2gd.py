@@ -10,6 +10,7 @@ from clients.personalized_models.local_model import Values
 from clients.personalized_models.mr_mtl import MRMTLClient
 from clients.personalized_models.strength import check_overshoot
 from clients.training import joint
+from strategies.errors import ArgumentError
 from strategies.randomness import generator
 
 __all__ = ["L2GDClient"]
@@ -38,7 +39,7 @@ class L2GDClient(MRMTLClient):
 
     Raises
     ------
-    ValueError
+    ArgumentError
         If ``c`` is above 1, so that averaging would overshoot the mean.
     """
 
@@ -47,7 +48,8 @@ class L2GDClient(MRMTLClient):
     ) -> None:
         super().__init__(*args, **kwargs)
         if self.optimization.optimizer != "sgd":
-            raise ValueError("L2GD balances its averaging with plain SGD; use optimizer 'sgd'")
+            wanted = "'sgd', with whose plain steps L2GD balances its averaging"
+            raise ArgumentError("optimizer", self.optimization.optimizer, wanted)
         self.optimization = replace(self.optimization, momentum=0.0)
         rate, finite = self.optimization.learning_rate, [*filter(math.isfinite, self.lambdas)]
         if averaging_probability is None:
@@ -73,7 +75,7 @@ class L2GDClient(MRMTLClient):
 def largest_l2gd_strength(learning_rate: float, averaging_probability: float) -> float:
     """Return the ``lambda`` at which an averaging step of L2GD ends at the mean."""
     if not 0 < averaging_probability < 1:
-        raise ValueError(f"averaging_probability must be in (0, 1), got {averaging_probability}")
+        raise ArgumentError("averaging_probability", averaging_probability, "in (0, 1)")
     return averaging_probability / ((1 - averaging_probability) * learning_rate)
 
 

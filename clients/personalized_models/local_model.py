@@ -7,6 +7,7 @@ from torch import Tensor
 from clients.personal import PersonalClient
 from clients.state.personal_state import Snapshot, tensor_spec
 from strategies.arrays import Spec
+from strategies.errors import ArgumentError
 
 Values = dict[str, Tensor]
 """State-dict name -> tensor."""
@@ -27,21 +28,19 @@ class LocalModelClient(PersonalClient):
 
     Raises
     ------
-    ValueError
+    ArgumentError
         If the scopes make a part of the shared model personal, or the share is out of range.
     """
 
     def __init__(self, *args: Any, participation: float = 1.0, **kwargs: Any) -> None:
         if not 0 < participation <= 1:
-            raise ValueError(f"participation must be in (0, 1], got {participation}")
+            raise ArgumentError("participation", participation, "in (0, 1]")
         super().__init__(*args, **kwargs)
         self.participation = participation
         self._initial = self._values() if participation < 1 else {}
         if self.personal_names:
-            raise ValueError(
-                f"{type(self).__name__} keeps a whole model of its own, so nothing of the shared "
-                f"one can be personal; {self.personal_names} are"
-            )
+            wanted = f"empty: a {type(self).__name__} keeps a whole local model"
+            raise ArgumentError("personal_names", self.personal_names, wanted)
 
     def _model_parts(self) -> tuple[str, ...]:
         """Return the parts of the personal state that hold a whole model each."""

@@ -15,6 +15,7 @@ from clients.proximal import ProximalTerm
 from clients.scopes import Scope
 from clients.state.personal_state import Snapshot
 from clients.training import EVERYTHING
+from strategies.errors import ArgumentError
 
 __all__ = ["MRMTLClient"]
 
@@ -42,7 +43,7 @@ class MRMTLClient(LocalModelClient):
 
     Raises
     ------
-    ValueError
+    ArgumentError
         If a strength is negative or NaN, candidates do not ascend, or both are given.
     """
 
@@ -57,12 +58,12 @@ class MRMTLClient(LocalModelClient):
         **kwargs: Any,
     ) -> None:
         if (lambda_ is None) == (tau is None):
-            raise ValueError("give either lambda_ or tau")
+            raise ArgumentError("lambda_", lambda_, "given without tau, or not given with it")
         candidates = lambda_ if isinstance(lambda_, Sequence) else (lambda_ or 0.0,)
         if not all(value >= 0 for value in candidates) or not candidates:
-            raise ValueError(f"lambda must be >= 0, got {lambda_}")
+            raise ArgumentError("lambda_", lambda_, "at least 0, one number or several")
         if list(candidates) != sorted(set(candidates)):
-            raise ValueError(f"the candidates of lambda must ascend, got {lambda_}")
+            raise ArgumentError("lambda_", lambda_, "ascending candidates")
         self.lambdas = tuple(candidates)
         super().__init__(*args, **kwargs)
         if tau is not None:

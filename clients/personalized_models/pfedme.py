@@ -27,7 +27,7 @@ class PFedMeClient(MRMTLClient):
 
     Raises
     ------
-    ValueError
+    ArgumentError
         If ``eta lambda`` is above 1: ``w`` would overshoot ``theta``, from 2 on diverge.
     """
 

@@ -13,6 +13,7 @@ from clients.local_client import NDArrays, Scalars
 from clients.personal import PersonalClient
 from clients.state.model_file import THRESHOLDS
 from clients.thresholds.rules import RULES, Evidence, thresholds_of
+from strategies.errors import ArgumentError
 from strategies.protocol import (
     PARTITION_ID,
     SERVER_ROUND,
@@ -67,9 +68,9 @@ class ThresholdClient(NumPyClient):
         self, client: PersonalClient, rule: str, objective: Objective, num_classes: int
     ) -> None:
         if num_classes < 2:
-            raise ValueError(f"thresholds tell classes apart; there is only {num_classes}")
+            raise ArgumentError("num_classes", num_classes, "at least 2")
         if rule not in RULES:
-            raise ValueError(f"unknown threshold rule {rule!r}; use {', '.join(RULES)}")
+            raise ArgumentError("rule", rule, choices=RULES)
         self.client = client
         self.rule = rule
         self.objective = objective
@@ -93,14 +94,14 @@ class ThresholdClient(NumPyClient):
 
         Raises
         ------
-        ValueError
+        ArgumentError
             If it is neither, the examples to count are missing, a score is not finite, or what is
             told of the fleet does not fit the model.
         """
         steps = {"count": self._count, "choose": self._choose}
         step = str(config.get(THRESHOLD))
         if step not in steps:
-            raise ValueError(f"{THRESHOLD} is {step!r}; it must be one of {', '.join(steps)}")
+            raise ArgumentError(THRESHOLD, step, choices=steps)
         known = self.client.predictions(parameters, config, self.num_classes)
         number = self.client.partition_id
         identity: Scalars = {} if number is None else {PARTITION_ID: number}
@@ -112,7 +113,8 @@ class ThresholdClient(NumPyClient):
     ) -> tuple[float, int, Scalars]:
         found = known["validation"]
         if not len(found.targets):
-            raise ValueError("there are no validation examples, whose scores could be counted")
+            wanted = "non-empty: the scores of its examples are counted"
+            raise ArgumentError("validation_loader", [], wanted)
         counts = [histogram(s, y).ravel() for s, y in one_against_rest(found)]
         told: Any = {THRESHOLD_HISTOGRAM: np.concatenate(counts).tolist()}
         return found.loss, len(found.targets), told
@@ -125,7 +127,8 @@ class ThresholdClient(NumPyClient):
         fleets = _fleets(config)
         classes = one_against_rest(validation)
         if len(fleets) != len(classes):
-            raise ValueError(f"told of {len(fleets)} classes; the model has {len(classes)} to tell")
+            wanted = f"{len(classes)}, those of the model"
+            raise ArgumentError("number of classes", len(fleets), wanted)
         positives, examples = self._tally(validation.targets)
         chosen = [
             thresholds_of(

@@ -34,7 +34,7 @@ def rebuild(**values: Any) -> nn.Module:
         If it is none of :data:`MODELS`: the fields come from a file, and others are code.
     """
     if values.get("model") not in MODELS:
-        raise ArgumentError("model", values.get("model"), f"one of {', '.join(MODELS)}")
+        raise ArgumentError("model", values.get("model"), choices=MODELS)
     return build_model(Architecture(**{**values, "shape": tuple(values["shape"])}), 0)
 
 

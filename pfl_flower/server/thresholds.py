@@ -14,6 +14,7 @@ from flwr.serverapp import Grid
 from clients.thresholds.threshold_client import REPORTED
 from pfl_flower.config.run_config import RunConfig
 from strategies import ClientReport, PartialAveraging
+from strategies.errors import ArgumentError
 from strategies.protocol import (
     NUM_EXAMPLES,
     THRESHOLD,
@@ -102,11 +103,12 @@ def _checked(report: ClientReport) -> ClientReport:
 def _of_classes(report: ClientReport, classes: int) -> list[Counts]:
     values = np.asarray(report.lists.get(THRESHOLD_HISTOGRAM, ()))
     if values.size != classes * 2 * BINS:
-        raise ValueError(f"{values.size} counts instead of {2 * BINS} of each of {classes} classes")
+        wanted = f"{2 * BINS} for each of {classes} classes"
+        raise ArgumentError("number of counts", values.size, wanted)
     counts = [check_histogram(part) for part in np.split(values, classes)]
     examples = report.metrics[NUM_EXAMPLES]
     if odd := [int(each.sum()) for each in counts if each.sum() != examples]:
-        raise ValueError(f"a histogram counts {odd[0]} of {examples:g} examples")
+        raise ArgumentError("sum of counts", odd[0], f"{examples:g}, the number of examples")
     return counts
 
 

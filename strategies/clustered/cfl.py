@@ -14,6 +14,7 @@ from strategies.clustered.assignments import NO_GROUP
 from strategies.clustered.clusterers import bipartition
 from strategies.clustered.gradient_similarity import cosine_similarities
 from strategies.clustered.group_averaging import GroupAveraging
+from strategies.errors import ArgumentError
 from strategies.replies import Reply
 from strategies.rounds import Round
 
@@ -61,7 +62,7 @@ class CFL(GroupAveraging):
 
     Raises
     ------
-    ValueError
+    ArgumentError
         If an argument is out of range, or there are no ``parameter_names``.
     """
 
@@ -80,9 +81,10 @@ class CFL(GroupAveraging):
         super().__init__(*args, **kwargs)
         for name, value in (("mean_below", mean_below), ("median_above", median_above)):
             if not value > 0.0:
-                raise ValueError(f"{name} must be positive, got {value}")
+                raise ArgumentError(name, value, "above 0")
         if not self.parameter_names:
-            raise ValueError("updates are those of parameters, so parameter_names are needed")
+            wanted = "given: updates are those of parameters"
+            raise ArgumentError("parameter_names", [], wanted)
         self.mean_below = mean_below
         self.median_above = median_above
         self.across_below = across_below

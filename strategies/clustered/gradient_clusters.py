@@ -87,7 +87,7 @@ class GradientClusters(GroupAveraging):
 
     Raises
     ------
-    ValueError
+    ArgumentError
         If an argument is out of range; in round 1, if there are fewer clients than clusters.
     """
 
@@ -106,9 +106,9 @@ class GradientClusters(GroupAveraging):
         super().__init__(*args, **kwargs)
         for name, value in (("projection_size", projection_size), ("revise_every", revise_every)):
             if value < 0:
-                raise ValueError(f"{name} must be at least 0, got {value}")
+                raise ArgumentError(name, value, "at least 0")
         if not 0.0 < margin <= 1.0:
-            raise ValueError(f"margin must be above 0 and at most 1, got {margin}")
+            raise ArgumentError("margin", margin, "above 0 and at most 1")
         self.rules = rules
         self.projection_size = projection_size
         self.revise_every = revise_every

@@ -47,7 +47,7 @@ class IFCA(GroupAveraging):
 
     Raises
     ------
-    ValueError
+    ArgumentError
         If an argument is out of range; in round 1, if fewer clients take part than there are
         models.
     """
@@ -57,9 +57,10 @@ class IFCA(GroupAveraging):
     def __init__(self, *args: Any, clusters: int = 2, restart: int = 0, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         if clusters < 1:
-            raise ValueError(f"clusters must be at least 1, got {clusters}")
+            raise ArgumentError("clusters", clusters, "at least 1")
         if clusters > 1 and not self.parameter_names:
-            raise ValueError("several models need parameter_names, so that no buffer is shuffled")
+            wanted = "given for several models, so that no buffer is shuffled"
+            raise ArgumentError("parameter_names", [], wanted)
         self.clusters = clusters
         self.restart = restart
         self._replanted = dict.fromkeys(range(clusters), 0)

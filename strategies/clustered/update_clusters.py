@@ -68,7 +68,7 @@ class UpdateClusters(UpdateDirections):
 
     Raises
     ------
-    ValueError
+    ArgumentError
         If an argument is out of range; in round 1, if there are fewer clients than communities,
         or arrays to compare that are not there.
     """
@@ -91,9 +91,9 @@ class UpdateClusters(UpdateDirections):
             ("revise_every", revise_every, 0),
         ):
             if value < least:
-                raise ValueError(f"{name} must be at least {least}, got {value}")
+                raise ArgumentError(name, value, f"at least {least}")
         if not margin >= 0.0:
-            raise ValueError(f"margin must be at least 0, got {margin}")
+            raise ArgumentError("margin", margin, "at least 0")
         self.clusters = clusters
         self.warm_up = warm_up
         self.revise_every = revise_every

@@ -42,7 +42,7 @@ class UpdateDirections(GroupAveraging):
 
     Raises
     ------
-    ValueError
+    ArgumentError
         If an argument is out of range.
     """
 
@@ -56,11 +56,11 @@ class UpdateDirections(GroupAveraging):
     ) -> None:
         super().__init__(*args, **kwargs)
         if isinstance(compared_names, str):
-            raise ValueError(f"compared_names must be several, got the text {compared_names!r}")
+            raise ArgumentError("compared_names", compared_names, "several names, no text")
         if projection_size < 0:
-            raise ValueError(f"projection_size must be at least 0, got {projection_size}")
+            raise ArgumentError("projection_size", projection_size, "at least 0")
         if not 0.0 < memory <= 1.0:
-            raise ValueError(f"memory must be above 0 and at most 1, got {memory}")
+            raise ArgumentError("memory", memory, "above 0 and at most 1")
         self.compared_names = frozenset(compared_names or ())
         self.memory = memory
         self.projection_size = projection_size

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from strategies.arrays import encode, view, weighted_mean
 from strategies.averaging import PartialAveraging
+from strategies.errors import ArgumentError
 from strategies.protocol import PRIOR_VARIANCE
 from strategies.replies import Reply
 
@@ -97,7 +98,7 @@ class HierarchicalBayes(PartialAveraging):
 
     Raises
     ------
-    ValueError
+    ArgumentError
         If nothing has a prior, or a number is out of range.
     """
 
@@ -110,11 +111,11 @@ class HierarchicalBayes(PartialAveraging):
         **kwargs: Any,
     ) -> None:
         if not prior_names:
-            raise ValueError("a prior needs parameters; prior_names is empty")
+            raise ArgumentError("prior_names", list(prior_names), "of one parameter or more")
         if not (isfinite(prior_variance) and prior_variance > 0):
-            raise ValueError(f"prior_variance must be > 0 and finite, got {prior_variance}")
+            raise ArgumentError("prior_variance", prior_variance, "above 0 and finite")
         if not prior_weight >= 0:
-            raise ValueError(f"prior_weight must be >= 0, got {prior_weight}")
+            raise ArgumentError("prior_weight", prior_weight, "at least 0")
         super().__init__(*args, **kwargs)
         self.prior_names = tuple(prior_names)
         self.prior_variance = prior_variance
@@ -133,14 +134,11 @@ class HierarchicalBayes(PartialAveraging):
 
         Raises
         ------
-        ValueError
+        ArgumentError
             If a parameter that is to have a prior is not among the arrays.
         """
         if missing := [name for name in self.prior_names if name not in arrays]:
-            raise ValueError(
-                f"no arrays of {missing}, which are to have a prior; there are none "
-                f"but {list(arrays)}"
-            )
+            raise ArgumentError("prior_names", missing, f"among {list(arrays)}")
         first = ArrayRecord(dict(arrays))
         for name in self.prior_names:
             values = view(arrays[name])

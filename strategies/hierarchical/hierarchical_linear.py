@@ -17,6 +17,7 @@ from strategies.arrays import (
     view,
 )
 from strategies.averaging import PartialAveraging
+from strategies.errors import ArgumentError
 from strategies.hierarchical.linear_arrays import (
     COVARIANCE,
     MEAN,
@@ -83,7 +84,7 @@ class HierarchicalLinear(PartialAveraging):
 
     Raises
     ------
-    ValueError
+    ArgumentError
         If an argument is unknown, or there is server momentum, which is for averaged parameters.
     """
 
@@ -97,11 +98,12 @@ class HierarchicalLinear(PartialAveraging):
     ) -> None:
         super().__init__(*args, **{**kwargs, "weighting": "uniform"})
         if protocol not in PROTOCOLS:
-            raise ValueError(f"protocol must be one of {PROTOCOLS}, got {protocol!r}")
+            raise ArgumentError("protocol", protocol, choices=PROTOCOLS)
         if covariance not in STRUCTURES:
-            raise ValueError(f"covariance must be one of {tuple(STRUCTURES)}, got {covariance!r}")
+            raise ArgumentError("covariance", covariance, choices=STRUCTURES)
         if self.server_momentum:
-            raise ValueError("a prior is no mean of parameters; it has no server momentum")
+            wanted = "0: a prior is no mean of parameters"
+            raise ArgumentError("server_momentum", self.server_momentum, wanted)
         self.protocol, self.covariance, self.restricted = protocol, covariance, restricted
         self.moments: dict[int, Moments] = {}
         """Client -> its moments, of those that have told them."""
@@ -116,7 +118,7 @@ class HierarchicalLinear(PartialAveraging):
 
         Raises
         ------
-        ValueError
+        ArgumentError
             If they are no linear model's.
         """
         return to_record(prior_arrays(first_prior(linear_coefficients(arrays).ravel())))

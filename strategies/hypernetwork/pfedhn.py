@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from strategies.arrays import encode, to_record, view
 from strategies.averaging import PartialAveraging
+from strategies.errors import ArgumentError
 from strategies.hypernetwork.embeddings import Embeddings
 from strategies.hypernetwork.metadata_encoder import Columns, Metadata, reported_metadata
 from strategies.hypernetwork.network import Hypernetwork
@@ -64,7 +65,7 @@ class PFedHN(PartialAveraging):
 
     Raises
     ------
-    ValueError
+    ArgumentError
         If an argument is out of range, or there is a ``server_momentum``.
     """
 
@@ -85,20 +86,21 @@ class PFedHN(PartialAveraging):
     ) -> None:
         super().__init__(*args, parameter_names=parameter_names, **kwargs)
         if self.server_momentum:
-            raise ValueError("the hypernetwork is trained by Adam; leave server_momentum at 0")
+            wanted = "0: the hypernetwork is trained by Adam"
+            raise ArgumentError("server_momentum", self.server_momentum, wanted)
         if not 0 < server_learning_rate < math.inf:
-            raise ValueError(f"server_learning_rate must be > 0, got {server_learning_rate}")
-        if embedding_size < 1 or hidden_size < 1:
-            raise ValueError(f"sizes must be at least 1, got {embedding_size} and {hidden_size}")
+            wanted = "above 0 and finite"
+            raise ArgumentError("server_learning_rate", server_learning_rate, wanted)
+        for name, size in (("embedding_size", embedding_size), ("hidden_size", hidden_size)):
+            if size < 1:
+                raise ArgumentError(name, size, "at least 1")
         if not 0.0 <= weight_decay * server_learning_rate < 1.0:
-            raise ValueError(
-                f"weight_decay must be >= 0 and below 1 / server_learning_rate, got {weight_decay}"
-            )
-        if not (0.0 <= free_dropout < 1.0 and 0.0 <= free_decay < math.inf):
-            raise ValueError(
-                f"free_dropout must be in [0, 1) and free_decay >= 0, got {free_dropout} and "
-                f"{free_decay}"
-            )
+            wanted = "at least 0 and below 1 / server_learning_rate"
+            raise ArgumentError("weight_decay", weight_decay, wanted)
+        if not 0.0 <= free_dropout < 1.0:
+            raise ArgumentError("free_dropout", free_dropout, "in [0, 1)")
+        if not 0.0 <= free_decay < math.inf:
+            raise ArgumentError("free_decay", free_decay, "at least 0 and finite")
         self.use_metadata = use_metadata
         self.sizes = embedding_size, hidden_size
         self.embeddings: Embeddings | None = None
@@ -251,7 +253,7 @@ class PFedHN(PartialAveraging):
 
     def _make(self, arrays: ArrayRecord) -> None:
         if unknown := sorted(self.parameter_names - arrays.keys()):
-            raise ValueError(f"no arrays of {unknown} to generate; there are {list(arrays)}")
+            raise ArgumentError("parameter_names", unknown, f"among {list(arrays)}")
         start = {n: view(array) for n, array in arrays.items() if n in self.parameter_names}
         columns = Columns.of([self.metadata[client] for client in sorted(self.metadata)])
         seed = named_seed(self.seed, "hypernetwork")

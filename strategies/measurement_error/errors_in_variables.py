@@ -17,6 +17,7 @@ from strategies.arrays import (
     to_record,
 )
 from strategies.averaging import PartialAveraging
+from strategies.errors import ArgumentError
 from strategies.hierarchical.mixed_effects import Floats
 from strategies.measurement_error.corrected_moments import (
     LEAST_RELIABILITY,
@@ -73,14 +74,15 @@ class ErrorsInVariables(PartialAveraging):
 
     Raises
     ------
-    ValueError
+    ArgumentError
         If there is server momentum, which is for averaged parameters.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **{**kwargs, "weighting": "examples"})
         if self.server_momentum:
-            raise ValueError("solved equations are no mean of parameters; they have no momentum")
+            wanted = "0: solved equations are no mean of parameters"
+            raise ArgumentError("server_momentum", self.server_momentum, wanted)
         self.moments: dict[int, ErrorMoments] = {}
         """Client -> its moments, of those that have told them."""
 
@@ -94,7 +96,7 @@ class ErrorsInVariables(PartialAveraging):
 
         Raises
         ------
-        ValueError
+        ArgumentError
             If they are no linear model's.
         """
         return to_record(model_arrays(linear_coefficients(arrays)))

@@ -12,6 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from strategies.arrays import view
 from strategies.averaging import PartialAveraging
+from strategies.errors import ArgumentError
 from strategies.protocol import EFFECTIVE_EXAMPLES, MISSING_RATE, RELIABILITY
 from strategies.replies import Reply, drop_non_finite
 
@@ -42,7 +43,7 @@ def told_quality(metrics: Mapping[str, Any], examples: float) -> tuple[float, fl
 
     Raises
     ------
-    ValueError
+    ArgumentError
         If a share is not in 0 to 1, or the effective examples are not in 0 to ``examples``.
     """
     missing = _told(metrics, MISSING_RATE, 0.0, 1.0)
@@ -56,7 +57,7 @@ def _told(metrics: Mapping[str, Any], name: str, otherwise: float, most: float) 
     above = most * (1.0 + _ROUNDING)
     if isinstance(value, int | float) and math.isfinite(value) and 0.0 <= value <= above:
         return min(float(value), most)
-    raise ValueError(f"{name} is {value!r}; it must be a number from 0 to {most:g}")
+    raise ArgumentError(name, value, f"a number from 0 to {most:g}")
 
 
 def bounded(weights: ArrayLike, largest: float) -> Floats:
@@ -78,14 +79,14 @@ def bounded(weights: ArrayLike, largest: float) -> Floats:
 
     Raises
     ------
-    ValueError
+    ArgumentError
         If the weights or the bound are none.
     """
     values = np.asarray(weights, dtype=np.float64)
     if not (np.isfinite(values).all() and (values >= 0).all() and values.any()):
-        raise ValueError(f"weights must be finite and not negative, one above zero: {values}")
+        raise ArgumentError("weights", values.tolist(), "finite and at least 0, one above 0")
     if not largest > 0:
-        raise ValueError(f"the largest share must be above zero, got {largest}")
+        raise ArgumentError("largest", largest, "above 0")
     bound = max(largest, 1.0 / np.count_nonzero(values))
     shares = _proportions(values)
     full = np.zeros(len(values), dtype=bool)
@@ -175,7 +176,7 @@ class QualityWeighted(PartialAveraging):
 
     Raises
     ------
-    ValueError
+    ArgumentError
         If an argument is out of range.
     """
 
@@ -189,11 +190,11 @@ class QualityWeighted(PartialAveraging):
     ) -> None:
         super().__init__(*args, **{**kwargs, "weighting": "examples"})
         if largest_share is not None and not 0.0 < largest_share <= 1.0:
-            raise ValueError(f"largest_share must be in (0, 1], got {largest_share}")
+            raise ArgumentError("largest_share", largest_share, "in (0, 1]")
         if not 0.0 <= least_quality <= 1.0:
-            raise ValueError(f"least_quality must be in [0, 1], got {least_quality}")
+            raise ArgumentError("least_quality", least_quality, "in [0, 1]")
         if not 0.0 <= update_clip < np.inf:
-            raise ValueError(f"update_clip must be 0 or a positive number, got {update_clip}")
+            raise ArgumentError("update_clip", update_clip, "at least 0 and finite")
         self.largest_share = largest_share
         self.least_quality = least_quality
         self.update_clip = update_clip

@@ -39,6 +39,7 @@ from strategies.thresholds.search import (
     histogram,
     shared_curve_threshold,
 )
+from tests.errors import refused
 from tests.helpers import TinyNet, tiny_client
 
 F1 = Objective("f1")
@@ -380,7 +381,7 @@ def test_without_validation_examples_nothing_is_counted_but_thresholds_are_found
     plain = tiny_client(count=40)
     plain.validation_loader = None
     client = thresholding(plain)
-    with pytest.raises(ValueError, match="no validation examples"):
+    with refused(ArgumentError, argument="validation_loader"):
         asked(client, "count")
     _, _, metrics = asked(client, "choose", **told)
     assert metrics["f1-personal"] == metrics["f1-global"]
@@ -404,14 +405,14 @@ def of_two_classes():
 
 def test_what_cannot_be_asked():
     client = thresholding(tiny_client())
-    with pytest.raises(ValueError, match="'guess'; it must be one of count, choose"):
+    with refused(ArgumentError, value="guess", choices=("count", "choose")):
         asked(client, "guess")
     told = told_of(client)
-    with pytest.raises(ValueError, match="told of 3 classes"):
+    with refused(ArgumentError, argument="number of classes", value=3):
         asked(thresholding(of_two_classes(), classes=2), "choose", **told)
-    with pytest.raises(ValueError, match="unknown threshold rule 'best'"):
+    with refused(ArgumentError, argument="rule", value="best", choices=RULES):
         thresholding(tiny_client(), "best")
-    with pytest.raises(ValueError, match="only 1"):
+    with refused(ArgumentError, argument="num_classes", value=1):
         thresholding(tiny_client(), classes=1)
 
 

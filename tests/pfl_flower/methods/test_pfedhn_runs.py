@@ -23,6 +23,7 @@ from pfl_flower.results.files import describe, write
 from pfl_flower.server.holdout import LOCAL_EXAMPLES, choose_unseen
 from pfl_flower.server.run import play
 from strategies.arrays import view
+from strategies.errors import ArgumentError
 from strategies.hypernetwork.network import Hypernetwork
 from tests.errors import refused
 from tests.grids import RecordingGrid, leaks
@@ -152,7 +153,7 @@ def test_by_default_generated_clients_report_their_description_and_others_nothin
 
 
 def test_a_method_that_asks_for_no_metadata_has_none_to_tell():
-    with pytest.raises(ValueError, match="metadata"):
+    with refused(ArgumentError, argument="properties", value=["metadata"]):
         told_by({"method": "fedper"}, {"age": 3, "metadata": "age"})
     assert run_of(method="fedper").hypernetwork is None
     assert run_of(method="fedper").metadata == {}

@@ -18,6 +18,7 @@ from strategies.clustered.community_detection import (
 from strategies.clustered.community_evidence import evidence, levels
 from strategies.clustered.gradient_similarity import cosine_similarities
 from strategies.errors import ArgumentError
+from tests.errors import refused
 from tests.helpers import decoded, error_reply, reply
 
 SIZE = 40
@@ -349,22 +350,22 @@ def test_directions_are_projected():
 
 
 @pytest.mark.parametrize(
-    ("options", "words"),
+    ("name", "value"),
     [
-        ({"clusters": -1}, "clusters must be at least 0"),
-        ({"warm_up": 0}, "warm_up must be at least 1"),
-        ({"revise_every": -1}, "revise_every must be at least 0"),
-        ({"projection_size": -1}, "projection_size must be at least 0"),
-        ({"margin": -0.1}, "margin must be at least 0"),
-        ({"margin": float("nan")}, "margin must be at least 0"),
-        ({"memory": 0.0}, "memory must be above 0"),
-        ({"compared_names": "encoder"}, "compared_names must be several"),
-        ({"groups": {0: 0}}, "finds groups itself"),
+        ("clusters", -1),
+        ("warm_up", 0),
+        ("revise_every", -1),
+        ("projection_size", -1),
+        ("margin", -0.1),
+        ("margin", float("nan")),
+        ("memory", 0.0),
+        ("compared_names", "encoder"),
+        ("groups", {0: 0}),
     ],
 )
-def test_what_is_out_of_range_is_refused(options, words):
-    with pytest.raises(ValueError, match=words):
-        UpdateClusters(**options)
+def test_what_is_out_of_range_is_refused(name, value):
+    with refused(ArgumentError, argument=name, value=value):
+        UpdateClusters(**{name: value})
 
 
 @pytest.mark.parametrize(
