@@ -261,7 +261,7 @@ def test_a_personal_part_may_stand_beside_the_prior():
 @pytest.mark.parametrize(
     ("rule", "personal", "entries"),
     [
-        ("bn.running_mean", "none", ()),
+        ("bn.running_mean", "none", ("bn.running_mean",)),
         ("none", "none", ()),
         ("head", "head", ("head.weight", "head.bias")),
         ("tail", "none", ()),
