@@ -63,7 +63,7 @@ def client_app(
     build : makes the node's client, such as a :class:`PersonalClient`; called for every message,
         as Flower runs clients, so it should cache what is slow (data, models)
     mods : Flower mods around training, e.g. for differential privacy. They do not touch the answers
-        to queries; a gradient that is told to find a group is the raw one
+        to queries; a gradient that is reported to find a group is the raw one
     evaluate_mods : Flower mods around evaluation
 
     Examples

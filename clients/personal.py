@@ -110,7 +110,7 @@ class PersonalClient(LocalClient):
         Where personal parameters live between messages; None keeps them nowhere, which only makes
         sense if nothing is personal.
     partition_id : int, optional
-        The client's own number, which tells its random stream and its reports from others'.
+        The client's own number, which distinguishes its random stream and its reports.
     details : ClientDetails
         What few clients need to be given.
     seed : int, default 0

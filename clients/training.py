@@ -112,10 +112,10 @@ def train(
     """Train ``model`` in place on a client's batches.
 
     A client with fewer examples than a batch trains on one smaller batch; one without examples
-    takes no step. Batch norm never sees a batch of one: such a batch joins its neighbour, and
-    where it has none (a client with a single example) batch norm uses its running statistics for
-    that step and leaves them as they are. What the user froze (``requires_grad`` false) stays
-    frozen.
+    takes no step. Batch norm never sees a batch of one: such a batch is merged with its
+    neighbour, and where it has none (a client with a single example) batch norm uses its running
+    statistics for that step and leaves them as they are. What the user froze (``requires_grad``
+    false) stays frozen.
 
     Parameters
     ----------

@@ -38,7 +38,7 @@ class PartialAveraging(ClientStrategy):
         In [0, 1). FedAvgM (Hsu et al. 2019): ``v <- momentum * v + (x - mean)``, ``x <- x - v``.
     parameter_names : collection of str, optional
         The arrays that momentum applies to. Required with momentum: buffers such as a running
-        variance must not get it (it can make them negative), and only names tell them apart.
+        variance must not get it (it can make them negative), and only names distinguish them.
 
     Raises
     ------
@@ -116,7 +116,7 @@ class PartialAveraging(ClientStrategy):
     ) -> ArrayRecord:
         """Return the arrays after the server's step from what was ``sent`` to the ``means``.
 
-        The means are used up. ``whose`` momentum it is tells groups apart.
+        The means are used up. ``whose`` momentum it is distinguishes groups.
         """
         arrays = ArrayRecord()
         for name in list(means):

@@ -1,4 +1,4 @@
-"""The client that helps a server to find its group: it tells a gradient, or losses of models."""
+"""A client that helps a server to find its group: it reports a gradient, or losses of models."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -66,7 +66,7 @@ class ClusteredClient(PersonalClient):
         """
         self.receive(parameters, stored=False)
         examples = int(config.get(ADAPTATION_EXAMPLES, ALL))
-        # A client that joins draws as in joining, so that it is the same few examples.
+        # An unseen client draws as in its adaptation, so that it is the same few examples.
         with self.random(0, "join" if ADAPTATION_EXAMPLES in config else "gradient"):
             inputs, targets, _ = take_examples(self.training_batches if examples else (), examples)
             vector = self._gradient(inputs, targets)
@@ -97,15 +97,15 @@ class ClusteredClient(PersonalClient):
         ArgumentError
             If there are no examples, or an array has a wrong shape.
         """
-        joins = ADAPTATION_EXAMPLES in config
+        adapts = ADAPTATION_EXAMPLES in config
         server_round = int(config.get(SERVER_ROUND, 0))
-        with self.random(*((0, "join") if joins else (server_round, "losses"))):
+        with self.random(*((0, "join") if adapts else (server_round, "losses"))):
             loader = self._loss_examples(
                 str(config.get(LOSS_EXAMPLES, "train")), int(config.get(ADAPTATION_EXAMPLES, ALL))
             )
             found = []
             for parameters in candidates:
-                self.receive(parameters, before=server_round, stored=not joins)
+                self.receive(parameters, before=server_round, stored=not adapts)
                 found.append(evaluate(self.model, loader, self.task))
         return [one.loss for one in found], found[0].examples, self.identity
 

@@ -54,8 +54,8 @@ class HierarchicalLinearClient(LinearClient):
     Regression is exact. Classification (softmax) is Laplace's approximation at the mode.
 
     What it sends for the prior's sake (:class:`strategies.HierarchicalLinear`) is made of all its
-    training examples: its term of each sum, or its moments. The terms of a single client tell
-    much of its model, and its moments tell all of it.
+    training examples: its term of each sum, or its moments. The terms of a single client reveal
+    much of its model, and its moments all of it.
 
     Parameters
     ----------
@@ -110,7 +110,7 @@ class HierarchicalLinearClient(LinearClient):
         expected = self._prior.mean.shape
         if prior.mean.shape != expected:
             raise ArgumentError(f"shape of {MEAN}", prior.mean.shape, f"{expected}")
-        if not self.is_regression:  # the noise of a class is no parameter, whatever others tell
+        if not self.is_regression:  # the noise of a class is no parameter, whatever others report
             prior = replace(prior, noise=1.0)
         self._prior, self._outgoing = prior, received
         self._put(prior.mean)
@@ -122,10 +122,10 @@ class HierarchicalLinearClient(LinearClient):
         if self.protocol == "one-shot":
             self._outgoing = moments_arrays(own)
         else:
-            told = contribution(own, self._prior)
+            sent = contribution(own, self._prior)
             if not self.is_regression:  # the noise of a class is no parameter: s2 stays 1
-                told = replace(told, noise=np.full(2, float(own.examples)))
-            self._outgoing = contribution_arrays(told)
+                sent = replace(sent, noise=np.full(2, float(own.examples)))
+            self._outgoing = contribution_arrays(sent)
         self._put(posterior(own, self._prior).mean)
         with self.random(current.number, "train"):
             return evaluate(self.model, self.training_batches, self.task).loss, {}
@@ -189,5 +189,5 @@ def check_protocol(protocol: str, is_regression: bool) -> None:
         raise ArgumentError(
             "protocol",
             protocol,
-            "'iterative' in classification: a class has no moments that tell all of the data",
+            "'iterative' in classification: no moments hold all that classes need of the data",
         )

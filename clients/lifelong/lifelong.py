@@ -89,7 +89,7 @@ class LifelongClient(LocalModelClient):
         received, group = self._values(), self.proximal_terms()
         self._put(self._own("own", current.before, received))
         kept = dict(current.before.arrays) if current.before else {}
-        if not self.num_examples:  # nothing to learn, and nothing to tell a change by
+        if not self.num_examples:  # nothing to learn, and nothing to detect a change by
             return math.nan, kept
         if current.before is not None and self._has_changed(current.number, kept):
             kept |= self._consolidated(current.before)

@@ -1,4 +1,4 @@
-"""The client of a linear model fitted to true values: it predicts from calibrated readings."""
+"""The client of a linear model fitted to true values: it predicts from calibrated measurements."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -29,12 +29,12 @@ from strategies.measurement_error.errors_in_variables import (
 __all__ = ["ErrorsInVariablesClient"]
 
 FEWEST_MEASUREMENTS = 2
-"""A client calibrates if it has at least so many readings for each feature: the covariance of
+"""A client calibrates if it has at least so many measurements for each feature: the covariance of
 fewer would replace most of what they say by nothing."""
 
 
 class Calibrated(nn.Module):
-    """Replace readings by the mean of the true values given them, then apply a model.
+    """Replace measurements by the mean of the true values given them, then apply a model.
 
     Parameters
     ----------
@@ -59,24 +59,25 @@ class Calibrated(nn.Module):
 
 
 class ErrorsInVariablesClient(LinearClient):
-    """Tell the moments of noisy readings; predict by the fleet's model of the true values.
+    """Report the moments of noisy measurements; predict by the fleet's model of the true values.
 
     The coefficients that :class:`strategies.ErrorsInVariables` finds are those of true values, the
-    same for all devices however well they see. For prediction from readings as noisy as those of
-    training they alone would be worse than the biased ones; so each client puts its own
-    calibration ``E[X | W]`` before them, made of its own training readings and its stated noise:
-    one common model, a reliability of each client's own. With fewer than
-    :data:`FEWEST_MEASUREMENTS` readings a feature it predicts from them as they are.
+    same for all devices however well they measure. For prediction from measurements as noisy as
+    those of training they alone would be worse than the biased ones; so each client puts its own
+    calibration ``E[X | W]`` before them, made of its own training measurements and its declared
+    noise: one common model, a reliability of each client's own. With fewer than
+    :data:`FEWEST_MEASUREMENTS` measurements a feature it predicts from them as they are.
 
     Parameters
     ----------
-    args, kwargs : as in :class:`clients.linear_client.LinearClient`; ``quality`` states the noise,
-        without it readings count as exact
+    args, kwargs
+        As in :class:`clients.linear_client.LinearClient`; ``details.quality`` declares the noise,
+        without it measurements count as exact.
 
     Raises
     ------
     ArgumentError
-        If the model is not one linear layer, or the stated noise is not that of its features.
+        If the model is not one linear layer, or the declared noise is not that of its features.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -117,8 +118,8 @@ class ErrorsInVariablesClient(LinearClient):
             inputs, targets = found
             if not self.is_regression:
                 targets = one_hot(targets, self.layer.out_features)
-            told = error_moments(numbers(inputs.flatten(1)), numbers(targets), self._noise)
-            self._outgoing = moments_arrays(told)
+            moments = error_moments(numbers(inputs.flatten(1)), numbers(targets), self._noise)
+            self._outgoing = moments_arrays(moments)
         return loss, {}
 
     def adapt(self, examples: int, steps: int) -> None:
@@ -128,7 +129,7 @@ class ErrorsInVariablesClient(LinearClient):
     def predictor(self) -> nn.Module:
         """Return the model behind the client's calibration.
 
-        Exact readings need none, and of too few training examples there is none to be made.
+        Exact measurements need none, and of too few training examples there is none to be made.
         """
         found = self._first_examples(self._calibrates_on) if self._noise.any() else None
         if found is None or len(found[0]) < FEWEST_MEASUREMENTS * self.layer.in_features:

@@ -112,7 +112,7 @@ class MRMTLClient(LocalModelClient):
         return loss, self._contribution(received, last)
 
     def _proximal_term(self, centre: Values, strength: float) -> ProximalTerm:
-        """Return a tether to a copy of the centre, which whoever has it may move."""
+        """Return a proximal term to a copy of the centre, which whoever has it may move."""
         return ProximalTerm(
             {n: centre[n].clone() for n, _ in self.model.named_parameters()}, strength
         )
@@ -133,7 +133,7 @@ class MRMTLClient(LocalModelClient):
         return {"lambda": chosen[0]}, choice.validation if choice else None
 
     def adaptation(self) -> tuple[frozenset[Scope], list[ProximalTerm]]:
-        """An unseen client takes the received model as its own, and trains it under the tether."""
+        """An unseen client starts from the received model and trains it under the proximal term."""
         if math.isinf(self.default_lambda):
             return frozenset(), []
         return EVERYTHING, [self._proximal_term(self._values(), self.default_lambda)]

@@ -45,9 +45,9 @@ class ThresholdClient(NumPyClient):
     """Find a client's decision thresholds on its own validation examples.
 
     Two evaluations after the last round: first it counts its validation scores, two integer
-    histograms a class; then it is told those of all clients together, finds the threshold of every
-    rule, keeps that of one of them as personal state and tells how good each is on its test
-    examples. No threshold is ever told.
+    histograms a class; then it is sent those of all clients together, finds the threshold of every
+    rule, keeps that of one of them as personal state and reports how good each is on its test
+    examples. No threshold is ever sent.
 
     With two classes there is one threshold, of class 1. With more each class has one, against the
     rest, and the scores are means over classes.
@@ -96,7 +96,7 @@ class ThresholdClient(NumPyClient):
         ------
         ArgumentError
             If it is neither, the examples to count are missing, a score is not finite, or what is
-            told of the fleet does not fit the model.
+            sent of the fleet does not fit the model.
         """
         steps = {"count": self._count, "choose": self._choose}
         step = str(config.get(THRESHOLD))
@@ -116,8 +116,8 @@ class ThresholdClient(NumPyClient):
             wanted = "non-empty: the scores of its examples are counted"
             raise ArgumentError("validation_loader", [], wanted)
         counts = [histogram(s, y).ravel() for s, y in one_against_rest(found)]
-        told: Any = {THRESHOLD_HISTOGRAM: np.concatenate(counts).tolist()}
-        return found.loss, len(found.targets), told
+        report: Any = {THRESHOLD_HISTOGRAM: np.concatenate(counts).tolist()}
+        return found.loss, len(found.targets), report
 
     def _choose(
         self, known: Mapping[str, Predictions], config: Mapping[str, Any]
@@ -179,11 +179,11 @@ def kept_thresholds(client: PersonalClient) -> tuple[float, ...] | None:
 
 
 def _fleets(config: Mapping[str, Any]) -> list[Fleet]:
-    """Return what is told of all clients together, of each class."""
+    """Return what is sent of all clients together, of each class."""
     counts = np.asarray(config[THRESHOLD_HISTOGRAM])
     spreads, weights = config[THRESHOLD_SPREADS], config[THRESHOLD_WEIGHTS]
-    told = [check_histogram(each, MOST_TOGETHER) for each in counts.reshape(-1, 2 * BINS)]
-    return [Fleet(*each) for each in zip(told, spreads, weights, strict=True)]
+    checked = [check_histogram(each, MOST_TOGETHER) for each in counts.reshape(-1, 2 * BINS)]
+    return [Fleet(*each) for each in zip(checked, spreads, weights, strict=True)]
 
 
 def _against_rest(targets: NDArray[np.int64], classes: int) -> list[NDArray[np.bool_]]:

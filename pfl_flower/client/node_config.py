@@ -92,12 +92,12 @@ def node_of(context: Context) -> Node:
             value=path,
             choices=(DATA, DATA_PATH),
         )
-    stated = [config.get(key) for key in _PLACE]
-    if stated == [None, None] and name and (data or path):
+    given = [config.get(key) for key in _PLACE]
+    if given == [None, None] and name and (data or path):
         return Node(number_of(name), name, 0, 1, data, path)
-    number, count = (value if type(value) is int else None for value in stated)
+    number, count = (value if type(value) is int else None for value in given)
     if number is None or count is None:
-        key, value = next((k, v) for k, v in zip(_PLACE, stated, strict=True) if type(v) is not int)
+        key, value = next((k, v) for k, v in zip(_PLACE, given, strict=True) if type(v) is not int)
         raise ConfigError(_WAYS, key=key, value=value)
     if not 0 <= number < count:
         raise ConfigError(

@@ -48,7 +48,7 @@ class CellResult:
     bytes_down, bytes_up : payload bytes of arrays for one client in a round
     parameters : number of values that are ``shared`` and ``personal``
     seconds_per_round : wall-clock
-    unseen_examples : (E,) numbers of local examples that unseen clients joined with; -1 for all
+    unseen_examples : (E,) numbers of local examples that unseen clients adapted with; -1 for all
     unseen_clients : (U,) their numbers
     unseen_test : (E, U) their scores on their own test examples
     names : (C,) the clients' own names, empty where they have none
@@ -181,15 +181,15 @@ def _last(reports: Sequence[ClientReport], clients: Sequence[int]) -> np.ndarray
 
 
 def _unseen(run: MethodRun) -> dict[str, Any]:
-    if not run.joined:
+    if not run.unseen:
         return {}
-    clients = sorted({r.client for reports in run.joined.values() for r in reports})
+    clients = sorted({r.client for reports in run.unseen.values() for r in reports})
     last = run.config.num_server_rounds
-    scores = {k: select(reports, run.score, last) for k, reports in run.joined.items()}
+    scores = {k: select(reports, run.score, last) for k, reports in run.unseen.items()}
     return {
-        "unseen_examples": np.array(list(run.joined)),
+        "unseen_examples": np.array(list(run.unseen)),
         "unseen_clients": np.array(clients),
-        "unseen_test": np.array([[scores[k].get(c, np.nan) for c in clients] for k in run.joined]),
+        "unseen_test": np.array([[scores[k].get(c, np.nan) for c in clients] for k in run.unseen]),
     }
 
 

@@ -55,7 +55,7 @@ def run_jobs(
     workers : number of processes; 1 for this one
     title : of the display
     console : to draw on; standard error by default
-    listen : told the news of every round, in this process
+    listen : called with the news of every round, in this process
 
     Yields
     ------
@@ -104,7 +104,7 @@ def _leave_interrupts_to_the_parent() -> None:
 
 
 _news: list[_Queue] = []
-"""Where a worker process tells its news; given once, so that no job holds a connection."""
+"""Where a worker process reports its news; given once, so that no job holds a connection."""
 
 
 def _start_worker(queue: _Queue) -> None:
@@ -113,11 +113,11 @@ def _start_worker(queue: _Queue) -> None:
 
 
 def _run(function: Callable[..., Any], arguments: tuple[Any, ...], place: int) -> Any:
-    def tell(news: RoundNews) -> None:
+    def report(news: RoundNews) -> None:
         with suppress(OSError, EOFError):  # the parent was interrupted; this job ends by itself
             _news[-1].put((place, news))
 
-    return function(*arguments, tell)
+    return function(*arguments, report)
 
 
 def _pending(queue: _Queue) -> Iterator[tuple[int, RoundNews]]:

@@ -41,7 +41,7 @@ __all__ = [
 ]
 
 ALL_EXAMPLES = -1
-"""How ``unseen_examples`` writes that a client joined with all its local examples."""
+"""How ``unseen_examples`` writes that a client adapted with all its local examples."""
 
 
 @dataclass(frozen=True)
@@ -204,11 +204,11 @@ def cost_of(cells: Sequence[CellResult], method: str) -> Cost | None:
 
 
 def unseen_scores(cells: Sequence[CellResult], method: str) -> dict[int, float]:
-    """Return the mean score of clients that joined after training.
+    """Return the mean score of unseen clients.
 
     Returns
     -------
-    number of local examples they joined with (-1 for all, last) -> mean over clients and seeds
+    number of local examples they adapted with (-1 for all, last) -> mean over clients and seeds
     """
     found: dict[int, list[np.ndarray]] = {}
     for cell in finished(cells, method):

@@ -49,7 +49,7 @@ class MethodRun:
     arrays : the final shared arrays
     seconds : wall-clock seconds of all rounds
     parameters : number of values (buffers included) that are ``shared`` and ``personal``
-    joined : number of local examples (-1: all) -> what clients did that joined after training
+    unseen : number of local examples (-1: all) -> what unseen clients reported
     label : name, where it is not the method's
     left_out : in words, which clients could not take part and why
     outcome : what the strategy shows beside its arrays, by name
@@ -65,7 +65,7 @@ class MethodRun:
     arrays: ArrayRecord
     seconds: float
     parameters: Mapping[str, int]
-    joined: Mapping[int, list[ClientReport]] = field(default_factory=dict)
+    unseen: Mapping[int, list[ClientReport]] = field(default_factory=dict)
     label: str = ""
     left_out: tuple[str, ...] = ()
     outcome: Mapping[str, Any] = field(default_factory=dict)

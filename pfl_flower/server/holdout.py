@@ -1,4 +1,4 @@
-"""Clients that were held out of training and join afterwards."""
+"""Clients that were held out of training and adapt afterwards: unseen clients."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -46,7 +46,7 @@ def adapt_unseen(
     about: dict[str, Any],
     nodes: list[int],
 ) -> dict[int, list[ClientReport]]:
-    """Let clients join that were not trained with the others, by the method's own way in.
+    """Let unseen clients adapt, in the method's own way.
 
     Parameters
     ----------

@@ -83,7 +83,7 @@ class Session:
 
 
 def open_session(grid: Grid, config: RunConfig, there: Population, folder: Path | None) -> Session:
-    """Put together what the clients told, and say what is odd about it."""
+    """Put together what the clients reported, and say what is odd about it."""
     schema, misfits = merge_schemas(there.schemas)
     if folder is None and config.resume:
         folder = under_home(config.resume)

@@ -37,7 +37,7 @@ def let_threshold(
 
     The clients count their validation scores; what these say together goes back to all of them,
     also to those that had none to count. Unseen clients have no thresholds: they were held out, and
-    what they may join with is a choice of its own.
+    what they may adapt with is a choice of its own.
 
     Parameters
     ----------
@@ -65,12 +65,12 @@ def let_threshold(
         for place in range(classes)
     ]
     _warn(fleets, labels[-classes:])
-    told = {
+    sent = {
         THRESHOLD_HISTOGRAM: np.concatenate([fleet.pooled.ravel() for fleet in fleets]).tolist(),
         THRESHOLD_SPREADS: [fleet.spread for fleet in fleets],
         THRESHOLD_WEIGHTS: [fleet.weight for fleet in fleets],
     }
-    return [_checked(report) for report in ask({THRESHOLD: "choose", **told})]
+    return [_checked(report) for report in ask({THRESHOLD: "choose", **sent})]
 
 
 def histograms_of(reports: Sequence[ClientReport], classes: int) -> Counts:

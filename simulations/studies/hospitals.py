@@ -1,8 +1,8 @@
 """Hospitals share a model, and each decides for itself whom it calls ill.
 
 Two studies of one method, FedAvg, whose model is the same for all. Every rule gives each hospital
-a threshold from its validation patients and from what the fleet is told; the oracle's is the best
-one on the hospital's own test patients, which no rule can know.
+a threshold from its validation patients and from what the server sends of the fleet; the
+oracle's is the best one on the hospital's own test patients, which no rule can know.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -118,8 +118,8 @@ def measure(run: MethodRun) -> Measures:
     reports = {r.client: r for r in run.thresholds if not r.dropped}
     rows = []
     for client, (labels, validation, test) in enumerate(known):
-        told = reports[client].metrics
-        scores = {rule: {name: told[f"{name}-{rule}"] for name in SCORES} for rule in RULES}
+        own = reports[client].metrics
+        scores = {rule: {name: own[f"{name}-{rule}"] for name in SCORES} for rule in RULES}
         scores[ORACLE] = scores_at(test, [used[client][ORACLE]])
         rows.append(
             {

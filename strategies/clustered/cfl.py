@@ -1,4 +1,4 @@
-"""One model, split in two where its clients pull in different directions, again and again."""
+"""CFL: one model, split in two where its clients' updates disagree, again and again."""
 
 from collections.abc import Mapping, Sequence
 from logging import INFO
@@ -28,13 +28,13 @@ class CFL(GroupAveraging):
     """Clustered Federated Learning by recursive bipartition (Sattler et al., arXiv:1910.01991).
 
     Everybody starts in one group. Where a group's mean update has become small while its members'
-    own have not, they pull in different directions, and the group is split in two: so that the
+    own have not, their updates disagree, and the group is split in two: so that the
     highest cosine between updates across the split is low (complete linkage, as the authors do).
     Both halves go on from the group's model.
 
     The two thresholds are relative to the updates' own scale, so they do not depend on learning
-    rate, epochs or the network. Of ``m`` clients that pull nowhere in particular the mean update is
-    about ``1/sqrt(m)`` as long as theirs, so by the first threshold groups of fewer than
+    rate, epochs or the network. Of ``m`` clients whose updates have no common direction the mean
+    update is about ``1/sqrt(m)`` as long as theirs, so by the first threshold groups of fewer than
     ``1/mean_below^2`` clients (6 by default) are hardly ever split.
 
     A client that comes later is put in the group whose model has the lowest loss on its training
@@ -52,8 +52,9 @@ class CFL(GroupAveraging):
         angles settle at 0.71; and a group far larger than the others, which decides the median,
         lower still: lower it there.
     across_below : float (default: 0.0)
-        And when the mean cosine of updates across the split is below this: the halves pull
-        against each other, as those of different optima do where the joint model stands still.
+        And when the mean cosine of updates across the split is below this: the halves' updates
+        point against each other, as those of different optima do where the joint model stands
+        still.
     first_split : int (default: 3)
         The first round after which a group may be split.
     projection_size : int (default: 1024)
@@ -116,7 +117,7 @@ class CFL(GroupAveraging):
             self.assign_by_losses(current, nodes)
 
     def aggregate_arrays(self, replies: list[Reply]) -> ArrayRecord:
-        """Return the means, as :class:`GroupAveraging` does; then split what pulls apart."""
+        """Return the means, as :class:`GroupAveraging` does; then split groups that disagree."""
         for reply in replies:
             if reply.client not in self.groups and len(self.models) < 2:
                 self.assign_client(self.round.number, reply.client, 0, np.nan, "the first group")

@@ -29,7 +29,7 @@ _ENOUGH = 0.5
 class UpdateClusters(UpdateDirections):
     """Find communities of clients while they train; average some arrays within each.
 
-    Everybody is sent the same shared encoder, so what a client's training does to it tells what
+    Everybody is sent the same shared encoder, so what a client's training does to it shows what
     the client needs beyond the mean. Its *update direction* in a round is the direction of its
     change, less the mean direction of everybody who took part. Directions are summed over rounds,
     by which the noise of minibatches is averaged out. Clients whose update directions have a high
@@ -110,7 +110,7 @@ class UpdateClusters(UpdateDirections):
     # ------------------------------------------------------------------ placing clients
 
     def assign(self, current: Round, nodes: Sequence[int]) -> None:
-        """Put clients that were not met before in no community; they have told nothing yet."""
+        """Put clients that were not met before in no community; they have reported nothing yet."""
         for node in nodes:
             client = self.registry.client_of(node)
             self.assign_client(current.number, client, NO_GROUP, np.nan, "nothing is known yet")
@@ -157,8 +157,8 @@ class UpdateClusters(UpdateDirections):
 
     def _known(self) -> list[int]:
         """Return the clients that are assigned, or of which enough is known for that."""
-        told = [client for client in sorted(self.directions) if self.directions[client].any()]
-        return [c for c in told if self.is_assigned(c) or self.rounds[c] >= self.warm_up]
+        known = [client for client in sorted(self.directions) if self.directions[client].any()]
+        return [c for c in known if self.is_assigned(c) or self.rounds[c] >= self.warm_up]
 
     def _revise(
         self, server_round: int, clients: Sequence[int], labels: Labels, margin: float

@@ -52,7 +52,7 @@ START_VARIANCE = 1.0
 
 
 def first_prior(mean: Floats) -> Prior:
-    """Return the prior before anybody told anything: clients that differ a lot around ``mean``.
+    """Return the prior before any client has reported: clients that differ a lot around ``mean``.
 
     Parameters
     ----------
@@ -66,11 +66,11 @@ def first_prior(mean: Floats) -> Prior:
 class HierarchicalLinear(PartialAveraging):
     """Learn the Gaussian prior of clients' linear models by (restricted) maximum likelihood.
 
-    Clients tell their terms of the sums that :mod:`strategies.hierarchical.mixed_effects_em` is
+    Clients report their terms of the sums that :mod:`strategies.hierarchical.mixed_effects_em` is
     made of; every second round is a *centre* and every other one a *spread*. The server needs
     nothing but their means, all clients weighing the same, so secure aggregation could hide the
-    terms. Or, where the protocol is one-shot, each client tells its moments once, all steps are
-    made here, and nobody who has told is asked again.
+    terms. Or, where the protocol is one-shot, each client reports its moments once, all steps
+    are made here, and no client is asked again.
 
     What leaves a device is not harmless: moments hold the sums of products of the client's
     features and targets, and with one example that example.
@@ -106,7 +106,7 @@ class HierarchicalLinear(PartialAveraging):
             raise ArgumentError("server_momentum", self.server_momentum, wanted)
         self.protocol, self.covariance, self.restricted = protocol, covariance, restricted
         self.moments: dict[int, Moments] = {}
-        """Client -> its moments, of those that have told them."""
+        """Client -> its moments, of those that have reported them."""
 
     def summary(self) -> None:
         """Log how the prior is learnt."""
@@ -163,14 +163,14 @@ class HierarchicalLinear(PartialAveraging):
             prior = self._fitted(good) if self.protocol == "one-shot" else self._stepped(good)
         except np.linalg.LinAlgError as error:
             for reply in good:
-                reply.dropped = f"no prior can be made of what is told: {error}"
+                reply.dropped = f"no prior can be made of the reports: {error}"
             return sent
         return to_record(prior_arrays(prior))
 
     def _fitted(self, replies: list[Reply]) -> Prior:
-        """Return the prior that fits the moments of everybody who has told them."""
-        told = {reply.client: moments_of(_copies(reply.views)) for reply in replies}
-        known = self.moments | told
+        """Return the prior that fits the moments of all clients that have reported them."""
+        new = {reply.client: moments_of(_copies(reply.views)) for reply in replies}
+        known = self.moments | new
         everybody = stack([known[client] for client in sorted(known)])
         prior = fit(everybody, self.covariance, self.restricted)
         self.moments = known
@@ -186,7 +186,7 @@ class HierarchicalLinear(PartialAveraging):
 
 
 def _sizes(replies: Sequence[Reply]) -> dict[str, NDArray[Any]]:
-    """Return the squares for an example that clients tell: norms, traces, and sums of squares."""
+    """Return the squares for an example in replies: norms, traces, and sums of squares."""
     sizes = {
         name: [_size(reply.views[name]) for reply in replies]
         for name in (MEAN, COVARIANCE, UNCERTAINTY)

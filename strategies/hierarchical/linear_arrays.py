@@ -17,7 +17,7 @@ MEAN, COVARIANCE, UNCERTAINTY, NOISE = NAMES = ("mean", "covariance", "uncertain
 ``(d, d)`` and ``(2,)``, float64. Down it is the prior."""
 
 PROTOCOLS = ("iterative", "one-shot")
-"""What clients tell: their terms of the sums of every step, or their moments once."""
+"""What clients report: their terms of the sums of every step, or their moments once."""
 
 _ROUNDING = 1e-6
 """How far a matrix may be from symmetric and positive semidefinite, beside its largest entry."""
@@ -91,7 +91,7 @@ def check_declared(arrays: Arrays, examples: float, protocol: str = "iterative")
     ------
     ArgumentError
         If an array is missing or not finite, the number of examples is not that which the client
-        tells beside it, or a sum of squares is negative or a matrix of them not positive
+        reports beside it, or a sum of squares is negative or a matrix of them not positive
         semidefinite.
     """
     if missing := [name for name in NAMES if name not in arrays]:

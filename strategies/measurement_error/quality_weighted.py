@@ -21,7 +21,7 @@ __all__ = ["QualityWeighted"]
 Floats = NDArray[np.float64]
 
 TIMES_EQUAL = 3.0
-"""Unless told otherwise no client has more than so many times the share that all would have if
+"""By default no client has more than so many times the share that all would have if
 they counted alike."""
 
 WEIGHT_SHARE = "weight-share"
@@ -30,11 +30,11 @@ WEIGHT_SHARE = "weight-share"
 _ROUNDING = 1e-9
 
 
-def told_quality(metrics: Mapping[str, Any], examples: float) -> tuple[float, float]:
-    """Return what a client tells of its data: (quality, effective examples).
+def reported_quality(metrics: Mapping[str, Any], examples: float) -> tuple[float, float]:
+    """Return what a client reports of its data: (quality, effective examples).
 
-    Its quality is ``(1 - missing rate) * reliability``; what it does not tell counts as perfect.
-    Its effective examples are those it tells, else ``examples * quality``.
+    Its quality is ``(1 - missing rate) * reliability``; what it does not report counts as perfect.
+    Its effective examples are those it reports, else ``examples * quality``.
 
     Parameters
     ----------
@@ -46,13 +46,13 @@ def told_quality(metrics: Mapping[str, Any], examples: float) -> tuple[float, fl
     ArgumentError
         If a share is not in 0 to 1, or the effective examples are not in 0 to ``examples``.
     """
-    missing = _told(metrics, MISSING_RATE, 0.0, 1.0)
-    reliability = _told(metrics, RELIABILITY, 1.0, 1.0)
+    missing = _reported(metrics, MISSING_RATE, 0.0, 1.0)
+    reliability = _reported(metrics, RELIABILITY, 1.0, 1.0)
     quality = (1.0 - missing) * reliability
-    return quality, _told(metrics, EFFECTIVE_EXAMPLES, examples * quality, examples)
+    return quality, _reported(metrics, EFFECTIVE_EXAMPLES, examples * quality, examples)
 
 
-def _told(metrics: Mapping[str, Any], name: str, otherwise: float, most: float) -> float:
+def _reported(metrics: Mapping[str, Any], name: str, otherwise: float, most: float) -> float:
     value = metrics.get(name, otherwise)
     above = most * (1.0 + _ROUNDING)
     if isinstance(value, int | float) and math.isfinite(value) and 0.0 <= value <= above:
@@ -153,7 +153,7 @@ class QualityWeighted(PartialAveraging):
     """Average with weights from examples and their quality, robust to a client that lies.
 
     A client counts by its effective examples, ``w_i = n_i (1 - missing_i) reliability_i``
-    (:func:`told_quality`). In a linear model whose readings are calibrated that is, up to a
+    (:func:`reported_quality`). In a linear model whose measurements are calibrated that is, up to a
     common factor, the inverse of the variance of its estimate, so that the mean has the smallest
     variance of all weighted means (the fixed-effect weights of meta-analysis, DerSimonian & Laird
     1986, where clients have one model in common). For deep networks it is a heuristic.
@@ -165,7 +165,7 @@ class QualityWeighted(PartialAveraging):
     which bounds neither, and three times an equal share is a bound only from four clients on.
 
     A reply is dropped whose report is impossible, such as a reliability above 1 or more effective
-    examples than examples. A client that tells nothing counts by its examples.
+    examples than examples. A client that reports nothing counts by its examples.
 
     Parameters
     ----------
@@ -213,7 +213,7 @@ class QualityWeighted(PartialAveraging):
         self._shares = {}
         for reply in replies:
             try:
-                told_quality(reply.metrics, reply.weight)
+                reported_quality(reply.metrics, reply.weight)
             except ValueError as error:
                 reply.dropped = f"its report on its data is impossible: {error}"
         drop_non_finite([reply for reply in replies if not reply.dropped])
@@ -230,8 +230,8 @@ class QualityWeighted(PartialAveraging):
 
     def _all_shares(self, replies: Sequence[Reply]) -> Floats:
         """Return every client's share of the mean; of examples alone where nobody has quality."""
-        told = np.array([told_quality(reply.metrics, reply.weight) for reply in replies])
-        weights = np.where(told[:, 0] >= self.least_quality, told[:, 1], 0.0)
+        known = np.array([reported_quality(reply.metrics, reply.weight) for reply in replies])
+        weights = np.where(known[:, 0] >= self.least_quality, known[:, 1], 0.0)
         if not weights.any():
             log(
                 WARNING,

@@ -112,7 +112,7 @@ def test_the_examples_can_be_limited():
     assert gradient(grouped(), adaptation_examples=1000)[1] == 20
 
 
-def test_the_same_is_told_every_time_whatever_torch_has_drawn():
+def test_the_same_is_reported_every_time_whatever_torch_has_drawn():
     found = []
     for seed in (1, 2):
         torch.manual_seed(seed)
@@ -176,9 +176,9 @@ def test_the_reliability_is_near_one_for_many_examples_and_unknown_for_very_few(
     few = [gradient(grouped("none", count=n))[2]["gradient-reliability"] for n in (4, 8)]
     assert all(-1.0 <= reliability < easy for reliability in few)
     for count in (2, 3):
-        vector, told, metrics = gradient(grouped("none", count=count))
+        vector, reported, metrics = gradient(grouped("none", count=count))
         assert math.isnan(metrics["gradient-reliability"])
-        assert told == count
+        assert reported == count
         assert np.isfinite(vector).all()
     limited = gradient(grouped("none", count=1000), adaptation_examples=3)[2]
     assert math.isnan(limited["gradient-reliability"])

@@ -191,9 +191,9 @@ def test_classes_by_laplace_and_their_noise_is_no_parameter():
     one = client(train=labels(40), task="classes", test=labels(60, seed=9))
     start = first_prior(np.zeros(size))
     arrays, _, _ = one.fit(sent(start), {})
-    told = dict(zip(NAMES, arrays, strict=True))
-    assert told["noise"].tolist() == [40.0, 40.0]
-    assert told["covariance"].shape == (size, size)
+    reported = dict(zip(NAMES, arrays, strict=True))
+    assert reported["noise"].tolist() == [40.0, 40.0]
+    assert reported["covariance"].shape == (size, size)
     _, _, metrics = one.evaluate(sent(start), {})
     assert metrics["accuracy"] > 0.8
     assert 0 < metrics["shrinkage"] < 1

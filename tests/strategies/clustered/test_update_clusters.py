@@ -238,14 +238,14 @@ def test_clients_that_all_differ_are_in_no_community(fraction, seed):
     assert set(strategy.groups.values()) == {NO_GROUP}
 
 
-def test_that_nothing_is_found_is_told_once(caplog):
+def test_that_nothing_is_found_is_reported_once(caplog):
     strategy, world = UpdateClusters(**OPTIONS), World(np.zeros(8, np.int64))
     with caplog.at_level("WARNING"):
         world.play(strategy, range(1, 8))
-    told = [r.message for r in caplog.records if "no communities are evident" in r.message]
-    assert len(told) == 1
-    assert "Before round 4" in told[0]
-    assert "8 of 8 clients" in told[0]
+    reported = [r.message for r in caplog.records if "no communities are evident" in r.message]
+    assert len(reported) == 1
+    assert "Before round 4" in reported[0]
+    assert "8 of 8 clients" in reported[0]
 
 
 def test_late_clients_without_strong_evidence_found_no_community():

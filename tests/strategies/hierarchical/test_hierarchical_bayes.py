@@ -164,8 +164,8 @@ def test_an_impossible_posterior_is_dropped_and_costs_nobody_else(broken, words)
 def test_bad_replies_only_or_variances_that_nobody_tells_change_no_prior():
     negative = {"body": BODY, NAME: MU, VARIANCE: -np.ones_like(MU)}
     assert aggregate(strategy_of(), [error_reply(100), reply(101, negative)]) is None
-    untold = {"body": BODY, NAME: MU + 1}
-    found = aggregate(strategy_of(), [reply(100, untold), reply(101, untold)])
+    unreported = {"body": BODY, NAME: MU + 1}
+    found = aggregate(strategy_of(), [reply(100, unreported), reply(101, unreported)])
     np.testing.assert_array_equal(found[NAME], MU + 1)
     np.testing.assert_array_equal(found[VARIANCE], np.full_like(MU, 2.0))
     odd = {"body": BODY, VARIANCE: np.ones_like(MU)}
