@@ -60,11 +60,20 @@ def client_app(
 
     Parameters
     ----------
-    build : makes the node's client, such as a :class:`PersonalClient`; called for every message,
-        as Flower runs clients, so it should cache what is slow (data, models)
-    mods : Flower mods around training, e.g. for differential privacy. They do not touch the answers
-        to queries; a gradient that is reported to find a group is the raw one
-    evaluate_mods : Flower mods around evaluation
+    build : BuildClient
+        Makes the node's client, such as a :class:`PersonalClient`; called for every message, as
+        Flower runs clients, so it should cache what is slow (data, models).
+    mods : list of Mod, optional
+        Flower mods around training, e.g. for differential privacy. They do not touch the answers
+        to queries; a gradient that is reported to find a group is the raw one.
+    evaluate_mods : list of Mod, optional
+        Flower mods around evaluation.
+
+    Returns
+    -------
+    ClientApp
+        The app of every node. A message that a client cannot answer, because its arrays are not
+        those that the client shares or because it raises, is answered by Flower with an error.
 
     Examples
     --------

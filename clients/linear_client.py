@@ -39,8 +39,9 @@ class LinearClient(PersonalClient):
 
     Parameters
     ----------
-    args, kwargs : as in :class:`PersonalClient`, with nothing personal in ``scopes``; schedule and
-        optimization have no use
+    args, kwargs
+        As in :class:`PersonalClient`, with nothing personal in ``scopes``; schedule and
+        optimization have no use.
 
     Raises
     ------

@@ -172,7 +172,8 @@ class LocalClient(NumPyClient):
 
         Returns
         -------
-        what the client has kept; None where it has kept nothing
+        Snapshot or None
+            What the client has kept; None where it has kept nothing.
 
         Raises
         ------

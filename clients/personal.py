@@ -147,14 +147,18 @@ class PersonalClient(LocalClient):
 
         Parameters
         ----------
-        parameters : the shared and group arrays, in the order of ``shared_names``
-        config : ``server-round`` is read
+        parameters : list of ndarray
+            The shared and group arrays, in the order of ``shared_names``.
+        config : dict of str to object
+            ``server-round`` is read.
 
         Returns
         -------
-        the trained shared and group arrays; the number of training examples; ``train-loss``
-        (NaN without a step) and ``partition-id``; where the quality of the data is known,
-        ``missing-rate``, ``reliability`` (the mean over the features) and ``effective-examples``
+        tuple of list of ndarray, int and dict
+            The trained shared and group arrays; the number of training examples; ``train-loss``
+            (NaN without a step) and ``partition-id``; where the quality of the data is known,
+            ``missing-rate``, ``reliability`` (the mean over the features) and
+            ``effective-examples``.
 
         Raises
         ------
@@ -175,18 +179,21 @@ class PersonalClient(LocalClient):
 
         Parameters
         ----------
-        parameters : the shared and group arrays, in the order of ``shared_names``
-        config : ``server-round`` and ``num-server-rounds`` are read, to fine-tune after the last;
+        parameters : list of ndarray
+            The shared and group arrays, in the order of ``shared_names``.
+        config : dict of str to object
+            ``server-round`` and ``num-server-rounds`` are read, to fine-tune after the last;
             ``adaptation-examples`` and ``adaptation-steps`` where the client was not trained with
-            the others
+            the others.
 
         Returns
         -------
-        test loss; number of test examples; the task's scores, such as ``accuracy``;
-        ``validation-loss`` and the same scores as ``validation-accuracy`` (NaN without validation
-        examples, :attr:`FineTuned.validation` after fine-tuning); ``partition-id``; what the
-        method reports, such as ``fine-tuning-epochs``; of a stream ``phase``, the phase at hand,
-        and the score on each phase, such as ``accuracy-phase-0``
+        tuple of float, int and dict
+            Test loss; number of test examples; the task's scores, such as ``accuracy``;
+            ``validation-loss`` and the same scores as ``validation-accuracy`` (NaN without
+            validation examples, :attr:`FineTuned.validation` after fine-tuning); ``partition-id``;
+            what the method reports, such as ``fine-tuning-epochs``; of a stream ``phase``, the
+            phase at hand, and the score on each phase, such as ``accuracy-phase-0``.
         """
         server_round = int(config.get(SERVER_ROUND, 0))
         about, validation = self._prepare(parameters, config)
@@ -211,12 +218,15 @@ class PersonalClient(LocalClient):
 
         Parameters
         ----------
-        parameters, config : as in :meth:`evaluate`
-        num_classes : number of classes
+        parameters, config : list of ndarray and dict of str to object
+            As in :meth:`evaluate`.
+        num_classes : int
+            Number of classes.
 
         Returns
         -------
-        of ``"test"`` and of ``"validation"`` examples
+        dict of str to Predictions
+            Of ``"test"`` and of ``"validation"`` examples.
 
         Raises
         ------
@@ -248,15 +258,17 @@ class PersonalClient(LocalClient):
 
         Parameters
         ----------
-        config : ``properties``, the comma-separated names wanted; all by default.
-            ``server-round`` is read for ``personal-round``
+        config : dict of str to object
+            ``properties``, the comma-separated names wanted; all by default. ``server-round`` is
+            read for ``personal-round``.
 
         Returns
         -------
-        Among ``partition-id``, ``num-examples`` (training), ``classes`` (labels among the
-        training examples, such as ``"0,3,7"``), ``shared`` and ``personal`` (names of arrays),
-        ``personal-round`` (when this run last kept personal parameters, before the round at hand;
-        0 for never), and what the client was given as ``properties``.
+        dict
+            Among ``partition-id``, ``num-examples`` (training), ``classes`` (labels among the
+            training examples, such as ``"0,3,7"``), ``shared`` and ``personal`` (names of arrays),
+            ``personal-round`` (when this run last kept personal parameters, before the round at
+            hand; 0 for never), and what the client was given as ``properties``.
 
         Raises
         ------
@@ -287,7 +299,8 @@ class PersonalClient(LocalClient):
 
         Returns
         -------
-        training loss; what is to be kept, as ``<part>/<name>``
+        tuple of float and dict of str to Tensor
+            Training loss; what is to be kept, as ``<part>/<name>``.
         """
         with self.random(current.number, "train"):
             loss = self.train_model(self.proximal_terms())
@@ -298,8 +311,9 @@ class PersonalClient(LocalClient):
 
         Returns
         -------
-        what is to be reported of it; the validation score of something that was chosen on
-        validation examples
+        tuple of dict and Evaluation or None
+            What is to be reported of it; the validation score of something that was chosen on
+            validation examples.
         """
         if self.fine_tuning is None:
             return {}, None

@@ -39,10 +39,14 @@ class Phase:
 
     Attributes
     ----------
-    trains : scopes whose parameters move; everything else is frozen, buffers included
-    epochs : passes over the client's training data
-    steps : if positive, this many minibatches instead of ``epochs``
-    repeats : steps on every minibatch (pFedMe takes several)
+    trains : frozenset of Scope, default EVERYTHING
+        Scopes whose parameters move; everything else is frozen, buffers included.
+    epochs : int, default 1
+        Passes over the client's training data.
+    steps : int, default 0
+        If positive, this many minibatches instead of ``epochs``.
+    repeats : int, default 1
+        Steps on every minibatch (pFedMe takes several).
     """
 
     trains: frozenset[Scope] = EVERYTHING
@@ -89,8 +93,10 @@ class TrainingResult:
 
     Attributes
     ----------
-    loss : mean data loss over the batches of the last phase that took a step, NaN without steps
-    steps : optimizer steps over all phases
+    loss : float
+        Mean data loss over the batches of the last phase that took a step, NaN without steps.
+    steps : int
+        Optimizer steps over all phases.
     """
 
     loss: float

@@ -48,15 +48,18 @@ class ClusteredClient(PersonalClient):
 
         Parameters
         ----------
-        parameters : the shared and group arrays, in the order of ``shared_names``
-        config : ``projection-size`` and ``projection-seed`` are read, and ``adaptation-examples``:
-            how many examples to use (-1, all, by default)
+        parameters : list of ndarray
+            The shared and group arrays, in the order of ``shared_names``.
+        config : dict of str to object
+            ``projection-size`` and ``projection-seed`` are read, and ``adaptation-examples``: how
+            many examples to use (-1, all, by default).
 
         Returns
         -------
-        the vector, projected if so asked; the number of examples it is made of;
-        ``gradient-reliability``, the cosine of the gradients of two halves of the examples (NaN
-        below 4 examples, or where a half has none), and ``partition-id``
+        tuple of ndarray, int and dict
+            The vector, projected if so asked; the number of examples it is made of;
+            ``gradient-reliability``, the cosine of the gradients of two halves of the examples (NaN
+            below 4 examples, or where a half has none), and ``partition-id``.
 
         Raises
         ------
@@ -82,15 +85,18 @@ class ClusteredClient(PersonalClient):
 
         Parameters
         ----------
-        candidates : the shared and group arrays of each model, in the order of ``shared_names``
-        config : ``loss-examples`` is read, ``train`` (by default) or ``validation``, and
+        candidates : sequence of list of ndarray
+            The shared and group arrays of each model, in the order of ``shared_names``.
+        config : dict of str to object
+            ``loss-examples`` is read, ``train`` (by default) or ``validation``, and
             ``adaptation-examples``: how many of the training examples to use (-1, all, by default);
             with that the client's own part is its first one; else it is that of before
-            ``server-round``
+            ``server-round``.
 
         Returns
         -------
-        mean losses; the number of examples they are on; ``partition-id``
+        tuple of list of float, int and dict
+            Mean losses; the number of examples they are on; ``partition-id``.
 
         Raises
         ------

@@ -35,9 +35,12 @@ def prior_parameters(
 
     Parameters
     ----------
-    model : module
-    rule : see :mod:`clients.scopes`
-    scopes : scope of every state-dict entry; shared by default
+    model : Module
+        The network.
+    rule : str
+        See :mod:`clients.scopes`.
+    scopes : mapping of str to Scope, optional
+        Scope of every state-dict entry; shared by default.
 
     Raises
     ------
@@ -86,11 +89,14 @@ class HierarchicalBayesClient(PersonalClient):
 
     Parameters
     ----------
-    model, scopes, args, kwargs : as in :class:`PersonalClient`; what has a prior must be shared.
-        ``proximal_rules`` act on the rest only
-    prior : rule, see :mod:`clients.scopes`: what has a prior. Buffers in it are shared
-    posterior_samples : predictions are averaged over so many draws of the posterior; 0 for the
-        prediction of its mean
+    model, scopes, args, kwargs
+        As in :class:`PersonalClient`; what has a prior must be shared. ``proximal_rules`` act on
+        the rest only.
+    prior : str, default "head"
+        Rule, see :mod:`clients.scopes`: what has a prior. Buffers in it are shared.
+    posterior_samples : int, default 0
+        Predictions are averaged over so many draws of the posterior; 0 for the prediction of its
+        mean.
 
     Raises
     ------

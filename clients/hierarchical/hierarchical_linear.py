@@ -59,9 +59,11 @@ class HierarchicalLinearClient(LinearClient):
 
     Parameters
     ----------
-    args, kwargs : as in :class:`PersonalClient`, with nothing personal in ``scopes``; schedule and
-        optimization have no use
-    protocol : ``"iterative"`` or ``"one-shot"``, as the server has it
+    args, kwargs
+        As in :class:`PersonalClient`, with nothing personal in ``scopes``; schedule and
+        optimization have no use.
+    protocol : {"iterative", "one-shot"}, default "iterative"
+        As the server has it.
 
     Raises
     ------

@@ -49,10 +49,14 @@ class LifelongClient(LocalModelClient):
 
     Parameters
     ----------
-    args, kwargs : as in :class:`PersonalClient`; ``mu`` is the strength of its ``proximal_rules``
-    lambda_ : ``lambda >= 0``; at infinity what matters to old tasks at all (``F_j > 0``) stays
-    fisher_decay : in [0, 1], what is left of the old Fisher information at a change
-    fisher_samples : as in :func:`clients.inference.fisher.fisher_diagonal`; 0 is exact
+    args, kwargs
+        As in :class:`PersonalClient`; ``mu`` is the strength of its ``proximal_rules``.
+    lambda_ : float, default 1.0
+        ``lambda >= 0``; at infinity what matters to old tasks at all (``F_j > 0``) stays.
+    fisher_decay : float, default 1.0
+        In [0, 1], what is left of the old Fisher information at a change.
+    fisher_samples : int, default 0
+        As in :func:`clients.inference.fisher.fisher_diagonal`; 0 is exact.
     task_id : number of the task that the examples at hand belong to, where the data announce it;
         None: the client finds out by itself. It compares the losses of its own model on the
         examples at hand, before it is trained on them, with those on its validation examples (its
@@ -175,7 +179,7 @@ class LifelongClient(LocalModelClient):
         return {"tasks": int(current.before.arrays.get(TASKS, 1)) if current.before else 1}, None
 
     def adaptation(self) -> tuple[frozenset[Scope], list[ProximalTerm]]:
-        """An unseen client takes the received model as its own, and trains it near the group."""
+        """Let an unseen client start from the received model and train it near the group."""
         return EVERYTHING, self.proximal_terms()
 
     def kept_spec(self) -> Spec:

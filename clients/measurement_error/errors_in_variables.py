@@ -38,9 +38,12 @@ class Calibrated(nn.Module):
 
     Parameters
     ----------
-    model : takes true values
-    matrix : ``(d, d)`` of the calibration ``E[X | W] = mean + matrix (W - mean)``
-    mean : ``(d,)``
+    model : Module
+        Takes true values.
+    matrix : ndarray
+        ``(d, d)`` of the calibration ``E[X | W] = mean + matrix (W - mean)``.
+    mean : ndarray
+        ``(d,)``.
     """
 
     def __init__(self, model: nn.Module, matrix: Floats, mean: Floats) -> None:

@@ -31,8 +31,10 @@ class Mixture(nn.Module):
 
     Parameters
     ----------
-    shared, own : ``w`` and ``v``
-    alpha : 0-dimensional tensor, weight of ``v``
+    shared, own : Module
+        ``w`` and ``v``.
+    alpha : Tensor
+        0-dimensional tensor, weight of ``v``.
     """
 
     def __init__(self, shared: nn.Module, own: nn.Module, alpha: Tensor) -> None:
@@ -78,9 +80,11 @@ class APFLClient(LocalModelClient):
 
     Parameters
     ----------
-    args, kwargs : as in :class:`PersonalClient`
-    mixing : ``alpha``, weight of the own model, in [0, 1]; None: it adapts, from 0.5
-        on. A gradient clip bounds the gradients of both models together
+    args, kwargs
+        As in :class:`PersonalClient`.
+    mixing : float, optional
+        ``alpha``, weight of the own model, in [0, 1]; None: it adapts, from 0.5 on. A gradient clip
+        bounds the gradients of both models together.
 
     Raises
     ------
@@ -138,7 +142,7 @@ class APFLClient(LocalModelClient):
         return {}, None  # alpha is personal: it is not reported
 
     def adaptation(self) -> tuple[frozenset[Scope], list[ProximalTerm]]:
-        """An unseen client trains the mixture, unless the weight is 0."""
+        """Let an unseen client train the mixture, unless the weight is 0."""
         return frozenset() if self.mixing == 0.0 else EVERYTHING, []
 
     def _alpha(self, before: Snapshot | None) -> float:

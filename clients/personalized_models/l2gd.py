@@ -32,10 +32,12 @@ class L2GDClient(MRMTLClient):
 
     Parameters
     ----------
-    args, kwargs : as in :class:`MRMTLClient`; of ``schedule`` nothing is used, since the
-        coins decide the number of steps
-    averaging_probability : p in (0, 1); 1 / p is the expected number of local steps a round.
-        None: :func:`fitting_probability`, with which hardly any strength is too large
+    args, kwargs
+        As in :class:`MRMTLClient`; of ``schedule`` nothing is used, since the coins decide the
+        number of steps.
+    averaging_probability : float, optional
+        ``p`` in (0, 1); ``1 / p`` is the expected number of local steps a round. None:
+        :func:`fitting_probability`, with which hardly any strength is too large.
 
     Raises
     ------

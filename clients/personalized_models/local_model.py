@@ -21,10 +21,11 @@ class LocalModelClient(PersonalClient):
 
     Parameters
     ----------
-    args, kwargs : as in :class:`PersonalClient`, with nothing personal in ``scopes``: the whole
-        own model is
-    participation : share of the clients that take part in a round, in (0, 1]; where own models are
-        what is sent, their mean needs it
+    args, kwargs
+        As in :class:`PersonalClient`, with nothing personal in ``scopes``: the whole own model is.
+    participation : float, default 1.0
+        Share of the clients that take part in a round, in (0, 1]; where own models are what is
+        sent, their mean needs it.
 
     Raises
     ------

@@ -33,13 +33,16 @@ class MRMTLClient(LocalModelClient):
 
     Parameters
     ----------
-    args, kwargs : as in :class:`LocalModelClient`; ``proximal_rules`` act where the shared model is
-        trained, which is in Ditto, and at infinity
-    lambda_ : ``lambda >= 0``, infinity included; or several candidates, ascending: then the
-        client keeps a model for each of them (time and state grow alike) and uses the one that
-        is best on its own validation examples. The choice is reported as metric ``lambda``.
-        At infinity what is kept is the shared model
-    tau : instead of ``lambda_``: it becomes :func:`strength_for` the client's examples
+    args, kwargs
+        As in :class:`LocalModelClient`; ``proximal_rules`` act where the shared model is trained,
+        which is in Ditto, and at infinity.
+    lambda_ : float or sequence of float, optional
+        ``lambda >= 0``, infinity included; or several candidates, ascending: then the client keeps
+        a model for each of them (time and state grow alike) and uses the one that is best on its
+        own validation examples. The choice is reported as metric ``lambda``. At infinity what is
+        kept is the shared model.
+    tau : float, optional
+        Instead of ``lambda_``: it becomes :func:`strength_for` the client's examples.
 
     Raises
     ------
@@ -133,7 +136,7 @@ class MRMTLClient(LocalModelClient):
         return {"lambda": chosen[0]}, choice.validation if choice else None
 
     def adaptation(self) -> tuple[frozenset[Scope], list[ProximalTerm]]:
-        """An unseen client starts from the received model and trains it under the proximal term."""
+        """Let an unseen client start from the received model, and train it near that."""
         if math.isinf(self.default_lambda):
             return frozenset(), []
         return EVERYTHING, [self._proximal_term(self._values(), self.default_lambda)]

@@ -21,9 +21,12 @@ class PFedMeClient(MRMTLClient):
 
     Parameters
     ----------
-    args, kwargs : as in :class:`MRMTLClient`
-    inner_steps : K, steps on every minibatch
-    outer_learning_rate : eta
+    args, kwargs
+        As in :class:`MRMTLClient`.
+    inner_steps : int, default 5
+        K, steps on every minibatch.
+    outer_learning_rate : float, default 0.01
+        ``eta``.
 
     Raises
     ------

@@ -54,14 +54,24 @@ class ThresholdClient(NumPyClient):
 
     Parameters
     ----------
-    client : any classifier
-    rule : name in :data:`clients.thresholds.rules.RULES`, whose thresholds are kept
-    objective : what thresholds are to be good at
-    num_classes : number of classes, at least 2
+    client : PersonalClient
+        Any that predicts classes.
+    rule : str
+        Name in :data:`clients.thresholds.rules.RULES`, whose thresholds are kept.
+    objective : Objective
+        What thresholds are to be good at.
+    num_classes : int
+        Number of classes, at least 2.
 
     Attributes
     ----------
-    shared_names : as the client's
+    shared_names : list of str
+        As the client's.
+
+    Raises
+    ------
+    ArgumentError
+        If there are fewer than 2 classes, or no such rule.
     """
 
     def __init__(
@@ -82,15 +92,18 @@ class ThresholdClient(NumPyClient):
 
         Parameters
         ----------
-        parameters : in the order of ``shared_names``
-        config : as in :meth:`PersonalClient.evaluate`, and ``threshold``: ``count`` or ``choose``;
-            the latter comes with ``threshold-histogram``, ``threshold-spreads`` and
-            ``threshold-weights`` of the fleet
+        parameters : list of ndarray
+            In the order of ``shared_names``.
+        config : dict of str to object
+            As in :meth:`PersonalClient.evaluate`, and ``threshold``: ``count`` or ``choose``; the
+            latter comes with ``threshold-histogram``, ``threshold-spreads`` and
+            ``threshold-weights`` of the fleet.
 
         Returns
         -------
-        loss and number of validation examples (``count``) or of test examples (``choose``);
-        ``partition-id``, and ``threshold-histogram`` or the scores of every rule
+        tuple of float, int and dict
+            Loss and number of validation examples (``count``) or of test examples (``choose``);
+            ``partition-id``, and ``threshold-histogram`` or the scores of every rule.
 
         Raises
         ------
@@ -210,8 +223,10 @@ def decide(chances: Floats, thresholds: Sequence[float]) -> NDArray[np.int64]:
 
     Parameters
     ----------
-    chances : ``(N, K)`` probabilities of the classes
-    thresholds : one for two classes, K for K more
+    chances : ndarray
+        ``(N, K)`` probabilities of the classes.
+    thresholds : sequence of float
+        One for two classes, K for K more.
     """
     if chances.shape[1] == 2:
         return (chances[:, 1] >= thresholds[0]).astype(np.int64)

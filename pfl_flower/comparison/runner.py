@@ -25,8 +25,10 @@ class Job:
 
     Attributes
     ----------
-    label : for people
-    rounds : rounds that it will play
+    label : str
+        For people.
+    rounds : int
+        Rounds that it will play.
     """
 
     label: str
@@ -51,15 +53,21 @@ def run_jobs(
 
     Parameters
     ----------
-    jobs : what to run
-    workers : number of processes; 1 for this one
-    title : of the display
-    console : to draw on; standard error by default
-    listen : called with the news of every round, in this process
+    jobs : sequence of Job
+        What to run.
+    workers : int
+        Number of processes; 1 for this one.
+    title : str
+        Of the display.
+    console : Console, optional
+        To draw on; standard error by default.
+    listen : callable, optional
+        Called with the news of every round, in this process.
 
     Yields
     ------
-    place among ``jobs`` and what it returned, as each one ends
+    iterator of tuple of int and object
+        Place among ``jobs`` and what it returned, as each one ends.
     """
     if not jobs:
         return

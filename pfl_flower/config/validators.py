@@ -182,8 +182,8 @@ def convert(name: str, value: Any, item: Field[Any]) -> Any:
         The key, with hyphens.
     value : object
         What was given.
-    item : dataclasses.Field
-        Made by :func:`key`.
+    item : Field
+        Dataclasses.Field Made by :func:`key`.
 
     Raises
     ------

@@ -111,8 +111,7 @@ def write(folder: Path, runs: Sequence[MethodRun]) -> None:
     :func:`write_groups` writes, of those that report shrinkage what :func:`write_shrinkage` does,
     of those with decision thresholds what :func:`write_thresholds` does,
     of one with a hypernetwork ``hypernetwork.safetensors`` (the first method's) and
-    ``metadata.csv``, what every client reported of itself. Each file is
-    written whole or not at all.
+    ``metadata.csv``, what clients reported. Each file is written whole or not at all.
     """
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / "config.json", runs[0].config.dump())

@@ -50,14 +50,19 @@ def adapt_unseen(
 
     Parameters
     ----------
-    strategy, grid, config : of the method
-    arrays : final shared arrays
-    about : config of every message
-    nodes : ids of the unseen clients' nodes
+    strategy, grid, config : PartialAveraging, Grid and RunConfig
+        Of the method.
+    arrays : ArrayRecord
+        Final shared arrays.
+    about : dict of str to object
+        Config of every message.
+    nodes : list of int
+        Ids of the unseen clients' nodes.
 
     Returns
     -------
-    number of local examples (:data:`LOCAL_EXAMPLES`) -> reports of the evaluation
+    dict of int to list of ClientReport
+        Number of local examples (:data:`LOCAL_EXAMPLES`) -> reports of the evaluation.
     """
     reports = {}
     for examples in LOCAL_EXAMPLES if nodes else ():

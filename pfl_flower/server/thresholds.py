@@ -41,13 +41,17 @@ def let_threshold(
 
     Parameters
     ----------
-    strategy, grid, config : of the method
-    arrays : final shared arrays
-    about : config of every message
+    strategy, grid, config : PartialAveraging, Grid and RunConfig
+        Of the method.
+    arrays : ArrayRecord
+        Final shared arrays.
+    about : mapping of str to object
+        Config of every message.
 
     Returns
     -------
-    reports of an evaluation after the last round, with the metrics ``<score>-<rule>``
+    list of ClientReport
+        Reports of an evaluation after the last round, with the metrics ``<score>-<rule>``.
     """
     if config.threshold is None:
         return []

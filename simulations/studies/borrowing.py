@@ -76,8 +76,10 @@ def scaled(truth: Truth, mean: float, deviation: float) -> tuple[Prior, Floats]:
 
     Parameters
     ----------
-    truth : in the units of the raw targets
-    mean, deviation : that were taken from, and divided into, the raw targets
+    truth : Truth
+        In the units of the raw targets.
+    mean, deviation : float
+        That were taken from, and divided into, the raw targets.
     """
     intercept = np.zeros_like(truth.mean)
     intercept[-1] = mean

@@ -58,7 +58,8 @@ def measure(run: MethodRun) -> Measures:
 
     Returns
     -------
-    ``unseen clients``: start -> (examples, steps) -> mean score over the unseen clients
+    Measures
+        ``unseen clients``: start -> (examples, steps) -> mean score over the unseen clients.
     """
     if not run.unseen:
         return {}

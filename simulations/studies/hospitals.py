@@ -59,7 +59,8 @@ def predicted(run: MethodRun) -> list[Known]:
 
     Parameters
     ----------
-    run : of FedAvg, whose model is in its arrays as a whole
+    run : MethodRun
+        Of FedAvg, whose model is in its arrays as a whole.
     """
     config, data = run.config, federation(run.config.data, run.num_clients)
     model, _ = initial_model(config.architecture, config.seed)
@@ -80,8 +81,10 @@ def thresholds_used(run: MethodRun, known: Sequence[Known]) -> list[dict[str, fl
 
     Parameters
     ----------
-    run : of FedAvg
-    known : from :func:`predicted`
+    run : MethodRun
+        Of FedAvg.
+    known : sequence of Known
+        From :func:`predicted`.
     """
     config = run.config
     scored = [one_against_rest(validation)[0] for _, validation, _ in known]

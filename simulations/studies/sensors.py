@@ -126,9 +126,12 @@ def tier_accuracy(outcome: Outcome, arm: str, tier: int) -> Floats:
 
     Parameters
     ----------
-    outcome : of the study
-    arm : its name
-    tier : number of the tier; the best is 0
+    outcome : Outcome
+        Of the study.
+    arm : str
+        Its name.
+    tier : int
+        Number of the tier; the best is 0.
     """
     found = []
     for result in outcome.of(arm):

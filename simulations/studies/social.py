@@ -73,9 +73,10 @@ def measure(run: MethodRun) -> Measures:
 
     Returns
     -------
-    ``edges``: connections that are kept and dropped, in all; ``groups``, of methods with groups:
-    that of each client; ``adapters`` of each client and ``means`` of each community, where all that
-    is not shared by everybody is the community's
+    Measures
+        ``edges``: connections that are kept and dropped, in all; ``groups``, of methods with
+        groups: that of each client; ``adapters`` of each client and ``means`` of each community,
+        where all that is not shared by everybody is the community's.
     """
     found: dict[str, Any] = {"edges": run.edges}
     if run.grouping is None:
@@ -215,8 +216,10 @@ def draw_communities(outcome: Outcome, folder: Path, names: Sequence[str]) -> No
 
     Parameters
     ----------
-    outcome, folder : what is drawn, and where to
-    names : of the arms
+    outcome, folder : Outcome and Path
+        What is drawn, and where to.
+    names : sequence of str
+        Of the arms.
     """
     communities = sorted({true_community(client) for client in range(NUM_CLIENTS)})
     bars = {
@@ -248,8 +251,10 @@ def draw_bytes(outcome: Outcome, folder: Path, names: Sequence[str], title: str)
 
     Parameters
     ----------
-    outcome, folder, names : as in :func:`draw_communities`
-    title : over the picture
+    outcome, folder, names : Outcome, Path and sequence of str
+        As in :func:`draw_communities`.
+    title : str
+        Over the picture.
     """
     traffic = {name: outcome.of(name)[0].summary["bytes_per_round"] for name in names}
     sent = {name: [t["down"] / 1e3, t["up"] / 1e3] for name, t in traffic.items()}

@@ -42,24 +42,25 @@ class CFL(GroupAveraging):
 
     Parameters
     ----------
-    mean_below : float (default: 0.4)
+    mean_below : float, default 0.4
         A group is split when the length of its mean update is below this part of the median
         length of its members' updates (the paper's first threshold).
-    median_above : float (default: 0.8)
+    median_above : float, default 0.8
         And when the median length of its members' updates is above this part of that of everybody
         in round 1: they would still move. (The paper's second threshold is on the longest update,
         which one wild client can keep long for ever.) Two equal groups whose optima lie at right
         angles settle at 0.71; and a group far larger than the others, which decides the median,
         lower still: lower it there.
-    across_below : float (default: 0.0)
+    across_below : float, default 0.0
         And when the mean cosine of updates across the split is below this: the halves' updates
         point against each other, as those of different optima do where the joint model stands
         still.
-    first_split : int (default: 3)
+    first_split : int, default 3
         The first round after which a group may be split.
-    projection_size : int (default: 1024)
+    projection_size : int, default 1024
         Length of the random projection of updates that is kept.
-    others : as in :class:`GroupAveraging`; ``parameter_names`` are needed
+    others
+        As in :class:`GroupAveraging`; ``parameter_names`` are needed.
 
     Raises
     ------

@@ -47,9 +47,12 @@ class Signature(NamedTuple):
 
     Attributes
     ----------
-    values : its gradient at the common start, perhaps projected
-    examples : that it is the mean of
-    reliability : cosine of the gradients of two halves of them; NaN if unknown
+    values : ndarray
+        Its gradient at the common start, perhaps projected.
+    examples : int
+        That it is the mean of.
+    reliability : float
+        Cosine of the gradients of two halves of them; NaN if unknown.
     """
 
     values: NDArray[Any]
@@ -76,14 +79,15 @@ class GradientClusters(GroupAveraging):
     ----------
     rules : ClusteringRules
         How clusters are found.
-    projection_size : int (default: 8192)
+    projection_size : int, default 8192
         Length of the random projection of gradients that is sent; 0 for all of it.
-    revise_every : int (default: 0)
+    revise_every : int, default 0
         After so many rounds each (0: never), every client is asked how good each cluster's model is
         on its validation examples, and moves where the loss is below ``margin`` times its own.
-    margin : float in (0, 1] (default: 0.8)
+    margin : float in (0, 1], default 0.8
         See there.
-    others : as in :class:`GroupAveraging`
+    others
+        As in :class:`GroupAveraging`.
 
     Raises
     ------
@@ -214,12 +218,7 @@ class GradientClusters(GroupAveraging):
         for reply in replies:
             values = reply.views.get(GRADIENT)
             if reply.weight < 1:
-                log(
-                    WARNING,
-                    "Node %d reports a gradient of %g examples",
-                    reply.node_id,
-                    reply.weight,
-                )
+                log(WARNING, "Node %d: a gradient of %g examples", reply.node_id, reply.weight)
                 continue
             if words := _unusable(values, max(lengths, key=lambda n: (lengths[n], n), default=0)):
                 log(WARNING, "Node %d reports no gradient: %s", reply.node_id, words)
@@ -272,9 +271,7 @@ class GradientClusters(GroupAveraging):
             group = self.groups.get(client, NO_GROUP)
             if group not in losses:
                 continue  # it is like no cluster
-            own = losses[group]
-            best = lowest_of(losses)
-            if losses[best] < self.margin * own:
+            if losses[best := lowest_of(losses)] < self.margin * losses[group]:
                 self.assign_client(
                     current.number, client, best, losses[best], "a lower validation loss"
                 )

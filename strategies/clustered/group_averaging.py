@@ -60,7 +60,8 @@ class GroupAveraging(PartialAveraging):
         The arrays that are averaged within groups; all by default.
     groups : mapping of int to int, optional
         A client's own number (its ``"partition-id"``) -> its group.
-    others : as in :class:`PartialAveraging`
+    others
+        As in :class:`PartialAveraging`.
 
     Raises
     ------
@@ -204,7 +205,8 @@ class GroupAveraging(PartialAveraging):
 
         Returns
         -------
-        client -> that loss
+        dict of int to float
+            Client -> that loss.
         """
         if not nodes or current.config.get(ADAPTATION_EXAMPLES) == 0:
             return {}

@@ -39,11 +39,12 @@ class IFCA(GroupAveraging):
 
     Parameters
     ----------
-    clusters : int (default: 2)
+    clusters : int, default 2
         Number of models.
-    restart : int (default: 0)
+    restart : int, default 0
         Names another start. The outcome depends on it, so compare the training losses of some.
-    others : as in :class:`GroupAveraging`; ``parameter_names`` are needed with several models
+    others
+        As in :class:`GroupAveraging`; ``parameter_names`` are needed with several models.
 
     Raises
     ------

@@ -54,17 +54,18 @@ class UpdateClusters(UpdateDirections):
 
     Parameters
     ----------
-    clusters : int (default: 0)
+    clusters : int, default 0
         Number of communities; 0 to find it.
-    warm_up : int (default: 5)
+    warm_up : int, default 5
         Rounds that a client takes part in before it is put in a community, or moved.
-    revise_every : int (default: 2)
+    revise_every : int, default 2
         Rounds between revisions; 0 for none.
-    margin : float, at least 0 (default: 0.5)
+    margin : float, at least 0, default 0.5
         By how much the cosine must be higher for a move, in units of the difference between what
         it was between members and across communities when they were assigned.
-    others : as in :class:`strategies.clustered.update_directions.UpdateDirections`, and
-        :class:`GroupAveraging`
+    others
+        As in :class:`strategies.clustered.update_directions.UpdateDirections`, and
+        :class:`GroupAveraging`.
 
     Raises
     ------

@@ -33,12 +33,13 @@ class UpdateDirections(GroupAveraging):
         Arrays whose changes are compared. By default those parameters that are averaged over
         everybody, or those of groups where nothing is. Of group arrays the change is that from
         the mean over everybody.
-    memory : float in (0, 1] (default: 0.95)
+    memory : float in (0, 1], default 0.95
         Part of the sum of update directions that is kept from one round of a client to its next.
-    projection_size : int (default: 8192)
+    projection_size : int, default 8192
         Length of the random projection of directions, of which two are kept of a client; 0
         for all.
-    others : as in :class:`GroupAveraging`
+    others
+        As in :class:`GroupAveraging`.
 
     Raises
     ------

@@ -41,13 +41,17 @@ def moment_matching(
 
     Parameters
     ----------
-    before : the prior mean that clients received
-    mean : the mean of their posterior means ``theta_i``, the new prior mean
-    second_moment : the mean of ``V_i + (theta_i - before)^2``
+    before : ndarray
+        The prior mean that clients received.
+    mean : ndarray
+        The mean of their posterior means ``theta_i``, the new prior mean.
+    second_moment : ndarray
+        The mean of ``V_i + (theta_i - before)^2``.
 
     Returns
     -------
-    of the shape of all three, >= 0 (rounding could make it negative)
+    ndarray
+        Of the shape of all three, >= 0 (rounding could make it negative).
     """
     shift = mean.astype(np.float64) - before
     variance: NDArray[np.float64] = np.maximum(second_moment - np.square(shift), 0.0)
@@ -62,9 +66,12 @@ def pooled_variance(variance: NDArray[Any], count: int, weight: float) -> NDArra
 
     Parameters
     ----------
-    variance : of the parameters of one tensor, any shape
-    count : ``N >= 1``, the clients behind it
-    weight : ``k >= 0``; 0 leaves every parameter its own, infinity makes all equal
+    variance : ndarray
+        Of the parameters of one tensor, any shape.
+    count : int
+        ``N >= 1``, the clients behind it.
+    weight : float
+        ``k >= 0``; 0 leaves every parameter its own, infinity makes all equal.
     """
     if not variance.size:
         return variance.astype(np.float64)
@@ -90,11 +97,15 @@ class HierarchicalBayes(PartialAveraging):
 
     Parameters
     ----------
-    args, kwargs : as in :class:`PartialAveraging`
-    prior_names : the parameters that have a prior
-    prior_variance : > 0, the first variance of every one. Expectation maximization leaves small
-        variances slowly, so start with a large one
-    prior_weight : pseudo-count >= 0, see :func:`pooled_variance`
+    args, kwargs
+        As in :class:`PartialAveraging`.
+    prior_names : collection of str
+        The parameters that have a prior.
+    prior_variance : float, default 1.0
+        > 0, the first variance of every one. Expectation maximization leaves small variances
+        slowly, so start with a large one.
+    prior_weight : float, default 10.0
+        Pseudo-count >= 0, see :func:`pooled_variance`.
 
     Raises
     ------

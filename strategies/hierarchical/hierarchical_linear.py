@@ -56,7 +56,8 @@ def first_prior(mean: Floats) -> Prior:
 
     Parameters
     ----------
-    mean : ``(d,)``
+    mean : ndarray
+        ``(d,)``.
     """
     size = len(mean)
     covariance = START_VARIANCE * np.eye(size)
@@ -77,10 +78,14 @@ class HierarchicalLinear(PartialAveraging):
 
     Parameters
     ----------
-    args, kwargs : as in :class:`PartialAveraging`; clients weigh the same whatever ``weighting`` is
-    protocol : one of :data:`PROTOCOLS`; the client must use the same
-    covariance : ``"full"``, ``"diagonal"`` or ``"isotropic"``
-    restricted : False for plain maximum likelihood, which takes the prior's mean for known
+    args, kwargs
+        As in :class:`PartialAveraging`; clients weigh the same whatever ``weighting`` is.
+    protocol : {"iterative", "one-shot"}, default "iterative"
+        One of :data:`PROTOCOLS`; the client must use the same.
+    covariance : str, default "full"
+        ``"full"``, ``"diagonal"`` or ``"isotropic"``.
+    restricted : bool, default True
+        False for plain maximum likelihood, which takes the prior's mean for known.
 
     Raises
     ------

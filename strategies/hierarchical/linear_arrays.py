@@ -83,9 +83,12 @@ def check_declared(arrays: Arrays, examples: float, protocol: str = "iterative")
 
     Parameters
     ----------
-    arrays : of its reply, in the shapes of a prior
-    examples : its number of examples, as it says beside them
-    protocol : one of :data:`PROTOCOLS`
+    arrays : mapping of str to ndarray
+        Of its reply, in the shapes of a prior.
+    examples : float
+        Its number of examples, as it says beside them.
+    protocol : str, default "iterative"
+        One of :data:`PROTOCOLS`.
 
     Raises
     ------

@@ -49,19 +49,20 @@ class PFedHN(PartialAveraging):
     ----------
     parameter_names : collection of str
         The arrays that are generated.
-    use_metadata : bool (default: True)
+    use_metadata : bool, default True
         Whether clients are asked for metadata.
-    server_learning_rate : float (default: 0.01)
+    server_learning_rate : float, default 0.01
         Of Adam.
-    embedding_size, hidden_size : int (default: 64)
+    embedding_size, hidden_size : int, default 64
         See :class:`Hypernetwork`.
-    weight_decay : float (default: 1.0)
+    weight_decay : float, default 1.0
         Of the network, decoupled; times the learning rate it is what a step takes off its weights.
-    free_decay : float (default: 0.001)
+    free_decay : float, default 0.001
         Decay of free parts to zero, beside metadata.
-    free_dropout : float in [0, 1) (default: 0.3)
+    free_dropout : float in [0, 1), default 0.3
         How often the free part of a client is left out in a round of training, beside metadata.
-    others : as in :class:`PartialAveraging`
+    others
+        As in :class:`PartialAveraging`.
 
     Raises
     ------
@@ -86,17 +87,14 @@ class PFedHN(PartialAveraging):
     ) -> None:
         super().__init__(*args, parameter_names=parameter_names, **kwargs)
         if self.server_momentum:
-            wanted = "0: the hypernetwork is trained by Adam"
-            raise ArgumentError("server_momentum", self.server_momentum, wanted)
+            raise ArgumentError("server_momentum", self.server_momentum, "0, as Adam is used")
         if not 0 < server_learning_rate < math.inf:
-            wanted = "above 0 and finite"
-            raise ArgumentError("server_learning_rate", server_learning_rate, wanted)
+            raise ArgumentError("server_learning_rate", server_learning_rate, "above 0, finite")
         for name, size in (("embedding_size", embedding_size), ("hidden_size", hidden_size)):
             if size < 1:
                 raise ArgumentError(name, size, "at least 1")
         if not 0.0 <= weight_decay * server_learning_rate < 1.0:
-            wanted = "at least 0 and below 1 / server_learning_rate"
-            raise ArgumentError("weight_decay", weight_decay, wanted)
+            raise ArgumentError("weight_decay", weight_decay, "in [0, 1 / server_learning_rate)")
         if not 0.0 <= free_dropout < 1.0:
             raise ArgumentError("free_dropout", free_dropout, "in [0, 1)")
         if not 0.0 <= free_decay < math.inf:
@@ -210,9 +208,12 @@ class PFedHN(PartialAveraging):
 
         Parameters
         ----------
-        grid, server_round, arrays, config, nodes, timeout : as in :meth:`evaluate_nodes`
-        rounds : of training
-        learning_rate : of Adam
+        grid, server_round, arrays, config, nodes, timeout
+            As in :meth:`evaluate_nodes`.
+        rounds : int, default 5
+            Of training.
+        learning_rate : float, default 0.05
+            Of Adam.
         """
         current = Round(server_round, "train", arrays, config, grid, list(nodes))
         self.round = current

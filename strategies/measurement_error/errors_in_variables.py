@@ -70,7 +70,8 @@ class ErrorsInVariables(PartialAveraging):
 
     Parameters
     ----------
-    args, kwargs : as in :class:`PartialAveraging`; examples count alike whatever ``weighting`` is
+    args, kwargs
+        As in :class:`PartialAveraging`; examples count alike whatever ``weighting`` is.
 
     Raises
     ------

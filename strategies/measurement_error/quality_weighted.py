@@ -38,8 +38,10 @@ def reported_quality(metrics: Mapping[str, Any], examples: float) -> tuple[float
 
     Parameters
     ----------
-    metrics : of its reply
-    examples : its number of examples
+    metrics : mapping of str to object
+        Of its reply.
+    examples : float
+        Its number of examples.
 
     Raises
     ------
@@ -69,13 +71,16 @@ def bounded(weights: ArrayLike, largest: float) -> Floats:
 
     Parameters
     ----------
-    weights : ``(N,)``, finite and not negative, at least one above zero
-    largest : the bound; where it is below ``1 / N``, N the number of weights above zero, all of
-        these have the same share
+    weights : array_like
+        ``(N,)``, finite and not negative, at least one above zero.
+    largest : float
+        The bound; where it is below ``1 / N``, N the number of weights above zero, all of these
+        have the same share.
 
     Returns
     -------
-    ``(N,)`` float64, of sum 1
+    ndarray
+        ``(N,)`` float64, of sum 1.
 
     Raises
     ------
@@ -115,8 +120,8 @@ def update_length(views: Mapping[str, NDArray[Any]], sent: Mapping[str, NDArray[
 
     Parameters
     ----------
-    views, sent : arrays of the same shapes by name; those of ``views`` that were not sent do not
-        count
+    views, sent : mapping of str to ndarray
+        Arrays of the same shapes by name; those of ``views`` that were not sent do not count.
     """
     with np.errstate(over="ignore"):  # beyond all bounds is too long, too
         squares = [
@@ -135,12 +140,15 @@ def clip_factors(lengths: ArrayLike, clip: float) -> Floats:
 
     Parameters
     ----------
-    lengths : ``(N,)`` of the updates
-    clip : above zero
+    lengths : array_like
+        ``(N,)`` of the updates.
+    clip : float
+        Above zero.
 
     Returns
     -------
-    ``(N,)`` float64, in 0 to 1
+    ndarray
+        ``(N,)`` float64, in 0 to 1.
     """
     values = np.asarray(lengths, dtype=np.float64)
     bound = clip * np.median(values)
@@ -169,10 +177,14 @@ class QualityWeighted(PartialAveraging):
 
     Parameters
     ----------
-    args, kwargs : as in :class:`PartialAveraging`
-    largest_share : in (0, 1]; None for :data:`TIMES_EQUAL` times an equal share
-    least_quality : clients of a lower ``(1 - missing) * reliability`` have no weight, in [0, 1]
-    update_clip : how many times the median length an update may have; 0 for any length
+    args, kwargs
+        As in :class:`PartialAveraging`.
+    largest_share : float, optional
+        In (0, 1]; None for :data:`TIMES_EQUAL` times an equal share.
+    least_quality : float, default 0.0
+        Clients of a lower ``(1 - missing) * reliability`` have no weight, in [0, 1].
+    update_clip : float, default 2.0
+        How many times the median length an update may have; 0 for any length.
 
     Raises
     ------
