@@ -72,7 +72,7 @@ class PersonalClient(LocalClient):
 
     =========================== ================================================================
     :meth:`train_locally`       train from what was received and kept; say what is kept
-    :meth:`personalize`         put the client's own model together, to be evaluated
+    :meth:`personalize`         put the client's local model together, to be evaluated
     :meth:`predictor`           what predicts, where that is not the network itself
     :meth:`adapt`               make the model an unseen client's own
     :meth:`adaptation`          what that trains, and under which proximal terms
@@ -307,7 +307,7 @@ class PersonalClient(LocalClient):
         return loss, self.part(PERSONAL_PART, self.personal_names)
 
     def personalize(self, current: LocalRound) -> tuple[Scalars, Evaluation | None]:
-        """Turn what was received and kept into the client's own model, to be evaluated.
+        """Turn what was received and kept into the client's local model, to be evaluated.
 
         Returns
         -------
@@ -385,7 +385,7 @@ class PersonalClient(LocalClient):
     def _prepare(
         self, parameters: NDArrays, config: Mapping[str, Any]
     ) -> tuple[Scalars, Evaluation | None]:
-        """Put the client's own model together, as it is evaluated; as :meth:`personalize`."""
+        """Put the client's local model together, as it is evaluated; as :meth:`personalize`."""
         number = int(config.get(SERVER_ROUND, 0))
         is_unseen = ADAPTATION_EXAMPLES in config
         before = self.receive(parameters, stored=not is_unseen)

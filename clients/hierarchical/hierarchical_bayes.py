@@ -189,7 +189,7 @@ class HierarchicalBayesClient(PersonalClient):
     # ------------------------------------------------------------------ evaluation
 
     def personalize(self, current: LocalRound) -> tuple[Scalars, Evaluation | None]:
-        """Put the client's own model together; as :meth:`PersonalClient.personalize`."""
+        """Put the client's local model together; as :meth:`PersonalClient.personalize`."""
         self._take_over(current.before)
         return {
             "shrinkage": self._prior.shrinkage(self._precision),

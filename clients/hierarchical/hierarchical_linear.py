@@ -133,7 +133,7 @@ class HierarchicalLinearClient(LinearClient):
             return evaluate(self.model, self.training_batches, self.task).loss, {}
 
     def personalize(self, current: LocalRound) -> tuple[Scalars, Evaluation | None]:
-        """Put the client's own model together; as :meth:`PersonalClient.personalize`."""
+        """Put the client's local model together; as :meth:`PersonalClient.personalize`."""
         found = posterior(self._moments(ALL), self._prior)
         self._put(found.mean)
         distance = float(np.linalg.norm(found.mean - self._prior.mean))

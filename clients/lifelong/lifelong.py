@@ -33,10 +33,10 @@ class LifelongClient(LocalModelClient):
 
         ``f_new(theta) + lambda/2 sum_j F_j (theta_j - theta*_j)^2 + mu/2 ||theta - theta_0||^2``
 
-    where ``theta*`` is the client's own model at the end of its last task, ``F`` the diagonal
+    where ``theta*`` is the client's local model at the end of its last task, ``F`` the diagonal
     Fisher information of its tasks so far, and ``theta_0`` what the server sent, the mean of the
     clients' models (Kirkpatrick et al. 2017, arXiv:1612.00796, eq. 3; online accumulation with
-    decay: Schwarz et al. 2018, arXiv:1805.06370). The own model is sent, to be averaged;
+    decay: Schwarz et al. 2018, arXiv:1805.06370). The local model is sent, to be averaged;
     ``theta*`` and ``F`` never leave the device. Without either term the client fine-tunes its own
     model on whatever comes.
 
@@ -58,7 +58,7 @@ class LifelongClient(LocalModelClient):
     fisher_samples : int, default 0
         As in :func:`clients.inference.fisher.fisher_diagonal`; 0 is exact.
     task_id : number of the task that the examples at hand belong to, where the data announce it;
-        None: the client finds out by itself. It compares the losses of its own model on the
+        None: the client finds out by itself. It compares the losses of its local model on the
         examples at hand, before it is trained on them, with those on its validation examples (its
         training examples, if it has none) after the last round: a jump is a change, by
         :func:`clients.lifelong.change_detection.has_jumped`
@@ -174,7 +174,7 @@ class LifelongClient(LocalModelClient):
         ]
 
     def personalize(self, current: LocalRound) -> tuple[Scalars, Evaluation | None]:
-        """Put the client's own model together; as :meth:`PersonalClient.personalize`."""
+        """Put the client's local model together; as :meth:`PersonalClient.personalize`."""
         self._put(self._own("own", current.before, self._values()))
         return {"tasks": int(current.before.arrays.get(TASKS, 1)) if current.before else 1}, None
 

@@ -1,4 +1,4 @@
-"""APFL: a personal mixture of an own model and the shared one."""
+"""APFL: a personal mixture of a local model and the shared one."""
 
 import copy
 from collections.abc import Collection
@@ -83,8 +83,8 @@ class APFLClient(LocalModelClient):
     args, kwargs
         As in :class:`PersonalClient`.
     mixing : float, optional
-        ``alpha``, weight of the own model, in [0, 1]; None: it adapts, from 0.5 on. A gradient clip
-        bounds the gradients of both models together.
+        ``alpha``, weight of the local model, in [0, 1]; None: it adapts, from 0.5 on. A gradient
+        clip bounds the gradients of both models together.
 
     Raises
     ------
@@ -135,7 +135,7 @@ class APFLClient(LocalModelClient):
         return loss / 2, kept | {"mixing/alpha": model.alpha.detach().cpu()}
 
     def personalize(self, current: LocalRound) -> tuple[Scalars, Evaluation | None]:
-        """Put the client's own model together; as :meth:`PersonalClient.personalize`."""
+        """Put the client's local model together; as :meth:`PersonalClient.personalize`."""
         received, alpha = self._values(), self._alpha(current.before)
         own = self._own("own", current.before, received)
         self._put(mix(own, received, alpha, dict(self.model.named_parameters())))

@@ -1,4 +1,4 @@
-"""L2GD: own models around their mean, by the toss of a coin."""
+"""L2GD: local models around their mean, by the toss of a coin."""
 
 import math
 from dataclasses import replace

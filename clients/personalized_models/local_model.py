@@ -22,9 +22,9 @@ class LocalModelClient(PersonalClient):
     Parameters
     ----------
     args, kwargs
-        As in :class:`PersonalClient`, with nothing personal in ``scopes``: the whole own model is.
+        As in :class:`PersonalClient`, with nothing personal in ``scopes``: the local model is.
     participation : float, default 1.0
-        Share of the clients that take part in a round, in (0, 1]; where own models are what is
+        Share of the clients that take part in a round, in (0, 1]; where local models are what is
         sent, their mean needs it.
 
     Raises
@@ -58,9 +58,9 @@ class LocalModelClient(PersonalClient):
         return self._own(part, before, self._initial) if self._initial else {}
 
     def _contribution(self, received: Values, last: Values) -> Values:
-        """Return what to send of the own model in the network, so that the mean is everybody's.
+        """Return what to send of the local model in the network, so that the mean is everybody's.
 
-        If all take part that is the own model. If only a share does, the mean has to move by that
+        If all take part that is the local model. If only a share does, the mean has to move by that
         share of the mean movement, since the others have not moved:
         ``received + share (own - last)``. (The mean of those who take part would jump from round to
         round.) Buffers are sent as they are: of those the mean of a few will do.

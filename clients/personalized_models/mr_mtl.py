@@ -24,11 +24,11 @@ FEWEST_TO_CHOOSE = 4
 
 
 class MRMTLClient(LocalModelClient):
-    """MR-MTL (Liu et al. 2022): own models around their mean, which is what clients send.
+    """MR-MTL (Liu et al. 2022): local models around their mean, which is what clients send.
 
     Per round: ``theta_i <- train f_i + lambda/2 ||theta_i - theta_0||^2`` from the client's own
     ``theta_i``, where ``theta_0`` is the mean of the clients' models. A client's first model is
-    the first one it receives. What is sent is the own model itself: of all methods here, MR-MTL
+    the first one it receives. What is sent is the local model itself: of all methods here, MR-MTL
     and L2GD keep nothing to the device.
 
     Parameters
@@ -51,7 +51,7 @@ class MRMTLClient(LocalModelClient):
     """
 
     sends_own = True
-    """Whether the own model leaves the device."""
+    """Whether the local model leaves the device."""
 
     def __init__(
         self,
@@ -102,9 +102,9 @@ class MRMTLClient(LocalModelClient):
     def _train_own(
         self, server_round: int, strength: float, received: Values, last: Values
     ) -> tuple[float, Values]:
-        """Train the own model in place, which starts as it was; return its loss, and what to send.
+        """Train the local model in place, from where it was; return its loss, and what to send.
 
-        ``last`` is what the client stood for in the mean before: its own model, or the initial one.
+        ``last`` is what the client stood for in the mean before: its local or the initial model.
 
         With infinite strength the model starts as the received one and is trained freely: the
         anchor itself moves as FedAvg moves it.
@@ -123,7 +123,7 @@ class MRMTLClient(LocalModelClient):
     # ------------------------------------------------------------------ evaluation
 
     def personalize(self, current: LocalRound) -> tuple[Scalars, Evaluation | None]:
-        """Put the client's own model together; as :meth:`PersonalClient.personalize`."""
+        """Put the client's local model together; as :meth:`PersonalClient.personalize`."""
         received = self._values()
         choice = self._choice()
         chosen = self.default_lambda, received
@@ -156,7 +156,7 @@ class MRMTLClient(LocalModelClient):
         return choice.add(self.model) if choice else strength == self.default_lambda
 
     def _candidates(self) -> dict[str, float]:
-        """Return where the own model of each strength is kept."""
+        """Return where the local model of each strength is kept."""
         if len(self.lambdas) == 1:
             return {"own": self.lambdas[0]}
         return {f"own-{strength:g}": strength for strength in self.lambdas}
@@ -167,5 +167,5 @@ class MRMTLClient(LocalModelClient):
     def _start(
         self, part: str, strength: float, before: Snapshot | None, received: Values
     ) -> Values:
-        """Return the own model; at infinity it is the received one."""
+        """Return the local model; at infinity it is the received one."""
         return received if math.isinf(strength) else self._own(part, before, received)

@@ -1,4 +1,4 @@
-"""pFedMe: own models around a minimizer of Moreau envelopes."""
+"""pFedMe: local models around a minimizer of Moreau envelopes."""
 
 import math
 from dataclasses import replace
