@@ -73,7 +73,8 @@ def runs(folder: Path) -> Iterator[tuple[str, int, dict[str, Any]]]:
 
     Parameters
     ----------
-    folder : for data of one's own
+    folder : Path
+        For data of one's own.
     """
     taste = {"heterogeneity": "taste"}
     skewed = {"heterogeneity": "none", "partition": "dirichlet", "alpha": 0.5, "min-examples": 5}

@@ -14,6 +14,7 @@ from clients.data_schema import keep_schema
 from clients.local_client import NDArrays, Scalars
 from clients.message_log import log_message
 from strategies.arrays import to_record, view
+from strategies.errors import ArgumentError
 from strategies.protocol import (
     ARRAYS,
     CONFIG,
@@ -59,11 +60,20 @@ def client_app(
 
     Parameters
     ----------
-    build : makes the node's client, such as a :class:`PersonalClient`; called for every message,
-        as Flower runs clients, so it should cache what is slow (data, models)
-    mods : Flower mods around training, e.g. for differential privacy. They do not touch the answers
-        to queries; a gradient that is told to find a group is the raw one
-    evaluate_mods : Flower mods around evaluation
+    build : BuildClient
+        Makes the node's client, such as a :class:`PersonalClient`; called for every message, as
+        Flower runs clients, so it should cache what is slow (data, models).
+    mods : list of Mod, optional
+        Flower mods around training, e.g. for differential privacy. They do not touch the answers
+        to queries; a gradient that is reported to find a group is the raw one.
+    evaluate_mods : list of Mod, optional
+        Flower mods around evaluation.
+
+    Returns
+    -------
+    ClientApp
+        The app of every node. A message that a client cannot answer, because its arrays are not
+        those that the client shares or because it raises, is answered by Flower with an error.
 
     Examples
     --------
@@ -139,10 +149,8 @@ def _answer_group_queries(app: ClientApp, build: BuildClient) -> None:
 
 def _grouped(client: NamedClient) -> ClusteredClient:
     if not isinstance(client, ClusteredClient):
-        raise ValueError(
-            f"a {type(client).__name__} tells no gradient and no losses; to have a group found for "
-            f"it, it must be a ClusteredClient"
-        )
+        wanted = "a ClusteredClient, whose gradient or losses find its group"
+        raise ArgumentError("client", type(client).__name__, wanted)
     return client
 
 
@@ -161,16 +169,14 @@ def match(arrays: Mapping[str, Array], names: list[str]) -> list[NDArray[np.gene
 
     Raises
     ------
-    ValueError
+    ArgumentError
         If a name is missing or unexpected, or an array cannot be read; the message says which.
     """
     missing = [name for name in names if name not in arrays]
     unexpected = [name for name in arrays if name not in names]
     if missing or unexpected:
-        raise ValueError(
-            f"the arrays in the message are not those this client shares: missing {missing}, "
-            f"unexpected {unexpected}"
-        )
+        wanted = f"those this client shares: missing {missing}, unexpected {unexpected}"
+        raise ArgumentError("arrays", list(arrays), wanted)
     return [view(arrays[name]) for name in names]
 
 
@@ -178,7 +184,7 @@ def _arrays(message: Message) -> ArrayRecord:
     arrays = message.content.get(ARRAYS)
     if not isinstance(arrays, ArrayRecord):
         records = list(message.content.array_records)
-        raise ValueError(f"the message has no array record {ARRAYS!r}, only {records}")
+        raise ArgumentError("array records", records, f"among them {ARRAYS!r}")
     return arrays
 
 

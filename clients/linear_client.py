@@ -10,6 +10,7 @@ from clients.adaptation import take_examples
 from clients.personal import PersonalClient
 from clients.task import Regression
 from clients.training import device_of
+from strategies.errors import ArgumentError
 from strategies.hierarchical.mixed_effects import Floats
 
 _PLAIN = (nn.Linear, nn.Flatten, nn.Identity)
@@ -20,7 +21,7 @@ def linear_layer(model: nn.Module) -> nn.Linear:
 
     Raises
     ------
-    ValueError
+    ArgumentError
         If it is more than that, or the layer has no bias.
     """
     leaves = [module for module in model.modules() if not list(module.children())]
@@ -28,10 +29,8 @@ def linear_layer(model: nn.Module) -> nn.Linear:
     odd = sorted({type(module).__name__ for module in leaves if not isinstance(module, _PLAIN)})
     if odd or len(layers) != 1 or layers[0].bias is None or len(model.state_dict()) != 2:
         found = f"{len(layers)} linear layers" + (f" and {', '.join(odd)}" if odd else "")
-        raise ValueError(
-            f"this method needs a linear model, one torch.nn.Linear with a bias; this one "
-            f"has {found}. Set model='linear'"
-        )
+        wanted = "linear, one torch.nn.Linear with a bias; set model='linear'"
+        raise ArgumentError("model", found, wanted)
     return layers[0]
 
 
@@ -40,26 +39,25 @@ class LinearClient(PersonalClient):
 
     Parameters
     ----------
-    args, kwargs : as in :class:`PersonalClient`, with nothing personal in ``scopes``; schedule and
-        optimization have no use
+    args, kwargs
+        As in :class:`PersonalClient`, with nothing personal in ``scopes``; schedule and
+        optimization have no use.
 
     Raises
     ------
-    ValueError
+    ArgumentError
         If the model is not linear, a part of it is personal, or a regression has several outputs.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         if self.personal_names:
-            raise ValueError(
-                f"the whole model is solved for, so nothing can be personal beside it; "
-                f"{self.personal_names} are"
-            )
+            wanted = "empty: the whole model is solved for"
+            raise ArgumentError("personal_names", self.personal_names, wanted)
         self.layer = linear_layer(self.model)
         self.is_regression = isinstance(self.task, Regression)
         if self.is_regression and self.layer.out_features != 1:
-            raise ValueError(f"a regression has 1 output, not {self.layer.out_features}")
+            raise ArgumentError("out_features", self.layer.out_features, "1 for a regression")
 
     def _first_examples(self, count: int) -> tuple[Tensor, Tensor] | None:
         """Return the first training examples, inputs and targets; None where there are none.
@@ -80,7 +78,7 @@ class LinearClient(PersonalClient):
 
         Raises
         ------
-        ValueError
+        ArgumentError
             If its answer to an example is not the layer's.
         """
         self.model.eval()
@@ -90,10 +88,8 @@ class LinearClient(PersonalClient):
         if answer.shape != wanted.shape or not torch.allclose(
             answer, wanted, rtol=1e-3, equal_nan=True
         ):
-            raise ValueError(
-                "this method needs a linear model, but this one does more than its "
-                "torch.nn.Linear. Set model='linear'"
-            )
+            wanted = "linear, and do no more than its torch.nn.Linear; set model='linear'"
+            raise ArgumentError("model", type(self.model).__name__, wanted)
 
     def _coefficients(self) -> Floats:
         """Return the model's coefficients, ``(outputs, features + 1)``, intercepts last."""

@@ -34,6 +34,19 @@ PERSONAL_PART = "personal"
 """Part of the personal state that holds the entries of scope ``personal``."""
 
 
+def by_name(names: Sequence[str], parameters: NDArrays) -> dict[str, NDArray[Any]]:
+    """Return received arrays by the names of those that the client shares.
+
+    Raises
+    ------
+    ArgumentError
+        If there are more or fewer arrays than names.
+    """
+    if len(parameters) != len(names):
+        raise ArgumentError("number of arrays", len(parameters), f"{len(names)}: {list(names)}")
+    return dict(zip(names, parameters, strict=True))
+
+
 @dataclass(frozen=True)
 class ClientDetails:
     """What few clients need to be given.
@@ -95,9 +108,10 @@ class LocalClient(NumPyClient):
         self.entries: dict[str, Tensor] = model.state_dict()
         if scopes.keys() != self.entries.keys():
             odd = sorted(scopes.keys() ^ self.entries.keys())
-            raise ValueError(f"scopes and state dict differ in {odd}")
+            raise ArgumentError("scopes", odd, "given for exactly the entries of the state dict")
         if strange := [n for n, t in self.entries.items() if t.dtype == torch.bfloat16]:
-            raise ValueError(f"NumPy has no bfloat16, so these cannot travel: {strange}")
+            wanted = "one that NumPy has, so that the entry can be sent"
+            raise ArgumentError(f"dtype of {strange[0]}", "bfloat16", wanted)
         self.model = model
         self.scopes = scopes
         self.train_loader = train_loader
@@ -158,24 +172,18 @@ class LocalClient(NumPyClient):
 
         Returns
         -------
-        what the client has kept; None where it has kept nothing
+        Snapshot or None
+            What the client has kept; None where it has kept nothing.
 
         Raises
         ------
-        ValueError
+        ArgumentError
             If an array has a wrong shape.
         """
-        if len(parameters) != len(self.shared_names):
-            raise ValueError(
-                f"received {len(parameters)} arrays instead of the {len(self.shared_names)} that "
-                f"are not personal: {self.shared_names}"
-            )
-        for name, values in zip(self.shared_names, parameters, strict=True):
-            if tuple(values.shape) != tuple(self.entries[name].shape):
-                raise ValueError(
-                    f"array {name!r} has shape {tuple(values.shape)} instead of "
-                    f"{tuple(self.entries[name].shape)}"
-                )
+        for name, values in by_name(self.shared_names, parameters).items():
+            found, expected = tuple(values.shape), tuple(self.entries[name].shape)
+            if found != expected:
+                raise ArgumentError(f"shape of {name}", found, f"{expected}")
             # A received array may be a read-only view of the message; torch wants its own.
             self.entries[name].copy_(torch.from_numpy(values.copy()))
         if not stored or not self.keeps_state:

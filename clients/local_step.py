@@ -56,7 +56,7 @@ class Optimization:
 
     def __post_init__(self) -> None:
         if self.optimizer not in ("sgd", "adam"):
-            raise ArgumentError("optimizer", self.optimizer, "'sgd' or 'adam'")
+            raise ArgumentError("optimizer", self.optimizer, choices=("sgd", "adam"))
         if not self.learning_rate > 0:
             raise ArgumentError("learning_rate", self.learning_rate, "> 0")
         if not 0 <= self.momentum < 1:

@@ -45,8 +45,10 @@ def words_on(message: Message, reply: Message, context: Context, read: RecordDic
 
     Parameters
     ----------
-    message, reply, context : as Flower has them
-    read : what the client has in its files alone (:func:`clients.state.personal_state.watched`)
+    message, reply, context : Message, Message and Context
+        As Flower has them.
+    read : RecordDict
+        What the client has in its files alone (:func:`clients.state.personal_state.watched`).
     """
     content, answer = (m.content if m.has_content() else RecordDict() for m in (message, reply))
     config = content.config_records.get(CONFIG, ConfigRecord())

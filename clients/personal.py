@@ -18,6 +18,7 @@ from clients.scopes import Scope, names_of
 from clients.state.personal_state import Snapshot, tensor_spec
 from clients.task import Classification
 from strategies.arrays import Spec
+from strategies.errors import ArgumentError
 from strategies.protocol import (
     ADAPTATION_EXAMPLES,
     ADAPTATION_STEPS,
@@ -71,7 +72,7 @@ class PersonalClient(LocalClient):
 
     =========================== ================================================================
     :meth:`train_locally`       train from what was received and kept; say what is kept
-    :meth:`personalize`         put the client's own model together, to be evaluated
+    :meth:`personalize`         put the client's local model together, to be evaluated
     :meth:`predictor`           what predicts, where that is not the network itself
     :meth:`adapt`               make the model an unseen client's own
     :meth:`adaptation`          what that trains, and under which proximal terms
@@ -109,7 +110,7 @@ class PersonalClient(LocalClient):
         Where personal parameters live between messages; None keeps them nowhere, which only makes
         sense if nothing is personal.
     partition_id : int, optional
-        The client's own number, which tells its random stream and its reports from others'.
+        The client's own number, which distinguishes its random stream and its reports.
     details : ClientDetails
         What few clients need to be given.
     seed : int, default 0
@@ -117,7 +118,7 @@ class PersonalClient(LocalClient):
 
     Raises
     ------
-    ValueError
+    ArgumentError
         If ``scopes`` are not those of ``model``, an entry is bfloat16, or ``train_loader`` can be
         iterated only once.
     """
@@ -146,18 +147,22 @@ class PersonalClient(LocalClient):
 
         Parameters
         ----------
-        parameters : the shared and group arrays, in the order of ``shared_names``
-        config : ``server-round`` is read
+        parameters : list of ndarray
+            The shared and group arrays, in the order of ``shared_names``.
+        config : dict of str to object
+            ``server-round`` is read.
 
         Returns
         -------
-        the trained shared and group arrays; the number of training examples; ``train-loss``
-        (NaN without a step) and ``partition-id``; where the quality of the data is known,
-        ``missing-rate``, ``reliability`` (the mean over the features) and ``effective-examples``
+        tuple of list of ndarray, int and dict
+            The trained shared and group arrays; the number of training examples; ``train-loss``
+            (NaN without a step) and ``partition-id``; where the quality of the data is known,
+            ``missing-rate``, ``reliability`` (the mean over the features) and
+            ``effective-examples``.
 
         Raises
         ------
-        ValueError
+        ArgumentError
             If an array has a wrong shape.
         TrainingDivergedError, PersonalStateError
             See there. The client's state is then what it was before.
@@ -174,18 +179,21 @@ class PersonalClient(LocalClient):
 
         Parameters
         ----------
-        parameters : the shared and group arrays, in the order of ``shared_names``
-        config : ``server-round`` and ``num-server-rounds`` are read, to fine-tune after the last;
+        parameters : list of ndarray
+            The shared and group arrays, in the order of ``shared_names``.
+        config : dict of str to object
+            ``server-round`` and ``num-server-rounds`` are read, to fine-tune after the last;
             ``adaptation-examples`` and ``adaptation-steps`` where the client was not trained with
-            the others
+            the others.
 
         Returns
         -------
-        test loss; number of test examples; the task's scores, such as ``accuracy``;
-        ``validation-loss`` and the same scores as ``validation-accuracy`` (NaN without validation
-        examples, :attr:`FineTuned.validation` after fine-tuning); ``partition-id``; what the
-        method reports, such as ``fine-tuning-epochs``; of a stream ``phase``, the phase at hand,
-        and the score on each phase, such as ``accuracy-phase-0``
+        tuple of float, int and dict
+            Test loss; number of test examples; the task's scores, such as ``accuracy``;
+            ``validation-loss`` and the same scores as ``validation-accuracy`` (NaN without
+            validation examples, :attr:`FineTuned.validation` after fine-tuning); ``partition-id``;
+            what the method reports, such as ``fine-tuning-epochs``; of a stream ``phase``, the
+            phase at hand, and the score on each phase, such as ``accuracy-phase-0``.
         """
         server_round = int(config.get(SERVER_ROUND, 0))
         about, validation = self._prepare(parameters, config)
@@ -210,20 +218,23 @@ class PersonalClient(LocalClient):
 
         Parameters
         ----------
-        parameters, config : as in :meth:`evaluate`
-        num_classes : number of classes
+        parameters, config : list of ndarray and dict of str to object
+            As in :meth:`evaluate`.
+        num_classes : int
+            Number of classes.
 
         Returns
         -------
-        of ``"test"`` and of ``"validation"`` examples
+        dict of str to Predictions
+            Of ``"test"`` and of ``"validation"`` examples.
 
         Raises
         ------
-        ValueError
+        ArgumentError
             If the client does not predict classes.
         """
         if not isinstance(self.task, Classification):
-            raise ValueError(f"a {type(self.task).__name__} predicts no classes")
+            raise ArgumentError("task", type(self.task).__name__, Classification.__name__)
         self._prepare(parameters, config)
         with self.random(int(config.get(SERVER_ROUND, 0)), "evaluate"):
             predictor = self.predictor()
@@ -247,19 +258,21 @@ class PersonalClient(LocalClient):
 
         Parameters
         ----------
-        config : ``properties``, the comma-separated names wanted; all by default.
-            ``server-round`` is read for ``personal-round``
+        config : dict of str to object
+            ``properties``, the comma-separated names wanted; all by default. ``server-round`` is
+            read for ``personal-round``.
 
         Returns
         -------
-        Among ``partition-id``, ``num-examples`` (training), ``classes`` (labels among the
-        training examples, such as ``"0,3,7"``), ``shared`` and ``personal`` (names of arrays),
-        ``personal-round`` (when this run last kept personal parameters, before the round at hand;
-        0 for never), and what the client was given as ``properties``.
+        dict
+            Among ``partition-id``, ``num-examples`` (training), ``classes`` (labels among the
+            training examples, such as ``"0,3,7"``), ``shared`` and ``personal`` (names of arrays),
+            ``personal-round`` (when this run last kept personal parameters, before the round at
+            hand; 0 for never), and what the client was given as ``properties``.
 
         Raises
         ------
-        ValueError
+        ArgumentError
             If an unknown property is asked for.
         """
         known: dict[str, Callable[[], Any]] = {
@@ -276,7 +289,7 @@ class PersonalClient(LocalClient):
         }
         wanted = str(config.get(PROPERTIES, "")).split(",") if config.get(PROPERTIES) else known
         if unknown := sorted(set(wanted) - known.keys()):
-            raise ValueError(f"unknown properties {unknown}; known are {sorted(known)}")
+            raise ArgumentError(PROPERTIES, unknown, choices=sorted(known))
         return {name: known[name]() for name in wanted}
 
     # ------------------------------------------------------------------ what subclasses override
@@ -286,19 +299,21 @@ class PersonalClient(LocalClient):
 
         Returns
         -------
-        training loss; what is to be kept, as ``<part>/<name>``
+        tuple of float and dict of str to Tensor
+            Training loss; what is to be kept, as ``<part>/<name>``.
         """
         with self.random(current.number, "train"):
             loss = self.train_model(self.proximal_terms())
         return loss, self.part(PERSONAL_PART, self.personal_names)
 
     def personalize(self, current: LocalRound) -> tuple[Scalars, Evaluation | None]:
-        """Turn what was received and kept into the client's own model, to be evaluated.
+        """Turn what was received and kept into the client's local model, to be evaluated.
 
         Returns
         -------
-        what is to be reported of it; the validation score of something that was chosen on
-        validation examples
+        tuple of dict and Evaluation or None
+            What is to be reported of it; the validation score of something that was chosen on
+            validation examples.
         """
         if self.fine_tuning is None:
             return {}, None
@@ -370,7 +385,7 @@ class PersonalClient(LocalClient):
     def _prepare(
         self, parameters: NDArrays, config: Mapping[str, Any]
     ) -> tuple[Scalars, Evaluation | None]:
-        """Put the client's own model together, as it is evaluated; as :meth:`personalize`."""
+        """Put the client's local model together, as it is evaluated; as :meth:`personalize`."""
         number = int(config.get(SERVER_ROUND, 0))
         is_unseen = ADAPTATION_EXAMPLES in config
         before = self.receive(parameters, stored=not is_unseen)

@@ -142,7 +142,8 @@ def proximal_step(
 
     Returns
     -------
-    parameters and momentum buffers, those that nothing holds unchanged
+    tuple of dict of str to Tensor and dict of str to Tensor
+        Parameters and momentum buffers, those that nothing holds unchanged.
     """
     after, buffers = dict(parameters), dict(momentum)
     for name, (anchor, strength) in anchors.items():

@@ -8,6 +8,7 @@ from flwr.client import NumPyClient
 
 from clients.local_client import NDArrays, Scalars
 from clients.personal import PersonalClient
+from strategies.errors import ArgumentError
 
 
 class SafeguardedClient(NumPyClient):
@@ -15,18 +16,25 @@ class SafeguardedClient(NumPyClient):
 
     Parameters
     ----------
-    candidates : name of a method -> this client under it. The first one is the personalized one,
-        which wins ties; the others are what it may fall back on, such as the global model and one
-        trained alone. Their names may not hold a slash.
+    candidates : mapping of str to PersonalClient
+        Name of a method -> this client under it. The first one is the personalized one, which wins
+        ties; the others are what it may fall back on, such as the global model and one trained
+        alone. Their names may not hold a slash.
 
     Attributes
     ----------
-    shared_names : ``<method>/<name>`` of every array that the candidates share
+    shared_names : list of str
+        ``<method>/<name>`` of every array that the candidates share.
+
+    Raises
+    ------
+    ArgumentError
+        If there are no candidates.
     """
 
     def __init__(self, candidates: Mapping[str, PersonalClient]) -> None:
         if not candidates:
-            raise ValueError("a safeguard needs candidates to choose among")
+            raise ArgumentError("candidates", {}, "one or more to choose among")
         self.candidates = candidates
         self.shared_names = [
             f"{method}/{name}"
@@ -39,14 +47,17 @@ class SafeguardedClient(NumPyClient):
 
         Parameters
         ----------
-        parameters : in the order of ``shared_names``
-        config : as in :meth:`PersonalClient.evaluate`
+        parameters : list of ndarray
+            In the order of ``shared_names``.
+        config : dict of str to object
+            As in :meth:`PersonalClient.evaluate`.
 
         Returns
         -------
-        test loss, number of test examples and metrics of the chosen candidate; ``chosen`` is its
-        place among the candidates. The first one where its validation score is unknown (no
-        validation examples, or too few to choose fine-tuning epochs and judge them)
+        tuple of float, int and dict
+            Test loss, number of test examples and metrics of the chosen candidate; ``chosen`` is
+            its place among the candidates: the first where its validation score is unknown (no
+            validation examples, or too few to choose fine-tuning epochs and judge them).
 
         Raises
         ------

@@ -204,9 +204,9 @@ def assign_scopes(
     for name in tensors:
         having = [scope for scope in Scope if name in chosen[scope]]
         if len(having) != 1:
-            states = " and ".join(having) or "no scope"
+            found = " and ".join(having) or "no scope"
             raise ScopeError(
-                f"{name!r} has {states}; every entry needs exactly one of shared, group, personal "
+                f"{name!r} has {found}; every entry needs exactly one of shared, group, personal "
                 f"(rules: personal={personal!r}, group={group!r}, shared={shared!r}; "
                 f"{_name(model)} has {_inventory(components(model, parts))})",
                 entries=[name],

@@ -15,6 +15,7 @@ from clients.local_step import LocalState, Optimization, Step, gradient, local_s
 from clients.proximal import ProximalTerm, anchors_of
 from clients.scopes import Scope
 from clients.task import Criterion
+from strategies.errors import ArgumentError
 
 __all__ = [
     "Phase",
@@ -38,10 +39,14 @@ class Phase:
 
     Attributes
     ----------
-    trains : scopes whose parameters move; everything else is frozen, buffers included
-    epochs : passes over the client's training data
-    steps : if positive, this many minibatches instead of ``epochs``
-    repeats : steps on every minibatch (pFedMe takes several)
+    trains : frozenset of Scope, default EVERYTHING
+        Scopes whose parameters move; everything else is frozen, buffers included.
+    epochs : int, default 1
+        Passes over the client's training data.
+    steps : int, default 0
+        If positive, this many minibatches instead of ``epochs``.
+    repeats : int, default 1
+        Steps on every minibatch (pFedMe takes several).
     """
 
     trains: frozenset[Scope] = EVERYTHING
@@ -50,10 +55,9 @@ class Phase:
     repeats: int = 1
 
     def __post_init__(self) -> None:
-        if self.epochs < 0 or self.steps < 0:
-            raise ValueError(f"epochs and steps must be >= 0, got {self.epochs} and {self.steps}")
-        if self.repeats < 1:
-            raise ValueError(f"repeats must be at least 1, got {self.repeats}")
+        for name, least in (("epochs", 0), ("steps", 0), ("repeats", 1)):
+            if getattr(self, name) < least:
+                raise ArgumentError(name, getattr(self, name), f"at least {least}")
 
 
 Schedule = tuple[Phase, ...]
@@ -89,8 +93,10 @@ class TrainingResult:
 
     Attributes
     ----------
-    loss : mean data loss over the batches of the last phase that took a step, NaN without steps
-    steps : optimizer steps over all phases
+    loss : float
+        Mean data loss over the batches of the last phase that took a step, NaN without steps.
+    steps : int
+        Optimizer steps over all phases.
     """
 
     loss: float
@@ -112,10 +118,10 @@ def train(
     """Train ``model`` in place on a client's batches.
 
     A client with fewer examples than a batch trains on one smaller batch; one without examples
-    takes no step. Batch norm never sees a batch of one: such a batch joins its neighbour, and
-    where it has none (a client with a single example) batch norm uses its running statistics for
-    that step and leaves them as they are. What the user froze (``requires_grad`` false) stays
-    frozen.
+    takes no step. Batch norm never sees a batch of one: such a batch is merged with its
+    neighbour, and where it has none (a client with a single example) batch norm uses its running
+    statistics for that step and leaves them as they are. What the user froze (``requires_grad``
+    false) stays frozen.
 
     Parameters
     ----------

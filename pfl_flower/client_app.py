@@ -82,12 +82,12 @@ def make_app(run_config: Mapping[str, Any] | None = None) -> ClientApp:
         if DATA_SCHEMA not in message_config and (config.known_schema is None or asked):
             return Registrar(config, context)
 
-        def under(method: str, own_model: bool = False) -> PersonalClient:
+        def under(method: str, private_copy: bool = False) -> PersonalClient:
             # The baselines of a run are thrown away; only its own method leaves files behind.
             run, durable = str(message_config.get(RUN, "")), method == config.method
             server_round = int(message_config.get(SERVER_ROUND, 0))
             return build_client(
-                config.for_method(method), context, durable, run, own_model, server_round
+                config.for_method(method), context, durable, run, private_copy, server_round
             )
 
         if SAFEGUARD in message_config:

@@ -36,13 +36,24 @@ def simulate(
 
     Parameters
     ----------
-    run_config : hyphenated keys, as for ``flwr run --run-config``
-    num_clients : number of clients
-    engine : ``"in-process"`` (nothing to start) or ``"ray"`` (Flower's simulation runtime)
-    progress : called after every round
-    quiet : silence Flower's own log lines
-    folder : where to keep a checkpoint of every round, which the run config's ``resume`` (the same
-        folder) goes on from; personal parameters need a ``personal-dir`` for that
+    run_config : mapping of str to object
+        Hyphenated keys, as for ``flwr run --run-config``.
+    num_clients : int
+        How many clients the data are divided among.
+    engine : {"in-process", "ray"}, default "in-process"
+        In this process, with nothing to start, or on Flower's simulation runtime.
+    progress : Progress, optional
+        Called after every round.
+    quiet : bool, default True
+        Whether Flower's own log lines are silenced.
+    folder : Path, optional
+        Where to keep a checkpoint of every round, which the run config's ``resume`` (the same
+        folder) goes on from; personal parameters need a ``personal-dir`` for that.
+
+    Returns
+    -------
+    list of MethodRun
+        The method's run, then those of its baselines.
 
     Raises
     ------

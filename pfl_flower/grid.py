@@ -20,6 +20,8 @@ from flwr.serverapp import Grid
 from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
 
+from strategies.errors import ArgumentError
+
 _SUPERLINK_NODE_ID = 1
 _FIRST_NODE_ID = 100
 
@@ -34,11 +36,26 @@ class InProcessGrid(Grid):
 
     Parameters
     ----------
-    client_app : the app that every node runs
-    num_nodes : number of nodes; node ``i`` has ``partition-id`` ``i``
-    run_config : run config of every node's context
-    node_config : function of the partition id -> further node config, e.g. a ``personal-dir``
-    run_id : the run's number
+    client_app : ClientApp
+        The app that every node runs.
+    num_nodes : int
+        Number of nodes; node ``i`` has ``partition-id`` ``i``.
+    run_config : mapping of str to object, optional
+        Run config of every node's context.
+    node_config : callable, optional
+        Function of the partition id -> further node config, e.g. a ``personal-dir``.
+    run_id : int, default 1
+        The run's number.
+
+    Attributes
+    ----------
+    contexts : dict of int to Context
+        Node id -> its context, whose state outlives messages.
+
+    Raises
+    ------
+    ArgumentError
+        If there is no node.
 
     Notes
     -----
@@ -55,7 +72,7 @@ class InProcessGrid(Grid):
         run_id: int = 1,
     ) -> None:
         if num_nodes < 1:
-            raise ValueError(f"a grid needs at least one node, got {num_nodes}")
+            raise ArgumentError("num_nodes", num_nodes, "at least 1")
         identify_process(run_id)
         self._run = Run.create_empty(run_id)
         self.client_app = client_app
@@ -128,12 +145,14 @@ class InProcessGrid(Grid):
 
         Parameters
         ----------
-        message : its metadata are complete (it has an id); its content is the sender's own, and
-            must not be changed
+        message : Message
+            Its metadata are complete (it has an id); its content is the sender's own, and must not
+            be changed.
 
         Returns
         -------
-        The node's reply; an error reply where the client raised or the grid has no such node.
+        Message
+            The node's reply; an error reply where the client raised or the grid has no such node.
         """
         node_id = message.metadata.dst_node_id
         if node_id not in self.contexts:
@@ -163,7 +182,8 @@ class DelegatingGrid(Grid):
 
     Parameters
     ----------
-    grid : the other grid
+    grid : Grid
+        The grid that it passes calls on to.
     """
 
     def __init__(self, grid: Grid) -> None:
@@ -219,8 +239,10 @@ class GridWithout(DelegatingGrid):
 
     Parameters
     ----------
-    grid : the whole grid
-    left_out : ids of the nodes that are not to be sampled
+    grid : Grid
+        The whole grid.
+    left_out : collection of int
+        Ids of the nodes that are not to be sampled.
     """
 
     def __init__(self, grid: Grid, left_out: Collection[int]) -> None:

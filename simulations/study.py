@@ -22,9 +22,12 @@ class Arm:
 
     Attributes
     ----------
-    name : shown in the table
-    config : hyphenated run-config keys
-    point : where it stands on the study's curve; None for the table only
+    name : str
+        Shown in the table.
+    config : mapping of str to object
+        Hyphenated run-config keys.
+    point : float, optional
+        Where it stands on the study's curve; None for the table only.
     """
 
     name: str
@@ -43,8 +46,10 @@ class Claim:
 
     Attributes
     ----------
-    name : what is promised, in words
-    value, threshold : fractions, not per cent
+    name : str
+        What is promised, in words.
+    value, threshold : float
+        Fractions, not per cent.
     """
 
     name: str
@@ -127,17 +132,28 @@ class Study:
 
     Attributes
     ----------
-    name, question : for people
-    num_clients : number of clients
-    config : run-config keys of every arm
-    arms : what is compared
-    claims : outcome -> promises
-    draw : outcome, folder -> further pictures
-    tables : outcome -> title -> rows of a further table, each a mapping of its columns
-    measure : run -> what else to take from it; a function of a module, which workers can find
-    columns : outcome -> arm (as :attr:`Arm.key`) -> further columns of the table, fractions
-    num_seeds : seeds 0, 1, ... that the promises are meant for
-    score : what the data are scored by, ``"accuracy"`` or ``"rmse"``
+    name, question : str
+        For people.
+    num_clients : int
+        Number of clients.
+    config : mapping of str to object
+        Run-config keys of every arm.
+    arms : sequence of Arm
+        What is compared.
+    claims : callable
+        Outcome -> promises.
+    draw : callable, optional
+        Outcome, folder -> further pictures.
+    tables : callable, optional
+        Outcome -> title -> rows of a further table, each a mapping of its columns.
+    measure : callable, default measure_nothing
+        Run -> what else to take from it; a function of a module, which workers can find.
+    columns : callable, optional
+        Outcome -> arm (as :attr:`Arm.key`) -> further columns of the table, fractions.
+    num_seeds : int, default 5
+        Seeds 0, 1, ... that the promises are meant for.
+    score : str, default "accuracy"
+        What the data are scored by, ``"accuracy"`` or ``"rmse"``.
     """
 
     name: str

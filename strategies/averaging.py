@@ -38,7 +38,7 @@ class PartialAveraging(ClientStrategy):
         In [0, 1). FedAvgM (Hsu et al. 2019): ``v <- momentum * v + (x - mean)``, ``x <- x - v``.
     parameter_names : collection of str, optional
         The arrays that momentum applies to. Required with momentum: buffers such as a running
-        variance must not get it (it can make them negative), and only names tell them apart.
+        variance must not get it (it can make them negative), and only names distinguish them.
 
     Raises
     ------
@@ -55,7 +55,7 @@ class PartialAveraging(ClientStrategy):
         **kwargs: Any,
     ) -> None:
         if weighting not in ("examples", "uniform"):
-            raise ArgumentError("weighting", weighting, "'examples' or 'uniform'")
+            raise ArgumentError("weighting", weighting, choices=("examples", "uniform"))
         if not 0.0 <= server_momentum < 1.0:
             raise ArgumentError("server_momentum", server_momentum, "in [0, 1)")
         if server_momentum and parameter_names is None:
@@ -116,7 +116,7 @@ class PartialAveraging(ClientStrategy):
     ) -> ArrayRecord:
         """Return the arrays after the server's step from what was ``sent`` to the ``means``.
 
-        The means are used up. ``whose`` momentum it is tells groups apart.
+        The means are used up. ``whose`` momentum it is distinguishes groups.
         """
         arrays = ArrayRecord()
         for name in list(means):

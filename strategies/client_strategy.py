@@ -313,7 +313,8 @@ evaluate_metrics_aggr_fn
 
         Returns
         -------
-        node -> answer, of those that gave one, ordered by their clients' numbers.
+        dict of int to mapping of str to object
+            Node -> answer, of those that gave one, ordered by their clients' numbers.
         """
         assert self.round.grid is not None
         answers = ask_properties(
@@ -369,7 +370,8 @@ evaluate_metrics_aggr_fn
 
         Returns
         -------
-        the replies; for messages without one their id -> why, where that is known.
+        tuple of list of Reply and dict of str to str
+            The replies; for messages without one their id -> why, where that is known.
         """
         answers, reasons = of_clients(messages)
         replies = [take_apart(m, self.weighted_by_key, with_arrays) for m in answers]

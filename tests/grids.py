@@ -113,8 +113,8 @@ def leaks(exchange: Exchange, sent_by_design: Sequence[str] = ()) -> list[str]:
         return []
     sent, received = _arrays_of(exchange.reply), _arrays_of(exchange.message)
     leaving = np.setdiff1d(_neighbours(sent.values()), _neighbours(received.values()))
-    told = np.array([n for n in numbers_in(exchange.reply) if isinstance(n, float)])
-    told = told[told != np.round(told)]
+    reported = np.array([n for n in numbers_in(exchange.reply) if isinstance(n, float)])
+    reported = reported[reported != np.round(reported)]
     found = set()
     for key, array in (*exchange.before.items(), *exchange.after.items()):
         _, part, name = key.split("/", 2)
@@ -127,7 +127,7 @@ def leaks(exchange: Exchange, sent_by_design: Sequence[str] = ()) -> list[str]:
             values = np.where(np.isclose(values, received[name], rtol=1e-5, atol=0), 0, values)
         if np.isin(_neighbours([values]), leaving).any():
             found.add(f"{key}: values")
-        if np.isin(told, values.astype(np.float64)).any():
+        if np.isin(reported, values.astype(np.float64)).any():
             found.add(f"{key}: metrics")
     return sorted(found)
 

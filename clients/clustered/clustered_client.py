@@ -1,4 +1,4 @@
-"""The client that helps a server to find its group: it tells a gradient, or losses of models."""
+"""A client that helps a server to find its group: it reports a gradient, or losses of models."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -15,6 +15,7 @@ from clients.loaders import Loader, in_memory_loader
 from clients.local_client import NDArrays, Scalars
 from clients.personal import PersonalClient
 from strategies.arrays import project
+from strategies.errors import ArgumentError
 from strategies.protocol import (
     ADAPTATION_EXAMPLES,
     GRADIENT_RELIABILITY,
@@ -47,25 +48,28 @@ class ClusteredClient(PersonalClient):
 
         Parameters
         ----------
-        parameters : the shared and group arrays, in the order of ``shared_names``
-        config : ``projection-size`` and ``projection-seed`` are read, and ``adaptation-examples``:
-            how many examples to use (-1, all, by default)
+        parameters : list of ndarray
+            The shared and group arrays, in the order of ``shared_names``.
+        config : dict of str to object
+            ``projection-size`` and ``projection-seed`` are read, and ``adaptation-examples``: how
+            many examples to use (-1, all, by default).
 
         Returns
         -------
-        the vector, projected if so asked; the number of examples it is made of;
-        ``gradient-reliability``, the cosine of the gradients of two halves of the examples (NaN
-        below 4 examples, or where a half has none), and ``partition-id``
+        tuple of ndarray, int and dict
+            The vector, projected if so asked; the number of examples it is made of;
+            ``gradient-reliability``, the cosine of the gradients of two halves of the examples (NaN
+            below 4 examples, or where a half has none), and ``partition-id``.
 
         Raises
         ------
-        ValueError
+        ArgumentError
             If there are no examples, an array has a wrong shape, or the gradient is not finite or
             zero.
         """
         self.receive(parameters, stored=False)
         examples = int(config.get(ADAPTATION_EXAMPLES, ALL))
-        # A client that joins draws as in joining, so that it is the same few examples.
+        # An unseen client draws as in its adaptation, so that it is the same few examples.
         with self.random(0, "join" if ADAPTATION_EXAMPLES in config else "gradient"):
             inputs, targets, _ = take_examples(self.training_batches if examples else (), examples)
             vector = self._gradient(inputs, targets)
@@ -81,30 +85,33 @@ class ClusteredClient(PersonalClient):
 
         Parameters
         ----------
-        candidates : the shared and group arrays of each model, in the order of ``shared_names``
-        config : ``loss-examples`` is read, ``train`` (by default) or ``validation``, and
+        candidates : sequence of list of ndarray
+            The shared and group arrays of each model, in the order of ``shared_names``.
+        config : dict of str to object
+            ``loss-examples`` is read, ``train`` (by default) or ``validation``, and
             ``adaptation-examples``: how many of the training examples to use (-1, all, by default);
             with that the client's own part is its first one; else it is that of before
-            ``server-round``
+            ``server-round``.
 
         Returns
         -------
-        mean losses; the number of examples they are on; ``partition-id``
+        tuple of list of float, int and dict
+            Mean losses; the number of examples they are on; ``partition-id``.
 
         Raises
         ------
-        ValueError
+        ArgumentError
             If there are no examples, or an array has a wrong shape.
         """
-        joins = ADAPTATION_EXAMPLES in config
+        adapts = ADAPTATION_EXAMPLES in config
         server_round = int(config.get(SERVER_ROUND, 0))
-        with self.random(*((0, "join") if joins else (server_round, "losses"))):
+        with self.random(*((0, "join") if adapts else (server_round, "losses"))):
             loader = self._loss_examples(
                 str(config.get(LOSS_EXAMPLES, "train")), int(config.get(ADAPTATION_EXAMPLES, ALL))
             )
             found = []
             for parameters in candidates:
-                self.receive(parameters, before=server_round, stored=not joins)
+                self.receive(parameters, before=server_round, stored=not adapts)
                 found.append(evaluate(self.model, loader, self.task))
         return [one.loss for one in found], found[0].examples, self.identity
 
@@ -112,11 +119,12 @@ class ClusteredClient(PersonalClient):
         trained = dict(self.model.named_parameters())
         names = [n for n in self.shared_names if n in trained and trained[n].requires_grad]
         if not names:
-            raise ValueError("no parameter is shared, so there is no gradient to tell")
+            wanted = "of one parameter or more; a gradient is that of shared parameters"
+            raise ArgumentError("shared_names", self.shared_names, wanted)
         vector = start_gradient(self.model, names, inputs, targets, self.task)
         if not (torch.isfinite(vector).all() and vector.any()):
-            what = "zero" if torch.isfinite(vector).all() else "not finite"
-            raise ValueError(f"the gradient of {len(targets)} examples is {what}")
+            wanted = f"finite and above 0, over {len(targets)} examples"
+            raise ArgumentError("length of the gradient", float(vector.norm()), wanted)
         return vector
 
     def _reliability(self, inputs: torch.Tensor, targets: torch.Tensor) -> float:
@@ -131,7 +139,7 @@ class ClusteredClient(PersonalClient):
 
     def _loss_examples(self, which: str, examples: int) -> Loader:
         if which not in ("train", "validation"):
-            raise ValueError(f"{LOSS_EXAMPLES} must be 'train' or 'validation', got {which!r}")
+            raise ArgumentError(LOSS_EXAMPLES, which, choices=("train", "validation"))
         loader = self.training_batches if which == "train" else (self.validation_loader or ())
         inputs, targets, size = take_examples(loader if examples else (), examples)
         return in_memory_loader(inputs, targets, max(size, 512))

@@ -20,7 +20,7 @@ SCALES = "scales"
 """``{"inputs": [means, deviations], "target": [mean, deviation]}`` (JSON): inputs are standardized
 before prediction, and the predicted target is transformed back."""
 
-MEASUREMENTS = "readings"
+MEASUREMENTS = "measurements"
 """What the client does to its measurements before the model gets them, in words; empty for nothing.
 (The value is part of the file format.)"""
 

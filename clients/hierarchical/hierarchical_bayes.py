@@ -20,6 +20,7 @@ from clients.scopes import Scope, ScopeError, names_of, select
 from clients.state.personal_state import Snapshot, tensor_spec
 from clients.task import Classification
 from strategies.arrays import Spec
+from strategies.errors import ArgumentError
 from strategies.protocol import PRIOR_VARIANCE
 
 __all__ = ["HierarchicalBayesClient"]
@@ -34,9 +35,12 @@ def prior_parameters(
 
     Parameters
     ----------
-    model : module
-    rule : see :mod:`clients.scopes`
-    scopes : scope of every state-dict entry; shared by default
+    model : Module
+        The network.
+    rule : str
+        See :mod:`clients.scopes`.
+    scopes : mapping of str to Scope, optional
+        Scope of every state-dict entry; shared by default.
 
     Raises
     ------
@@ -85,15 +89,18 @@ class HierarchicalBayesClient(PersonalClient):
 
     Parameters
     ----------
-    model, scopes, args, kwargs : as in :class:`PersonalClient`; what has a prior must be shared.
-        ``proximal_rules`` act on the rest only
-    prior : rule, see :mod:`clients.scopes`: what has a prior. Buffers in it are shared
-    posterior_samples : predictions are averaged over so many draws of the posterior; 0 for the
-        prediction of its mean
+    model, scopes, args, kwargs
+        As in :class:`PersonalClient`; what has a prior must be shared. ``proximal_rules`` act on
+        the rest only.
+    prior : str, default "head"
+        Rule, see :mod:`clients.scopes`: what has a prior. Buffers in it are shared.
+    posterior_samples : int, default 0
+        Predictions are averaged over so many draws of the posterior; 0 for the prediction of its
+        mean.
 
     Raises
     ------
-    ValueError
+    ArgumentError
         If ``posterior_samples`` is negative.
     ScopeError
         See :func:`prior_parameters`.
@@ -109,7 +116,7 @@ class HierarchicalBayesClient(PersonalClient):
         **kwargs: Any,
     ) -> None:
         if posterior_samples < 0:
-            raise ValueError(f"posterior_samples must be >= 0, got {posterior_samples}")
+            raise ArgumentError("posterior_samples", posterior_samples, "at least 0")
         self.prior_names = prior_parameters(model, prior, scopes)
         self.posterior_samples = posterior_samples
         # A part of one's own to whoever trains: an unseen client fits it, a schedule can name it.
@@ -182,7 +189,7 @@ class HierarchicalBayesClient(PersonalClient):
     # ------------------------------------------------------------------ evaluation
 
     def personalize(self, current: LocalRound) -> tuple[Scalars, Evaluation | None]:
-        """Put the client's own model together; as :meth:`PersonalClient.personalize`."""
+        """Put the client's local model together; as :meth:`PersonalClient.personalize`."""
         self._take_over(current.before)
         return {
             "shrinkage": self._prior.shrinkage(self._precision),

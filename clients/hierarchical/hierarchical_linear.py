@@ -12,13 +12,14 @@ from clients.adaptation import ALL
 from clients.evaluation import Evaluation, evaluate
 from clients.inference.softmax_laplace import laplace
 from clients.linear_client import LinearClient, numbers
-from clients.local_client import NDArrays, Scalars
+from clients.local_client import NDArrays, Scalars, by_name
 from clients.personal import LocalRound
 from clients.state.personal_state import Snapshot
 from clients.task import Regression
 from strategies.errors import ArgumentError
 from strategies.hierarchical.hierarchical_linear import first_prior
 from strategies.hierarchical.linear_arrays import (
+    MEAN,
     NAMES,
     PROTOCOLS,
     contribution_arrays,
@@ -53,18 +54,20 @@ class HierarchicalLinearClient(LinearClient):
     Regression is exact. Classification (softmax) is Laplace's approximation at the mode.
 
     What it sends for the prior's sake (:class:`strategies.HierarchicalLinear`) is made of all its
-    training examples: its term of each sum, or its moments. The terms of a single client tell
-    much of its model, and its moments tell all of it.
+    training examples: its term of each sum, or its moments. The terms of a single client reveal
+    much of its model, and its moments all of it.
 
     Parameters
     ----------
-    args, kwargs : as in :class:`PersonalClient`, with nothing personal in ``scopes``; schedule and
-        optimization have no use
-    protocol : ``"iterative"`` or ``"one-shot"``, as the server has it
+    args, kwargs
+        As in :class:`PersonalClient`, with nothing personal in ``scopes``; schedule and
+        optimization have no use.
+    protocol : {"iterative", "one-shot"}, default "iterative"
+        As the server has it.
 
     Raises
     ------
-    ValueError
+    ArgumentError
         If the model is not linear, a part of it is personal, a regression has several outputs, or
         the protocol is one-shot in classification.
     """
@@ -74,7 +77,7 @@ class HierarchicalLinearClient(LinearClient):
     ) -> None:
         super().__init__(*args, **kwargs)
         if protocol not in PROTOCOLS:
-            raise ValueError(f"protocol must be one of {PROTOCOLS}, got {protocol!r}")
+            raise ArgumentError("protocol", protocol, choices=PROTOCOLS)
         check_protocol(protocol, self.is_regression)
         self.protocol = protocol
         self.shared_names = list(NAMES)
@@ -90,12 +93,12 @@ class HierarchicalLinearClient(LinearClient):
 
         Raises
         ------
-        ValueError
+        ArgumentError
             If the server has another protocol.
         """
         asked = config.get(PROTOCOL, self.protocol)
         if asked != self.protocol:
-            raise ValueError(f"the server's protocol is {asked!r}, this client's {self.protocol!r}")
+            raise ArgumentError(PROTOCOL, asked, f"{self.protocol!r}, this client's")
         return super().fit(parameters, config)
 
     # ------------------------------------------------------------------ what a message asks for
@@ -104,17 +107,14 @@ class HierarchicalLinearClient(LinearClient):
         self, parameters: NDArrays, before: int = 0, stored: bool = True
     ) -> Snapshot | None:
         """Take over the received prior; the model is its mean."""
-        if len(parameters) != len(self.shared_names):
-            raise ValueError(f"received {len(parameters)} arrays instead of {self.shared_names}")
-        prior = prior_of(dict(zip(self.shared_names, parameters, strict=True)))
-        if prior.mean.shape != self._prior.mean.shape:
-            raise ValueError(
-                f"received a prior of {len(prior.mean)} coefficients for a model of "
-                f"{len(self._prior.mean)}"
-            )
-        if not self.is_regression:  # the noise of a class is no parameter, whatever others tell
+        received = by_name(self.shared_names, parameters)
+        prior = prior_of(received)
+        expected = self._prior.mean.shape
+        if prior.mean.shape != expected:
+            raise ArgumentError(f"shape of {MEAN}", prior.mean.shape, f"{expected}")
+        if not self.is_regression:  # the noise of a class is no parameter, whatever others report
             prior = replace(prior, noise=1.0)
-        self._prior, self._outgoing = prior, dict(zip(self.shared_names, parameters, strict=True))
+        self._prior, self._outgoing = prior, received
         self._put(prior.mean)
         return None
 
@@ -124,16 +124,16 @@ class HierarchicalLinearClient(LinearClient):
         if self.protocol == "one-shot":
             self._outgoing = moments_arrays(own)
         else:
-            told = contribution(own, self._prior)
+            sent = contribution(own, self._prior)
             if not self.is_regression:  # the noise of a class is no parameter: s2 stays 1
-                told = replace(told, noise=np.full(2, float(own.examples)))
-            self._outgoing = contribution_arrays(told)
+                sent = replace(sent, noise=np.full(2, float(own.examples)))
+            self._outgoing = contribution_arrays(sent)
         self._put(posterior(own, self._prior).mean)
         with self.random(current.number, "train"):
             return evaluate(self.model, self.training_batches, self.task).loss, {}
 
     def personalize(self, current: LocalRound) -> tuple[Scalars, Evaluation | None]:
-        """Put the client's own model together; as :meth:`PersonalClient.personalize`."""
+        """Put the client's local model together; as :meth:`PersonalClient.personalize`."""
         found = posterior(self._moments(ALL), self._prior)
         self._put(found.mean)
         distance = float(np.linalg.norm(found.mean - self._prior.mean))
@@ -191,5 +191,5 @@ def check_protocol(protocol: str, is_regression: bool) -> None:
         raise ArgumentError(
             "protocol",
             protocol,
-            "'iterative' in classification: a class has no moments that tell all of the data",
+            "'iterative' in classification: no moments hold all that classes need of the data",
         )

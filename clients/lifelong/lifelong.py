@@ -19,6 +19,7 @@ from clients.scopes import Scope
 from clients.state.personal_state import Snapshot, tensor_spec
 from clients.training import EVERYTHING
 from strategies.arrays import Spec
+from strategies.errors import ArgumentError
 
 __all__ = ["LifelongClient"]
 
@@ -32,10 +33,10 @@ class LifelongClient(LocalModelClient):
 
         ``f_new(theta) + lambda/2 sum_j F_j (theta_j - theta*_j)^2 + mu/2 ||theta - theta_0||^2``
 
-    where ``theta*`` is the client's own model at the end of its last task, ``F`` the diagonal
+    where ``theta*`` is the client's local model at the end of its last task, ``F`` the diagonal
     Fisher information of its tasks so far, and ``theta_0`` what the server sent, the mean of the
     clients' models (Kirkpatrick et al. 2017, arXiv:1612.00796, eq. 3; online accumulation with
-    decay: Schwarz et al. 2018, arXiv:1805.06370). The own model is sent, to be averaged;
+    decay: Schwarz et al. 2018, arXiv:1805.06370). The local model is sent, to be averaged;
     ``theta*`` and ``F`` never leave the device. Without either term the client fine-tunes its own
     model on whatever comes.
 
@@ -48,19 +49,23 @@ class LifelongClient(LocalModelClient):
 
     Parameters
     ----------
-    args, kwargs : as in :class:`PersonalClient`; ``mu`` is the strength of its ``proximal_rules``
-    lambda_ : ``lambda >= 0``; at infinity what matters to old tasks at all (``F_j > 0``) stays
-    fisher_decay : in [0, 1], what is left of the old Fisher information at a change
-    fisher_samples : as in :func:`clients.inference.fisher.fisher_diagonal`; 0 is exact
+    args, kwargs
+        As in :class:`PersonalClient`; ``mu`` is the strength of its ``proximal_rules``.
+    lambda_ : float, default 1.0
+        ``lambda >= 0``; at infinity what matters to old tasks at all (``F_j > 0``) stays.
+    fisher_decay : float, default 1.0
+        In [0, 1], what is left of the old Fisher information at a change.
+    fisher_samples : int, default 0
+        As in :func:`clients.inference.fisher.fisher_diagonal`; 0 is exact.
     task_id : number of the task that the examples at hand belong to, where the data announce it;
-        None: the client finds out by itself. It compares the losses of its own model on the
+        None: the client finds out by itself. It compares the losses of its local model on the
         examples at hand, before it is trained on them, with those on its validation examples (its
         training examples, if it has none) after the last round: a jump is a change, by
         :func:`clients.lifelong.change_detection.has_jumped`
 
     Raises
     ------
-    ValueError
+    ArgumentError
         If ``lambda_`` or ``fisher_decay`` is out of range.
     """
 
@@ -74,11 +79,9 @@ class LifelongClient(LocalModelClient):
         **kwargs: Any,
     ) -> None:
         if not lambda_ >= 0:
-            raise ValueError(f"lambda must be >= 0, got {lambda_}")
+            raise ArgumentError("lambda_", lambda_, "at least 0")
         if not 0 <= fisher_decay <= 1:
-            raise ValueError(
-                f"the Fisher information's decay must be in [0, 1], got {fisher_decay}"
-            )
+            raise ArgumentError("fisher_decay", fisher_decay, "in [0, 1]")
         self.lambda_ = lambda_
         self.fisher_decay = fisher_decay
         self.fisher_samples = fisher_samples
@@ -90,7 +93,7 @@ class LifelongClient(LocalModelClient):
         received, group = self._values(), self.proximal_terms()
         self._put(self._own("own", current.before, received))
         kept = dict(current.before.arrays) if current.before else {}
-        if not self.num_examples:  # nothing to learn, and nothing to tell a change by
+        if not self.num_examples:  # nothing to learn, and nothing to detect a change by
             return math.nan, kept
         if current.before is not None and self._has_changed(current.number, kept):
             kept |= self._consolidated(current.before)
@@ -171,12 +174,12 @@ class LifelongClient(LocalModelClient):
         ]
 
     def personalize(self, current: LocalRound) -> tuple[Scalars, Evaluation | None]:
-        """Put the client's own model together; as :meth:`PersonalClient.personalize`."""
+        """Put the client's local model together; as :meth:`PersonalClient.personalize`."""
         self._put(self._own("own", current.before, self._values()))
         return {"tasks": int(current.before.arrays.get(TASKS, 1)) if current.before else 1}, None
 
     def adaptation(self) -> tuple[frozenset[Scope], list[ProximalTerm]]:
-        """An unseen client takes the received model as its own, and trains it near the group."""
+        """Let an unseen client start from the received model and train it near the group."""
         return EVERYTHING, self.proximal_terms()
 
     def kept_spec(self) -> Spec:

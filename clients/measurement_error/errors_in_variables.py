@@ -1,4 +1,4 @@
-"""The client of a linear model fitted to true values: it predicts from calibrated readings."""
+"""The client of a linear model fitted to true values: it predicts from calibrated measurements."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -13,9 +13,10 @@ from clients.adaptation import ALL
 from clients.data_quality import calibration
 from clients.evaluation import evaluate
 from clients.linear_client import LinearClient, numbers
-from clients.local_client import NDArrays
+from clients.local_client import NDArrays, by_name
 from clients.personal import LocalRound
 from clients.state.personal_state import Snapshot
+from strategies.errors import ArgumentError
 from strategies.hierarchical.mixed_effects import Floats
 from strategies.measurement_error.corrected_moments import error_moments
 from strategies.measurement_error.errors_in_variables import (
@@ -28,18 +29,21 @@ from strategies.measurement_error.errors_in_variables import (
 __all__ = ["ErrorsInVariablesClient"]
 
 FEWEST_MEASUREMENTS = 2
-"""A client calibrates if it has at least so many readings for each feature: the covariance of
+"""A client calibrates if it has at least so many measurements for each feature: the covariance of
 fewer would replace most of what they say by nothing."""
 
 
 class Calibrated(nn.Module):
-    """Replace readings by the mean of the true values given them, then apply a model.
+    """Replace measurements by the mean of the true values given them, then apply a model.
 
     Parameters
     ----------
-    model : takes true values
-    matrix : ``(d, d)`` of the calibration ``E[X | W] = mean + matrix (W - mean)``
-    mean : ``(d,)``
+    model : Module
+        Takes true values.
+    matrix : ndarray
+        ``(d, d)`` of the calibration ``E[X | W] = mean + matrix (W - mean)``.
+    mean : ndarray
+        ``(d,)``.
     """
 
     def __init__(self, model: nn.Module, matrix: Floats, mean: Floats) -> None:
@@ -58,36 +62,35 @@ class Calibrated(nn.Module):
 
 
 class ErrorsInVariablesClient(LinearClient):
-    """Tell the moments of noisy readings; predict by the fleet's model of the true values.
+    """Report the moments of noisy measurements; predict by the fleet's model of the true values.
 
     The coefficients that :class:`strategies.ErrorsInVariables` finds are those of true values, the
-    same for all devices however well they see. For prediction from readings as noisy as those of
-    training they alone would be worse than the biased ones; so each client puts its own
-    calibration ``E[X | W]`` before them, made of its own training readings and its stated noise:
-    one common model, a reliability of each client's own. With fewer than
-    :data:`FEWEST_MEASUREMENTS` readings a feature it predicts from them as they are.
+    same for all devices however well they measure. For prediction from measurements as noisy as
+    those of training they alone would be worse than the biased ones; so each client puts its own
+    calibration ``E[X | W]`` before them, made of its own training measurements and its declared
+    noise: one common model, a reliability of each client's own. With fewer than
+    :data:`FEWEST_MEASUREMENTS` measurements a feature it predicts from them as they are.
 
     Parameters
     ----------
-    args, kwargs : as in :class:`clients.linear_client.LinearClient`; ``quality`` states the noise,
-        without it readings count as exact
+    args, kwargs
+        As in :class:`clients.linear_client.LinearClient`; ``details.quality`` declares the noise,
+        without it measurements count as exact.
 
     Raises
     ------
-    ValueError
-        If the model is not one linear layer, or the stated noise is not that of its features.
+    ArgumentError
+        If the model is not one linear layer, or the declared noise is not that of its features.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._noise = np.zeros(self.layer.in_features)
         if self.details.quality is not None:
-            if self.details.quality.noise.shape != self._noise.shape:
-                raise ValueError(
-                    f"noise is stated of {len(self.details.quality.noise)} features, the model has "
-                    f"{len(self._noise)}"
-                )
-            self._noise = self.details.quality.noise
+            declared, expected = self.details.quality.noise, self._noise.shape
+            if declared.shape != expected:
+                raise ArgumentError("shape of noise", declared.shape, f"{expected}, one a feature")
+            self._noise = declared
         self.shared_names = list(NAMES)
         self._outgoing = model_arrays(self._coefficients())
         self._calibrates_on = ALL
@@ -102,15 +105,10 @@ class ErrorsInVariablesClient(LinearClient):
         self, parameters: NDArrays, before: int = 0, stored: bool = True
     ) -> Snapshot | None:
         """Take over the received coefficients."""
-        if len(parameters) != len(self.shared_names):
-            raise ValueError(f"received {len(parameters)} arrays instead of {self.shared_names}")
-        received = dict(zip(self.shared_names, parameters, strict=True))
-        expected = self._coefficients().shape
-        if received[COEFFICIENTS].shape != expected:
-            raise ValueError(
-                f"received coefficients of shape {received[COEFFICIENTS].shape} instead of "
-                f"{expected}"
-            )
+        received = by_name(self.shared_names, parameters)
+        found, expected = received[COEFFICIENTS].shape, self._coefficients().shape
+        if found != expected:
+            raise ArgumentError(f"shape of {COEFFICIENTS}", found, f"{expected}")
         self._outgoing = received
         self._put(received[COEFFICIENTS])
         return None
@@ -123,8 +121,8 @@ class ErrorsInVariablesClient(LinearClient):
             inputs, targets = found
             if not self.is_regression:
                 targets = one_hot(targets, self.layer.out_features)
-            told = error_moments(numbers(inputs.flatten(1)), numbers(targets), self._noise)
-            self._outgoing = moments_arrays(told)
+            moments = error_moments(numbers(inputs.flatten(1)), numbers(targets), self._noise)
+            self._outgoing = moments_arrays(moments)
         return loss, {}
 
     def adapt(self, examples: int, steps: int) -> None:
@@ -134,7 +132,7 @@ class ErrorsInVariablesClient(LinearClient):
     def predictor(self) -> nn.Module:
         """Return the model behind the client's calibration.
 
-        Exact readings need none, and of too few training examples there is none to be made.
+        Exact measurements need none, and of too few training examples there is none to be made.
         """
         found = self._first_examples(self._calibrates_on) if self._noise.any() else None
         if found is None or len(found[0]) < FEWEST_MEASUREMENTS * self.layer.in_features:

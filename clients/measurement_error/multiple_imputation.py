@@ -47,5 +47,5 @@ def _gather(model: nn.Module, inputs: tuple[Tensor, ...], outputs: Tensor) -> An
     draws = getattr(model, _DRAWS)
     if not draws:
         return outputs
-    apart = outputs.reshape(-1, draws, *outputs.shape[1:])
-    return getattr(model, _AVERAGE)(apart.transpose(0, 1))
+    by_draw = outputs.reshape(-1, draws, *outputs.shape[1:])
+    return getattr(model, _AVERAGE)(by_draw.transpose(0, 1))

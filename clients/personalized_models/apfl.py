@@ -1,4 +1,4 @@
-"""APFL: a personal mixture of an own model and the shared one."""
+"""APFL: a personal mixture of a local model and the shared one."""
 
 import copy
 from collections.abc import Collection
@@ -18,6 +18,7 @@ from clients.scopes import Scope
 from clients.state.personal_state import Snapshot
 from clients.training import EVERYTHING
 from strategies.arrays import Spec
+from strategies.errors import ArgumentError
 
 __all__ = ["APFLClient"]
 
@@ -30,8 +31,10 @@ class Mixture(nn.Module):
 
     Parameters
     ----------
-    shared, own : ``w`` and ``v``
-    alpha : 0-dimensional tensor, weight of ``v``
+    shared, own : Module
+        ``w`` and ``v``.
+    alpha : Tensor
+        0-dimensional tensor, weight of ``v``.
     """
 
     def __init__(self, shared: nn.Module, own: nn.Module, alpha: Tensor) -> None:
@@ -77,19 +80,21 @@ class APFLClient(LocalModelClient):
 
     Parameters
     ----------
-    args, kwargs : as in :class:`PersonalClient`
-    mixing : ``alpha``, weight of the own model, in [0, 1]; None: it adapts, from 0.5
-        on. A gradient clip bounds the gradients of both models together
+    args, kwargs
+        As in :class:`PersonalClient`.
+    mixing : float, optional
+        ``alpha``, weight of the local model, in [0, 1]; None: it adapts, from 0.5 on. A gradient
+        clip bounds the gradients of both models together.
 
     Raises
     ------
-    ValueError
+    ArgumentError
         If ``mixing`` is out of range.
     """
 
     def __init__(self, *args: Any, mixing: float | None = None, **kwargs: Any) -> None:
         if mixing is not None and not 0 <= mixing <= 1:
-            raise ValueError(f"mixing must be in [0, 1], got {mixing}")
+            raise ArgumentError("mixing", mixing, "in [0, 1]")
         self.mixing = mixing
         super().__init__(*args, **kwargs)
 
@@ -130,14 +135,14 @@ class APFLClient(LocalModelClient):
         return loss / 2, kept | {"mixing/alpha": model.alpha.detach().cpu()}
 
     def personalize(self, current: LocalRound) -> tuple[Scalars, Evaluation | None]:
-        """Put the client's own model together; as :meth:`PersonalClient.personalize`."""
+        """Put the client's local model together; as :meth:`PersonalClient.personalize`."""
         received, alpha = self._values(), self._alpha(current.before)
         own = self._own("own", current.before, received)
         self._put(mix(own, received, alpha, dict(self.model.named_parameters())))
         return {}, None  # alpha is personal: it is not reported
 
     def adaptation(self) -> tuple[frozenset[Scope], list[ProximalTerm]]:
-        """An unseen client trains the mixture, unless the weight is 0."""
+        """Let an unseen client train the mixture, unless the weight is 0."""
         return frozenset() if self.mixing == 0.0 else EVERYTHING, []
 
     def _alpha(self, before: Snapshot | None) -> float:

@@ -8,11 +8,11 @@ __all__ = ["DittoClient"]
 
 
 class DittoClient(MRMTLClient):
-    """Ditto (Li et al. 2021, Algorithm 1): own models around the FedAvg model.
+    """Ditto (Li et al. 2021, Algorithm 1): local models around the FedAvg model.
 
-    The own model is trained towards the shared one as it was received, which stays put during
+    The local model is trained towards the shared one as it was received, which stays put during
     the round; then the shared one is trained as FedAvg does, on the same batches, and sent. The
-    own model never leaves the device.
+    local model never leaves the device.
     """
 
     sends_own = False

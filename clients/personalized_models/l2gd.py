@@ -1,4 +1,4 @@
-"""L2GD: own models around their mean, by the toss of a coin."""
+"""L2GD: local models around their mean, by the toss of a coin."""
 
 import math
 from dataclasses import replace
@@ -10,6 +10,7 @@ from clients.personalized_models.local_model import Values
 from clients.personalized_models.mr_mtl import MRMTLClient
 from clients.personalized_models.strength import check_overshoot
 from clients.training import joint
+from strategies.errors import ArgumentError
 from strategies.randomness import generator
 
 __all__ = ["L2GDClient"]
@@ -31,14 +32,16 @@ class L2GDClient(MRMTLClient):
 
     Parameters
     ----------
-    args, kwargs : as in :class:`MRMTLClient`; of ``schedule`` nothing is used, since the
-        coins decide the number of steps
-    averaging_probability : p in (0, 1); 1 / p is the expected number of local steps a round.
-        None: :func:`fitting_probability`, with which hardly any strength is too large
+    args, kwargs
+        As in :class:`MRMTLClient`; of ``schedule`` nothing is used, since the coins decide the
+        number of steps.
+    averaging_probability : float, optional
+        ``p`` in (0, 1); ``1 / p`` is the expected number of local steps a round. None:
+        :func:`fitting_probability`, with which hardly any strength is too large.
 
     Raises
     ------
-    ValueError
+    ArgumentError
         If ``c`` is above 1, so that averaging would overshoot the mean.
     """
 
@@ -47,7 +50,8 @@ class L2GDClient(MRMTLClient):
     ) -> None:
         super().__init__(*args, **kwargs)
         if self.optimization.optimizer != "sgd":
-            raise ValueError("L2GD balances its averaging with plain SGD; use optimizer 'sgd'")
+            wanted = "'sgd', with whose plain steps L2GD balances its averaging"
+            raise ArgumentError("optimizer", self.optimization.optimizer, wanted)
         self.optimization = replace(self.optimization, momentum=0.0)
         rate, finite = self.optimization.learning_rate, [*filter(math.isfinite, self.lambdas)]
         if averaging_probability is None:
@@ -73,7 +77,7 @@ class L2GDClient(MRMTLClient):
 def largest_l2gd_strength(learning_rate: float, averaging_probability: float) -> float:
     """Return the ``lambda`` at which an averaging step of L2GD ends at the mean."""
     if not 0 < averaging_probability < 1:
-        raise ValueError(f"averaging_probability must be in (0, 1), got {averaging_probability}")
+        raise ArgumentError("averaging_probability", averaging_probability, "in (0, 1)")
     return averaging_probability / ((1 - averaging_probability) * learning_rate)
 
 

@@ -7,6 +7,7 @@ from torch import Tensor
 from clients.personal import PersonalClient
 from clients.state.personal_state import Snapshot, tensor_spec
 from strategies.arrays import Spec
+from strategies.errors import ArgumentError
 
 Values = dict[str, Tensor]
 """State-dict name -> tensor."""
@@ -20,28 +21,27 @@ class LocalModelClient(PersonalClient):
 
     Parameters
     ----------
-    args, kwargs : as in :class:`PersonalClient`, with nothing personal in ``scopes``: the whole
-        own model is
-    participation : share of the clients that take part in a round, in (0, 1]; where own models are
-        what is sent, their mean needs it
+    args, kwargs
+        As in :class:`PersonalClient`, with nothing personal in ``scopes``: the local model is.
+    participation : float, default 1.0
+        Share of the clients that take part in a round, in (0, 1]; where local models are what is
+        sent, their mean needs it.
 
     Raises
     ------
-    ValueError
+    ArgumentError
         If the scopes make a part of the shared model personal, or the share is out of range.
     """
 
     def __init__(self, *args: Any, participation: float = 1.0, **kwargs: Any) -> None:
         if not 0 < participation <= 1:
-            raise ValueError(f"participation must be in (0, 1], got {participation}")
+            raise ArgumentError("participation", participation, "in (0, 1]")
         super().__init__(*args, **kwargs)
         self.participation = participation
         self._initial = self._values() if participation < 1 else {}
         if self.personal_names:
-            raise ValueError(
-                f"{type(self).__name__} keeps a whole model of its own, so nothing of the shared "
-                f"one can be personal; {self.personal_names} are"
-            )
+            wanted = f"empty: a {type(self).__name__} keeps a whole local model"
+            raise ArgumentError("personal_names", self.personal_names, wanted)
 
     def _model_parts(self) -> tuple[str, ...]:
         """Return the parts of the personal state that hold a whole model each."""
@@ -58,9 +58,9 @@ class LocalModelClient(PersonalClient):
         return self._own(part, before, self._initial) if self._initial else {}
 
     def _contribution(self, received: Values, last: Values) -> Values:
-        """Return what to send of the own model in the network, so that the mean is everybody's.
+        """Return what to send of the local model in the network, so that the mean is everybody's.
 
-        If all take part that is the own model. If only a share does, the mean has to move by that
+        If all take part that is the local model. If only a share does, the mean has to move by that
         share of the mean movement, since the others have not moved:
         ``received + share (own - last)``. (The mean of those who take part would jump from round to
         round.) Buffers are sent as they are: of those the mean of a few will do.

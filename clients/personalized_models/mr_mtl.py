@@ -15,6 +15,7 @@ from clients.proximal import ProximalTerm
 from clients.scopes import Scope
 from clients.state.personal_state import Snapshot
 from clients.training import EVERYTHING
+from strategies.errors import ArgumentError
 
 __all__ = ["MRMTLClient"]
 
@@ -23,31 +24,34 @@ FEWEST_TO_CHOOSE = 4
 
 
 class MRMTLClient(LocalModelClient):
-    """MR-MTL (Liu et al. 2022): own models around their mean, which is what clients send.
+    """MR-MTL (Liu et al. 2022): local models around their mean, which is what clients send.
 
     Per round: ``theta_i <- train f_i + lambda/2 ||theta_i - theta_0||^2`` from the client's own
     ``theta_i``, where ``theta_0`` is the mean of the clients' models. A client's first model is
-    the first one it receives. What is sent is the own model itself: of all methods here, MR-MTL
+    the first one it receives. What is sent is the local model itself: of all methods here, MR-MTL
     and L2GD keep nothing to the device.
 
     Parameters
     ----------
-    args, kwargs : as in :class:`LocalModelClient`; ``proximal_rules`` act where the shared model is
-        trained, which is in Ditto, and at infinity
-    lambda_ : ``lambda >= 0``, infinity included; or several candidates, ascending: then the
-        client keeps a model for each of them (time and state grow alike) and uses the one that
-        is best on its own validation examples. The choice is reported as metric ``lambda``.
-        At infinity what is kept is the shared model
-    tau : instead of ``lambda_``: it becomes :func:`strength_for` the client's examples
+    args, kwargs
+        As in :class:`LocalModelClient`; ``proximal_rules`` act where the shared model is trained,
+        which is in Ditto, and at infinity.
+    lambda_ : float or sequence of float, optional
+        ``lambda >= 0``, infinity included; or several candidates, ascending: then the client keeps
+        a model for each of them (time and state grow alike) and uses the one that is best on its
+        own validation examples. The choice is reported as metric ``lambda``. At infinity what is
+        kept is the shared model.
+    tau : float, optional
+        Instead of ``lambda_``: it becomes :func:`strength_for` the client's examples.
 
     Raises
     ------
-    ValueError
+    ArgumentError
         If a strength is negative or NaN, candidates do not ascend, or both are given.
     """
 
     sends_own = True
-    """Whether the own model leaves the device."""
+    """Whether the local model leaves the device."""
 
     def __init__(
         self,
@@ -57,12 +61,12 @@ class MRMTLClient(LocalModelClient):
         **kwargs: Any,
     ) -> None:
         if (lambda_ is None) == (tau is None):
-            raise ValueError("give either lambda_ or tau")
+            raise ArgumentError("lambda_", lambda_, "given without tau, or not given with it")
         candidates = lambda_ if isinstance(lambda_, Sequence) else (lambda_ or 0.0,)
         if not all(value >= 0 for value in candidates) or not candidates:
-            raise ValueError(f"lambda must be >= 0, got {lambda_}")
+            raise ArgumentError("lambda_", lambda_, "at least 0, one number or several")
         if list(candidates) != sorted(set(candidates)):
-            raise ValueError(f"the candidates of lambda must ascend, got {lambda_}")
+            raise ArgumentError("lambda_", lambda_, "ascending candidates")
         self.lambdas = tuple(candidates)
         super().__init__(*args, **kwargs)
         if tau is not None:
@@ -98,9 +102,9 @@ class MRMTLClient(LocalModelClient):
     def _train_own(
         self, server_round: int, strength: float, received: Values, last: Values
     ) -> tuple[float, Values]:
-        """Train the own model in place, which starts as it was; return its loss, and what to send.
+        """Train the local model in place, from where it was; return its loss, and what to send.
 
-        ``last`` is what the client stood for in the mean before: its own model, or the initial one.
+        ``last`` is what the client stood for in the mean before: its local or the initial model.
 
         With infinite strength the model starts as the received one and is trained freely: the
         anchor itself moves as FedAvg moves it.
@@ -111,7 +115,7 @@ class MRMTLClient(LocalModelClient):
         return loss, self._contribution(received, last)
 
     def _proximal_term(self, centre: Values, strength: float) -> ProximalTerm:
-        """Return a tether to a copy of the centre, which whoever has it may move."""
+        """Return a proximal term to a copy of the centre, which whoever has it may move."""
         return ProximalTerm(
             {n: centre[n].clone() for n, _ in self.model.named_parameters()}, strength
         )
@@ -119,7 +123,7 @@ class MRMTLClient(LocalModelClient):
     # ------------------------------------------------------------------ evaluation
 
     def personalize(self, current: LocalRound) -> tuple[Scalars, Evaluation | None]:
-        """Put the client's own model together; as :meth:`PersonalClient.personalize`."""
+        """Put the client's local model together; as :meth:`PersonalClient.personalize`."""
         received = self._values()
         choice = self._choice()
         chosen = self.default_lambda, received
@@ -132,7 +136,7 @@ class MRMTLClient(LocalModelClient):
         return {"lambda": chosen[0]}, choice.validation if choice else None
 
     def adaptation(self) -> tuple[frozenset[Scope], list[ProximalTerm]]:
-        """An unseen client takes the received model as its own, and trains it under the tether."""
+        """Let an unseen client start from the received model, and train it near that."""
         if math.isinf(self.default_lambda):
             return frozenset(), []
         return EVERYTHING, [self._proximal_term(self._values(), self.default_lambda)]
@@ -152,7 +156,7 @@ class MRMTLClient(LocalModelClient):
         return choice.add(self.model) if choice else strength == self.default_lambda
 
     def _candidates(self) -> dict[str, float]:
-        """Return where the own model of each strength is kept."""
+        """Return where the local model of each strength is kept."""
         if len(self.lambdas) == 1:
             return {"own": self.lambdas[0]}
         return {f"own-{strength:g}": strength for strength in self.lambdas}
@@ -163,5 +167,5 @@ class MRMTLClient(LocalModelClient):
     def _start(
         self, part: str, strength: float, before: Snapshot | None, received: Values
     ) -> Values:
-        """Return the own model; at infinity it is the received one."""
+        """Return the local model; at infinity it is the received one."""
         return received if math.isinf(strength) else self._own(part, before, received)

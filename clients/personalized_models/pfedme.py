@@ -1,4 +1,4 @@
-"""pFedMe: own models around a minimizer of Moreau envelopes."""
+"""pFedMe: local models around a minimizer of Moreau envelopes."""
 
 import math
 from dataclasses import replace
@@ -21,13 +21,16 @@ class PFedMeClient(MRMTLClient):
 
     Parameters
     ----------
-    args, kwargs : as in :class:`MRMTLClient`
-    inner_steps : K, steps on every minibatch
-    outer_learning_rate : eta
+    args, kwargs
+        As in :class:`MRMTLClient`.
+    inner_steps : int, default 5
+        K, steps on every minibatch.
+    outer_learning_rate : float, default 0.01
+        ``eta``.
 
     Raises
     ------
-    ValueError
+    ArgumentError
         If ``eta lambda`` is above 1: ``w`` would overshoot ``theta``, from 2 on diverge.
     """
 

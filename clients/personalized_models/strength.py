@@ -13,11 +13,13 @@ def strength_for(num_examples: int, tau: float) -> float:
 
     Raises
     ------
-    ValueError
+    ArgumentError
         If ``tau`` is not above zero, or the number negative.
     """
-    if not tau > 0 or num_examples < 0:
-        raise ValueError(f"tau must be > 0 and examples >= 0, got {tau} and {num_examples}")
+    if not tau > 0:
+        raise ArgumentError("tau", tau, "above 0")
+    if num_examples < 0:
+        raise ArgumentError("num_examples", num_examples, "at least 0")
     precision = num_examples * tau**2
     return 1.0 / precision if precision > 0 else math.inf
 
@@ -32,7 +34,7 @@ def check_overshoot(strength: float, largest: float, words: str) -> None:
     """
     if strength > largest:
         raise ArgumentError(
-            "lambda",
+            "lambda_",
             strength,
             f"at most {largest:g} ({words}), or every step goes beyond its anchor",
         )

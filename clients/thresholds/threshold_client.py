@@ -13,6 +13,7 @@ from clients.local_client import NDArrays, Scalars
 from clients.personal import PersonalClient
 from clients.state.model_file import THRESHOLDS
 from clients.thresholds.rules import RULES, Evidence, thresholds_of
+from strategies.errors import ArgumentError
 from strategies.protocol import (
     PARTITION_ID,
     SERVER_ROUND,
@@ -44,32 +45,42 @@ class ThresholdClient(NumPyClient):
     """Find a client's decision thresholds on its own validation examples.
 
     Two evaluations after the last round: first it counts its validation scores, two integer
-    histograms a class; then it is told those of all clients together, finds the threshold of every
-    rule, keeps that of one of them as personal state and tells how good each is on its test
-    examples. No threshold is ever told.
+    histograms a class; then it is sent those of all clients together, finds the threshold of every
+    rule, keeps that of one of them as personal state and reports how good each is on its test
+    examples. No threshold is ever sent.
 
     With two classes there is one threshold, of class 1. With more each class has one, against the
     rest, and the scores are means over classes.
 
     Parameters
     ----------
-    client : any classifier
-    rule : name in :data:`clients.thresholds.rules.RULES`, whose thresholds are kept
-    objective : what thresholds are to be good at
-    num_classes : number of classes, at least 2
+    client : PersonalClient
+        Any that predicts classes.
+    rule : str
+        Name in :data:`clients.thresholds.rules.RULES`, whose thresholds are kept.
+    objective : Objective
+        What thresholds are to be good at.
+    num_classes : int
+        Number of classes, at least 2.
 
     Attributes
     ----------
-    shared_names : as the client's
+    shared_names : list of str
+        As the client's.
+
+    Raises
+    ------
+    ArgumentError
+        If there are fewer than 2 classes, or no such rule.
     """
 
     def __init__(
         self, client: PersonalClient, rule: str, objective: Objective, num_classes: int
     ) -> None:
         if num_classes < 2:
-            raise ValueError(f"thresholds tell classes apart; there is only {num_classes}")
+            raise ArgumentError("num_classes", num_classes, "at least 2")
         if rule not in RULES:
-            raise ValueError(f"unknown threshold rule {rule!r}; use {', '.join(RULES)}")
+            raise ArgumentError("rule", rule, choices=RULES)
         self.client = client
         self.rule = rule
         self.objective = objective
@@ -81,26 +92,29 @@ class ThresholdClient(NumPyClient):
 
         Parameters
         ----------
-        parameters : in the order of ``shared_names``
-        config : as in :meth:`PersonalClient.evaluate`, and ``threshold``: ``count`` or ``choose``;
-            the latter comes with ``threshold-histogram``, ``threshold-spreads`` and
-            ``threshold-weights`` of the fleet
+        parameters : list of ndarray
+            In the order of ``shared_names``.
+        config : dict of str to object
+            As in :meth:`PersonalClient.evaluate`, and ``threshold``: ``count`` or ``choose``; the
+            latter comes with ``threshold-histogram``, ``threshold-spreads`` and
+            ``threshold-weights`` of the fleet.
 
         Returns
         -------
-        loss and number of validation examples (``count``) or of test examples (``choose``);
-        ``partition-id``, and ``threshold-histogram`` or the scores of every rule
+        tuple of float, int and dict
+            Loss and number of validation examples (``count``) or of test examples (``choose``);
+            ``partition-id``, and ``threshold-histogram`` or the scores of every rule.
 
         Raises
         ------
-        ValueError
+        ArgumentError
             If it is neither, the examples to count are missing, a score is not finite, or what is
-            told of the fleet does not fit the model.
+            sent of the fleet does not fit the model.
         """
         steps = {"count": self._count, "choose": self._choose}
         step = str(config.get(THRESHOLD))
         if step not in steps:
-            raise ValueError(f"{THRESHOLD} is {step!r}; it must be one of {', '.join(steps)}")
+            raise ArgumentError(THRESHOLD, step, choices=steps)
         known = self.client.predictions(parameters, config, self.num_classes)
         number = self.client.partition_id
         identity: Scalars = {} if number is None else {PARTITION_ID: number}
@@ -112,10 +126,11 @@ class ThresholdClient(NumPyClient):
     ) -> tuple[float, int, Scalars]:
         found = known["validation"]
         if not len(found.targets):
-            raise ValueError("there are no validation examples, whose scores could be counted")
+            wanted = "non-empty: the scores of its examples are counted"
+            raise ArgumentError("validation_loader", [], wanted)
         counts = [histogram(s, y).ravel() for s, y in one_against_rest(found)]
-        told: Any = {THRESHOLD_HISTOGRAM: np.concatenate(counts).tolist()}
-        return found.loss, len(found.targets), told
+        report: Any = {THRESHOLD_HISTOGRAM: np.concatenate(counts).tolist()}
+        return found.loss, len(found.targets), report
 
     def _choose(
         self, known: Mapping[str, Predictions], config: Mapping[str, Any]
@@ -125,7 +140,8 @@ class ThresholdClient(NumPyClient):
         fleets = _fleets(config)
         classes = one_against_rest(validation)
         if len(fleets) != len(classes):
-            raise ValueError(f"told of {len(fleets)} classes; the model has {len(classes)} to tell")
+            wanted = f"{len(classes)}, those of the model"
+            raise ArgumentError("number of classes", len(fleets), wanted)
         positives, examples = self._tally(validation.targets)
         chosen = [
             thresholds_of(
@@ -176,11 +192,11 @@ def kept_thresholds(client: PersonalClient) -> tuple[float, ...] | None:
 
 
 def _fleets(config: Mapping[str, Any]) -> list[Fleet]:
-    """Return what is told of all clients together, of each class."""
+    """Return what is sent of all clients together, of each class."""
     counts = np.asarray(config[THRESHOLD_HISTOGRAM])
     spreads, weights = config[THRESHOLD_SPREADS], config[THRESHOLD_WEIGHTS]
-    told = [check_histogram(each, MOST_TOGETHER) for each in counts.reshape(-1, 2 * BINS)]
-    return [Fleet(*each) for each in zip(told, spreads, weights, strict=True)]
+    checked = [check_histogram(each, MOST_TOGETHER) for each in counts.reshape(-1, 2 * BINS)]
+    return [Fleet(*each) for each in zip(checked, spreads, weights, strict=True)]
 
 
 def _against_rest(targets: NDArray[np.int64], classes: int) -> list[NDArray[np.bool_]]:
@@ -207,8 +223,10 @@ def decide(chances: Floats, thresholds: Sequence[float]) -> NDArray[np.int64]:
 
     Parameters
     ----------
-    chances : ``(N, K)`` probabilities of the classes
-    thresholds : one for two classes, K for K more
+    chances : ndarray
+        ``(N, K)`` probabilities of the classes.
+    thresholds : sequence of float
+        One for two classes, K for K more.
     """
     if chances.shape[1] == 2:
         return (chances[:, 1] >= thresholds[0]).astype(np.int64)

@@ -38,12 +38,15 @@ def make_authority(folder: Path, days: int = AUTHORITY_DAYS) -> tuple[Path, Path
 
     Parameters
     ----------
-    folder : where; made if it is not there
-    days : how long it is valid
+    folder : Path
+        Where; made if it is not there.
+    days : int, default AUTHORITY_DAYS
+        How long it is valid.
 
     Returns
     -------
-    certificate, key
+    tuple of Path and Path
+        Certificate, key.
 
     Raises
     ------
@@ -65,13 +68,17 @@ def make_server(folder: Path, hosts: Sequence[str], days: int = SERVER_DAYS) -> 
 
     Parameters
     ----------
-    folder : where :func:`make_authority` made one
-    hosts : names and numeric addresses by which SuperNodes and ``flwr run`` reach it, at least one
-    days : how long it is valid
+    folder : Path
+        Where :func:`make_authority` made one.
+    hosts : sequence of str
+        Names and numeric addresses by which SuperNodes and ``flwr run`` reach it, at least one.
+    days : int, default SERVER_DAYS
+        How long it is valid.
 
     Returns
     -------
-    certificate, key
+    tuple of Path and Path
+        Certificate, key.
 
     Raises
     ------
@@ -108,7 +115,8 @@ def make_node_key(folder: Path, name: str) -> tuple[Path, Path]:
 
     Returns
     -------
-    private key (OpenSSH's format), public key
+    tuple of Path and Path
+        Private key (OpenSSH's format), public key.
 
     Raises
     ------

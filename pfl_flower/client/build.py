@@ -58,7 +58,7 @@ def build_client(
     context: Context,
     durable: bool = True,
     run: str = "",
-    own_model: bool = False,
+    private_copy: bool = False,
     server_round: int = 0,
 ) -> PersonalClient:
     """Return the client of a node: its data, its network, its personal state.
@@ -75,7 +75,7 @@ def build_client(
         Whether the personal directory is used.
     run : str
         Name of the run.
-    own_model : bool, default False
+    private_copy : bool, default False
         Whether the network is this client's alone, for clients that live side by side; otherwise
         it is one that all clients of this process use, one after another.
     server_round : int
@@ -93,8 +93,8 @@ def build_client(
     data = whole.at(server_round, config.num_server_rounds)
     phase = whole.phase_at(server_round, config.num_server_rounds)
     setup = model_setup(config)
-    model = copy.deepcopy(setup.model) if own_model else setup.model
-    if own_model:
+    model = copy.deepcopy(setup.model) if private_copy else setup.model
+    if private_copy:
         model.load_state_dict(setup.initial)
     else:
         setup.reset_model()

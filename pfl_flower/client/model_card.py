@@ -34,7 +34,7 @@ def rebuild(**values: Any) -> nn.Module:
         If it is none of :data:`MODELS`: the fields come from a file, and others are code.
     """
     if values.get("model") not in MODELS:
-        raise ArgumentError("model", values.get("model"), f"one of {', '.join(MODELS)}")
+        raise ArgumentError("model", values.get("model"), choices=MODELS)
     return build_model(Architecture(**{**values, "shape": tuple(values["shape"])}), 0)
 
 
@@ -57,12 +57,12 @@ def about_model(config: RunConfig) -> dict[str, str]:
         LABELS: json.dumps(schema.labels),
         COLUMNS: json.dumps(schema.columns),
         SCALES: json.dumps(scales),
-        MEASUREMENTS: _readings(config),
+        MEASUREMENTS: _measurements(config),
     }
 
 
-def _readings(config: RunConfig) -> str:
-    """Return what clients do to their readings, in words."""
+def _measurements(config: RunConfig) -> str:
+    """Return what clients do to their measurements, in words."""
     if config.required_schema.graph:
         return "nodes of a graph, which is there"
     filled = [] if config.data.imputation == "none" else [f"filled in ({config.data.imputation})"]

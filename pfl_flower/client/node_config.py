@@ -28,16 +28,20 @@ _WAYS = (
 
 @dataclass(frozen=True)
 class Node:
-    """Who a node is.
+    """The client that a node is: its number, its name, and which data are its own.
 
     Attributes
     ----------
-    number : the client's own number, the same however often the node restarts or registers anew
-    name : of its personal file: that of its node config, else ``client-<number>``
-    partition, num_partitions : which part of the data is its own, of how many; 0 of 1 where the
-        node has data of its own
-    data : a data set of its own as ``kind:location`` or ``module:function``; empty for the run's
-    data_path : a location of its own for the run's kind of data; empty for the run's
+    number : int
+        The client's own number, the same however often the node restarts or registers anew.
+    name : str
+        Of its personal file: that of its node config, else ``client-<number>``.
+    partition, num_partitions : int
+        Which part of the data is its own, of how many; 0 of 1 where the node has data of its own.
+    data : str, default ""
+        A data set of its own as ``kind:location`` or ``module:function``; empty for the run's.
+    data_path : str, default ""
+        A location of its own for the run's kind of data; empty for the run's.
     """
 
     number: int
@@ -92,12 +96,12 @@ def node_of(context: Context) -> Node:
             value=path,
             choices=(DATA, DATA_PATH),
         )
-    stated = [config.get(key) for key in _PLACE]
-    if stated == [None, None] and name and (data or path):
+    given = [config.get(key) for key in _PLACE]
+    if given == [None, None] and name and (data or path):
         return Node(number_of(name), name, 0, 1, data, path)
-    number, count = (value if type(value) is int else None for value in stated)
+    number, count = (value if type(value) is int else None for value in given)
     if number is None or count is None:
-        key, value = next((k, v) for k, v in zip(_PLACE, stated, strict=True) if type(v) is not int)
+        key, value = next((k, v) for k, v in zip(_PLACE, given, strict=True) if type(v) is not int)
         raise ConfigError(_WAYS, key=key, value=value)
     if not 0 <= number < count:
         raise ConfigError(

@@ -42,11 +42,16 @@ class Picture:
 
     Attributes
     ----------
-    name : of its file, without ``.png``
-    title : in the report
-    aid : one line on how to read it
-    alt : what is seen, for people who do not see it
-    png : the file
+    name : str
+        Of its file, without ``.png``.
+    title : str
+        In the report.
+    aid : str
+        One line on how to read it.
+    alt : str
+        What is seen, for people who do not see it.
+    png : bytes
+        The file.
     """
 
     name: str

@@ -33,28 +33,48 @@ class CellResult:
 
     Attributes
     ----------
-    method, seed : which cell
-    config : hyphenated run config
-    failure : why the method could not run; empty if it could (everything below is empty if not)
-    task : decides what a score is: accuracy in [0, 1], where more is better, or the root mean
-        squared error in units of the target, where less is better
-    rounds : (R,) server rounds, from 1
-    clients : (C,) numbers of the clients
-    test, validation : (R, C) score of each client on its own examples after each round
-    r2 : (R, C) coefficient of determination on the test examples; NaN for classification
-    train_examples, test_examples : (C,) numbers of examples
-    labels : names of the K label bins (classes, or ranges of the target)
-    label_counts : (C, K) training examples of each client in each bin
-    bytes_down, bytes_up : payload bytes of arrays for one client in a round
-    parameters : number of values that are ``shared`` and ``personal``
-    seconds_per_round : wall-clock
-    unseen_examples : (E,) numbers of local examples that unseen clients joined with; -1 for all
-    unseen_clients : (U,) their numbers
-    unseen_test : (E, U) their scores on their own test examples
-    names : (C,) the clients' own names, empty where they have none
-    left_out : in words, which clients could not take part and why
-    safeguarded : whether clients chose between the method's and the baselines' models. Its
-        validation scores are the best of several, so they are too good to be compared
+    method, seed : str and int
+        Which cell.
+    config : mapping of str to object
+        Hyphenated run config.
+    failure : str, default ""
+        Why the method could not run; empty if it could (everything below is empty if not).
+    task : TaskName, default "classification"
+        Decides what a score is: accuracy in [0, 1], where more is better, or the root mean squared
+        error in units of the target, where less is better.
+    rounds : ndarray, optional
+        (R,) server rounds, from 1.
+    clients : ndarray, optional
+        (C,) numbers of the clients.
+    test, validation : ndarray, optional
+        (R, C) score of each client on its own examples after each round.
+    r2 : np.ndarray, optional
+        (R, C) coefficient of determination on the test examples; NaN for classification.
+    train_examples, test_examples : ndarray, optional
+        (C,) numbers of examples.
+    labels : tuple of str, default ()
+        Names of the K label bins (classes, or ranges of the target).
+    label_counts : ndarray, optional
+        (C, K) training examples of each client in each bin.
+    bytes_down, bytes_up : float, default 0.0
+        Payload bytes of arrays for one client in a round.
+    parameters : mapping of str to int, default {}
+        Number of values that are ``shared`` and ``personal``.
+    seconds_per_round : float, default 0.0
+        Wall-clock.
+    unseen_examples : ndarray, optional
+        (E,) numbers of local examples that unseen clients adapted with; -1 for all.
+    unseen_clients : ndarray, optional
+        (U,) their numbers.
+    unseen_test : ndarray, optional
+        (E, U) their scores on their own test examples.
+    names : tuple of str, default ()
+        (C,) the clients' own names, empty where they have none.
+    left_out : tuple of str, default ()
+        In words, which clients could not take part and why.
+    safeguarded : bool, default False
+        Whether clients chose between the method's and the baselines' models. Its validation scores
+        are the best of several, so they are too good to be compared.
     """
 
     method: str
@@ -89,9 +109,12 @@ class Cell:
 
     Attributes
     ----------
-    config : hyphenated run config, with the method and the seed
-    num_clients : number of clients
-    engine : where it runs; the numbers are the same
+    config : mapping of str to object
+        Hyphenated run config, with the method and the seed.
+    num_clients : int
+        Number of clients.
+    engine : Engine, default "in-process"
+        Where it runs; the numbers are the same.
     """
 
     config: Mapping[str, Any]
@@ -181,15 +204,15 @@ def _last(reports: Sequence[ClientReport], clients: Sequence[int]) -> np.ndarray
 
 
 def _unseen(run: MethodRun) -> dict[str, Any]:
-    if not run.joined:
+    if not run.unseen:
         return {}
-    clients = sorted({r.client for reports in run.joined.values() for r in reports})
+    clients = sorted({r.client for reports in run.unseen.values() for r in reports})
     last = run.config.num_server_rounds
-    scores = {k: select(reports, run.score, last) for k, reports in run.joined.items()}
+    scores = {k: select(reports, run.score, last) for k, reports in run.unseen.items()}
     return {
-        "unseen_examples": np.array(list(run.joined)),
+        "unseen_examples": np.array(list(run.unseen)),
         "unseen_clients": np.array(clients),
-        "unseen_test": np.array([[scores[k].get(c, np.nan) for c in clients] for k in run.joined]),
+        "unseen_test": np.array([[scores[k].get(c, np.nan) for c in clients] for k in run.unseen]),
     }
 
 

@@ -39,14 +39,21 @@ class Comparison:
 
     Attributes
     ----------
-    methods : names; the baselines are added
-    config : hyphenated run config of every method, on top of the defaults (``heterogeneity`` is
-        ``none`` unless given)
-    num_clients : number of clients; None for as many as the data have of themselves, or 10
-    seeds : each with a split, first parameters and order of batches of its own
-    tune : whether learning rate and the method's own strength are chosen on validation examples
-    safeguard : whether every personalized method also appears with its fallbacks
-    engine : ``"in-process"`` or ``"ray"``
+    methods : sequence of str
+        Names; the baselines are added.
+    config : mapping of str to object
+        Hyphenated run config of every method, on top of the defaults (``heterogeneity`` is ``none``
+        unless given).
+    num_clients : int, optional
+        Number of clients; None for as many as the data have of themselves, or 10.
+    seeds : sequence of int, default (0, 1, 2)
+        Each with a split, first parameters and order of batches of its own.
+    tune : bool, default False
+        Whether learning rate and the method's own strength are chosen on validation examples.
+    safeguard : bool, default False
+        Whether every personalized method also appears with its fallbacks.
+    engine : Engine, default "in-process"
+        ``"in-process"`` or ``"ray"``.
     """
 
     methods: Sequence[str]
@@ -117,7 +124,7 @@ class Comparison:
         return Cell(config, self.clients, self.engine)
 
     def _common(self) -> dict[str, Any]:
-        """The config of every method. All have the same network, a method's own if one needs it."""
+        """Return the config of every method, with one network for all, such as a method needs."""
         config = {"heterogeneity": "none", **self.config, "baselines": ""}
         special = [name for name in self.methods if METHODS[name].block]
         if not special or config.get("model", "auto") != "auto":
@@ -139,8 +146,10 @@ class Outcome:
 
     Attributes
     ----------
-    cells : a result of every method and seed, and safeguarded ones
-    tuned : method -> settings that tuning chose
+    cells : list of CellResult
+        A result of every method and seed, and safeguarded ones.
+    tuned : mapping of str to mapping of str to object
+        Method -> settings that tuning chose.
     """
 
     cells: list[CellResult]
@@ -176,11 +185,16 @@ def compare(
 
     Parameters
     ----------
-    comparison : see :class:`Comparison`
-    folder : where cells are kept
-    jobs : number of processes
-    console : for the display of progress
-    tensorboard : whether to write scalars of every round to ``folder/tensorboard``
+    comparison : Comparison
+        See :class:`Comparison`.
+    folder : Path
+        Where cells are kept.
+    jobs : int, default 1
+        Number of processes.
+    console : Console, optional
+        For the display of progress.
+    tensorboard : bool, default False
+        Whether to write scalars of every round to ``folder/tensorboard``.
 
     Raises
     ------

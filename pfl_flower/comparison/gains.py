@@ -34,15 +34,23 @@ class Comparison:
 
     Attributes
     ----------
-    method, baseline : what is compared, each at its own chosen round
-    seeds : that both ran on
-    clients : number of pairs of seed and client
-    mean : mean gain over the pairs; positive is better
-    low, high : 95% interval of the mean gain, see :func:`bootstrap_interval`
-    share_worse : part of the pairs with a gain below zero, in [0, 1]
-    harmed : those pairs, the worst first
-    p_value : two-sided Wilcoxon signed-rank test of the mean gains of the seeds; None with
-        fewer than 6 seeds
+    method, baseline : str
+        What is compared, each at its own chosen round.
+    seeds : tuple of int
+        That both ran on.
+    clients : int
+        Number of pairs of seed and client.
+    mean : float
+        Mean gain over the pairs; positive is better.
+    low, high : float
+        95% interval of the mean gain, see :func:`bootstrap_interval`.
+    share_worse : float
+        Part of the pairs with a gain below zero, in [0, 1].
+    harmed : tuple of ClientGain
+        Those pairs, the worst first.
+    p_value : float or None
+        Two-sided Wilcoxon signed-rank test of the mean gains of the seeds; None with fewer than 6
+        seeds.
     """
 
     method: str
@@ -76,7 +84,8 @@ def paired_gains(
 
     Returns
     -------
-    by seed and client; in the unit of the score, positive where the method is better
+    list of ClientGain
+        By seed and client; in the unit of the score, positive where the method is better.
     """
     others = {cell.seed: cell for cell in finished(cells, baseline)}
     found = []
@@ -103,11 +112,12 @@ def bootstrap_interval(groups: Sequence[np.ndarray]) -> tuple[float, float]:
     percentile of the means of 10,000 resamples. With one seed only clients are drawn. The
     generator is always the same one, so equal gains have an equal interval.
 
+    Source: Davison and Hinkley 1997, Bootstrap Methods and their Application, section 3.8.
+
     Parameters
     ----------
-    groups : gains of the clients of each seed, none empty
-
-    Source: Davison and Hinkley 1997, Bootstrap Methods and their Application, section 3.8.
+    groups : sequence of ndarray
+        Gains of the clients of each seed, none empty.
     """
     sizes = np.array([len(group) for group in groups])
     padded = np.zeros((len(groups), sizes.max()))
@@ -133,7 +143,8 @@ def signed_rank(gains: np.ndarray) -> float | None:
 
     Parameters
     ----------
-    gains : mean gain of each seed
+    gains : ndarray
+        Mean gain of each seed.
     """
     if len(gains) < SEEDS_FOR_A_TEST or not np.isfinite(gains).all():
         return None

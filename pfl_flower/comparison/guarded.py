@@ -17,8 +17,10 @@ def safeguarded(own: CellResult, fallbacks: Sequence[CellResult]) -> CellResult:
 
     Parameters
     ----------
-    own : the personalized method's cell
-    fallbacks : those of the global model and of training alone
+    own : CellResult
+        The personalized method's cell.
+    fallbacks : sequence of CellResult
+        Those of the global model and of training alone.
     """
     candidates = [own, *fallbacks]
     sign = direction(own.task)

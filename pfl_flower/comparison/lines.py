@@ -129,7 +129,7 @@ def _style_of(methods: Sequence[str], place: int) -> dict[str, Any]:
 
 
 def draw_unseen(cells: Sequence[CellResult]) -> Picture | None:
-    """Draw the mean score of clients that joined after training against their local examples."""
+    """Draw the mean score of unseen clients against their local examples."""
     task, colors, methods = task_of(cells), colors_of(cells), methods_of(cells)
     scores = {m: found for m in methods if (found := unseen_scores(cells, m))}
     if not scores:
@@ -158,7 +158,7 @@ def draw_unseen(cells: Sequence[CellResult]) -> Picture | None:
     return Picture(
         "unseen",
         "Clients that were not there",
-        "Mean over clients that join after training with that many local examples; the grey line "
+        "Mean over clients that adapt after training with that many local examples; the grey line "
         "is training alone from scratch.",
         f"Score of unseen clients against local examples for {', '.join(scores)}.",
         save(figure),

@@ -45,10 +45,13 @@ class Recommendation:
 
     Attributes
     ----------
-    kind : one model for all, every client alone, a personalized model each, or nothing that can
-        be recommended
-    method : its name; empty for the kind "none"
-    sentences : what to do, why on validation data, and then the evidence of the test data
+    kind : Kind
+        One model for all, every client alone, a personalized model each, or nothing that can be
+        recommended.
+    method : str
+        Its name; empty for the kind "none".
+    sentences : tuple of str
+        What to do, why on validation data, and then the evidence of the test data.
     """
 
     kind: Kind
@@ -62,8 +65,10 @@ class Choice:
 
     Attributes
     ----------
-    kind, method : as in :class:`Recommendation`
-    candidate : best method on validation data beside the baselines; empty without any
+    kind, method : Kind and str
+        As in :class:`Recommendation`.
+    candidate : str
+        Best method on validation data beside the baselines; empty without any.
     """
 
     kind: Kind
@@ -110,7 +115,7 @@ def _baselines(cells: Sequence[CellResult]) -> list[str]:
 
 
 def _candidate(cells: Sequence[CellResult]) -> str:
-    """The method beside the baselines with the best mean validation score.
+    """Return the method beside the baselines with the best mean validation score.
 
     Taken as the mean gain over a baseline, so that a method that could not run on a seed is
     neither helped nor hurt by how easy that seed is.
@@ -129,7 +134,7 @@ def _candidate(cells: Sequence[CellResult]) -> str:
 def _gains(
     cells: Sequence[CellResult], method: str, examples: Literal["test", "validation"]
 ) -> list[Comparison]:
-    """The method against each of the baselines that ran and is another method."""
+    """Compare the method with each of the baselines that ran and is another method."""
     found = (compare(cells, method, name, examples) for name in _baselines(cells))
     return [comparison for comparison in found if comparison]
 
@@ -201,7 +206,7 @@ def _warnings(cells: Sequence[CellResult]) -> list[str]:
 
 
 def _reasons(cells: Sequence[CellResult], choice: Choice) -> list[str]:
-    """What validation data say, which is why the choice is as it is."""
+    """Say what validation data say, which is why the choice is as it is."""
     task = task_of(cells)
     missing = [BASELINE_NAMES[name] for name in BASELINES if name not in _baselines(cells)]
     lines = [f"{name.capitalize()} could not be run and is not compared with." for name in missing]
@@ -237,7 +242,7 @@ def _gain_over(task: str, gain: Comparison) -> str:
 
 
 def _evidence(cells: Sequence[CellResult], choice: Choice) -> list[str]:
-    """What test data say about the chosen method; they had no part in the choice."""
+    """Say what test data say about the chosen method; they had no part in the choice."""
     task = task_of(cells)
     mean, clients = mean_at_choice(cells, choice.method)
     seeds = len(finished(cells, choice.method))
@@ -292,7 +297,7 @@ def _agreement(cells: Sequence[CellResult], choice: Choice) -> str:
 
 
 def _describe_only(cells: Sequence[CellResult]) -> tuple[str, ...]:
-    """What can be said when nothing can be chosen."""
+    """Say what can be said when nothing can be chosen."""
     methods = methods_of(cells)
     if not methods:
         return ("Nothing can be recommended: no method could be run.",)

@@ -38,14 +38,19 @@ def write_report(
 
     Parameters
     ----------
-    cells : every method on every seed
-    folder : is made if it is not there
-    title : heading of the report
-    description : what is compared in words, shown among the settings: label -> text
+    cells : sequence of CellResult
+        Every method on every seed.
+    folder : Path
+        Is made if it is not there.
+    title : str
+        Heading of the report.
+    description : mapping of str to str, optional
+        What is compared in words, shown among the settings: label -> text.
 
     Returns
     -------
-    path of ``report.html``, which holds its pictures and needs no network
+    Path
+        Path of ``report.html``, which holds its pictures and needs no network.
     """
     folder.mkdir(parents=True, exist_ok=True)
     write_tables(cells, folder)
@@ -88,7 +93,7 @@ def to_html(
 
 
 def _shown_row(row: Row, columns: Sequence[str], recommended: str) -> dict[str, Any]:
-    """What the template needs of a row; the interval of a gain goes on a line of its own."""
+    """Return what the template needs of a row; the interval of a gain goes on a line of its own."""
     seeds = row["seeds"].replace(" ", ", ")
     shown: dict[str, Any] = {"name": row["method"], "failure": row["failure"], "cells": []}
     shown["seeds"] = f"seed{'s' * (',' in seeds)} {seeds}"
@@ -103,7 +108,7 @@ def _shown_row(row: Row, columns: Sequence[str], recommended: str) -> dict[str, 
 
 
 def _shown_picture(picture: Picture) -> dict[str, Any]:
-    """What the template needs of a picture; a PNG has its size in bytes 16 to 24."""
+    """Return what the template needs of a picture; a PNG has its size in bytes 16 to 24."""
     return {
         **{"name": picture.name, "title": picture.title, "aid": picture.aid, "alt": picture.alt},
         "source": f"data:image/png;base64,{b64encode(picture.png).decode()}",
@@ -113,7 +118,7 @@ def _shown_picture(picture: Picture) -> dict[str, Any]:
 
 
 def _costs(rows: Sequence[Row]) -> dict[str, Any]:
-    """The table of costs; empty if nothing ran."""
+    """Return the table of costs; empty if nothing ran."""
     ran = [row for row in rows if not row["failure"]]
     if not ran:
         return {}

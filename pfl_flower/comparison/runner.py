@@ -25,8 +25,10 @@ class Job:
 
     Attributes
     ----------
-    label : for people
-    rounds : rounds that it will play
+    label : str
+        For people.
+    rounds : int
+        Rounds that it will play.
     """
 
     label: str
@@ -51,15 +53,21 @@ def run_jobs(
 
     Parameters
     ----------
-    jobs : what to run
-    workers : number of processes; 1 for this one
-    title : of the display
-    console : to draw on; standard error by default
-    listen : told the news of every round, in this process
+    jobs : sequence of Job
+        What to run.
+    workers : int
+        Number of processes; 1 for this one.
+    title : str
+        Of the display.
+    console : Console, optional
+        To draw on; standard error by default.
+    listen : callable, optional
+        Called with the news of every round, in this process.
 
     Yields
     ------
-    place among ``jobs`` and what it returned, as each one ends
+    iterator of tuple of int and object
+        Place among ``jobs`` and what it returned, as each one ends.
     """
     if not jobs:
         return
@@ -104,7 +112,7 @@ def _leave_interrupts_to_the_parent() -> None:
 
 
 _news: list[_Queue] = []
-"""Where a worker process tells its news; given once, so that no job holds a connection."""
+"""Where a worker process reports its news; given once, so that no job holds a connection."""
 
 
 def _start_worker(queue: _Queue) -> None:
@@ -113,11 +121,11 @@ def _start_worker(queue: _Queue) -> None:
 
 
 def _run(function: Callable[..., Any], arguments: tuple[Any, ...], place: int) -> Any:
-    def tell(news: RoundNews) -> None:
+    def report(news: RoundNews) -> None:
         with suppress(OSError, EOFError):  # the parent was interrupted; this job ends by itself
             _news[-1].put((place, news))
 
-    return function(*arguments, tell)
+    return function(*arguments, report)
 
 
 def _pending(queue: _Queue) -> Iterator[tuple[int, RoundNews]]:

@@ -41,7 +41,7 @@ __all__ = [
 ]
 
 ALL_EXAMPLES = -1
-"""How ``unseen_examples`` writes that a client joined with all its local examples."""
+"""How ``unseen_examples`` writes that a client adapted with all its local examples."""
 
 
 @dataclass(frozen=True)
@@ -50,13 +50,19 @@ class Summary:
 
     Attributes
     ----------
-    mean, std, median : over clients, each counted once a seed
-    worst_tenth, best_tenth : mean of the worst and of the best tenth of the clients, at least
-        one each; the worst accuracies are the lowest, the worst errors the highest
-    weighted_mean : weighted by test examples; of errors, the root of the weighted mean square
-    seed_std : sample standard deviation of the means of the seeds; NaN with one seed
-    r2 : mean coefficient of determination; NaN for classification
-    clients, missing : number of pairs of seed and client with a score, and without one
+    mean, std, median : float
+        Over clients, each counted once a seed.
+    worst_tenth, best_tenth : float
+        Mean of the worst and of the best tenth of the clients, at least one each; the worst
+        accuracies are the lowest, the worst errors the highest.
+    weighted_mean : float
+        Weighted by test examples; of errors, the root of the weighted mean square.
+    seed_std : float
+        Sample standard deviation of the means of the seeds; NaN with one seed.
+    r2 : float
+        Mean coefficient of determination; NaN for classification.
+    clients, missing : int
+        Number of pairs of seed and client with a score, and without one.
     """
 
     mean: float
@@ -77,11 +83,16 @@ class MethodSummary:
 
     Attributes
     ----------
-    method, task, seeds : what it is of
-    chosen, last : test scores at the round that validation data chose, and after the last round
-    validation_mean : mean validation score at the chosen rounds; NaN without validation examples
-    rounds : chosen round of each seed
-    by_validation : whether validation data chose the round on every seed
+    method, task, seeds : str, str and tuple of int
+        What it is of.
+    chosen, last : Summary
+        Test scores at the round that validation data chose, and after the last round.
+    validation_mean : float
+        Mean validation score at the chosen rounds; NaN without validation examples.
+    rounds : tuple of int
+        Chosen round of each seed.
+    by_validation : bool
+        Whether validation data chose the round on every seed.
     """
 
     method: str
@@ -100,10 +111,14 @@ class Cost:
 
     Attributes
     ----------
-    bytes_down, bytes_up : payload of one client in a round
-    shared, personal : number of values
-    seconds_per_round : wall-clock
-    rounds : number of them
+    bytes_down, bytes_up : float
+        Payload of one client in a round.
+    shared, personal : float
+        Number of values.
+    seconds_per_round : float
+        Wall-clock.
+    rounds : float
+        Number of them.
     """
 
     bytes_down: float
@@ -134,9 +149,12 @@ def summarize_scores(
 
     Parameters
     ----------
-    scores, weights : test scores and numbers of test examples of the clients of each seed
-    r2 : coefficients of determination of any shape
-    task : decides what is worst
+    scores, weights : sequence of ndarray
+        Test scores and numbers of test examples of the clients of each seed.
+    r2 : np.ndarray
+        Coefficients of determination of any shape.
+    task : str
+        Decides what is worst.
     """
     values = np.concatenate(scores)
     known = values[~np.isnan(values)]
@@ -204,11 +222,13 @@ def cost_of(cells: Sequence[CellResult], method: str) -> Cost | None:
 
 
 def unseen_scores(cells: Sequence[CellResult], method: str) -> dict[int, float]:
-    """Return the mean score of clients that joined after training.
+    """Return the mean score of unseen clients.
 
     Returns
     -------
-    number of local examples they joined with (-1 for all, last) -> mean over clients and seeds
+    dict of int to float
+        Number of local examples they adapted with (-1 for all, last) -> mean over clients and
+        seeds.
     """
     found: dict[int, list[np.ndarray]] = {}
     for cell in finished(cells, method):

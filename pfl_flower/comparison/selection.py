@@ -74,12 +74,14 @@ def select_round(cell: CellResult) -> tuple[int, bool]:
 
     Parameters
     ----------
-    cell : that ran
+    cell : CellResult
+        That ran.
 
     Returns
     -------
-    index : place in ``cell.rounds``; the last one without any validation score
-    by_validation : whether validation scores chose it
+    tuple of int and bool
+        Index : place in ``cell.rounds``; the last one without any validation score by_validation :
+        whether validation scores chose it.
     """
     means = direction(cell.task) * known_mean(cell.validation, axis=1)
     if np.isnan(means).all():

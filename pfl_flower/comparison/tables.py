@@ -206,7 +206,7 @@ def curve_rows(cells: Sequence[CellResult]) -> list[Row]:
 
 
 def unseen_rows(cells: Sequence[CellResult]) -> list[Row]:
-    """Return a row for every method, seed, number of local examples and client that joined."""
+    """Return a row for every method, seed, number of local examples and unseen client."""
     return [
         {
             "method": cell.method,
@@ -224,7 +224,7 @@ def unseen_rows(cells: Sequence[CellResult]) -> list[Row]:
 def write_tables(cells: Sequence[CellResult], folder: Path) -> None:
     """Write ``table.md``, ``table.csv``, ``clients.csv``, ``curves.csv``, each atomically.
 
-    And ``unseen.csv``, if clients joined after training.
+    And ``unseen.csv``, if there are unseen clients.
     """
     rows = table_rows(cells)
     write_bytes(folder / "table.md", to_markdown(rows).encode())

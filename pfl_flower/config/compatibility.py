@@ -160,7 +160,7 @@ def _check_thresholds(config: "RunConfig") -> None:
     if known is not None and (known.task != "classification" or len(known.labels) < 2):
         kind = f"{len(known.labels)} class" if known.labels else known.task
         raise ConfigError(
-            f"thresholds tell 2 or more classes apart, and {config.dataset!r} is {kind}; leave "
+            f"thresholds are for 2 or more classes, and {config.dataset!r} is {kind}; leave "
             f"threshold empty",
             key="threshold",
             value=config.threshold,

@@ -78,7 +78,10 @@ class CommonKeys:
         choice(*MISSINGNESS),
     )
     noise: str | float = key(
-        "", "deviation of the error of a reading, one or one a tier", per_tier(0, 100), kind=TIERS
+        "",
+        "deviation of the error of a measurement, one or one a tier",
+        per_tier(0, 100),
+        kind=TIERS,
     )
     corrupted_clients: int = key(
         0, "clients that read nothing but noise, and state all is perfect", between(0)
@@ -90,11 +93,11 @@ class CommonKeys:
         kind=str,
     )
     calibrate_inputs: bool = key(
-        False, "each client replaces readings by expected true values, by its stated noise"
+        False, "each client replaces measurements by expected true values, by its declared noise"
     )
     client_metadata: str = key(
         "own",
-        "of generated clients: what they tell of themselves; shuffled: a control",
+        "of generated clients: what they report of themselves; shuffled: a control",
         choice("own", "shuffled"),
     )
     model: str = key("auto", "network", choice("auto", *MODELS, function=True))
@@ -131,11 +134,13 @@ class CommonKeys:
         None, "of clients in the mean", choice("examples", "uniform"), kind=str
     )
     server_momentum: float = key(0.0, "of the server's step", between(0, 0.999))
-    unseen: float = key(0.0, "of clients held out of training, to join afterwards", between(0, 0.9))
+    unseen: float = key(
+        0.0, "of clients held out of training, to adapt afterwards", between(0, 0.9)
+    )
     late: float = key(
         0.0, "of clients that are there only from half of the rounds on", between(0, 0.9)
     )
-    adaptation_steps: int = key(100, "minibatch steps of a client that joins", between(0))
+    adaptation_steps: int = key(100, "minibatch steps of an unseen client", between(0))
     safeguard: bool = key(
         False, "each client may fall back on the global model or one trained alone"
     )

@@ -7,6 +7,7 @@ from typing import Any
 
 from pfl_flower.config.errors import ConfigError
 from pfl_flower.utils.text import split_words
+from strategies.errors import ArgumentError
 
 Check = Callable[[Any], str]
 """Value -> what it must be, or an empty string if it is fine."""
@@ -144,10 +145,14 @@ def key(
     return field(default=default, metadata=metadata)
 
 
+RECEIVERS = ("client", "strategy")
+"""Whom a key can be passed to."""
+
+
 def _receivers(to: str) -> list[str]:
     found = split_words(to)
-    if unknown := [word for word in found if word not in ("client", "strategy")]:
-        raise ValueError(f"a key is passed to client, strategy or both, not to {unknown}")
+    if unknown := [word for word in found if word not in RECEIVERS]:
+        raise ArgumentError("to", unknown, choices=RECEIVERS)
     return found
 
 
@@ -177,8 +182,8 @@ def convert(name: str, value: Any, item: Field[Any]) -> Any:
         The key, with hyphens.
     value : object
         What was given.
-    item : dataclasses.Field
-        Made by :func:`key`.
+    item : Field
+        Dataclasses.Field Made by :func:`key`.
 
     Raises
     ------

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pfl_flower.data.moments import Moments, merge_moments
+from strategies.errors import ArgumentError
 
 Split = tuple[Tensor, Tensor]
 """(inputs, targets) of some examples."""
@@ -126,11 +127,11 @@ def merge_schemas(schemas: Mapping[int, ClientSchema]) -> tuple[DataSchema, dict
 
     Raises
     ------
-    ValueError
+    ArgumentError
         If there is no schema.
     """
     if not schemas:
-        raise ValueError("no client has reported a schema of its data; there is nothing to merge")
+        raise ArgumentError("schemas", {}, "of one client or more")
     kinds = Counter(_kind(own) for _, own in sorted(schemas.items()))
     kind, common = kinds.most_common(1)[0]
     graph, shape, task = kind

@@ -1,7 +1,7 @@
 """Clustered federated learning: one model for each cluster of clients.
 
 Clusters are declared by the clients, or found by first gradients, by losses (IFCA), or by splitting
-where clients' updates pull apart (CFL).
+where clients' updates disagree (CFL).
 """
 
 from collections.abc import Mapping
@@ -213,7 +213,7 @@ METHODS = {
         **OUTPUTS,
     ),
     "cfl": Method(
-        summary="one model, split in two where its clients pull apart, again and again",
+        summary="one model, split in two where its clients' updates disagree, again and again",
         source="Sattler et al. 2021, arXiv:1910.01991",
         keys=CFLKeys,
         refuses=NO_INITIAL,

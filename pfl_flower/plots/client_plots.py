@@ -19,9 +19,12 @@ def plot_clients(scores: Mapping[str, np.ndarray], path: Path, score: str = "acc
 
     Parameters
     ----------
-    scores : method -> score of each client
-    path : of the PNG
-    score : ``"accuracy"`` or ``"auc"`` in [0, 1], or ``"rmse"`` in units of the target
+    scores : mapping of str to ndarray
+        Method -> score of each client.
+    path : Path
+        Of the PNG.
+    score : str, default "accuracy"
+        ``"accuracy"`` or ``"auc"`` in [0, 1], or ``"rmse"`` in units of the target.
     """
     percent = score != "rmse"
     methods = list(scores)
@@ -59,10 +62,14 @@ def plot_points(
 
     Parameters
     ----------
-    panels : title -> method -> a value for every seed; those that are not finite are left out
-    path : of the PNG
-    label : what the values are
-    line : where the truth is, if it is known
+    panels : mapping of str to mapping of str to sequence of float
+        Title -> method -> a value for every seed; those that are not finite are left out.
+    path : Path
+        Of the PNG.
+    label : str
+        What the values are.
+    line : float, optional
+        Where the truth is, if it is known.
     """
     figure, axes = plt.subplots(
         1, len(panels), figsize=(2.5 + 4.5 * len(panels), 4.2), layout="constrained", squeeze=False
@@ -101,9 +108,12 @@ def plot_curves(
 
     Parameters
     ----------
-    curves : method -> (x values, fractions in [0, 1])
-    path : of the PNG
-    x_label, title, y_label : words around the picture
+    curves : mapping of str to tuple of sequence of float and sequence of float
+        Method -> (x values, fractions in [0, 1]).
+    path : Path
+        Of the PNG.
+    x_label, title, y_label : str
+        Words around the picture.
     """
     shown = {name: (x, (100 * np.asarray(y)).tolist()) for name, (x, y) in curves.items()}
     _plot_lines(shown, path, x_label, y_label, title)
@@ -119,9 +129,12 @@ def plot_errors(
 
     Parameters
     ----------
-    curves : method -> (numbers of examples, errors), above zero
-    path : of the PNG
-    title, y_label : words around the picture
+    curves : mapping of str to tuple of sequence of float and sequence of float
+        Method -> (numbers of examples, errors), above zero.
+    path : Path
+        Of the PNG.
+    title, y_label : str
+        Words around the picture.
     """
     _plot_lines(curves, path, "training examples of the client", y_label, title, "log")
 
@@ -159,8 +172,10 @@ def plot_shrinkage(dots: Mapping[str, Sequence[tuple[int, float, float]]], path:
 
     Parameters
     ----------
-    dots : method -> (training examples, shrinkage, distance) of each client
-    path : of the PNG
+    dots : mapping of str to sequence of tuple of int, float and float
+        Method -> (training examples, shrinkage, distance) of each client.
+    path : Path
+        Of the PNG.
     """
     figure, both = plt.subplots(1, 2, figsize=(9.6, 4.0), layout="constrained")
     labels = ("shrinkage (1: the prior's model, 0: its own)", "distance from the prior's mean")
@@ -191,11 +206,16 @@ def plot_strengths(
 
     Parameters
     ----------
-    curve : strength, above zero and finite -> accuracy of every seed, fractions
-    ends : name of each end -> accuracy
-    point : name, strength and accuracy of a single point
-    path : of the PNG
-    title : words above
+    curve : mapping of float to sequence of float
+        Strength, above zero and finite -> accuracy of every seed, fractions.
+    ends : mapping of str to float
+        Name of each end -> accuracy.
+    point : tuple of str, float and float
+        Name, strength and accuracy of a single point.
+    path : Path
+        Of the PNG.
+    title : str
+        Words above.
     """
     figure, axes = plt.subplots(figsize=(6.4, 4.2), layout="constrained")
     strengths = sorted(curve)

@@ -48,11 +48,13 @@ def classical_scaling(similarity: Matrix) -> NDArray[np.float64]:
 
     Parameters
     ----------
-    similarity : cosine similarity of every two clients, shape (n, n)
+    similarity : Matrix
+        Cosine similarity of every two clients, shape (n, n).
 
     Returns
     -------
-    Points, shape (n, 2), their mean at zero and the wider axis first.
+    ndarray
+        Points, shape (n, 2), their mean at zero and the wider axis first.
     """
     squared = np.clip(2 * (1 - np.asarray(similarity, dtype=np.float64)), 0, None)
     np.fill_diagonal(squared, 0)
@@ -72,11 +74,16 @@ def plot_similarity(
 
     Parameters
     ----------
-    similarity : cosine similarity of every two clients, shape (n, n)
-    clients : number of each client
-    groups : group of each client, -1 for none
-    path : of the PNG
-    title : words above
+    similarity : Matrix
+        Cosine similarity of every two clients, shape (n, n).
+    clients : Ints
+        Number of each client.
+    groups : Ints
+        Group of each client, -1 for none.
+    path : Path
+        Of the PNG.
+    title : str, default HEAT
+        Words above.
     """
     n, order = len(clients), order_by_group(clients, groups)
     values = np.array(similarity, dtype=np.float64)[np.ix_(order, order)]

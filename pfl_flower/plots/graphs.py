@@ -20,7 +20,8 @@ def principal_plane(vectors: Floats) -> Floats:
 
     Parameters
     ----------
-    vectors : a row each, at least one
+    vectors : ndarray
+        A row each, at least one.
     """
     centred = vectors - vectors.mean(axis=0)
     left, sizes, axes = np.linalg.svd(centred, full_matrices=False)
@@ -43,10 +44,14 @@ def plot_bars(
 
     Parameters
     ----------
-    bars : method -> the height of each of its bars
-    names : of the groups, as many as each method has bars
-    path : of the PNG
-    y_label, title : words around the picture
+    bars : mapping of str to sequence of float
+        Method -> the height of each of its bars.
+    names : sequence of str
+        Of the groups, as many as each method has bars.
+    path : Path
+        Of the PNG.
+    y_label, title : str
+        Words around the picture.
     """
     figure, axes = plt.subplots(figsize=(8.6, 4.4), layout="constrained")
     places, width = np.arange(len(names)), 0.84 / max(1, len(bars))
@@ -71,10 +76,14 @@ def plot_adapters(
 
     Parameters
     ----------
-    clients : ``(n, d)`` adapters of each client, flat
-    communities : of each client; -1 for none
-    means : community -> its adapters, flat ``(d,)``
-    path : of the PNG
+    clients : ndarray
+        ``(n, d)`` adapters of each client, flat.
+    communities : sequence of int
+        Of each client; -1 for none.
+    means : mapping of int to ndarray
+        Community -> its adapters, flat ``(d,)``.
+    path : Path
+        Of the PNG.
     """
     everything = np.concatenate([clients, *(vector[None] for vector in means.values())])
     points = principal_plane(everything)

@@ -20,9 +20,12 @@ def plot_rules(values: Mapping[str, np.ndarray], path: Path, score: str, method:
 
     Parameters
     ----------
-    values : rule -> score of each client, in [0, 1]
-    path : of the PNG
-    score, method : words around the picture
+    values : mapping of str to ndarray
+        Rule -> score of each client, in [0, 1].
+    path : Path
+        Of the PNG.
+    score, method : str
+        Words around the picture.
     """
     figure, axes = plt.subplots(figsize=(1.6 + 1.1 * len(values), 4.2), layout="constrained")
     for place, found in enumerate(values.values()):
@@ -50,9 +53,12 @@ class Scored:
 
     Attributes
     ----------
-    title : of its picture
-    scores, labels : ``(N,)`` of its examples
-    thresholds : rule -> threshold
+    title : str
+        Of its picture.
+    scores, labels : ndarray
+        ``(N,)`` of its examples.
+    thresholds : mapping of str to float
+        Rule -> threshold.
     """
 
     title: str

@@ -1,4 +1,4 @@
-"""What is told of the groups of clients: files, pictures and a few words."""
+"""Results on the groups of clients: files, pictures and a few words."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -66,7 +66,7 @@ def group_summary(run: MethodRun) -> dict[str, Any]:
 def write_groups(folder: Path, runs: Sequence[MethodRun]) -> None:
     """Write who is in which group, and by what it was found.
 
-    ``clusters.csv`` (a row a method and placement of a client, in order: the last one of a client
+    ``clusters.csv`` (a row a method and assignment of a client, in order: the last one of a client
     counts), ``groups.safetensors`` (the first method's final arrays of every group, as
     ``<group>/<name>``); of methods that find groups by similarities also ``similarity.csv`` and
     the pictures ``similarity.png`` (a heat map), ``dendrogram.png`` and ``clients.png`` (a map),
@@ -76,15 +76,15 @@ def write_groups(folder: Path, runs: Sequence[MethodRun]) -> None:
     rows = [
         {
             "method": run.method,
-            "round": placement.round,
-            "client": placement.client,
-            "group": "" if placement.group == NO_GROUP else placement.group,
-            "score": "" if np.isnan(placement.score) else placement.score,
-            "reason": placement.reason,
+            "round": assignment.round,
+            "client": assignment.client,
+            "group": "" if assignment.group == NO_GROUP else assignment.group,
+            "score": "" if np.isnan(assignment.score) else assignment.score,
+            "reason": assignment.reason,
         }
         for run in runs
         if run.grouping is not None
-        for placement in run.grouping.assignments
+        for assignment in run.grouping.assignments
     ]
     if not rows:
         return

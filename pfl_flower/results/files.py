@@ -106,20 +106,20 @@ def write(folder: Path, runs: Sequence[MethodRun]) -> None:
 
     ``config.json``, ``rounds.csv``, ``clients.csv`` (a row a method, client and round),
     ``summary.json``, ``shared.safetensors`` (the first method's final shared arrays) and
-    ``accuracy.png`` (``rmse.png``); ``unseen.csv`` if clients joined after training, and
+    ``accuracy.png`` (``rmse.png``); ``unseen.csv`` if there are unseen clients, and
     ``stream.csv`` (a row a method and client) if data came in phases; of methods with groups what
     :func:`write_groups` writes, of those that report shrinkage what :func:`write_shrinkage` does,
     of those with decision thresholds what :func:`write_thresholds` does,
     of one with a hypernetwork ``hypernetwork.safetensors`` (the first method's) and
-    ``metadata.csv``, what every client told of itself. Each file is written whole or not at all.
+    ``metadata.csv``, what clients reported. Each file is written whole or not at all.
     """
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / "config.json", runs[0].config.dump())
     write_csv(folder / "clients.csv", [row for run in runs for row in _client_rows(run)])
     write_csv(folder / "rounds.csv", [row for run in runs for row in _round_rows(run)])
     write_json(folder / "summary.json", {run.method: summarize(run) for run in runs})
-    if joined := [row for run in runs for row in _joined_rows(run)]:
-        write_csv(folder / "unseen.csv", joined)
+    if unseen := [row for run in runs for row in _unseen_rows(run)]:
+        write_csv(folder / "unseen.csv", unseen)
     streams = [
         {"method": run.method, "client": client, **scores}
         for run in runs
@@ -229,9 +229,9 @@ def _everyone(evaluated: int, asked: int) -> str:
     return f"{evaluated} of {asked} clients (the others could not be evaluated) have"
 
 
-def results_folder(stated: str, name: str) -> Path:
+def results_folder(given: str, name: str) -> Path:
     """Return a new folder for a run's results; a relative one is under the home folder."""
-    base, name = under_home(stated or "pfl-flower-results"), file_name(name)
+    base, name = under_home(given or "pfl-flower-results"), file_name(name)
     stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
     folder = base / f"{stamp}-{name}"
     number = 1
@@ -261,8 +261,8 @@ def _client_rows(run: MethodRun) -> list[dict[str, Any]]:
     return [rows[key] for key in sorted(rows)]
 
 
-def _joined_rows(run: MethodRun) -> list[dict[str, Any]]:
-    """Return a row a method, number of local examples and client that joined after training."""
+def _unseen_rows(run: MethodRun) -> list[dict[str, Any]]:
+    """Return a row a method, number of local examples and unseen client."""
     return [
         {
             "method": run.method,
@@ -272,7 +272,7 @@ def _joined_rows(run: MethodRun) -> list[dict[str, Any]]:
             **({"group": report.metrics.get(GROUP, "")} if run.grouping else {}),
             "dropped": report.dropped,
         }
-        for examples, reports in run.joined.items()
+        for examples, reports in run.unseen.items()
         for report in reports
     ]
 

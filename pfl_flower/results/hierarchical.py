@@ -16,7 +16,7 @@ PRIOR_DISTANCE = "prior-distance"
 
 
 def training_examples(run: MethodRun) -> dict[int, int]:
-    """Return client -> its number of training examples, of those that have told by training."""
+    """Return client -> its number of training examples, of those that have trained."""
     return {
         report.client: int(report.metrics[NUM_EXAMPLES])
         for report in run.reports

@@ -44,20 +44,33 @@ class MethodRun:
 
     Attributes
     ----------
-    config : the config of this method
-    reports : what every client did in every phase and round
-    arrays : the final shared arrays
-    seconds : wall-clock seconds of all rounds
-    parameters : number of values (buffers included) that are ``shared`` and ``personal``
-    joined : number of local examples (-1: all) -> what clients did that joined after training
-    label : name, where it is not the method's
-    left_out : in words, which clients could not take part and why
-    outcome : what the strategy shows beside its arrays, by name
-        (:meth:`strategies.PartialAveraging.outcome`)
-    client_arrays : client -> arrays of its own that it is sent, where a safeguard has to choose
-    query_bytes : payload bytes of queries beside training, down and up, of all clients together
-    thresholds : what clients' decision thresholds are worth, under every rule, where there are any
-    schema_bytes : bytes of the data schema, sent to the nodes that did not have it, of all together
+    config : RunConfig
+        The config of this method.
+    reports : list of ClientReport
+        What every client did in every phase and round.
+    arrays : ArrayRecord
+        The final shared arrays.
+    seconds : float
+        Wall-clock seconds of all rounds.
+    parameters : mapping of str to int
+        Number of values (buffers included) that are ``shared`` and ``personal``.
+    unseen : mapping of int to list of ClientReport, default {}
+        Number of local examples (-1: all) -> what unseen clients reported.
+    label : str, default ""
+        Name, where it is not the method's.
+    left_out : tuple of str, default ()
+        In words, which clients could not take part and why.
+    outcome : mapping of str to object, default {}
+        What the strategy shows beside its arrays, by name
+        (:meth:`strategies.PartialAveraging.outcome`).
+    client_arrays : mapping of int to ArrayRecord, default {}
+        Client -> arrays of its own that it is sent, where a safeguard has to choose.
+    query_bytes : tuple of int and int, default (0, 0)
+        Payload bytes of queries beside training, down and up, of all clients together.
+    thresholds : sequence of ClientReport, default ()
+        What clients' decision thresholds are worth, under every rule, where there are any.
+    schema_bytes : int, default 0
+        Bytes of the data schema, sent to the nodes that did not have it, of all together.
     """
 
     config: "RunConfig"
@@ -65,7 +78,7 @@ class MethodRun:
     arrays: ArrayRecord
     seconds: float
     parameters: Mapping[str, int]
-    joined: Mapping[int, list[ClientReport]] = field(default_factory=dict)
+    unseen: Mapping[int, list[ClientReport]] = field(default_factory=dict)
     label: str = ""
     left_out: tuple[str, ...] = ()
     outcome: Mapping[str, Any] = field(default_factory=dict)
@@ -130,7 +143,7 @@ class MethodRun:
 
         Returns
         -------
-        dict
+        dict of int to float
             In the order of the clients' numbers, without those whose evaluation failed.
         """
         wanted = self.last_round if server_round is None else server_round

@@ -21,8 +21,10 @@ def accuracy_matrix(accuracies: ArrayLike, phase_of_round: ArrayLike) -> Matrix:
 
     Parameters
     ----------
-    accuracies : (R, T) accuracy on each phase after each round; NaN for a phase not met yet
-    phase_of_round : (R,) phase at hand in each round, from 0 to T - 1, never descending
+    accuracies : array_like
+        (R, T) accuracy on each phase after each round; NaN for a phase not met yet.
+    phase_of_round : array_like
+        (R,) phase at hand in each round, from 0 to T - 1, never descending.
 
     Raises
     ------

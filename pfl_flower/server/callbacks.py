@@ -17,9 +17,12 @@ class RoundNews:
 
     Attributes
     ----------
-    method : its name
-    round, num_rounds : the round just finished, and how many there will be
-    means : metric -> mean over clients (NaN left out), as ``train/...`` and ``evaluate/...``
+    method : str
+        Its name.
+    round, num_rounds : int
+        The round just finished, and how many there will be.
+    means : dict of str to float, default {}
+        Metric -> mean over clients (NaN left out), as ``train/...`` and ``evaluate/...``.
     """
 
     method: str
@@ -50,7 +53,8 @@ class TensorBoard:
 
     Parameters
     ----------
-    folder : of the event files
+    folder : Path
+        Of the event files.
 
     Raises
     ------

@@ -44,11 +44,16 @@ class Saved:
 
     Attributes
     ----------
-    round : that round
-    arrays : shared arrays after it
-    strategy : what the strategy carries on
-    reports : of all rounds up to it
-    seconds : that they took
+    round : int
+        That round.
+    arrays : ArrayRecord
+        Shared arrays after it.
+    strategy : mapping of str to ndarray
+        What the strategy carries on.
+    reports : list of ClientReport
+        Of all rounds up to it.
+    seconds : float
+        That they took.
     """
 
     round: int
@@ -63,10 +68,14 @@ class Checkpoints:
 
     Parameters
     ----------
-    folder : results folder
-    config : of the run; where it says ``resume``, the folder must hold checkpoints of the same run
-    unseen : clients held out of training
-    late : clients that are there only from half of the rounds on
+    folder : Path
+        Results folder.
+    config : RunConfig
+        Of the run; where it says ``resume``, the folder must hold checkpoints of the same run.
+    unseen : iterable of int, default ()
+        Clients held out of training.
+    late : iterable of int, default ()
+        Clients that are there only from half of the rounds on.
 
     Raises
     ------
@@ -147,9 +156,12 @@ class Checkpoints:
 
         Parameters
         ----------
-        method : its name
-        saved : its state
-        new_reports : those of ``saved.reports`` that were not saved before
+        method : str
+            Its name.
+        saved : Saved
+            Its state.
+        new_reports : sequence of ClientReport
+            Those of ``saved.reports`` that were not saved before.
         """
         with self._reports(method).open("a") as stream:
             stream.writelines(json.dumps(asdict(report)) + "\n" for report in new_reports)

@@ -63,13 +63,16 @@ class FederationError(RuntimeError):
 
 @dataclass(frozen=True)
 class Population:
-    """Who is there.
+    """The clients that answered before round 1, and why others cannot take part.
 
     Attributes
     ----------
-    clients : node id -> the client's number, of every node that answered
-    schemas : the client's number -> the schema of its data
-    failures : node id -> why it cannot take part
+    clients : mapping of int to int
+        Node id -> the client's number, of every node that answered.
+    schemas : mapping of int to ClientSchema
+        The client's number -> the schema of its data.
+    failures : mapping of int to str, default {}
+        Node id -> why it cannot take part.
     """
 
     clients: Mapping[int, int]
@@ -89,6 +92,18 @@ def wait_for_clients(grid: Grid, config: RunConfig) -> Population:
     Where none can work by then and some have not answered, their clients are still starting, as on
     Ray on a busy machine. The run then waits on for the first of them that can work, for up to
     :data:`STARTING` times ``wait``.
+
+    Parameters
+    ----------
+    grid : Grid
+        The nodes.
+    config : RunConfig
+        Of the run; ``min_nodes`` and ``wait`` are read.
+
+    Returns
+    -------
+    Population
+        The clients that answered.
 
     Raises
     ------

@@ -54,14 +54,18 @@ def let_choose(grid: Grid, candidates: Sequence[MethodRun], about: Mapping[str, 
 
     Parameters
     ----------
-    grid : the clients that were trained
-    candidates : the personalized method first
-    about : config of every message of the run
+    grid : Grid
+        The clients that were trained.
+    candidates : sequence of MethodRun
+        The personalized method first.
+    about : mapping of str to object
+        Config of every message of the run.
 
     Returns
     -------
-    a run of one evaluation, after the last round, named ``<method> safeguarded``; in its reports
-    the metric ``chosen`` is the place of the chosen candidate
+    MethodRun
+        A run of one evaluation, after the last round, named ``<method> safeguarded``; in its
+        reports the metric ``chosen`` is the place of the chosen candidate.
     """
     first = candidates[0]
     clients = {r.node_id: r.client for run in candidates for r in run.reports}

@@ -1,4 +1,4 @@
-"""Clients that were held out of training and join afterwards."""
+"""Clients that were held out of training and adapt afterwards: unseen clients."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -46,18 +46,23 @@ def adapt_unseen(
     about: dict[str, Any],
     nodes: list[int],
 ) -> dict[int, list[ClientReport]]:
-    """Let clients join that were not trained with the others, by the method's own way in.
+    """Let unseen clients adapt, in the method's own way.
 
     Parameters
     ----------
-    strategy, grid, config : of the method
-    arrays : final shared arrays
-    about : config of every message
-    nodes : ids of the unseen clients' nodes
+    strategy, grid, config : PartialAveraging, Grid and RunConfig
+        Of the method.
+    arrays : ArrayRecord
+        Final shared arrays.
+    about : dict of str to object
+        Config of every message.
+    nodes : list of int
+        Ids of the unseen clients' nodes.
 
     Returns
     -------
-    number of local examples (:data:`LOCAL_EXAMPLES`) -> reports of the evaluation
+    dict of int to list of ClientReport
+        Number of local examples (:data:`LOCAL_EXAMPLES`) -> reports of the evaluation.
     """
     reports = {}
     for examples in LOCAL_EXAMPLES if nodes else ():

@@ -40,10 +40,13 @@ def play(
 
     Parameters
     ----------
-    grid, config : where, and what
-    progress : called after every round
-    folder : results folder, for a checkpoint of every round; where the config says ``resume``, the
-        run goes on from there
+    grid, config : Grid and RunConfig
+        Where, and what.
+    progress : Progress, optional
+        Called after every round.
+    folder : Path, optional
+        Results folder, for a checkpoint of every round; where the config says ``resume``, the run
+        goes on from there.
 
     Raises
     ------
@@ -190,8 +193,10 @@ def _first_arrays(config: RunConfig, fresh: ArrayRecord) -> ArrayRecord:
 
     Parameters
     ----------
-    config : of the method
-    fresh : those to start from otherwise
+    config : RunConfig
+        Of the method.
+    fresh : ArrayRecord
+        Those to start from otherwise.
 
     Raises
     ------

@@ -21,11 +21,16 @@ class _Request:
 
     Attributes
     ----------
-    message : as it was sent last
-    full : the content that the sender made
-    schema : the data schema in it; empty without
-    in_full : whether it was sent with the schema
-    first_id : the id under which the sender knows it; empty before it is sent
+    message : Message
+        As it was sent last.
+    full : RecordDict
+        The content that the sender made.
+    schema : str
+        The data schema in it; empty without.
+    in_full : bool
+        Whether it was sent with the schema.
+    first_id : str, default ""
+        The id under which the sender knows it; empty before it is sent.
     """
 
     message: Message
@@ -48,11 +53,13 @@ class SchemaDelivery(DelegatingGrid):
 
     Parameters
     ----------
-    grid : the grid to send by
+    grid : Grid
+        The grid to send by.
 
     Attributes
     ----------
-    schema_bytes : bytes of all data schemas sent in full so far, to all nodes together
+    schema_bytes : int
+        Bytes of all data schemas sent in full so far, to all nodes together.
     """
 
     def __init__(self, grid: Grid) -> None:

@@ -1,4 +1,4 @@
-"""What all methods of a run have in common, and where each of them goes on."""
+"""Session: what all methods of a run have in common, and where each of them goes on."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -41,15 +41,24 @@ class Session:
 
     Attributes
     ----------
-    grid : all nodes; it sends each of them the schema once
-    config : of the run, with the schema of the data
-    clients : node id -> the client's number, as far as known
-    misfits : nodes whose data do not fit the others'
-    unseen : nodes that are held out of training
-    late : nodes that are there only from half of the rounds on
-    left_out : in words, who cannot take part and why
-    checkpoints : where every round is kept, if it is
-    run : name of the run
+    grid : SchemaDelivery
+        All nodes; it sends each of them the schema once.
+    config : RunConfig
+        Of the run, with the schema of the data.
+    clients : mapping of int to int
+        Node id -> the client's number, as far as known.
+    misfits : frozenset of int, optional
+        Nodes whose data do not fit the others'.
+    unseen : frozenset of int, optional
+        Nodes that are held out of training.
+    late : frozenset of int, optional
+        Nodes that are there only from half of the rounds on.
+    left_out : tuple of str, default ()
+        In words, who cannot take part and why.
+    checkpoints : Checkpoints, optional
+        Where every round is kept, if it is.
+    run : str, default ""
+        Name of the run.
     """
 
     grid: SchemaDelivery
@@ -83,7 +92,29 @@ class Session:
 
 
 def open_session(grid: Grid, config: RunConfig, there: Population, folder: Path | None) -> Session:
-    """Put together what the clients told, and say what is odd about it."""
+    """Return what the methods of a run have in common, and log what is odd about it.
+
+    Parameters
+    ----------
+    grid : Grid
+        All nodes.
+    config : RunConfig
+        Of the run.
+    there : Population
+        The clients that answered.
+    folder : Path or None
+        Results folder, for checkpoints; by default the one that the config resumes from.
+
+    Returns
+    -------
+    Session
+        The schema that the clients' schemas merge to, and who is held out or does not fit.
+
+    Raises
+    ------
+    FederationError
+        If there is nothing to resume, or it is of another run.
+    """
     schema, misfits = merge_schemas(there.schemas)
     if folder is None and config.resume:
         folder = under_home(config.resume)

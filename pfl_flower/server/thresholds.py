@@ -14,6 +14,7 @@ from flwr.serverapp import Grid
 from clients.thresholds.threshold_client import REPORTED
 from pfl_flower.config.run_config import RunConfig
 from strategies import ClientReport, PartialAveraging
+from strategies.errors import ArgumentError
 from strategies.protocol import (
     NUM_EXAMPLES,
     THRESHOLD,
@@ -36,17 +37,21 @@ def let_threshold(
 
     The clients count their validation scores; what these say together goes back to all of them,
     also to those that had none to count. Unseen clients have no thresholds: they were held out, and
-    what they may join with is a choice of its own.
+    what they may adapt with is a choice of its own.
 
     Parameters
     ----------
-    strategy, grid, config : of the method
-    arrays : final shared arrays
-    about : config of every message
+    strategy, grid, config : PartialAveraging, Grid and RunConfig
+        Of the method.
+    arrays : ArrayRecord
+        Final shared arrays.
+    about : mapping of str to object
+        Config of every message.
 
     Returns
     -------
-    reports of an evaluation after the last round, with the metrics ``<score>-<rule>``
+    list of ClientReport
+        Reports of an evaluation after the last round, with the metrics ``<score>-<rule>``.
     """
     if config.threshold is None:
         return []
@@ -64,12 +69,12 @@ def let_threshold(
         for place in range(classes)
     ]
     _warn(fleets, labels[-classes:])
-    told = {
+    sent = {
         THRESHOLD_HISTOGRAM: np.concatenate([fleet.pooled.ravel() for fleet in fleets]).tolist(),
         THRESHOLD_SPREADS: [fleet.spread for fleet in fleets],
         THRESHOLD_WEIGHTS: [fleet.weight for fleet in fleets],
     }
-    return [_checked(report) for report in ask({THRESHOLD: "choose", **told})]
+    return [_checked(report) for report in ask({THRESHOLD: "choose", **sent})]
 
 
 def histograms_of(reports: Sequence[ClientReport], classes: int) -> Counts:
@@ -102,11 +107,12 @@ def _checked(report: ClientReport) -> ClientReport:
 def _of_classes(report: ClientReport, classes: int) -> list[Counts]:
     values = np.asarray(report.lists.get(THRESHOLD_HISTOGRAM, ()))
     if values.size != classes * 2 * BINS:
-        raise ValueError(f"{values.size} counts instead of {2 * BINS} of each of {classes} classes")
+        wanted = f"{2 * BINS} for each of {classes} classes"
+        raise ArgumentError("number of counts", values.size, wanted)
     counts = [check_histogram(part) for part in np.split(values, classes)]
     examples = report.metrics[NUM_EXAMPLES]
     if odd := [int(each.sum()) for each in counts if each.sum() != examples]:
-        raise ValueError(f"a histogram counts {odd[0]} of {examples:g} examples")
+        raise ArgumentError("sum of counts", odd[0], f"{examples:g}, the number of examples")
     return counts
 
 

@@ -1,10 +1,10 @@
 """What a client with few examples gains by borrowing from all the others, as its data grow.
 
-Two studies, of data whose truth is planted and of real ones. The method is run as it is; beside
-it, on the same clients' data, stand least squares of each client alone (*local*; the shortest
-solution where there are fewer examples than coefficients), least squares of everybody's examples
-(*pooled*) and, where the truth is planted, the posterior under the true prior (*oracle*), which
-no method beats on average.
+Two studies, of generated data, whose truth is known, and of real ones. The method is run as it is;
+beside it, on the same clients' data, stand least squares of each client alone (*local*; the
+shortest solution where there are fewer examples than coefficients), least squares of everybody's
+examples (*pooled*) and, where the truth is known, the posterior under the true prior (*oracle*),
+which no method beats on average.
 """
 
 from collections.abc import Mapping, Sequence
@@ -76,8 +76,10 @@ def scaled(truth: Truth, mean: float, deviation: float) -> tuple[Prior, Floats]:
 
     Parameters
     ----------
-    truth : in the units of the raw targets
-    mean, deviation : that were taken from, and divided into, the raw targets
+    truth : Truth
+        In the units of the raw targets.
+    mean, deviation : float
+        That were taken from, and divided into, the raw targets.
     """
     intercept = np.zeros_like(truth.mean)
     intercept[-1] = mean
@@ -88,7 +90,7 @@ def scaled(truth: Truth, mean: float, deviation: float) -> tuple[Prior, Floats]:
     return prior, (truth.coefficients - intercept) / deviation
 
 
-def measure_planted(run: MethodRun) -> Measures:
+def measure_generated(run: MethodRun) -> Measures:
     """Take every client's number of examples, squared and excess errors, and interval coverage."""
     clients = _clients(run)
     found, own = estimates(run, clients)
@@ -191,7 +193,7 @@ def _coverage(outcome: Outcome, arm: str) -> float:
     return float(np.mean(np.concatenate([r.measures["coverage"] for r in outcome.of(arm)])))
 
 
-def _planted_claims(outcome: Outcome) -> list[Claim]:
+def _generated_claims(outcome: Outcome) -> list[Claim]:
     _, errors = gathered(outcome, METHOD)
     _, excess = gathered(outcome, METHOD, "excess")
     coverage = _coverage(outcome, METHOD)
@@ -239,9 +241,9 @@ STUDY = Study(
         "num-server-rounds": 1,
     },
     arms=[Arm(METHOD, {})],
-    claims=_planted_claims,
+    claims=_generated_claims,
     draw=partial(_draw, bounds=PLANTED_SIZES, y_label="mean squared error of the coefficients"),
-    measure=measure_planted,
+    measure=measure_generated,
     num_seeds=10,
     score="rmse",
     tables=partial(_tables, bounds=PLANTED_SIZES),

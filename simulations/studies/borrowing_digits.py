@@ -86,13 +86,16 @@ def gain(outcome: Outcome, other: str, low: int, high: int) -> tuple[float, floa
 
     Parameters
     ----------
-    outcome, other : name of the other arm
-    low, high : clients with ``low <= n < high`` training examples
+    outcome, other : Outcome and str
+        Name of the other arm.
+    low, high : int
+        Clients with ``low <= n < high`` training examples.
 
     Returns
     -------
-    mean over clients and seeds of the paired difference; its deviation over the root of their
-    number (NaN for fewer than two)
+    tuple of float and float
+        Mean over clients and seeds of the paired difference; its deviation over the root of their
+        number (NaN for fewer than two).
     """
     examples, own = _pooled(outcome, OWN)
     _, others = _pooled(outcome, other)

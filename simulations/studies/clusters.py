@@ -33,35 +33,35 @@ SIZES = (64, 256, 1024, 2048, 4096, 8192, 16384)
 
 
 def measure(run: MethodRun) -> Measures:
-    """Take how well the groups are the planted clusters, and the training loss."""
+    """Take how well the groups are the true clusters, and the training loss."""
     from sklearn.metrics import adjusted_rand_score
 
     last = [r for r in run.reports if (r.round, r.phase) == (run.last_round, "train")]
     loss = np.mean([r.metrics["train-loss"] for r in last if not r.dropped])
     if run.grouping is None:
         return {"loss": float(loss)}
-    planted = federation(run.config.data, run.num_clients).true_clusters
+    truth = federation(run.config.data, run.num_clients).true_clusters
     clients = range(run.num_clients)
     groups = {c: run.grouping.groups.get(c, NO_GROUP) for c in clients}
     first = {p.client: p.round for p in reversed(run.grouping.assignments)}
     late = [client for client, begun in first.items() if begun > 1]
     return {
         "loss": float(loss),
-        "rand": float(adjusted_rand_score(planted, list(groups.values()))),
+        "rand": float(adjusted_rand_score(truth, list(groups.values()))),
         "groups": list(groups.values()),
         "similarity": run.grouping.similarity,
         "examples": list(run.grouping.examples),
         "clusters": len(set(groups.values())),
-        "late": [at_home(client, groups, planted, late) for client in late],
+        "late": [at_home(client, groups, truth, late) for client in late],
     }
 
 
 def at_home(
-    client: int, groups: Mapping[int, int], planted: Sequence[int], late: Sequence[int]
+    client: int, groups: Mapping[int, int], truth: Sequence[int], late: Sequence[int]
 ) -> bool:
     """Return whether most of those in a client's group, who came before it, are of its cluster."""
-    others = [planted[c] for c, g in groups.items() if g == groups[client] and c not in late]
-    return bool(others) and Counter(others).most_common(1)[0][0] == planted[client]
+    others = [truth[c] for c, g in groups.items() if g == groups[client] and c not in late]
+    return bool(others) and Counter(others).most_common(1)[0][0] == truth[client]
 
 
 def best_restarts(outcome: Outcome) -> list[Result]:
@@ -113,7 +113,7 @@ def _draw(outcome: Outcome, folder: Path) -> None:
     found = outcome.of("gradient-clusters")[0].measures
     clients = range(NUM_CLIENTS)
     if found["similarity"] is None or len(found["similarity"]) < NUM_CLIENTS:
-        return  # somebody did not tell
+        return  # a client did not report
     known = (found["similarity"], clients, found["groups"])
     plot_similarity(*known, folder / "similarity.png")
     plot_dendrogram(*known, folder / "dendrogram.png")

@@ -58,11 +58,12 @@ def measure(run: MethodRun) -> Measures:
 
     Returns
     -------
-    ``unseen clients``: start -> (examples, steps) -> mean score over the unseen clients
+    Measures
+        ``unseen clients``: start -> (examples, steps) -> mean score over the unseen clients.
     """
-    if not run.joined:
+    if not run.unseen:
         return {}
-    unseen_clients = sorted({report.client for report in run.joined[0]})
+    unseen_clients = sorted({report.client for report in run.unseen[0]})
     everybody = run.config.for_method("pfedhn")  # its clients fit the whole model
     clients = {number: _client(everybody, number) for number in unseen_clients}
     grid = [(0, 0), *((e, s) for e in EXAMPLES if e for s in STEPS if s)]
@@ -89,9 +90,9 @@ def _starts(run: MethodRun, clients: Mapping[int, PersonalClient]) -> dict[str, 
             return _numpy(network.generate(data.client_metadata(number)))
 
         def fitted(number: int, examples: int, steps: int) -> Arrays:
-            told = data.client_metadata(number)
-            own = _fit(network, told, clients[number], examples, steps)
-            return _numpy(network.generate(told, own))
+            metadata = data.client_metadata(number)
+            own = _fit(network, metadata, clients[number], examples, steps)
+            return _numpy(network.generate(metadata, own))
 
         if run.config.client_metadata == "shuffled":
             return {METADATA: (written, True)}
@@ -114,7 +115,7 @@ def _starts(run: MethodRun, clients: Mapping[int, PersonalClient]) -> dict[str, 
 def _client(config: RunConfig, number: int) -> PersonalClient:
     node: dict[str, bool | float | int | str] = {PARTITION_ID: number, NUM_PARTITIONS: NUM_CLIENTS}
     context = Context(0, number, node, RecordDict(), {})
-    return build_client(config, context, durable=False, own_model=True)
+    return build_client(config, context, durable=False, private_copy=True)
 
 
 def _score(

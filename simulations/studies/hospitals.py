@@ -1,8 +1,8 @@
 """Hospitals share a model, and each decides for itself whom it calls ill.
 
 Two studies of one method, FedAvg, whose model is the same for all. Every rule gives each hospital
-a threshold from its validation patients and from what the fleet is told; the oracle's is the best
-one on the hospital's own test patients, which no rule can know.
+a threshold from its validation patients and from what the server sends of the fleet; the
+oracle's is the best one on the hospital's own test patients, which no rule can know.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -59,7 +59,8 @@ def predicted(run: MethodRun) -> list[Known]:
 
     Parameters
     ----------
-    run : of FedAvg, whose model is in its arrays as a whole
+    run : MethodRun
+        Of FedAvg, whose model is in its arrays as a whole.
     """
     config, data = run.config, federation(run.config.data, run.num_clients)
     model, _ = initial_model(config.architecture, config.seed)
@@ -80,8 +81,10 @@ def thresholds_used(run: MethodRun, known: Sequence[Known]) -> list[dict[str, fl
 
     Parameters
     ----------
-    run : of FedAvg
-    known : from :func:`predicted`
+    run : MethodRun
+        Of FedAvg.
+    known : sequence of Known
+        From :func:`predicted`.
     """
     config = run.config
     scored = [one_against_rest(validation)[0] for _, validation, _ in known]
@@ -118,8 +121,8 @@ def measure(run: MethodRun) -> Measures:
     reports = {r.client: r for r in run.thresholds if not r.dropped}
     rows = []
     for client, (labels, validation, test) in enumerate(known):
-        told = reports[client].metrics
-        scores = {rule: {name: told[f"{name}-{rule}"] for name in SCORES} for rule in RULES}
+        own = reports[client].metrics
+        scores = {rule: {name: own[f"{name}-{rule}"] for name in SCORES} for rule in RULES}
         scores[ORACLE] = scores_at(test, [used[client][ORACLE]])
         rows.append(
             {

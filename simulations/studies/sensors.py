@@ -1,9 +1,9 @@
 """Wearables of three tiers: some see well, some badly, and all have one truth to learn.
 
 Two studies. Of generated wearables the truth is known, and the question is how far the slopes of
-each way to learn from noisy readings are from it. Of real patients (breast-cancer, to which errors
-and gaps are added) the question is how good the model is on good devices and on bad ones, and what
-a client costs everybody that lies about its data.
+each way to learn from noisy measurements are from it. Of real patients (breast-cancer, to which
+errors and gaps are added) the question is how good the model is on good devices and on bad ones,
+and what a client costs everybody that lies about its data.
 """
 
 from collections.abc import Mapping, Sequence
@@ -126,9 +126,12 @@ def tier_accuracy(outcome: Outcome, arm: str, tier: int) -> Floats:
 
     Parameters
     ----------
-    outcome : of the study
-    arm : its name
-    tier : number of the tier; the best is 0
+    outcome : Outcome
+        Of the study.
+    arm : str
+        Its name.
+    tier : int
+        Number of the tier; the best is 0.
     """
     found = []
     for result in outcome.of(arm):

@@ -63,7 +63,7 @@ ARMS: Mapping[str, Mapping[str, Any]] = {
 }
 
 
-def planted(client: int) -> int:
+def true_community(client: int) -> int:
     """Return the community that a client of the generated networks is in."""
     return SocialWorld().community(client, NUM_CLIENTS)
 
@@ -73,9 +73,10 @@ def measure(run: MethodRun) -> Measures:
 
     Returns
     -------
-    ``edges``: connections that are kept and dropped, in all; ``groups``, of methods with groups:
-    that of each client; ``adapters`` of each client and ``means`` of each community, where all that
-    is not shared by everybody is the community's
+    Measures
+        ``edges``: connections that are kept and dropped, in all; ``groups``, of methods with
+        groups: that of each client; ``adapters`` of each client and ``means`` of each community,
+        where all that is not shared by everybody is the community's.
     """
     found: dict[str, Any] = {"edges": run.edges}
     if run.grouping is None:
@@ -97,7 +98,7 @@ def _adapters(run: MethodRun, grouping: Grouping) -> Measures:
         own = grouping.models.get(groups.get(number, NO_GROUP), ArrayRecord())
         node: dict[str, Any] = {PARTITION_ID: number, NUM_PARTITIONS: count}
         context = Context(0, number, node, RecordDict(), {})
-        client = build_client(run.config, context, durable=False, own_model=True)
+        client = build_client(run.config, context, durable=False, private_copy=True)
         sent = [view({**run.arrays, **own}[name]) for name in client.shared_names]
         trained, _, _ = client.fit(sent, {SERVER_ROUND: run.config.num_server_rounds + 1})
         adapters.append(_flat(dict(zip(client.shared_names, trained, strict=True)), names))
@@ -113,11 +114,11 @@ def _flat(arrays: Mapping[str, NDArray[Any]], names: Sequence[str]) -> NDArray[n
 
 
 def rand(result: Result) -> float:
-    """Return how well groups are the planted communities: 1 if exactly, 0 by chance."""
+    """Return how well groups are the true communities: 1 if exactly, 0 by chance."""
     from sklearn.metrics import adjusted_rand_score
 
     groups = result.measures["groups"]
-    return float(adjusted_rand_score([planted(c) for c in range(len(groups))], groups))
+    return float(adjusted_rand_score([true_community(c) for c in range(len(groups))], groups))
 
 
 def point_of(labels: int) -> int | None:
@@ -206,25 +207,32 @@ def _draw(outcome: Outcome, folder: Path) -> None:
         )
     found = outcome.of(OWN)[0].measures
     if "adapters" in found:
-        groups = [planted(client) for client in range(len(found["adapters"]))]
+        groups = [true_community(client) for client in range(len(found["adapters"]))]
         plot_adapters(found["adapters"], groups, found["means"], folder / "adapters.png")
 
 
 def draw_communities(outcome: Outcome, folder: Path, names: Sequence[str]) -> None:
-    """Draw the mean score in every planted community, and the bytes that are sent.
+    """Draw the mean score in every true community, and the bytes that are sent.
 
     Parameters
     ----------
-    outcome, folder : what is drawn, and where to
-    names : of the arms
+    outcome, folder : Outcome and Path
+        What is drawn, and where to.
+    names : sequence of str
+        Of the arms.
     """
-    communities = sorted({planted(client) for client in range(NUM_CLIENTS)})
+    communities = sorted({true_community(client) for client in range(NUM_CLIENTS)})
     bars = {
         name: [
             100
             * float(
                 np.mean(
-                    [s for r in outcome.of(name) for c, s in r.by_client.items() if planted(c) == k]
+                    [
+                        s
+                        for r in outcome.of(name)
+                        for c, s in r.by_client.items()
+                        if true_community(c) == k
+                    ]
                 )
             )
             for k in communities
@@ -243,8 +251,10 @@ def draw_bytes(outcome: Outcome, folder: Path, names: Sequence[str], title: str)
 
     Parameters
     ----------
-    outcome, folder, names : as in :func:`draw_communities`
-    title : over the picture
+    outcome, folder, names : Outcome, Path and sequence of str
+        As in :func:`draw_communities`.
+    title : str
+        Over the picture.
     """
     traffic = {name: outcome.of(name)[0].summary["bytes_per_round"] for name in names}
     sent = {name: [t["down"] / 1e3, t["up"] / 1e3] for name, t in traffic.items()}

@@ -1,4 +1,4 @@
-"""One model, split in two where its clients pull in different directions, again and again."""
+"""CFL: one model, split in two where its clients' updates disagree, again and again."""
 
 from collections.abc import Mapping, Sequence
 from logging import INFO
@@ -14,6 +14,7 @@ from strategies.clustered.assignments import NO_GROUP
 from strategies.clustered.clusterers import bipartition
 from strategies.clustered.gradient_similarity import cosine_similarities
 from strategies.clustered.group_averaging import GroupAveraging
+from strategies.errors import ArgumentError
 from strategies.replies import Reply
 from strategies.rounds import Round
 
@@ -27,13 +28,13 @@ class CFL(GroupAveraging):
     """Clustered Federated Learning by recursive bipartition (Sattler et al., arXiv:1910.01991).
 
     Everybody starts in one group. Where a group's mean update has become small while its members'
-    own have not, they pull in different directions, and the group is split in two: so that the
+    own have not, their updates disagree, and the group is split in two: so that the
     highest cosine between updates across the split is low (complete linkage, as the authors do).
     Both halves go on from the group's model.
 
     The two thresholds are relative to the updates' own scale, so they do not depend on learning
-    rate, epochs or the network. Of ``m`` clients that pull nowhere in particular the mean update is
-    about ``1/sqrt(m)`` as long as theirs, so by the first threshold groups of fewer than
+    rate, epochs or the network. Of ``m`` clients whose updates have no common direction the mean
+    update is about ``1/sqrt(m)`` as long as theirs, so by the first threshold groups of fewer than
     ``1/mean_below^2`` clients (6 by default) are hardly ever split.
 
     A client that comes later is put in the group whose model has the lowest loss on its training
@@ -41,27 +42,29 @@ class CFL(GroupAveraging):
 
     Parameters
     ----------
-    mean_below : float (default: 0.4)
+    mean_below : float, default 0.4
         A group is split when the length of its mean update is below this part of the median
         length of its members' updates (the paper's first threshold).
-    median_above : float (default: 0.8)
+    median_above : float, default 0.8
         And when the median length of its members' updates is above this part of that of everybody
         in round 1: they would still move. (The paper's second threshold is on the longest update,
         which one wild client can keep long for ever.) Two equal groups whose optima lie at right
         angles settle at 0.71; and a group far larger than the others, which decides the median,
         lower still: lower it there.
-    across_below : float (default: 0.0)
-        And when the mean cosine of updates across the split is below this: the halves pull
-        against each other, as those of different optima do where the joint model stands still.
-    first_split : int (default: 3)
+    across_below : float, default 0.0
+        And when the mean cosine of updates across the split is below this: the halves' updates
+        point against each other, as those of different optima do where the joint model stands
+        still.
+    first_split : int, default 3
         The first round after which a group may be split.
-    projection_size : int (default: 1024)
+    projection_size : int, default 1024
         Length of the random projection of updates that is kept.
-    others : as in :class:`GroupAveraging`; ``parameter_names`` are needed
+    others
+        As in :class:`GroupAveraging`; ``parameter_names`` are needed.
 
     Raises
     ------
-    ValueError
+    ArgumentError
         If an argument is out of range, or there are no ``parameter_names``.
     """
 
@@ -80,9 +83,10 @@ class CFL(GroupAveraging):
         super().__init__(*args, **kwargs)
         for name, value in (("mean_below", mean_below), ("median_above", median_above)):
             if not value > 0.0:
-                raise ValueError(f"{name} must be positive, got {value}")
+                raise ArgumentError(name, value, "above 0")
         if not self.parameter_names:
-            raise ValueError("updates are those of parameters, so parameter_names are needed")
+            wanted = "given: updates are those of parameters"
+            raise ArgumentError("parameter_names", [], wanted)
         self.mean_below = mean_below
         self.median_above = median_above
         self.across_below = across_below
@@ -114,7 +118,7 @@ class CFL(GroupAveraging):
             self.assign_by_losses(current, nodes)
 
     def aggregate_arrays(self, replies: list[Reply]) -> ArrayRecord:
-        """Return the means, as :class:`GroupAveraging` does; then split what pulls apart."""
+        """Return the means, as :class:`GroupAveraging` does; then split groups that disagree."""
         for reply in replies:
             if reply.client not in self.groups and len(self.models) < 2:
                 self.assign_client(self.round.number, reply.client, 0, np.nan, "the first group")

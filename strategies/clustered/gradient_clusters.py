@@ -43,13 +43,16 @@ __all__ = ["GradientClusters"]
 
 
 class Signature(NamedTuple):
-    """What a client told of itself.
+    """What a client reported of itself.
 
     Attributes
     ----------
-    values : its gradient at the common start, perhaps projected
-    examples : that it is the mean of
-    reliability : cosine of the gradients of two halves of them; NaN if it could not tell
+    values : ndarray
+        Its gradient at the common start, perhaps projected.
+    examples : int
+        That it is the mean of.
+    reliability : float
+        Cosine of the gradients of two halves of them; NaN if unknown.
     """
 
     values: NDArray[Any]
@@ -65,7 +68,7 @@ class GradientClusters(GroupAveraging):
     similar clients are found before training begins. Clients have to answer the query
     ``query.gradient``, as :class:`clients.ClusteredClient` does.
 
-    Before round 1 every node that is there tells its gradient at the arrays of the start. Clients
+    Before round 1 every node that is there reports its gradient at the arrays of the start. Clients
     with many examples found the clusters; the others join the one they agree with most, for which
     half the agreement will do. Who was not there, or failed, is asked when it is seen next, at the
     same start. Who agrees with no cluster is one of its own; with ``smallest_cluster`` above 1 it
@@ -76,18 +79,19 @@ class GradientClusters(GroupAveraging):
     ----------
     rules : ClusteringRules
         How clusters are found.
-    projection_size : int (default: 8192)
+    projection_size : int, default 8192
         Length of the random projection of gradients that is sent; 0 for all of it.
-    revise_every : int (default: 0)
+    revise_every : int, default 0
         After so many rounds each (0: never), every client is asked how good each cluster's model is
         on its validation examples, and moves where the loss is below ``margin`` times its own.
-    margin : float in (0, 1] (default: 0.8)
+    margin : float in (0, 1], default 0.8
         See there.
-    others : as in :class:`GroupAveraging`
+    others
+        As in :class:`GroupAveraging`.
 
     Raises
     ------
-    ValueError
+    ArgumentError
         If an argument is out of range; in round 1, if there are fewer clients than clusters.
     """
 
@@ -106,9 +110,9 @@ class GradientClusters(GroupAveraging):
         super().__init__(*args, **kwargs)
         for name, value in (("projection_size", projection_size), ("revise_every", revise_every)):
             if value < 0:
-                raise ValueError(f"{name} must be at least 0, got {value}")
+                raise ArgumentError(name, value, "at least 0")
         if not 0.0 < margin <= 1.0:
-            raise ValueError(f"margin must be above 0 and at most 1, got {margin}")
+            raise ArgumentError("margin", margin, "above 0 and at most 1")
         self.rules = rules
         self.projection_size = projection_size
         self.revise_every = revise_every
@@ -166,7 +170,7 @@ class GradientClusters(GroupAveraging):
     # ------------------------------------------------------------------ placing clients
 
     def arrange(self, current: Round) -> None:
-        """Place all clients that are there and have not told their gradients, and revise."""
+        """Assign all clients that are there and have not reported gradients, and revise."""
         assert current.grid is not None
         self.assign(current, self.unassigned(current.grid.get_node_ids()))
         last = current.number - 1
@@ -209,15 +213,15 @@ class GradientClusters(GroupAveraging):
         log(INFO, "Asking %d nodes for their gradients at the start", len(nodes))
         found: dict[int, Signature] = {}
         replies = self.ask(nodes, content, GRADIENT_QUERY, "gradient", with_arrays=True)
-        told = [reply.views[GRADIENT].size for reply in replies if GRADIENT in reply.views]
-        lengths = Counter([len(s.values) for s in self.signatures.values()] or told)
+        sizes = [reply.views[GRADIENT].size for reply in replies if GRADIENT in reply.views]
+        lengths = Counter([len(s.values) for s in self.signatures.values()] or sizes)
         for reply in replies:
             values = reply.views.get(GRADIENT)
             if reply.weight < 1:
-                log(WARNING, "Node %d tells a gradient of %g examples", reply.node_id, reply.weight)
+                log(WARNING, "Node %d: a gradient of %g examples", reply.node_id, reply.weight)
                 continue
             if words := _unusable(values, max(lengths, key=lambda n: (lengths[n], n), default=0)):
-                log(WARNING, "Node %d tells no gradient: %s", reply.node_id, words)
+                log(WARNING, "Node %d reports no gradient: %s", reply.node_id, words)
                 continue
             assert values is not None
             reported = reply.metrics.get(GRADIENT_RELIABILITY)
@@ -226,12 +230,12 @@ class GradientClusters(GroupAveraging):
         return found
 
     def _found(self, server_round: int) -> None:
-        """Put every client that told a gradient and has no cluster into one."""
+        """Put every client that reported a gradient and has no cluster into one."""
         clients = sorted(self.signatures)
-        told = [self.signatures[client] for client in clients]
-        examples = [s.examples for s in told]
-        similarity = cosine_similarities([s.values for s in told])
-        noise = noise_examples(examples, [s.reliability for s in told])
+        known = [self.signatures[client] for client in clients]
+        examples = [s.examples for s in known]
+        similarity = cosine_similarities([s.values for s in known])
+        noise = noise_examples(examples, [s.reliability for s in known])
         attenuations = attenuation(examples, noise)
         before = np.array([self.groups.get(c, NO_GROUP) for c in clients], dtype=np.int64)
         first = bool((before == NO_GROUP).all())
@@ -267,9 +271,7 @@ class GradientClusters(GroupAveraging):
             group = self.groups.get(client, NO_GROUP)
             if group not in losses:
                 continue  # it is like no cluster
-            own = losses[group]
-            best = lowest_of(losses)
-            if losses[best] < self.margin * own:
+            if losses[best := lowest_of(losses)] < self.margin * losses[group]:
                 self.assign_client(
                     current.number, client, best, losses[best], "a lower validation loss"
                 )
@@ -282,7 +284,7 @@ def _unusable(values: NDArray[Any] | None, length: int) -> str:
     if values.ndim != 1 or not np.issubdtype(values.dtype, np.floating):
         return f"an array of {values.dtype} {values.shape} instead of a vector"
     if len(values) != length:
-        return f"{len(values)} values, others told {length}"
+        return f"{len(values)} values, others reported {length}"
     if not np.isfinite(values).all():
         return "values that are not finite"
     return "" if values.any() else "it is zero"

@@ -60,11 +60,12 @@ class GroupAveraging(PartialAveraging):
         The arrays that are averaged within groups; all by default.
     groups : mapping of int to int, optional
         A client's own number (its ``"partition-id"``) -> its group.
-    others : as in :class:`PartialAveraging`
+    others
+        As in :class:`PartialAveraging`.
 
     Raises
     ------
-    ValueError
+    ArgumentError
         If ``group_names`` is a text, a group's number is negative, or groups are given to a
         strategy that finds them.
     """
@@ -83,15 +84,16 @@ class GroupAveraging(PartialAveraging):
     ) -> None:
         super().__init__(*args, **kwargs)
         if groups and self.finds_groups:
-            raise ValueError(f"{type(self).__name__} finds groups itself; give it none")
+            wanted = f"empty: {type(self).__name__} finds groups itself"
+            raise ArgumentError("groups", dict(groups), wanted)
         if isinstance(group_names, str):
-            raise ValueError(f"group_names must be several names, got the text {group_names!r}")
+            raise ArgumentError("group_names", group_names, "several names, no text")
         self._all_in_groups = group_names is None
         self.group_names = frozenset(group_names or ())
         self.groups: dict[int, int] = dict(groups or {})
         """Client -> group; :data:`NO_GROUP` for one that fits none, absent if not assigned yet."""
         if negative := sorted(g for g in self.groups.values() if g < 0):
-            raise ValueError(f"groups are numbered from 0, got {negative}")
+            raise ArgumentError("groups", negative, "numbered from 0")
         self.models: dict[int, ArrayRecord] = {}
         """Group -> its arrays, once it has some of its own."""
         self.assignments: list[Assignment] = []
@@ -203,7 +205,8 @@ class GroupAveraging(PartialAveraging):
 
         Returns
         -------
-        client -> that loss
+        dict of int to float
+            Client -> that loss.
         """
         if not nodes or current.config.get(ADAPTATION_EXAMPLES) == 0:
             return {}

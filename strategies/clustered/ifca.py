@@ -19,8 +19,8 @@ from strategies.rounds import Round
 
 __all__ = ["IFCA"]
 
-_REPLANTED = 3
-"""How often a model that nobody picks is planted anew; then it is given up."""
+_MOST_REINITIALISED = 3
+"""How often a model that nobody picks is reinitialised; then it is given up."""
 
 
 class IFCA(GroupAveraging):
@@ -31,23 +31,24 @@ class IFCA(GroupAveraging):
     query ``query.losses``, as :class:`clients.ClusteredClient` does. A client that has not been
     asked yet is when it is to be evaluated.
 
-    The models start apart: each is the start with the values of every parameter array shuffled.
-    Where the start's entries are independent draws, that is another draw of the same
-    initialisation. A model that nobody picks has collapsed. It is planted anew: it becomes a copy
+    The models start differently: each is the start with the values of every parameter array
+    shuffled. Where the start's entries are independent draws, that is another draw of the same
+    initialisation. A model that nobody picks has collapsed. It is reinitialised: it becomes a copy
     of the model of the client with the highest loss, which trains it alone in that round; clients
     that are like it follow.
 
     Parameters
     ----------
-    clusters : int (default: 2)
+    clusters : int, default 2
         Number of models.
-    restart : int (default: 0)
+    restart : int, default 0
         Names another start. The outcome depends on it, so compare the training losses of some.
-    others : as in :class:`GroupAveraging`; ``parameter_names`` are needed with several models
+    others
+        As in :class:`GroupAveraging`; ``parameter_names`` are needed with several models.
 
     Raises
     ------
-    ValueError
+    ArgumentError
         If an argument is out of range; in round 1, if fewer clients take part than there are
         models.
     """
@@ -57,12 +58,13 @@ class IFCA(GroupAveraging):
     def __init__(self, *args: Any, clusters: int = 2, restart: int = 0, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         if clusters < 1:
-            raise ValueError(f"clusters must be at least 1, got {clusters}")
+            raise ArgumentError("clusters", clusters, "at least 1")
         if clusters > 1 and not self.parameter_names:
-            raise ValueError("several models need parameter_names, so that no buffer is shuffled")
+            wanted = "given for several models, so that no buffer is shuffled"
+            raise ArgumentError("parameter_names", [], wanted)
         self.clusters = clusters
         self.restart = restart
-        self._replanted = dict.fromkeys(range(clusters), 0)
+        self._reinitialised = dict.fromkeys(range(clusters), 0)
 
     def summary(self) -> None:
         """Log what this strategy averages and how."""
@@ -71,17 +73,17 @@ class IFCA(GroupAveraging):
 
     def state_arrays(self) -> dict[str, NDArray[Any]]:
         """Return what the strategy carries from round to round, for a checkpoint."""
-        counts = np.array(list(self._replanted.values()), dtype=np.int64)
-        return super().state_arrays() | as_part("ifca", {"replanted": counts})
+        counts = np.array(list(self._reinitialised.values()), dtype=np.int64)
+        return super().state_arrays() | as_part("ifca", {"reinitialised": counts})
 
     def load_state_arrays(self, arrays: Mapping[str, NDArray[Any]]) -> None:
         """Take over what :meth:`state_arrays` returned."""
         super().load_state_arrays(arrays)
-        if (counts := part_of(arrays, "ifca").get("replanted")) is not None:
-            self._replanted = dict(enumerate(counts.tolist()))
+        if (counts := part_of(arrays, "ifca").get("reinitialised")) is not None:
+            self._reinitialised = dict(enumerate(counts.tolist()))
 
     def arrange(self, current: Round) -> None:
-        """Let everybody who takes part in the round choose anew; plant what has collapsed."""
+        """Let everybody in the round choose anew; reinitialise what has collapsed."""
         assert current.grid is not None
         self.registry.identify(current.grid, current.nodes)
         taking_part = len(current.nodes)
@@ -115,9 +117,9 @@ class IFCA(GroupAveraging):
             counts = Counter(g for g in self.groups.values() if g != NO_GROUP)
             crowd = [c for c in lowest if counts[self.groups[c]] > 1]
             worst = max(crowd, key=lambda c: (lowest[c], -c), default=None)
-            if worst is None or self._replanted[group] >= _REPLANTED:
+            if worst is None or self._reinitialised[group] >= _MOST_REINITIALISED:
                 continue
-            self._replanted[group] += 1
+            self._reinitialised[group] += 1
             log(
                 WARNING,
                 "Round %d: nobody picks model %d; client %d, which fits its model worst, takes it",

@@ -54,7 +54,7 @@ class ClusteringRules:
 
     def __post_init__(self) -> None:
         if self.clusterer not in CLUSTERERS:
-            raise ArgumentError("clusterer", self.clusterer, f"one of {', '.join(CLUSTERERS)}")
+            raise ArgumentError("clusterer", self.clusterer, choices=CLUSTERERS)
         if self.clusters and self.clusterer == "hdbscan":
             raise ArgumentError("clusters", self.clusters, HDBSCAN_FINDS_THE_NUMBER)
         if not 0.0 < self.agreement < 1.0:

@@ -29,7 +29,7 @@ _ENOUGH = 0.5
 class UpdateClusters(UpdateDirections):
     """Find communities of clients while they train; average some arrays within each.
 
-    Everybody is sent the same shared encoder, so what a client's training does to it tells what
+    Everybody is sent the same shared encoder, so what a client's training does to it shows what
     the client needs beyond the mean. Its *update direction* in a round is the direction of its
     change, less the mean direction of everybody who took part. Directions are summed over rounds,
     by which the noise of minibatches is averaged out. Clients whose update directions have a high
@@ -54,21 +54,22 @@ class UpdateClusters(UpdateDirections):
 
     Parameters
     ----------
-    clusters : int (default: 0)
+    clusters : int, default 0
         Number of communities; 0 to find it.
-    warm_up : int (default: 5)
+    warm_up : int, default 5
         Rounds that a client takes part in before it is put in a community, or moved.
-    revise_every : int (default: 2)
+    revise_every : int, default 2
         Rounds between revisions; 0 for none.
-    margin : float, at least 0 (default: 0.5)
+    margin : float, at least 0, default 0.5
         By how much the cosine must be higher for a move, in units of the difference between what
         it was between members and across communities when they were assigned.
-    others : as in :class:`strategies.clustered.update_directions.UpdateDirections`, and
-        :class:`GroupAveraging`
+    others
+        As in :class:`strategies.clustered.update_directions.UpdateDirections`, and
+        :class:`GroupAveraging`.
 
     Raises
     ------
-    ValueError
+    ArgumentError
         If an argument is out of range; in round 1, if there are fewer clients than communities,
         or arrays to compare that are not there.
     """
@@ -91,9 +92,9 @@ class UpdateClusters(UpdateDirections):
             ("revise_every", revise_every, 0),
         ):
             if value < least:
-                raise ValueError(f"{name} must be at least {least}, got {value}")
+                raise ArgumentError(name, value, f"at least {least}")
         if not margin >= 0.0:
-            raise ValueError(f"margin must be at least 0, got {margin}")
+            raise ArgumentError("margin", margin, "at least 0")
         self.clusters = clusters
         self.warm_up = warm_up
         self.revise_every = revise_every
@@ -110,7 +111,7 @@ class UpdateClusters(UpdateDirections):
     # ------------------------------------------------------------------ placing clients
 
     def assign(self, current: Round, nodes: Sequence[int]) -> None:
-        """Put clients that were not met before in no community; they have told nothing yet."""
+        """Put clients that were not met before in no community; they have reported nothing yet."""
         for node in nodes:
             client = self.registry.client_of(node)
             self.assign_client(current.number, client, NO_GROUP, np.nan, "nothing is known yet")
@@ -157,8 +158,8 @@ class UpdateClusters(UpdateDirections):
 
     def _known(self) -> list[int]:
         """Return the clients that are assigned, or of which enough is known for that."""
-        told = [client for client in sorted(self.directions) if self.directions[client].any()]
-        return [c for c in told if self.is_assigned(c) or self.rounds[c] >= self.warm_up]
+        known = [client for client in sorted(self.directions) if self.directions[client].any()]
+        return [c for c in known if self.is_assigned(c) or self.rounds[c] >= self.warm_up]
 
     def _revise(
         self, server_round: int, clients: Sequence[int], labels: Labels, margin: float

@@ -33,16 +33,17 @@ class UpdateDirections(GroupAveraging):
         Arrays whose changes are compared. By default those parameters that are averaged over
         everybody, or those of groups where nothing is. Of group arrays the change is that from
         the mean over everybody.
-    memory : float in (0, 1] (default: 0.95)
+    memory : float in (0, 1], default 0.95
         Part of the sum of update directions that is kept from one round of a client to its next.
-    projection_size : int (default: 8192)
+    projection_size : int, default 8192
         Length of the random projection of directions, of which two are kept of a client; 0
         for all.
-    others : as in :class:`GroupAveraging`
+    others
+        As in :class:`GroupAveraging`.
 
     Raises
     ------
-    ValueError
+    ArgumentError
         If an argument is out of range.
     """
 
@@ -56,11 +57,11 @@ class UpdateDirections(GroupAveraging):
     ) -> None:
         super().__init__(*args, **kwargs)
         if isinstance(compared_names, str):
-            raise ValueError(f"compared_names must be several, got the text {compared_names!r}")
+            raise ArgumentError("compared_names", compared_names, "several names, no text")
         if projection_size < 0:
-            raise ValueError(f"projection_size must be at least 0, got {projection_size}")
+            raise ArgumentError("projection_size", projection_size, "at least 0")
         if not 0.0 < memory <= 1.0:
-            raise ValueError(f"memory must be above 0 and at most 1, got {memory}")
+            raise ArgumentError("memory", memory, "above 0 and at most 1")
         self.compared_names = frozenset(compared_names or ())
         self.memory = memory
         self.projection_size = projection_size

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from strategies.arrays import encode, view, weighted_mean
 from strategies.averaging import PartialAveraging
+from strategies.errors import ArgumentError
 from strategies.protocol import PRIOR_VARIANCE
 from strategies.replies import Reply
 
@@ -40,13 +41,17 @@ def moment_matching(
 
     Parameters
     ----------
-    before : the prior mean that clients received
-    mean : the mean of their posterior means ``theta_i``, the new prior mean
-    second_moment : the mean of ``V_i + (theta_i - before)^2``
+    before : ndarray
+        The prior mean that clients received.
+    mean : ndarray
+        The mean of their posterior means ``theta_i``, the new prior mean.
+    second_moment : ndarray
+        The mean of ``V_i + (theta_i - before)^2``.
 
     Returns
     -------
-    of the shape of all three, >= 0 (rounding could make it negative)
+    ndarray
+        Of the shape of all three, >= 0 (rounding could make it negative).
     """
     shift = mean.astype(np.float64) - before
     variance: NDArray[np.float64] = np.maximum(second_moment - np.square(shift), 0.0)
@@ -61,9 +66,12 @@ def pooled_variance(variance: NDArray[Any], count: int, weight: float) -> NDArra
 
     Parameters
     ----------
-    variance : of the parameters of one tensor, any shape
-    count : ``N >= 1``, the clients behind it
-    weight : ``k >= 0``; 0 leaves every parameter its own, infinity makes all equal
+    variance : ndarray
+        Of the parameters of one tensor, any shape.
+    count : int
+        ``N >= 1``, the clients behind it.
+    weight : float
+        ``k >= 0``; 0 leaves every parameter its own, infinity makes all equal.
     """
     if not variance.size:
         return variance.astype(np.float64)
@@ -89,15 +97,19 @@ class HierarchicalBayes(PartialAveraging):
 
     Parameters
     ----------
-    args, kwargs : as in :class:`PartialAveraging`
-    prior_names : the parameters that have a prior
-    prior_variance : > 0, the first variance of every one. Expectation maximization leaves small
-        variances slowly, so start with a large one
-    prior_weight : pseudo-count >= 0, see :func:`pooled_variance`
+    args, kwargs
+        As in :class:`PartialAveraging`.
+    prior_names : collection of str
+        The parameters that have a prior.
+    prior_variance : float, default 1.0
+        > 0, the first variance of every one. Expectation maximization leaves small variances
+        slowly, so start with a large one.
+    prior_weight : float, default 10.0
+        Pseudo-count >= 0, see :func:`pooled_variance`.
 
     Raises
     ------
-    ValueError
+    ArgumentError
         If nothing has a prior, or a number is out of range.
     """
 
@@ -110,11 +122,11 @@ class HierarchicalBayes(PartialAveraging):
         **kwargs: Any,
     ) -> None:
         if not prior_names:
-            raise ValueError("a prior needs parameters; prior_names is empty")
+            raise ArgumentError("prior_names", list(prior_names), "of one parameter or more")
         if not (isfinite(prior_variance) and prior_variance > 0):
-            raise ValueError(f"prior_variance must be > 0 and finite, got {prior_variance}")
+            raise ArgumentError("prior_variance", prior_variance, "above 0 and finite")
         if not prior_weight >= 0:
-            raise ValueError(f"prior_weight must be >= 0, got {prior_weight}")
+            raise ArgumentError("prior_weight", prior_weight, "at least 0")
         super().__init__(*args, **kwargs)
         self.prior_names = tuple(prior_names)
         self.prior_variance = prior_variance
@@ -133,14 +145,11 @@ class HierarchicalBayes(PartialAveraging):
 
         Raises
         ------
-        ValueError
+        ArgumentError
             If a parameter that is to have a prior is not among the arrays.
         """
         if missing := [name for name in self.prior_names if name not in arrays]:
-            raise ValueError(
-                f"no arrays of {missing}, which are to have a prior; there are none "
-                f"but {list(arrays)}"
-            )
+            raise ArgumentError("prior_names", missing, f"among {list(arrays)}")
         first = ArrayRecord(dict(arrays))
         for name in self.prior_names:
             values = view(arrays[name])

@@ -17,6 +17,7 @@ from strategies.arrays import (
     view,
 )
 from strategies.averaging import PartialAveraging
+from strategies.errors import ArgumentError
 from strategies.hierarchical.linear_arrays import (
     COVARIANCE,
     MEAN,
@@ -51,11 +52,12 @@ START_VARIANCE = 1.0
 
 
 def first_prior(mean: Floats) -> Prior:
-    """Return the prior before anybody told anything: clients that differ a lot around ``mean``.
+    """Return the prior before any client has reported: clients that differ a lot around ``mean``.
 
     Parameters
     ----------
-    mean : ``(d,)``
+    mean : ndarray
+        ``(d,)``.
     """
     size = len(mean)
     covariance = START_VARIANCE * np.eye(size)
@@ -65,25 +67,29 @@ def first_prior(mean: Floats) -> Prior:
 class HierarchicalLinear(PartialAveraging):
     """Learn the Gaussian prior of clients' linear models by (restricted) maximum likelihood.
 
-    Clients tell their terms of the sums that :mod:`strategies.hierarchical.mixed_effects_em` is
+    Clients report their terms of the sums that :mod:`strategies.hierarchical.mixed_effects_em` is
     made of; every second round is a *centre* and every other one a *spread*. The server needs
     nothing but their means, all clients weighing the same, so secure aggregation could hide the
-    terms. Or, where the protocol is one-shot, each client tells its moments once, all steps are
-    made here, and nobody who has told is asked again.
+    terms. Or, where the protocol is one-shot, each client reports its moments once, all steps
+    are made here, and no client is asked again.
 
     What leaves a device is not harmless: moments hold the sums of products of the client's
     features and targets, and with one example that example.
 
     Parameters
     ----------
-    args, kwargs : as in :class:`PartialAveraging`; clients weigh the same whatever ``weighting`` is
-    protocol : one of :data:`PROTOCOLS`; the client must use the same
-    covariance : ``"full"``, ``"diagonal"`` or ``"isotropic"``
-    restricted : False for plain maximum likelihood, which takes the prior's mean for known
+    args, kwargs
+        As in :class:`PartialAveraging`; clients weigh the same whatever ``weighting`` is.
+    protocol : {"iterative", "one-shot"}, default "iterative"
+        One of :data:`PROTOCOLS`; the client must use the same.
+    covariance : str, default "full"
+        ``"full"``, ``"diagonal"`` or ``"isotropic"``.
+    restricted : bool, default True
+        False for plain maximum likelihood, which takes the prior's mean for known.
 
     Raises
     ------
-    ValueError
+    ArgumentError
         If an argument is unknown, or there is server momentum, which is for averaged parameters.
     """
 
@@ -97,14 +103,15 @@ class HierarchicalLinear(PartialAveraging):
     ) -> None:
         super().__init__(*args, **{**kwargs, "weighting": "uniform"})
         if protocol not in PROTOCOLS:
-            raise ValueError(f"protocol must be one of {PROTOCOLS}, got {protocol!r}")
+            raise ArgumentError("protocol", protocol, choices=PROTOCOLS)
         if covariance not in STRUCTURES:
-            raise ValueError(f"covariance must be one of {tuple(STRUCTURES)}, got {covariance!r}")
+            raise ArgumentError("covariance", covariance, choices=STRUCTURES)
         if self.server_momentum:
-            raise ValueError("a prior is no mean of parameters; it has no server momentum")
+            wanted = "0: a prior is no mean of parameters"
+            raise ArgumentError("server_momentum", self.server_momentum, wanted)
         self.protocol, self.covariance, self.restricted = protocol, covariance, restricted
         self.moments: dict[int, Moments] = {}
-        """Client -> its moments, of those that have told them."""
+        """Client -> its moments, of those that have reported them."""
 
     def summary(self) -> None:
         """Log how the prior is learnt."""
@@ -116,7 +123,7 @@ class HierarchicalLinear(PartialAveraging):
 
         Raises
         ------
-        ValueError
+        ArgumentError
             If they are no linear model's.
         """
         return to_record(prior_arrays(first_prior(linear_coefficients(arrays).ravel())))
@@ -161,14 +168,14 @@ class HierarchicalLinear(PartialAveraging):
             prior = self._fitted(good) if self.protocol == "one-shot" else self._stepped(good)
         except np.linalg.LinAlgError as error:
             for reply in good:
-                reply.dropped = f"no prior can be made of what is told: {error}"
+                reply.dropped = f"no prior can be made of the reports: {error}"
             return sent
         return to_record(prior_arrays(prior))
 
     def _fitted(self, replies: list[Reply]) -> Prior:
-        """Return the prior that fits the moments of everybody who has told them."""
-        told = {reply.client: moments_of(_copies(reply.views)) for reply in replies}
-        known = self.moments | told
+        """Return the prior that fits the moments of all clients that have reported them."""
+        new = {reply.client: moments_of(_copies(reply.views)) for reply in replies}
+        known = self.moments | new
         everybody = stack([known[client] for client in sorted(known)])
         prior = fit(everybody, self.covariance, self.restricted)
         self.moments = known
@@ -184,7 +191,7 @@ class HierarchicalLinear(PartialAveraging):
 
 
 def _sizes(replies: Sequence[Reply]) -> dict[str, NDArray[Any]]:
-    """Return the squares for an example that clients tell: norms, traces, and sums of squares."""
+    """Return the squares for an example in replies: norms, traces, and sums of squares."""
     sizes = {
         name: [_size(reply.views[name]) for reply in replies]
         for name in (MEAN, COVARIANCE, UNCERTAINTY)

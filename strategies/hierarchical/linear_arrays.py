@@ -1,5 +1,6 @@
 """The prior and what clients report of a linear model, as arrays that travel."""
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -7,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from strategies.arrays import is_finite
+from strategies.errors import ArgumentError
 from strategies.hierarchical.mixed_effects import Floats, Moments, Prior
 from strategies.hierarchical.mixed_effects_em import Contribution
 
@@ -15,7 +17,7 @@ MEAN, COVARIANCE, UNCERTAINTY, NOISE = NAMES = ("mean", "covariance", "uncertain
 ``(d, d)`` and ``(2,)``, float64. Down it is the prior."""
 
 PROTOCOLS = ("iterative", "one-shot")
-"""What clients tell: their terms of the sums of every step, or their moments once."""
+"""What clients report: their terms of the sums of every step, or their moments once."""
 
 _ROUNDING = 1e-6
 """How far a matrix may be from symmetric and positive semidefinite, beside its largest entry."""
@@ -35,7 +37,7 @@ def prior_of(arrays: Arrays) -> Prior:
 
     Raises
     ------
-    ValueError
+    ArgumentError
         If shapes do not fit each other, values are not finite, or the noise is not above zero.
     """
     mean, covariance, uncertainty, noise = (
@@ -45,11 +47,10 @@ def prior_of(arrays: Arrays) -> Prior:
     expected = ((size,), (size, size), (size, size), (2,))
     shapes = (mean.shape, covariance.shape, uncertainty.shape, noise.shape)
     if shapes != expected:
-        raise ValueError(f"a prior has arrays of shapes {expected}, these have {shapes}")
-    if not all(is_finite(values) for values in (mean, covariance, uncertainty, noise)):
-        raise ValueError("a prior needs finite values")
+        raise ArgumentError("shapes of the prior", shapes, f"{expected}, those of its mean")
+    _check_finite(dict(zip(NAMES, (mean, covariance, uncertainty, noise), strict=True)))
     if not noise.min() > 0:
-        raise ValueError(f"a prior needs noise above zero, got {noise.tolist()}")
+        raise ArgumentError(NOISE, noise.tolist(), "above 0")
     return Prior(mean, covariance, uncertainty, float(noise[0]), float(noise[1]))
 
 
@@ -82,47 +83,52 @@ def check_declared(arrays: Arrays, examples: float, protocol: str = "iterative")
 
     Parameters
     ----------
-    arrays : of its reply, in the shapes of a prior
-    examples : its number of examples, as it says beside them
-    protocol : one of :data:`PROTOCOLS`
+    arrays : mapping of str to ndarray
+        Of its reply, in the shapes of a prior.
+    examples : float
+        Its number of examples, as it says beside them.
+    protocol : str, default "iterative"
+        One of :data:`PROTOCOLS`.
 
     Raises
     ------
-    ValueError
+    ArgumentError
         If an array is missing or not finite, the number of examples is not that which the client
-        tells beside it, or a sum of squares is negative or a matrix of them not positive
+        reports beside it, or a sum of squares is negative or a matrix of them not positive
         semidefinite.
     """
     if missing := [name for name in NAMES if name not in arrays]:
-        raise ValueError(f"missing {missing}")
-    if odd := [name for name in NAMES if not is_finite(arrays[name])]:
-        raise ValueError(f"values that are not finite in {odd}")
+        raise ArgumentError("arrays", list(arrays), f"{list(NAMES)}; missing {missing}")
+    _check_finite({name: arrays[name] for name in NAMES})
     square, count = (float(value) for value in arrays[NOISE])
     if not 1 <= count <= examples or count != round(count):
-        raise ValueError(
-            f"its sums are of {count:g} examples, but it says that it has {examples:g}"
-        )
+        raise ArgumentError("examples", count, f"an integer from 1 to {examples:g}")
     if square < 0:
-        raise ValueError(f"a sum of squares is negative: {square:g}")
+        raise ArgumentError("square", square, "at least 0")
     matrices = {name: arrays[name] for name in (COVARIANCE, UNCERTAINTY)}
     if protocol == "one-shot":
         own = moments_of(arrays)
         matrices = {"moments": _joint(own)}
         if not np.isclose(own.gram[-1, -1], count):
-            raise ValueError(
-                f"its column of ones adds up to {own.gram[-1, -1]:g} instead of {count:g}"
-            )
+            ones = float(own.gram[-1, -1])
+            raise ArgumentError("gram[-1, -1]", ones, f"{count:g}, the number of examples")
     for name, values in matrices.items():
-        if not _semidefinite(values):
-            raise ValueError(f"{name!r} is not symmetric and positive semidefinite")
+        slack = _ROUNDING * float(np.abs(values).max())
+        if not (least := _least_eigenvalue(values, slack)) >= -slack:
+            wanted = "at least 0, of a symmetric matrix"
+            raise ArgumentError(f"least eigenvalue of {name}", least, wanted)
 
 
-def _semidefinite(values: Floats) -> bool:
-    """Return whether a matrix is symmetric with no eigenvalue below zero, but for rounding."""
-    slack = _ROUNDING * float(np.abs(values).max())
-    if np.abs(values - values.T).max() > slack:
-        return False
-    return bool(np.linalg.eigvalsh(values)[0] >= -slack)
+def _check_finite(arrays: Arrays) -> None:
+    for name, values in arrays.items():
+        if not is_finite(values):
+            raise ArgumentError(name, float(values[~np.isfinite(values)][0]), "finite")
+
+
+def _least_eigenvalue(values: Floats, slack: float) -> float:
+    """Return the least eigenvalue of a matrix; NaN if it is not symmetric, but for ``slack``."""
+    uneven = np.abs(values - values.T).max() > slack
+    return math.nan if uneven else float(np.linalg.eigvalsh(values)[0])
 
 
 def _joint(own: Moments) -> Floats:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from strategies.arrays import encode, to_record, view
 from strategies.averaging import PartialAveraging
+from strategies.errors import ArgumentError
 from strategies.hypernetwork.embeddings import Embeddings
 from strategies.hypernetwork.metadata_encoder import Columns, Metadata, reported_metadata
 from strategies.hypernetwork.network import Hypernetwork
@@ -48,23 +49,24 @@ class PFedHN(PartialAveraging):
     ----------
     parameter_names : collection of str
         The arrays that are generated.
-    use_metadata : bool (default: True)
+    use_metadata : bool, default True
         Whether clients are asked for metadata.
-    server_learning_rate : float (default: 0.01)
+    server_learning_rate : float, default 0.01
         Of Adam.
-    embedding_size, hidden_size : int (default: 64)
+    embedding_size, hidden_size : int, default 64
         See :class:`Hypernetwork`.
-    weight_decay : float (default: 1.0)
+    weight_decay : float, default 1.0
         Of the network, decoupled; times the learning rate it is what a step takes off its weights.
-    free_decay : float (default: 0.001)
+    free_decay : float, default 0.001
         Decay of free parts to zero, beside metadata.
-    free_dropout : float in [0, 1) (default: 0.3)
+    free_dropout : float in [0, 1), default 0.3
         How often the free part of a client is left out in a round of training, beside metadata.
-    others : as in :class:`PartialAveraging`
+    others
+        As in :class:`PartialAveraging`.
 
     Raises
     ------
-    ValueError
+    ArgumentError
         If an argument is out of range, or there is a ``server_momentum``.
     """
 
@@ -85,20 +87,18 @@ class PFedHN(PartialAveraging):
     ) -> None:
         super().__init__(*args, parameter_names=parameter_names, **kwargs)
         if self.server_momentum:
-            raise ValueError("the hypernetwork is trained by Adam; leave server_momentum at 0")
+            raise ArgumentError("server_momentum", self.server_momentum, "0, as Adam is used")
         if not 0 < server_learning_rate < math.inf:
-            raise ValueError(f"server_learning_rate must be > 0, got {server_learning_rate}")
-        if embedding_size < 1 or hidden_size < 1:
-            raise ValueError(f"sizes must be at least 1, got {embedding_size} and {hidden_size}")
+            raise ArgumentError("server_learning_rate", server_learning_rate, "above 0, finite")
+        for name, size in (("embedding_size", embedding_size), ("hidden_size", hidden_size)):
+            if size < 1:
+                raise ArgumentError(name, size, "at least 1")
         if not 0.0 <= weight_decay * server_learning_rate < 1.0:
-            raise ValueError(
-                f"weight_decay must be >= 0 and below 1 / server_learning_rate, got {weight_decay}"
-            )
-        if not (0.0 <= free_dropout < 1.0 and 0.0 <= free_decay < math.inf):
-            raise ValueError(
-                f"free_dropout must be in [0, 1) and free_decay >= 0, got {free_dropout} and "
-                f"{free_decay}"
-            )
+            raise ArgumentError("weight_decay", weight_decay, "in [0, 1 / server_learning_rate)")
+        if not 0.0 <= free_dropout < 1.0:
+            raise ArgumentError("free_dropout", free_dropout, "in [0, 1)")
+        if not 0.0 <= free_decay < math.inf:
+            raise ArgumentError("free_decay", free_decay, "at least 0 and finite")
         self.use_metadata = use_metadata
         self.sizes = embedding_size, hidden_size
         self.embeddings: Embeddings | None = None
@@ -208,9 +208,12 @@ class PFedHN(PartialAveraging):
 
         Parameters
         ----------
-        grid, server_round, arrays, config, nodes, timeout : as in :meth:`evaluate_nodes`
-        rounds : of training
-        learning_rate : of Adam
+        grid, server_round, arrays, config, nodes, timeout
+            As in :meth:`evaluate_nodes`.
+        rounds : int, default 5
+            Of training.
+        learning_rate : float, default 0.05
+            Of Adam.
         """
         current = Round(server_round, "train", arrays, config, grid, list(nodes))
         self.round = current
@@ -251,7 +254,7 @@ class PFedHN(PartialAveraging):
 
     def _make(self, arrays: ArrayRecord) -> None:
         if unknown := sorted(self.parameter_names - arrays.keys()):
-            raise ValueError(f"no arrays of {unknown} to generate; there are {list(arrays)}")
+            raise ArgumentError("parameter_names", unknown, f"among {list(arrays)}")
         start = {n: view(array) for n, array in arrays.items() if n in self.parameter_names}
         columns = Columns.of([self.metadata[client] for client in sorted(self.metadata)])
         seed = named_seed(self.seed, "hypernetwork")

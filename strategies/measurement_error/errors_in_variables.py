@@ -17,6 +17,7 @@ from strategies.arrays import (
     to_record,
 )
 from strategies.averaging import PartialAveraging
+from strategies.errors import ArgumentError
 from strategies.hierarchical.mixed_effects import Floats
 from strategies.measurement_error.corrected_moments import (
     LEAST_RELIABILITY,
@@ -57,7 +58,7 @@ def model_arrays(values: Floats) -> dict[str, NDArray[Any]]:
 class ErrorsInVariables(PartialAveraging):
     """Fit a linear model to what devices would have read without errors, from clients' moments.
 
-    Clients tell their moments and the variance of their errors; the server adds them up and
+    Clients report their moments and the variance of their errors; the server adds them up and
     solves the corrected equations. One round is enough: the moments of each client are kept, and
     later rounds give the same unless clients are new. Where the corrected matrix is not positive
     definite its eigenvalues are clipped (:func:`corrected_inverse`), with a logged warning.
@@ -65,36 +66,38 @@ class ErrorsInVariables(PartialAveraging):
     What leaves a device is not harmless: moments hold the sums of products of the client's
     features and targets, and with one example that example. Of what clients state only what cannot
     be is refused, and what is far beyond that of most (:func:`drop_outliers`): a client that
-    lies within that is believed.
+    lies within that counts.
 
     Parameters
     ----------
-    args, kwargs : as in :class:`PartialAveraging`; examples count alike whatever ``weighting`` is
+    args, kwargs
+        As in :class:`PartialAveraging`; examples count alike whatever ``weighting`` is.
 
     Raises
     ------
-    ValueError
+    ArgumentError
         If there is server momentum, which is for averaged parameters.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **{**kwargs, "weighting": "examples"})
         if self.server_momentum:
-            raise ValueError("solved equations are no mean of parameters; they have no momentum")
+            wanted = "0: solved equations are no mean of parameters"
+            raise ArgumentError("server_momentum", self.server_momentum, wanted)
         self.moments: dict[int, ErrorMoments] = {}
-        """Client -> its moments, of those that have told them."""
+        """Client -> its moments, of those that have reported them."""
 
     def summary(self) -> None:
         """Log how the model is found."""
         super().summary()
-        log(INFO, "\t└──> Normal equations, corrected for the errors of readings")
+        log(INFO, "\t└──> Normal equations, corrected for measurement errors")
 
     def first_arrays(self, arrays: ArrayRecord) -> ArrayRecord:
         """Return the first coefficients: those of the linear model that the arrays are.
 
         Raises
         ------
-        ValueError
+        ArgumentError
             If they are no linear model's.
         """
         return to_record(model_arrays(linear_coefficients(arrays)))
@@ -121,25 +124,25 @@ class ErrorsInVariables(PartialAveraging):
                 reply.dropped = str(error)
         possible = [reply for reply in replies if not reply.dropped]
         drop_outliers(possible, _sizes(possible))
-        told = {r.client: moments_of(r.views) for r in possible if not r.dropped}
-        if not told:
+        new = {r.client: moments_of(r.views) for r in possible if not r.dropped}
+        if not new:
             return sent
-        known = self.moments | told
+        known = self.moments | new
         try:
-            with np.errstate(over="ignore", invalid="ignore"):  # told below
+            with np.errstate(over="ignore", invalid="ignore"):  # reported below
                 found, lowest = coefficients(pooled_errors([known[c] for c in sorted(known)]))
         except np.linalg.LinAlgError:
             found, lowest = np.array(np.nan), 0.0
         if not is_finite(found):
             for reply in replies:
-                reply.dropped = reply.dropped or "no finite model can be made of what is told"
+                reply.dropped = reply.dropped or "no finite model can be made of the reports"
             return sent
         self.moments = known
         if lowest < LEAST_RELIABILITY:
             log(
                 WARNING,
                 "Round %d: the errors that clients state leave a direction of their inputs a "
-                "reliability of %.3g; it is held to be %g. Are the stated errors too large, or "
+                "reliability of %.3g; it is held to be %g. Are the declared errors too large, or "
                 "the examples too few?",
                 *(self.round.number, lowest, LEAST_RELIABILITY),
             )
@@ -147,11 +150,11 @@ class ErrorsInVariables(PartialAveraging):
 
 
 def _sizes(replies: Sequence[Reply]) -> dict[str, list[float]]:
-    """Return how large the moments for an example are that clients tell."""
-    told = [moments_of(reply.views) for reply in replies]
+    """Return how large the moments for an example are that clients report."""
+    known = [moments_of(reply.views) for reply in replies]
     with np.errstate(over="ignore"):
         return {
-            COEFFICIENTS: [float(np.linalg.norm(own.cross)) / own.examples for own in told],
-            GRAM: [float(np.trace(own.gram)) / own.examples for own in told],
-            ERRORS: [float(np.trace(own.gram) + own.errors.sum()) / own.examples for own in told],
+            COEFFICIENTS: [float(np.linalg.norm(own.cross)) / own.examples for own in known],
+            GRAM: [float(np.trace(own.gram)) / own.examples for own in known],
+            ERRORS: [float(np.trace(own.gram) + own.errors.sum()) / own.examples for own in known],
         }

@@ -12,6 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from strategies.arrays import view
 from strategies.averaging import PartialAveraging
+from strategies.errors import ArgumentError
 from strategies.protocol import EFFECTIVE_EXAMPLES, MISSING_RATE, RELIABILITY
 from strategies.replies import Reply, drop_non_finite
 
@@ -20,7 +21,7 @@ __all__ = ["QualityWeighted"]
 Floats = NDArray[np.float64]
 
 TIMES_EQUAL = 3.0
-"""Unless told otherwise no client has more than so many times the share that all would have if
+"""By default no client has more than so many times the share that all would have if
 they counted alike."""
 
 WEIGHT_SHARE = "weight-share"
@@ -29,34 +30,36 @@ WEIGHT_SHARE = "weight-share"
 _ROUNDING = 1e-9
 
 
-def told_quality(metrics: Mapping[str, Any], examples: float) -> tuple[float, float]:
-    """Return what a client tells of its data: (quality, effective examples).
+def reported_quality(metrics: Mapping[str, Any], examples: float) -> tuple[float, float]:
+    """Return what a client reports of its data: (quality, effective examples).
 
-    Its quality is ``(1 - missing rate) * reliability``; what it does not tell counts as perfect.
-    Its effective examples are those it tells, else ``examples * quality``.
+    Its quality is ``(1 - missing rate) * reliability``; what it does not report counts as perfect.
+    Its effective examples are those it reports, else ``examples * quality``.
 
     Parameters
     ----------
-    metrics : of its reply
-    examples : its number of examples
+    metrics : mapping of str to object
+        Of its reply.
+    examples : float
+        Its number of examples.
 
     Raises
     ------
-    ValueError
+    ArgumentError
         If a share is not in 0 to 1, or the effective examples are not in 0 to ``examples``.
     """
-    missing = _told(metrics, MISSING_RATE, 0.0, 1.0)
-    reliability = _told(metrics, RELIABILITY, 1.0, 1.0)
+    missing = _reported(metrics, MISSING_RATE, 0.0, 1.0)
+    reliability = _reported(metrics, RELIABILITY, 1.0, 1.0)
     quality = (1.0 - missing) * reliability
-    return quality, _told(metrics, EFFECTIVE_EXAMPLES, examples * quality, examples)
+    return quality, _reported(metrics, EFFECTIVE_EXAMPLES, examples * quality, examples)
 
 
-def _told(metrics: Mapping[str, Any], name: str, otherwise: float, most: float) -> float:
+def _reported(metrics: Mapping[str, Any], name: str, otherwise: float, most: float) -> float:
     value = metrics.get(name, otherwise)
     above = most * (1.0 + _ROUNDING)
     if isinstance(value, int | float) and math.isfinite(value) and 0.0 <= value <= above:
         return min(float(value), most)
-    raise ValueError(f"{name} is {value!r}; it must be a number from 0 to {most:g}")
+    raise ArgumentError(name, value, f"a number from 0 to {most:g}")
 
 
 def bounded(weights: ArrayLike, largest: float) -> Floats:
@@ -68,24 +71,27 @@ def bounded(weights: ArrayLike, largest: float) -> Floats:
 
     Parameters
     ----------
-    weights : ``(N,)``, finite and not negative, at least one above zero
-    largest : the bound; where it is below ``1 / N``, N the number of weights above zero, all of
-        these have the same share
+    weights : array_like
+        ``(N,)``, finite and not negative, at least one above zero.
+    largest : float
+        The bound; where it is below ``1 / N``, N the number of weights above zero, all of these
+        have the same share.
 
     Returns
     -------
-    ``(N,)`` float64, of sum 1
+    ndarray
+        ``(N,)`` float64, of sum 1.
 
     Raises
     ------
-    ValueError
+    ArgumentError
         If the weights or the bound are none.
     """
     values = np.asarray(weights, dtype=np.float64)
     if not (np.isfinite(values).all() and (values >= 0).all() and values.any()):
-        raise ValueError(f"weights must be finite and not negative, one above zero: {values}")
+        raise ArgumentError("weights", values.tolist(), "finite and at least 0, one above 0")
     if not largest > 0:
-        raise ValueError(f"the largest share must be above zero, got {largest}")
+        raise ArgumentError("largest", largest, "above 0")
     bound = max(largest, 1.0 / np.count_nonzero(values))
     shares = _proportions(values)
     full = np.zeros(len(values), dtype=bool)
@@ -114,8 +120,8 @@ def update_length(views: Mapping[str, NDArray[Any]], sent: Mapping[str, NDArray[
 
     Parameters
     ----------
-    views, sent : arrays of the same shapes by name; those of ``views`` that were not sent do not
-        count
+    views, sent : mapping of str to ndarray
+        Arrays of the same shapes by name; those of ``views`` that were not sent do not count.
     """
     with np.errstate(over="ignore"):  # beyond all bounds is too long, too
         squares = [
@@ -134,12 +140,15 @@ def clip_factors(lengths: ArrayLike, clip: float) -> Floats:
 
     Parameters
     ----------
-    lengths : ``(N,)`` of the updates
-    clip : above zero
+    lengths : array_like
+        ``(N,)`` of the updates.
+    clip : float
+        Above zero.
 
     Returns
     -------
-    ``(N,)`` float64, in 0 to 1
+    ndarray
+        ``(N,)`` float64, in 0 to 1.
     """
     values = np.asarray(lengths, dtype=np.float64)
     bound = clip * np.median(values)
@@ -152,7 +161,7 @@ class QualityWeighted(PartialAveraging):
     """Average with weights from examples and their quality, robust to a client that lies.
 
     A client counts by its effective examples, ``w_i = n_i (1 - missing_i) reliability_i``
-    (:func:`told_quality`). In a linear model whose readings are calibrated that is, up to a
+    (:func:`reported_quality`). In a linear model whose measurements are calibrated that is, up to a
     common factor, the inverse of the variance of its estimate, so that the mean has the smallest
     variance of all weighted means (the fixed-effect weights of meta-analysis, DerSimonian & Laird
     1986, where clients have one model in common). For deep networks it is a heuristic.
@@ -164,18 +173,22 @@ class QualityWeighted(PartialAveraging):
     which bounds neither, and three times an equal share is a bound only from four clients on.
 
     A reply is dropped whose report is impossible, such as a reliability above 1 or more effective
-    examples than examples. A client that tells nothing counts by its examples.
+    examples than examples. A client that reports nothing counts by its examples.
 
     Parameters
     ----------
-    args, kwargs : as in :class:`PartialAveraging`
-    largest_share : in (0, 1]; None for :data:`TIMES_EQUAL` times an equal share
-    least_quality : clients of a lower ``(1 - missing) * reliability`` have no weight, in [0, 1]
-    update_clip : how many times the median length an update may have; 0 for any length
+    args, kwargs
+        As in :class:`PartialAveraging`.
+    largest_share : float, optional
+        In (0, 1]; None for :data:`TIMES_EQUAL` times an equal share.
+    least_quality : float, default 0.0
+        Clients of a lower ``(1 - missing) * reliability`` have no weight, in [0, 1].
+    update_clip : float, default 2.0
+        How many times the median length an update may have; 0 for any length.
 
     Raises
     ------
-    ValueError
+    ArgumentError
         If an argument is out of range.
     """
 
@@ -189,11 +202,11 @@ class QualityWeighted(PartialAveraging):
     ) -> None:
         super().__init__(*args, **{**kwargs, "weighting": "examples"})
         if largest_share is not None and not 0.0 < largest_share <= 1.0:
-            raise ValueError(f"largest_share must be in (0, 1], got {largest_share}")
+            raise ArgumentError("largest_share", largest_share, "in (0, 1]")
         if not 0.0 <= least_quality <= 1.0:
-            raise ValueError(f"least_quality must be in [0, 1], got {least_quality}")
+            raise ArgumentError("least_quality", least_quality, "in [0, 1]")
         if not 0.0 <= update_clip < np.inf:
-            raise ValueError(f"update_clip must be 0 or a positive number, got {update_clip}")
+            raise ArgumentError("update_clip", update_clip, "at least 0 and finite")
         self.largest_share = largest_share
         self.least_quality = least_quality
         self.update_clip = update_clip
@@ -212,7 +225,7 @@ class QualityWeighted(PartialAveraging):
         self._shares = {}
         for reply in replies:
             try:
-                told_quality(reply.metrics, reply.weight)
+                reported_quality(reply.metrics, reply.weight)
             except ValueError as error:
                 reply.dropped = f"its report on its data is impossible: {error}"
         drop_non_finite([reply for reply in replies if not reply.dropped])
@@ -229,8 +242,8 @@ class QualityWeighted(PartialAveraging):
 
     def _all_shares(self, replies: Sequence[Reply]) -> Floats:
         """Return every client's share of the mean; of examples alone where nobody has quality."""
-        told = np.array([told_quality(reply.metrics, reply.weight) for reply in replies])
-        weights = np.where(told[:, 0] >= self.least_quality, told[:, 1], 0.0)
+        known = np.array([reported_quality(reply.metrics, reply.weight) for reply in replies])
+        weights = np.where(known[:, 0] >= self.least_quality, known[:, 1], 0.0)
         if not weights.any():
             log(
                 WARNING,

@@ -39,7 +39,7 @@ class Objective:
 
     def __post_init__(self) -> None:
         if self.name not in METRICS:
-            raise ArgumentError("name", self.name, f"one of {', '.join(METRICS)}")
+            raise ArgumentError("name", self.name, choices=METRICS)
         if not 0 < self.cost_ratio < np.inf:
             raise ArgumentError("cost_ratio", self.cost_ratio, "above 0 and finite")
         if not 0 < self.recall <= 1:

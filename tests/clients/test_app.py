@@ -85,7 +85,7 @@ def test_missing_and_unexpected_arrays_are_named(change, words):
 def test_a_message_without_arrays_says_so():
     grid = InProcessGrid(client_app(build), 1)
     (reply,) = grid.send_and_receive([Message(RecordDict(), 100, "train")])
-    assert "no array record 'arrays'" in reply.error.reason
+    assert "array records is []" in reply.error.reason
 
 
 def test_one_that_raises_ends_neither_the_run_nor_the_work_of_others():

@@ -146,7 +146,7 @@ def test_one_feature_is_shrunk_by_its_reliability():
     np.testing.assert_allclose(matrix[0], reliability_of(NOISE[:1], one.var(axis=0, ddof=1)))
 
 
-def test_without_noise_readings_stay_what_they_are():
+def test_without_noise_measurements_stay_what_they_are():
     few = np.array([[1.0, 2.0, 3.0]])
     matrix, _ = calibration(few, np.zeros(3))
     np.testing.assert_array_equal(matrix, np.eye(3))
@@ -160,7 +160,7 @@ def test_more_noise_than_there_is_variance_leaves_the_mean():
 
 @settings(deadline=None, max_examples=40)
 @given(st.integers(0, 2**16), st.integers(1, 20), st.integers(1, 12))
-def test_no_calibrated_feature_varies_more_than_its_readings(seed, count, size):
+def test_no_calibrated_feature_varies_more_than_its_measurements(seed, count, size):
     draw = generator(seed, "few measurements")
     measurements = draw.normal(size=(count, size)) + draw.normal(size=(count, 1))
     measurements[:, draw.integers(size)] = 3.0  # a sensor that is stuck
@@ -170,7 +170,7 @@ def test_no_calibrated_feature_varies_more_than_its_readings(seed, count, size):
 
 
 @pytest.mark.parametrize("count", [10, 25, 30, 31, 35, 60])
-def test_few_readings_are_not_made_worse(count):
+def test_few_measurements_are_not_made_worse(count):
     draw = generator(100, "as few measurements as features", count)
     loading = draw.normal(size=(3, 30))
     noise = np.where(draw.random(30) < 0.5, 0.01, draw.uniform(0.1, 3.0, 30))

@@ -5,6 +5,8 @@ import pytest
 
 from clients import Classification, Regression
 from clients.safeguard import SafeguardedClient
+from strategies.errors import ArgumentError
+from tests.errors import refused
 
 
 class Candidate:
@@ -74,5 +76,5 @@ def test_of_errors_the_smallest_is_chosen():
 def test_names_and_nothing_to_choose_among():
     client = SafeguardedClient({"fedper": Candidate("a", 0, 0), "local": Candidate("a", 0, 0)})
     assert client.shared_names == ["fedper/a", "local/a"]
-    with pytest.raises(ValueError, match="needs candidates"):
+    with refused(ArgumentError, argument="candidates", value={}):
         SafeguardedClient({})

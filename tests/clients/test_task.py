@@ -47,7 +47,7 @@ def test_outputs_in_a_column_are_not_broadcast_against_targets():
     assert task.scores(task.sums(targets[:, None], targets), 3) == {"rmse": 0, "r2": 1}
 
 
-def test_the_error_is_told_in_the_users_unit():
+def test_the_error_is_reported_in_the_users_unit():
     targets = torch.tensor([0.0, 2.0])
     task = Regression(unit=10.0)
     assert task.scores(task.sums(targets + 1, targets), 2) == {"rmse": 10.0, "r2": 0.0}

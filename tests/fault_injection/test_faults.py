@@ -270,7 +270,7 @@ def test_a_tally_counts_what_has_hit():
     assert (found["missed"], found["completed"], found["lost"], found["torn"]) == (1, 3, 2, 0)
 
 
-def test_a_loss_is_told_once():
+def test_a_loss_is_reported_once():
     verdicts = [verdict(lost=["x"]), verdict(lost=["x", "y"])]
     new_losses(verdicts)
     assert [each.lost for each in verdicts] == [["x"], ["y"]]
@@ -309,12 +309,12 @@ def test_every_run_is_played_once_until_enough_have_hit(tmp_path, monkeypatch, w
     monkeypatch.setattr(faults, "federation", made_up)
     monkeypatch.setattr(faults, "break_once", misses_every_third)
     options = faults.parser().parse_args(["--n", "6", "--seed", "3"])
-    told = []
-    series = faults.Series(options, tmp_path, lambda line, hit: told.append(hit))
+    reported = []
+    series = faults.Series(options, tmp_path, lambda line, hit: reported.append(hit))
     series.play([tmp_path / str(worker) for worker in range(workers)])
     numbers = sorted(series.verdicts)
     assert numbers == list(range(len(numbers)))
-    assert len(series.tally.injected) == told.count(True) == 6
+    assert len(series.tally.injected) == reported.count(True) == 6
     assert [series.verdicts[n].kind for n in numbers] == [
         faults.draw(3, n, options.kinds).kind for n in numbers
     ]
@@ -332,7 +332,7 @@ def test_every_run_is_played_once_until_enough_have_hit(tmp_path, monkeypatch, w
             faults.Series(faults.parser().parse_args(other), tmp_path, lambda line, hit: None)
 
 
-def test_faults_that_do_not_hit_come_to_an_end_and_a_loss_is_told_by_its_first_run(
+def test_faults_that_do_not_hit_come_to_an_end_and_a_loss_is_reported_by_its_first_run(
     tmp_path, monkeypatch
 ):
     def misses(here, verdict):
@@ -368,7 +368,7 @@ def test_a_worker_that_fails_ends_the_others_after_their_run(tmp_path, monkeypat
 @pytest.mark.parametrize(
     "content", ["{", "[]", "{}", '{"seed": 0, "kinds": [], "runs": [{"trained": {}}]}']
 )
-def test_what_holds_no_results_is_told_and_left(tmp_path, content):
+def test_what_holds_no_results_is_reported_and_left(tmp_path, content):
     (tmp_path / "faults.json").write_text(content)
     console = Console(width=500, record=True)
     assert faults.run(["--out", str(tmp_path)], console) == 1
@@ -405,7 +405,7 @@ def test_what_is_set_up_when_all_is_taken_down_is_taken_down_too():
         taken_down.wait()
         with pytest.raises(FaultError, match="was stopped"):
             up.enter_context(slow("more"))
-        done.append("told")
+        done.append("reported")
 
     up, setting_up, taken_down = faults.Teardown(), Event(), Event()
     with up:
@@ -415,7 +415,7 @@ def test_what_is_set_up_when_all_is_taken_down_is_taken_down_too():
         # and now somebody stops the command
     taken_down.set()
     thread.join()
-    assert done == ["disks up", "disks down", "told"]
+    assert done == ["disks up", "disks down", "reported"]
 
 
 # ------------------------------------------------------------------ the slow network

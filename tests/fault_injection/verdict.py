@@ -144,6 +144,6 @@ class Tally:
 
 
 def new_losses(verdicts: Sequence[Verdict]) -> None:
-    """Leave out of the last verdict what an earlier one has told: journals go on over runs."""
-    told = {words for verdict in verdicts[:-1] for words in verdict.lost}
-    verdicts[-1].lost = [words for words in verdicts[-1].lost if words not in told]
+    """Leave out of the last verdict what an earlier one has reported: journals go on over runs."""
+    reported = {words for verdict in verdicts[:-1] for words in verdict.lost}
+    verdicts[-1].lost = [words for words in verdicts[-1].lost if words not in reported]

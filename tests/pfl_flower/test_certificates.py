@@ -63,8 +63,8 @@ def test_what_is_secret_is_its_owners_alone(tmp_path, capsys):
     main([str(tmp_path / "made"), "--nodes", "2"])
     modes = {path.name: path.stat().st_mode & 0o777 for path in (tmp_path / "made").iterdir()}
     secrets = {"ca.key", "server.key", "node-0", "node-1"}
-    told = {"ca.crt", "server.pem", "node-0.pub", "node-1.pub"}
-    assert modes == dict.fromkeys(secrets, 0o600) | dict.fromkeys(told, 0o644)
+    reported = {"ca.crt", "server.pem", "node-0.pub", "node-1.pub"}
+    assert modes == dict.fromkeys(secrets, 0o600) | dict.fromkeys(reported, 0o644)
     assert "600  " in capsys.readouterr().out
     for name in secrets:
         check_secret(tmp_path / "made" / name)

@@ -16,6 +16,7 @@ from pfl_flower.model_setup import initial_model
 from pfl_flower.results.files import describe, write
 from pfl_flower.server.discovery import FederationError, wait_for_clients
 from pfl_flower.server.run import play
+from strategies.errors import ArgumentError
 from tests.errors import refused
 from tests.grids import FailingGrid
 from tests.helpers import assert_identical, metrics_of
@@ -290,7 +291,7 @@ def test_a_grid_reports_nodes_it_does_not_have():
     grid = InProcessGrid(make_app({}), 1)
     (reply,) = grid.send_and_receive([Message(RecordDict(), 5, "train")])
     assert "node 5 is not part" in reply.error.reason
-    with pytest.raises(ValueError, match="at least one node"):
+    with refused(ArgumentError, argument="num_nodes", value=0):
         InProcessGrid(make_app({}), 0)
 
 

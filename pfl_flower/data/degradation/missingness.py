@@ -94,7 +94,7 @@ def _at_random(values: Floats, reference: Floats, rate: float) -> Floats:
 
 
 def _by_observed(values: Floats, reference: Floats, rate: float) -> Floats:
-    """The probability grows with the first feature, which is never missing (missing at random)."""
+    """Return probabilities that grow with the first feature, never missing (missing at random)."""
     size = values.shape[1]
     check_share("observed", rate, size)
     rest = rate * size / max(size - 1, 1)
@@ -104,7 +104,7 @@ def _by_observed(values: Floats, reference: Floats, rate: float) -> Floats:
 
 
 def _by_value(values: Floats, reference: Floats, rate: float) -> Floats:
-    """The probability grows with the value itself (missing not at random)."""
+    """Return probabilities that grow with the value itself (missing not at random)."""
     return increasing(ranks(values, reference), rate)
 
 

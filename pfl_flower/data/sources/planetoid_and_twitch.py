@@ -157,12 +157,12 @@ def twitch(request: SourceRequest) -> Examples:
         features[start:end] = _features(file, end - start)
     pairs = zip(small, starts[:-1], strict=True)
     edges = [links.T.astype(np.int64) + start for (_, links), start in pairs]
-    joined = torch.from_numpy(np.concatenate(edges, axis=1))
+    ends = torch.from_numpy(np.concatenate(edges, axis=1))
     return Examples(
         torch.from_numpy(features),
         torch.from_numpy(np.concatenate([targets for targets, _ in small]).astype(np.int64)),
         np.repeat(np.arange(len(files)), sizes),
-        edges=both_ways(connections(joined, len(features))),
+        edges=both_ways(connections(ends, len(features))),
     )
 
 

@@ -199,7 +199,7 @@ def test_the_order_of_nodes_and_edges_changes_nothing(layer, seed, count, chance
 
 
 @pytest.mark.parametrize("layer", LAYERS)
-def test_who_knows_nobody_is_told_apart_by_its_own_features_and_changed_by_no_other(layer):
+def test_who_knows_nobody_is_kept_apart_by_its_own_features_and_changed_by_no_other(layer):
     graph = random_graph(8, chance=0.6)
     alone = len(graph)
     draw = torch.Generator().manual_seed(3)

@@ -13,8 +13,10 @@ from clients import (
 )
 from clients.data_quality import DataQuality, calibration
 from clients.measurement_error.errors_in_variables import Calibrated
+from strategies.errors import ArgumentError
 from strategies.measurement_error.corrected_moments import coefficients, error_moments
 from strategies.measurement_error.errors_in_variables import NAMES, model_arrays
+from tests.errors import refused
 
 SLOPES = np.array([1.0, -2.0])
 NOISE = 0.8
@@ -38,7 +40,7 @@ class Deep(nn.Module):
         return self.head(torch.relu(self.body(inputs)))
 
 
-def readings(count, seed=0, noise=NOISE):
+def measurements(count, seed=0, noise=NOISE):
     draw = np.random.default_rng(seed)
     true = draw.normal(size=(count, 2)) @ np.array([[1.0, 0.6], [0.0, 1.5]])
     targets = true @ SLOPES + 0.5 + 0.3 * draw.normal(size=count)
@@ -50,7 +52,7 @@ def quality(examples, noise=NOISE, missing=0.0, size=2):
     return DataQuality(examples, missing, np.full(size, noise), np.full(size, 1 / (1 + noise)))
 
 
-def client(train, test=None, model=None, task=None, told=None, personal="none"):
+def client(train, test=None, model=None, task=None, reported=None, personal="none"):
     model = model or Linear()
     return ErrorsInVariablesClient(
         model,
@@ -59,7 +61,7 @@ def client(train, test=None, model=None, task=None, told=None, personal="none"):
         None,
         in_memory_loader(*(test or train), 64),
         task=task or Regression(),
-        details=ClientDetails(quality=told),
+        details=ClientDetails(quality=reported),
         partition_id=0,
     )
 
@@ -71,29 +73,29 @@ def fitted(one, sent=None):
 
 
 def test_it_tells_its_moments_and_the_error_it_states():
-    train = readings(50)
-    told, count, metrics = fitted(client(train, told=quality(50)))
+    train = measurements(50)
+    reported, count, metrics = fitted(client(train, reported=quality(50)))
     wanted = error_moments(train[0].double().numpy(), train[1].double().numpy(), np.full(2, NOISE))
-    np.testing.assert_allclose(told["coefficients"], wanted.cross, rtol=1e-9)
-    np.testing.assert_allclose(told["gram"], wanted.gram, rtol=1e-9)
-    np.testing.assert_allclose(told["errors"], wanted.errors)
+    np.testing.assert_allclose(reported["coefficients"], wanted.cross, rtol=1e-9)
+    np.testing.assert_allclose(reported["gram"], wanted.gram, rtol=1e-9)
+    np.testing.assert_allclose(reported["errors"], wanted.errors)
     assert count == 50
     assert metrics["reliability"] == pytest.approx(1 / 1.8)
 
 
-def test_readings_of_unknown_quality_count_as_exact():
-    told, _, metrics = fitted(client(readings(50)))
-    assert not told["errors"].any()
+def test_measurements_of_unknown_quality_count_as_exact():
+    reported, _, metrics = fitted(client(measurements(50)))
+    assert not reported["errors"].any()
     assert "reliability" not in metrics
 
 
-def test_classes_are_told_as_sums_by_class():
-    inputs, _ = readings(40)
+def test_classes_are_reported_as_sums_by_class():
+    inputs, _ = measurements(40)
     labels = (inputs[:, 0] > 0).long()
-    told, *_ = fitted(client((inputs, labels), model=Linear(3), task=Classification()))
+    reported, *_ = fitted(client((inputs, labels), model=Linear(3), task=Classification()))
     counts = torch.bincount(labels, minlength=3).tolist()
-    assert told["coefficients"][:, -1].tolist() == counts
-    assert told["gram"][-1, -1] == 40
+    assert reported["coefficients"][:, -1].tolist() == counts
+    assert reported["gram"][-1, -1] == 40
 
 
 def evaluated(one, values, **config):
@@ -104,10 +106,10 @@ def evaluated(one, values, **config):
 TRUE_MODEL = np.array([[1.0, -2.0, 0.5]])
 
 
-def test_it_predicts_from_calibrated_readings_and_better_than_by_either_slope_alone():
-    """The true slopes behind E[X | W] are as good as least squares on the readings themselves."""
-    train, test = readings(4000), readings(4000, seed=1)
-    (calibrated, *_) = evaluated(client(train, test, told=quality(4000)), TRUE_MODEL)
+def test_it_predicts_from_calibrated_measurements_and_better_than_by_either_slope_alone():
+    """The true slopes behind E[X | W] are as good as least squares on the measurements."""
+    train, test = measurements(4000), measurements(4000, seed=1)
+    (calibrated, *_) = evaluated(client(train, test, reported=quality(4000)), TRUE_MODEL)
     (raw, *_) = evaluated(client(train, test), TRUE_MODEL)
     moments = error_moments(*(part.double().numpy() for part in train), np.zeros(2))
     (naive, *_) = evaluated(client(train, test), coefficients(moments)[0])
@@ -116,9 +118,9 @@ def test_it_predicts_from_calibrated_readings_and_better_than_by_either_slope_al
 
 
 def test_the_predictor_is_calibration_then_layer():
-    train = readings(60)
+    train = measurements(60)
     noise = np.array([NOISE, 0.1])  # of unequal noise the matrix is not symmetric
-    one = client(train, told=DataQuality(60, 0.0, noise, np.array([0.6, 0.9])))
+    one = client(train, reported=DataQuality(60, 0.0, noise, np.array([0.6, 0.9])))
     evaluated(one, TRUE_MODEL)
     predictor = one.predictor()
     assert isinstance(predictor, Calibrated)
@@ -129,16 +131,16 @@ def test_the_predictor_is_calibration_then_layer():
     np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-4)
 
 
-def test_exact_readings_and_no_examples_need_no_calibration():
-    assert client(readings(20), told=quality(20, noise=0.0)).predictor().__class__ is Linear
+def test_exact_measurements_and_no_examples_need_no_calibration():
+    assert client(measurements(20), reported=quality(20, noise=0.0)).predictor().__class__ is Linear
     nobody = (torch.zeros(0, 2), torch.zeros(0))
-    one = client(nobody, readings(10), told=quality(0))
+    one = client(nobody, measurements(10), reported=quality(0))
     assert one.predictor() is one.model
 
 
 def test_an_unseen_client_calibrates_on_the_examples_it_may_use():
-    train = readings(200)
-    one = client(train, told=quality(200))
+    train = measurements(200)
+    one = client(train, reported=quality(200))
     evaluated(one, TRUE_MODEL, **{"adaptation-examples": 50, "adaptation-steps": 3})
     inputs, _ = one._first_examples(50)
     matrix, _ = calibration(inputs.double().numpy(), np.full(2, NOISE))
@@ -148,17 +150,17 @@ def test_an_unseen_client_calibrates_on_the_examples_it_may_use():
 
 
 @pytest.mark.parametrize("few", [1, 3])
-def test_too_few_readings_make_no_calibration(few):
-    one = client(readings(few), readings(10), told=quality(few))
+def test_too_few_measurements_make_no_calibration(few):
+    one = client(measurements(few), measurements(10), reported=quality(few))
     assert one.predictor() is one.model
 
 
 def test_what_is_refused():
-    with pytest.raises(ValueError, match="Set model='linear'"):
-        client(readings(5), model=Deep())
-    with pytest.raises(ValueError, match="noise is stated of 4 features, the model has 2"):
-        client(readings(5), told=quality(5, size=4))
-    with pytest.raises(ValueError, match="nothing can be personal"):
-        client(readings(5), personal="all")
-    with pytest.raises(ValueError, match="coefficients of shape"):
-        evaluated(client(readings(5)), np.zeros((1, 7)))
+    with refused(ArgumentError, argument="model"):
+        client(measurements(5), model=Deep())
+    with refused(ArgumentError, argument="shape of noise", value=(4,)):
+        client(measurements(5), reported=quality(5, size=4))
+    with refused(ArgumentError, argument="personal_names"):
+        client(measurements(5), personal="all")
+    with refused(ArgumentError, argument="shape of coefficients", value=(1, 7)):
+        evaluated(client(measurements(5)), np.zeros((1, 7)))

@@ -310,36 +310,36 @@ def test_own_batch_norm_statistics_are_the_clients_own():
 
 
 @pytest.mark.parametrize(
-    ("options", "words"),
+    ("options", "name"),
     [
-        ({"lambda_": -1.0}, "lambda must be >= 0, got -1"),
-        ({"lambda_": math.nan}, "lambda must be >= 0, got nan"),
-        ({"lambda_": ()}, "lambda must be >= 0"),
-        ({"lambda_": (1.0, 0.1)}, "must ascend"),
-        ({"lambda_": (1.0, 1.0)}, "must ascend"),
-        ({}, "either lambda_ or tau"),
-        ({"lambda_": 1.0, "tau": 1.0}, "either lambda_ or tau"),
-        ({"tau": 0.0}, "tau must be > 0"),
+        ({"lambda_": -1.0}, "lambda_"),
+        ({"lambda_": math.nan}, "lambda_"),
+        ({"lambda_": ()}, "lambda_"),
+        ({"lambda_": (1.0, 0.1)}, "lambda_"),
+        ({"lambda_": (1.0, 1.0)}, "lambda_"),
+        ({}, "lambda_"),
+        ({"lambda_": 1.0, "tau": 1.0}, "lambda_"),
+        ({"tau": 0.0}, "tau"),
     ],
 )
-def test_bad_strengths(options, words):
-    with pytest.raises(ValueError, match=words):
+def test_bad_strengths(options, name):
+    with refused(ArgumentError, argument=name, value=options.get(name)):
         make(DittoClient, **options)
 
 
 def test_strengths_with_which_a_step_would_overshoot_say_the_largest():
-    with refused(ArgumentError, argument="lambda", value=101.0) as caught:
+    with refused(ArgumentError, argument="lambda_", value=101.0) as caught:
         make(PFedMeClient, lambda_=101.0)
     assert "at most 100 " in caught.value.wanted
     sgd = Optimization(learning_rate=0.1)
     make(L2GDClient, lambda_=1.1, optimization=sgd, averaging_probability=0.1)
-    with refused(ArgumentError, argument="lambda", value=1.2) as caught:
+    with refused(ArgumentError, argument="lambda_", value=1.2) as caught:
         make(L2GDClient, lambda_=1.2, optimization=sgd, averaging_probability=0.1)
     assert "at most 1.111" in caught.value.wanted
     assert make(L2GDClient, lambda_=1.0, optimization=sgd).averaging_probability == 0.1
     steep = make(L2GDClient, lambda_=(1.0, 90.0, math.inf), optimization=sgd)
     assert steep.averaging_probability == pytest.approx(0.9)
-    with pytest.raises(ValueError, match="averaging_probability must be in"):
+    with refused(ArgumentError, argument="averaging_probability", value=0.0):
         make(L2GDClient, lambda_=0.1, averaging_probability=0.0)
 
 
@@ -401,9 +401,9 @@ def test_nothing_of_the_shared_model_can_be_personal(kind):
     model = TinyNet()
     loader = in_memory_loader(*examples(8), 8)
     options = {} if kind is APFLClient else {"lambda_": 0.1}
-    with pytest.raises(ValueError, match="nothing of the shared one can be personal"):
+    with refused(ArgumentError, argument="personal_names"):
         kind(model, assign_scopes(model, "head"), loader, **options)
-    with pytest.raises(ValueError, match="participation must be in"):
+    with refused(ArgumentError, argument="participation", value=0.0):
         make(kind, participation=0.0, **options)
 
 
@@ -498,7 +498,7 @@ def test_the_mixing_weight_adapts_within_its_bounds_and_a_given_one_does_not():
     fixed = make(APFLClient, mixing=0.25)
     play(fixed, 2)
     assert float(fixed.state.load(fixed.spec).arrays["mixing/alpha"]) == 0.25
-    with pytest.raises(ValueError, match=r"mixing .*1\.5"):
+    with refused(ArgumentError, argument="mixing", value=1.5):
         make(APFLClient, mixing=1.5)
 
 

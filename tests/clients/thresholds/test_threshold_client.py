@@ -1,4 +1,4 @@
-"""A client's own thresholds: every rule, what is told, what is kept, and bad input."""
+"""A client's own thresholds: every rule, what is reported, what is kept, and bad input."""
 
 import math
 
@@ -39,6 +39,7 @@ from strategies.thresholds.search import (
     histogram,
     shared_curve_threshold,
 )
+from tests.errors import refused
 from tests.helpers import TinyNet, tiny_client
 
 F1 = Objective("f1")
@@ -235,12 +236,12 @@ def test_scores_of_a_class_that_is_not_there():
 # ---------------------------------------------------------------------- the client
 
 
-def asked(client, step, **told):
-    config = {THRESHOLD: step, SERVER_ROUND: 3, **told}
+def asked(client, step, **reported):
+    config = {THRESHOLD: step, SERVER_ROUND: 3, **reported}
     return client.evaluate(client.client.get_parameters({}), config)
 
 
-def told_of(client, classes=3):
+def reported_of(client, classes=3):
     """What a server would say, had it only this client."""
     counts = np.array(asked(client, "count")[2][THRESHOLD_HISTOGRAM])
     fleets = [fleet_of(part[None], F1, 0) for part in counts.reshape(classes, 2, BINS)]
@@ -271,8 +272,8 @@ def test_counting_tells_two_histograms_a_class_and_nothing_else():
 def test_choosing_tells_scores_of_every_rule_and_keeps_one():
     client = thresholding(tiny_client(count=40, partition_id=7), "shared-curve")
     assert kept_thresholds(client.client) is None
-    told = told_of(client)
-    _, examples, metrics = asked(client, "choose", **told)
+    reported = reported_of(client)
+    _, examples, metrics = asked(client, "choose", **reported)
     assert examples == 12
     assert metrics.keys() == {"partition-id"} | {f"{s}-{r}" for s in SCORES for r in RULES}
     kept = kept_thresholds(client.client)
@@ -294,7 +295,7 @@ def prevalence_reported(client, monkeypatch):
         whole(self, **values)
 
     monkeypatch.setattr(Evidence, "__init__", spy)
-    asked(client, "choose", **told_of(client))
+    asked(client, "choose", **reported_of(client))
     return found
 
 
@@ -347,7 +348,7 @@ def test_thresholds_survive_a_restart_with_and_without_personal_parameters(tmp_p
     model = client.client
     model.fit(model.get_parameters({}), {SERVER_ROUND: 2})
     trained = model.kept("personal")
-    asked(client, "choose", **told_of(client))
+    asked(client, "choose", **reported_of(client))
     kept = kept_thresholds(model)
     restarted = build(RecordDict())
     assert kept_thresholds(restarted) == kept
@@ -376,13 +377,13 @@ def test_a_network_that_diverged_counts_nothing():
 
 def test_without_validation_examples_nothing_is_counted_but_thresholds_are_found():
     other = thresholding(tiny_client(count=40))
-    told = told_of(other)
+    reported = reported_of(other)
     plain = tiny_client(count=40)
     plain.validation_loader = None
     client = thresholding(plain)
-    with pytest.raises(ValueError, match="no validation examples"):
+    with refused(ArgumentError, argument="validation_loader"):
         asked(client, "count")
-    _, _, metrics = asked(client, "choose", **told)
+    _, _, metrics = asked(client, "choose", **reported)
     assert metrics["f1-personal"] == metrics["f1-global"]
 
 
@@ -404,19 +405,19 @@ def of_two_classes():
 
 def test_what_cannot_be_asked():
     client = thresholding(tiny_client())
-    with pytest.raises(ValueError, match="'guess'; it must be one of count, choose"):
+    with refused(ArgumentError, value="guess", choices=("count", "choose")):
         asked(client, "guess")
-    told = told_of(client)
-    with pytest.raises(ValueError, match="told of 3 classes"):
-        asked(thresholding(of_two_classes(), classes=2), "choose", **told)
-    with pytest.raises(ValueError, match="unknown threshold rule 'best'"):
+    reported = reported_of(client)
+    with refused(ArgumentError, argument="number of classes", value=3):
+        asked(thresholding(of_two_classes(), classes=2), "choose", **reported)
+    with refused(ArgumentError, argument="rule", value="best", choices=RULES):
         thresholding(tiny_client(), "best")
-    with pytest.raises(ValueError, match="only 1"):
+    with refused(ArgumentError, argument="num_classes", value=1):
         thresholding(tiny_client(), classes=1)
 
 
 def test_two_classes_have_one_threshold():
     client = thresholding(of_two_classes(), classes=2)
     assert len(asked(client, "count")[2][THRESHOLD_HISTOGRAM]) == 2 * BINS
-    asked(client, "choose", **told_of(client, classes=1))
+    asked(client, "choose", **reported_of(client, classes=1))
     assert len(kept_thresholds(client.client)) == 1

@@ -18,9 +18,9 @@ from tests.helpers import data_for
 
 def test_pyproject_has_the_same_defaults():
     path = Path(__file__).parents[3] / "pyproject.toml"
-    stated = tomllib.loads(path.read_text())["tool"]["flwr"]["app"]["config"]
-    assert stated == RunConfig().dump()
-    assert RunConfig.parse(stated) == RunConfig()
+    packaged = tomllib.loads(path.read_text())["tool"]["flwr"]["app"]["config"]
+    assert packaged == RunConfig().dump()
+    assert RunConfig.parse(packaged) == RunConfig()
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from pfl_flower.data.heterogeneity import draw_clusters
 from tests.errors import refused
 
 
-def planted(clients=6, sizes="2,4", **values):
+def generated(clients=6, sizes="2,4", **values):
     keys = {"method": "fedavg", "baselines": "", "dataset": "digits", "cluster-sizes": sizes}
     return federation(RunConfig.parse(keys | values).data, clients)
 
@@ -56,15 +56,15 @@ def test_who_is_in_which_cluster_is_drawn_by_the_seed():
 
 @pytest.mark.parametrize("clients", [1, 5, 7])
 def test_sizes_that_do_not_add_up_are_refused(clients):
-    for make in (lambda: draw_clusters("2,4", clients, 0), lambda: planted(clients)):
+    for make in (lambda: draw_clusters("2,4", clients, 0), lambda: generated(clients)):
         with refused(DataError, key="cluster-sizes", value="2,4"):
             make()
 
 
 @pytest.mark.parametrize("seed", [0, 1])
 def test_clients_of_one_cluster_name_the_classes_alike_and_others_do_not(seed):
-    plain = planted(seed=seed, sizes="", heterogeneity="none")
-    data = planted(seed=seed, heterogeneity="taste")
+    plain = generated(seed=seed, sizes="", heterogeneity="none")
+    data = generated(seed=seed, heterogeneity="taste")
     assert data.true_clusters == draw_clusters("2,4", 6, seed)
     names = [names_of(data, plain, client) for client in range(6)]
     for one, other in itertools.combinations(range(6), 2):
@@ -73,8 +73,8 @@ def test_clients_of_one_cluster_name_the_classes_alike_and_others_do_not(seed):
 
 
 def test_members_of_a_cluster_still_have_examples_of_their_own():
-    plain = planted(sizes="", heterogeneity="none")
-    data = planted(heterogeneity="taste")
+    plain = generated(sizes="", heterogeneity="none")
+    data = generated(heterogeneity="taste")
     for client in range(6):
         assert torch.equal(data.client(client).train[0], plain.client(client).train[0])
     for one, other in itertools.combinations(range(6), 2):
@@ -86,6 +86,6 @@ def test_members_of_a_cluster_still_have_examples_of_their_own():
 
 
 def test_without_clusters_all_differ():
-    plain = planted(sizes="", heterogeneity="none")
-    data = planted(sizes="", heterogeneity="taste")
+    plain = generated(sizes="", heterogeneity="none")
+    data = generated(sizes="", heterogeneity="taste")
     assert len({names_of(data, plain, client) for client in range(6)}) == 6

@@ -268,7 +268,7 @@ def test_unseen_clients_have_no_part_in_means_but_may_have_a_class_of_their_own(
     assert schema.labels == (3, 7, 9)
     data = Federation(run.config.data, 4)
     assert schema.features.count == sum(data.client_schema(n).features.count for n in (0, 1, 3))
-    assert not any(report.dropped for report in run.joined[0])
+    assert not any(report.dropped for report in run.unseen[0])
 
 
 def test_what_is_given_is_not_split_and_what_is_not_is(tmp_path):

@@ -12,6 +12,7 @@ from pfl_flower.data.fitting import check_columns, fit_inputs, fit_targets
 from pfl_flower.data.moments import Moments, merge_moments, moments
 from pfl_flower.data.schema import ClientSchema, look_alikes, merge_schemas, target_scale
 from strategies.errors import ArgumentError
+from tests.errors import refused
 
 values = st.floats(-1e3, 1e3)
 parts = st.lists(
@@ -92,7 +93,7 @@ def test_clients_whose_examples_have_another_shape_cannot_take_part():
 
 
 def test_no_schemas_cannot_be_merged():
-    with pytest.raises(ValueError, match="no client has reported a schema"):
+    with refused(ArgumentError, argument="schemas"):
         merge_schemas({})
 
 

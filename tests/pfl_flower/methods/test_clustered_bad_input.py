@@ -52,7 +52,7 @@ def partition(groups):
     return {frozenset(c for c in groups if groups[c] == group) for group in set(groups.values())}
 
 
-def planted_without(*absent):
+def clusters_without(*absent):
     return partition({c: cluster for c, cluster in PLANTED.items() if c not in absent})
 
 
@@ -145,7 +145,7 @@ def test_other_methods_have_none_of_these_keys(key, value, having):
     for method in METHODS:
         values = {"method": method, key: value} | data_for(method)
         if method in having:
-            # Communities that are told have no number of clusters to set.
+            # Communities that are reported have no number of clusters to set.
             RunConfig.parse(values | FOUND if method == "community-adapters" else values)
             continue
         with refused(ConfigError, key=key, value=value) as caught:
@@ -213,7 +213,7 @@ def test_a_client_that_reports_no_gradient_trains_on_with_the_mean_and_is_asked_
     what, odd, log
 ):
     run, grid = odd_run(ODD[what], odd)
-    assert partition(run.grouping.groups) == planted_without(odd)
+    assert partition(run.grouping.groups) == clusters_without(odd)
     assert odd not in run.grouping.clients
     assert re.search(rf"Node {100 + odd} \w+ no gradient", log.text)
     assert not any(report.dropped for report in run.reports)
@@ -244,10 +244,10 @@ def test_a_client_that_reports_its_gradient_later_joins_its_cluster(what, times)
     run, grid = odd_run(ODD[what], times=times)
     assert grid.asked == times + 1
     assert partition(run.grouping.groups) == partition(PLANTED)
-    (placement,) = [p for p in run.grouping.assignments if p.client == 0]
-    assert placement.reason == "joined by its gradient"
-    assert placement.round == (1 if times == 1 else 2)  # before round 1's evaluation, round 2
-    assert bits(run.grouping.models[placement.group]) not in grid.received[:1]
+    (assignment,) = [p for p in run.grouping.assignments if p.client == 0]
+    assert assignment.reason == "joined by its gradient"
+    assert assignment.round == (1 if times == 1 else 2)  # before round 1's evaluation, round 2
+    assert bits(run.grouping.models[assignment.group]) not in grid.received[:1]
 
 
 def test_a_client_alone_in_telling_founds_a_cluster_and_no_other():
@@ -316,7 +316,7 @@ def test_a_node_that_cannot_work_is_in_no_group(method):
     assert run.by_client().keys() == set(range(1, CLIENTS))
     assert run.grouping.groups.keys() == set(range(1, CLIENTS))
     if method in ("known-groups", "gradient-clusters"):
-        assert partition(run.grouping.groups) == planted_without(0)
+        assert partition(run.grouping.groups) == clusters_without(0)
 
 
 SPLITTING = {"method": "cfl", "mean-below": 0.9, "num-server-rounds": 6}
@@ -325,7 +325,7 @@ SPLITTING = {"method": "cfl", "mean-below": 0.9, "num-server-rounds": 6}
 def test_a_node_that_cannot_work_keeps_nobody_from_splitting():
     run = broken_run(SPLITTING, partition_id=99)
     groups = {c: g for c, g in run.grouping.groups.items() if c < CLIENTS}
-    assert partition(groups) == planted_without(0)
+    assert partition(groups) == clusters_without(0)
 
 
 def test_a_client_that_always_fails_to_train_keeps_nobody_from_splitting():
@@ -337,7 +337,7 @@ def test_a_client_that_always_fails_to_train_keeps_nobody_from_splitting():
     grid = FailingGrid(make_app(config.dump()), CLIENTS, fails=to_train_client_0)
     (run,) = play(grid, replace(config, wait=0.0))
     groups = {c: g for c, g in run.grouping.groups.items() if c}
-    assert partition(groups) == planted_without(0)
+    assert partition(groups) == clusters_without(0)
 
 
 @pytest.mark.parametrize("group", ["north", 1.0, -1])
@@ -348,7 +348,7 @@ def test_a_group_of_the_node_config_that_is_no_number_costs_that_client_only(gro
     assert {client for client, _ in dropped} <= {0, 100}
     assert all(f"the node config's group is {group!r}" in words for _, words in dropped)
     groups = {c: g for c, g in run.grouping.groups.items() if g != NO_GROUP}
-    assert partition(groups) == planted_without(0)
+    assert partition(groups) == clusters_without(0)
 
 
 def test_a_group_of_the_node_config_is_nothing_to_a_method_without_groups():
@@ -415,11 +415,11 @@ def test_groups_are_written_and_summarized(tmp_path):
             np.testing.assert_array_equal(stored[f"{group}/{name}"], view(array))
     for name in PICTURES:
         assert (tmp_path / name).read_bytes().startswith(b"\x89PNG")
-    told = json.loads((tmp_path / "summary.json").read_text())["gradient-clusters"]["groups"]
-    assert sorted(told["sizes"].values()) == [3, 5]
-    assert told["in_none"] == 0
-    assert told["bytes_to_find"]["up"] == run.grouping.bytes_up > 0
-    sizes = ", ".join(map(str, told["sizes"].values()))
+    reported = json.loads((tmp_path / "summary.json").read_text())["gradient-clusters"]["groups"]
+    assert sorted(reported["sizes"].values()) == [3, 5]
+    assert reported["in_none"] == 0
+    assert reported["bytes_to_find"]["up"] == run.grouping.bytes_up > 0
+    sizes = ", ".join(map(str, reported["sizes"].values()))
     assert f"the model of its group (there are 2, of {sizes} clients)" in describe(runs)[0]
     assert sorted(map(int, sizes.split(", "))) == [3, 5]
     assert {row["group"] for row in rows(tmp_path / "clients.csv")} == {"0", "1"}

@@ -44,7 +44,7 @@ SPLITTING = {"method": "cfl", "mean-below": 0.9, "num-server-rounds": 6}
 """CFL that splits its clients after round 3."""
 
 
-def planted(config=BASE):
+def true_clusters(config=BASE):
     """Client -> the cluster that the data put it in."""
     return dict(enumerate(Federation(RunConfig.parse(config).data, CLIENTS).true_clusters))
 
@@ -131,7 +131,7 @@ def test_one_group_is_fedavg_bit_for_bit(options, fraction):
 def test_known_groups_are_fedavg_in_each_group_alone_bit_for_bit(momentum):
     common = {"server-momentum": momentum, "min-examples": 0, "max-examples": 0}
     both = run_of({"method": "known-groups"}, **common)
-    clusters = planted()
+    clusters = true_clusters()
     assert both.grouping.groups == clusters
     assert Counter(clusters.values()) == {0: 3, 1: 5}
     config = RunConfig.parse(BASE | common | {"method": "fedavg"})
@@ -151,9 +151,9 @@ def test_clusters_found_by_gradients_are_trained_as_clusters_that_are_known():
     assert bits(known.arrays).keys() == bits(found.arrays).keys()
 
 
-def test_cfl_splits_into_the_planted_clusters():
+def test_cfl_splits_into_the_true_clusters():
     run = run_of(SPLITTING)
-    assert partition(run.grouping.groups) == partition(planted())
+    assert partition(run.grouping.groups) == partition(true_clusters())
     assert {p.round for p in run.grouping.assignments} == {1, 4}
     assert len(set(map(repr, models_of(run).values()))) == 2
 
@@ -219,7 +219,7 @@ def test_a_projected_gradient_is_short_and_finds_the_same_clusters():
     options = {"method": "gradient-clusters", "projection-size": 512}
     (run,), grid = played(options, RecordingGrid)
     assert gradient_shapes(grid) == {(512,)}
-    assert partition(run.grouping.groups) == partition(planted())
+    assert partition(run.grouping.groups) == partition(true_clusters())
 
 
 # ---------------------------------------------------------------------- who is there when
@@ -235,15 +235,15 @@ def test_the_order_of_nodes_and_replies_changes_no_bit(options):
 
 def test_late_joiners_end_in_their_cluster_and_the_assignments_say_so():
     run = run_of({"method": "gradient-clusters", "late": 0.3})
-    assert partition(run.grouping.groups) == partition(planted())
+    assert partition(run.grouping.groups) == partition(true_clusters())
     late = {p.client for p in run.grouping.assignments if p.round == 3}
     assert len(late) == 2
     assert late == set(run.by_client()) - set(run.by_client(server_round=1))
-    for placement in run.grouping.assignments:
-        joined = placement.client in late
-        assert placement.round == (3 if joined else 1)
-        assert placement.reason == ("joined" if joined else "found") + " by its gradient"
-        assert placement.score > 0.4
+    for assignment in run.grouping.assignments:
+        joined = assignment.client in late
+        assert assignment.round == (3 if joined else 1)
+        assert assignment.reason == ("joined" if joined else "found") + " by its gradient"
+        assert assignment.score > 0.4
 
 
 def test_late_joiners_are_asked_at_the_start_that_the_others_were_asked_at():
@@ -305,7 +305,7 @@ UNSEEN = [
 @pytest.mark.parametrize("options", UNSEEN, ids=repr)
 def test_unseen_clients_without_examples_get_the_mean_and_with_all_their_clusters_model(options):
     (run,), grid = played(options, RecordingGrid, unseen=0.25)
-    unseen = {report.client for report in run.joined[0]}
+    unseen = {report.client for report in run.unseen[0]}
     assert len(unseen) == 2
     models, mean = models_of(run), bits(run.arrays)
     none = {e.client: e.message for e in grid.of_type("evaluate", adaptation_examples=0)}
@@ -315,28 +315,28 @@ def test_unseen_clients_without_examples_get_the_mean_and_with_all_their_cluster
     clusters = run.grouping.groups
     if options["method"] in ("gradient-clusters", "cfl"):
         assert partition(clusters) == partition(
-            {c: t for c, t in planted().items() if c in clusters}
+            {c: t for c, t in true_clusters().items() if c in clusters}
         )
-    for reports, messages in ((run.joined[0], none), (run.joined[ALL], every)):
+    for reports, messages in ((run.unseen[0], none), (run.unseen[ALL], every)):
         for report in reports:
             group = report.metrics["group"]
             assert arrays_in(messages[report.client]) == (
                 mean if group == NO_GROUP else models[group]
             )
-    told = options["method"] == "known-groups"  # that takes no example
-    assert {r.metrics["group"] == NO_GROUP for r in run.joined[0]} == {not told}
-    for report in run.joined[ALL]:
+    reported = options["method"] == "known-groups"  # that takes no example
+    assert {r.metrics["group"] == NO_GROUP for r in run.unseen[0]} == {not reported}
+    for report in run.unseen[ALL]:
         mates = {c for c in clusters if clusters[c] == report.metrics["group"]}
         assert mates
         if options["method"] != "ifca":
-            assert {planted()[c] for c in mates} == {planted()[report.client]}
+            assert {true_clusters()[c] for c in mates} == {true_clusters()[report.client]}
 
 
 @lru_cache
 def with_and_without_unseen_clients(place):
     """The groups that two runs found: one with unseen clients, one without those nodes."""
     run = run_of(UNSEEN[place], unseen=0.25)
-    unseen = {report.client for report in run.joined[0]}
+    unseen = {report.client for report in run.unseen[0]}
     config = RunConfig.parse(BASE | UNSEEN[place])
     grid = InProcessGrid(make_app(config.dump()), CLIENTS)
     (without,) = play(GridWithout(grid, {100 + c for c in unseen}), replace(config, wait=0.0))
@@ -400,12 +400,12 @@ def test_a_client_in_a_wrong_cluster_moves_when_groups_are_revised():
             other.content["metrics"]["partition-id"] = 0
             return Message(other.content, reply_to=message)
 
-    assert planted()[0] != planted()[1]
+    assert true_clusters()[0] != true_clusters()[1]
     (run,), _ = played(options, Mistaken, **sizes)
     moved = [p for p in run.grouping.assignments if p.reason == "a lower validation loss"]
     assert [p.client for p in moved] == [0]
     assert moved[0].round in (4, 7)
-    assert partition(run.grouping.groups) == partition(planted())
+    assert partition(run.grouping.groups) == partition(true_clusters())
 
 
 def test_groups_are_revised_once_after_every_so_many_rounds():

@@ -50,8 +50,8 @@ def test_every_method_runs_on_graphs_or_says_why_not(method, task):
     }
     for report in run.reports:
         assert not report.dropped
-        told = ["loss", run.score] if report.phase == "evaluate" else ["num-examples"]
-        assert np.isfinite([report.metrics[name] for name in told]).all()
+        reported = ["loss", run.score] if report.phase == "evaluate" else ["num-examples"]
+        assert np.isfinite([report.metrics[name] for name in reported]).all()
 
 
 @pytest.mark.parametrize("method", REFUSED)
@@ -109,10 +109,10 @@ def test_unseen_clients_late_clients_and_safeguards(method, task, tmp_path):
         assert len(run.by_client()) == 4
         assert np.isfinite(run.values()).all()
     for run in runs[:3]:
-        joined = {count: [r.client for r in reports] for count, reports in run.joined.items()}
+        joined = {count: [r.client for r in reports] for count, reports in run.unseen.items()}
         (unseen_client,) = joined[0]
         assert joined == {count: [unseen_client] for count in (0, 1, 5, 20, -1)}
-        for (report,) in run.joined.values():
+        for (report,) in run.unseen.values():
             assert not report.dropped
             assert np.isfinite([report.metrics["loss"], report.metrics[run.score]]).all()
         assert unseen_client not in run.by_client()

@@ -154,7 +154,7 @@ def test_no_message_holds_a_personal_head_of_a_community(task):
 
 def test_an_unseen_client_of_a_known_community_has_its_adapters_and_head():
     (run,) = simulate(SMALL | COMMUNITIES | {"unseen": 0.1, "adaptation-steps": 5}, 8)
-    (report,) = run.joined[0]
+    (report,) = run.unseen[0]
     community = report.client // 2
     assert report.metrics["group"] == community
     assert report.client not in run.grouping.groups
@@ -316,8 +316,8 @@ def test_a_client_of_no_community_gets_the_mean_and_has_a_part_in_what_is_shared
     monkeypatch.setitem(CHANGES, 2, {"community": None})
     run, grid = on_grid(OWN, 4, RecordingGrid)
     assert run.grouping.groups == {0: 0, 1: 0, 2: NO_GROUP, 3: 1}
-    (placement,) = [p for p in run.grouping.assignments if p.client == 2]
-    assert placement.reason == "the client has no group"
+    (assignment,) = [p for p in run.grouping.assignments if p.client == 2]
+    assert assignment.reason == "the client has no group"
     replies, examples = trained(grid), weights_of(grid)
     for name, values in sent_for_training(grid)[2, 2].items():
         arrays = [replies[1, client][name] for client in range(4)]

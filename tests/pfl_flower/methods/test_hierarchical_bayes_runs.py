@@ -24,12 +24,12 @@ def test_unseen_clients_a_safeguard_and_few_clients_a_round():
     extras = {"unseen": 0.25, "safeguard": True, "fraction-train": 0.5, "posterior-samples": 2}
     runs = simulate(SMALL | extras, 4)
     assert [run.method for run in runs][-1] == "hierarchical-bayes safeguarded"
-    joined = {count: reports[0].metrics["loss"] for count, reports in runs[0].joined.items()}
+    joined = {count: reports[0].metrics["loss"] for count, reports in runs[0].unseen.items()}
     assert np.isfinite(list(joined.values())).all()
     assert joined[0] != joined[1] != joined[-1]
     assert runs[0].parameters["personal"] > 0
     assert not any(report.dropped for run in runs for report in run.reports)
-    assert not any(report.dropped for reports in runs[0].joined.values() for report in reports)
+    assert not any(report.dropped for reports in runs[0].unseen.values() for report in reports)
 
 
 def test_one_client_only():

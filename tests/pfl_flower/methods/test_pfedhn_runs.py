@@ -23,6 +23,7 @@ from pfl_flower.results.files import describe, write
 from pfl_flower.server.holdout import LOCAL_EXAMPLES, choose_unseen
 from pfl_flower.server.run import play
 from strategies.arrays import view
+from strategies.errors import ArgumentError
 from strategies.hypernetwork.network import Hypernetwork
 from tests.errors import refused
 from tests.grids import RecordingGrid, leaks
@@ -112,8 +113,8 @@ def test_a_run_that_is_resumed_ends_as_one_never_stopped(tmp_path, use_metadata,
     (run,) = simulate(resumed, 10, progress=lambda news: seen.append(news.round))
     assert seen == list(range(stopped + 1, 5))
     assert_same(run, whole)
-    for examples, reports in whole.joined.items():
-        again = run.joined[examples]
+    for examples, reports in whole.unseen.items():
+        again = run.unseen[examples]
         assert str([(r.client, r.metrics) for r in reports]) == str(
             [(r.client, r.metrics) for r in again]
         )
@@ -121,10 +122,10 @@ def test_a_run_that_is_resumed_ends_as_one_never_stopped(tmp_path, use_metadata,
     assert values_of(complete.hypernetwork) == values_of(whole.hypernetwork)
 
 
-# ---------------------------------------------------------------------- what is told
+# ---------------------------------------------------------------------- what is reported
 
 
-def told_by(options, node_config=None, client=0, clients=CLIENTS):
+def reported_by(options, node_config=None, client=0, clients=CLIENTS):
     """What a client's app answers when it is asked for its metadata."""
     config = RunConfig.parse(BASE | options)
     node = {"partition-id": client, "num-partitions": clients, **(node_config or {})}
@@ -134,26 +135,26 @@ def told_by(options, node_config=None, client=0, clients=CLIENTS):
 
 def test_what_the_node_config_names_is_reported_and_nothing_else():
     node = {"age": 61, "clinic": "north", "insured": True, "secret": "x", "metadata": "age,insured"}
-    assert told_by({}, node) == {"age": 61, "insured": True}
-    assert told_by({}, node | {"metadata": " clinic , age "}) == {"clinic": "north", "age": 61}
-    assert told_by({}, node | {"metadata": ""}) == {}
+    assert reported_by({}, node) == {"age": 61, "insured": True}
+    assert reported_by({}, node | {"metadata": " clinic , age "}) == {"clinic": "north", "age": 61}
+    assert reported_by({}, node | {"metadata": ""}) == {}
 
 
 def test_a_name_that_the_node_config_does_not_have_is_an_error_that_says_so():
     with refused(ConfigError, key="metadata", value="hight", choices=("height",)):
-        told_by({}, {"height": 180, "metadata": "hight"})
+        reported_by({}, {"height": 180, "metadata": "hight"})
 
 
 def test_by_default_generated_clients_report_their_description_and_others_nothing():
     data = Federation(RunConfig.parse(BASE).data, CLIENTS)
     for client in range(CLIENTS):
-        assert told_by({}, client=client) == data.client_metadata(client)
-    assert told_by({"dataset": "digits", "partition": "iid"}) == {}
+        assert reported_by({}, client=client) == data.client_metadata(client)
+    assert reported_by({"dataset": "digits", "partition": "iid"}) == {}
 
 
 def test_a_method_that_asks_for_no_metadata_has_none_to_tell():
-    with pytest.raises(ValueError, match="metadata"):
-        told_by({"method": "fedper"}, {"age": 3, "metadata": "age"})
+    with refused(ArgumentError, argument="properties", value=["metadata"]):
+        reported_by({"method": "fedper"}, {"age": 3, "metadata": "age"})
     assert run_of(method="fedper").hypernetwork is None
     assert run_of(method="fedper").metadata == {}
 
@@ -235,8 +236,8 @@ def test_unseen_clients_get_what_the_network_generates_from_what_they_tell():
     (run,), grid = played(8, grid=RecordingGrid, **options)
     unseen = choose_unseen(run.config, range(8))
     assert len(unseen) == 2
-    assert tuple(run.joined) == LOCAL_EXAMPLES
-    assert {report.client for report in run.joined[0]} == unseen
+    assert tuple(run.unseen) == LOCAL_EXAMPLES
+    assert {report.client for report in run.unseen[0]} == unseen
     assert run.metadata.keys() == set(range(8)) - unseen  # as if they had never been there
     data = Federation(run.config.data, 8)
     for examples in (0, ALL):
@@ -268,7 +269,7 @@ def test_an_unseen_client_that_may_train_fits_its_whole_model(method):
     config = RunConfig.parse(BASE | {"method": method})
     node = {"partition-id": 0, "num-partitions": CLIENTS}
     context = Context(0, 0, node, RecordDict(), {})
-    client = build_client(config, context, durable=False, own_model=True)
+    client = build_client(config, context, durable=False, private_copy=True)
     before = {name: tensor.clone() for name, tensor in client.model.named_parameters()}
     client.evaluate(client.get_parameters({}), {"adaptation-examples": ALL, "adaptation-steps": 3})
     moved = {n for n, tensor in client.model.named_parameters() if not tensor.equal(before[n])}
@@ -344,13 +345,18 @@ def test_the_network_that_is_left_writes_models_that_fit(written):
     model, initial = initial_model(run.config.architecture, run.config.seed)
     parameters = {name for name, _ in model.named_parameters()}
     description = federation(run.config.data, 8).client_metadata(0)
-    for told in ({}, {"region": "region-1"}, {"region": "the moon", "battery": 3.0}, description):
-        values = network.generate(told)
+    for reported in (
+        {},
+        {"region": "region-1"},
+        {"region": "the moon", "battery": 3.0},
+        description,
+    ):
+        values = network.generate(reported)
         assert set(values) == parameters
         missing, unexpected = model.load_state_dict(values, strict=False)
         assert not unexpected
         assert set(missing) == set(initial) - parameters
-        for name, expected in run.hypernetwork.generate(told).items():
+        for name, expected in run.hypernetwork.generate(reported).items():
             assert torch.equal(values[name], expected)
             assert torch.equal(model.state_dict()[name], expected)
     model.load_state_dict(initial)
@@ -373,10 +379,10 @@ def test_what_every_client_reported_is_left_as_a_table(written):
     rows = list(csv.DictReader((folder / "metadata.csv").open()))
     assert [int(row["client"]) for row in rows] == sorted(run.metadata)
     for row in rows:
-        told = run.metadata[int(row["client"])]
+        reported = run.metadata[int(row["client"])]
         assert row["method"] == "pfedhn"
-        assert row["metadata.region"] == told["region"]
-        assert float(row["metadata.battery"]) == told["battery"]
+        assert row["metadata.region"] == reported["region"]
+        assert float(row["metadata.battery"]) == reported["battery"]
 
 
 @pytest.mark.parametrize("name", ["client", "method"])

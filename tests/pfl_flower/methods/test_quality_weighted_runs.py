@@ -84,8 +84,8 @@ def test_unseen_clients_a_safeguard_and_late_clients(method):
     run, *_ = simulate(
         {**NOISY, "method": method, "unseen": 0.34, "safeguard": True, "late": 0.25}, CLIENTS
     )
-    assert {len(reports) for reports in run.joined.values()} == {2}
-    for reports in run.joined.values():
+    assert {len(reports) for reports in run.unseen.values()} == {2}
+    for reports in run.unseen.values():
         assert all(np.isfinite(r.metrics["rmse"]) for r in reports)
 
 
@@ -140,8 +140,8 @@ class WithCorrupted(InProcessGrid):
                 for name, array in arrays.items()
             }
         )
-        told = {"missing-rate": 0.0, "reliability": 1.0, "effective-examples": 30.0}
-        reply.content["metrics"] = MetricRecord({**metrics, **told, "num-examples": 30})
+        reported = {"missing-rate": 0.0, "reliability": 1.0, "effective-examples": 30.0}
+        reply.content["metrics"] = MetricRecord({**metrics, **reported, "num-examples": 30})
         return reply
 
 

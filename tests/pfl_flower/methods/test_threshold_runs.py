@@ -1,4 +1,4 @@
-"""Thresholds end to end: what is played, told, kept, written, and bad input."""
+"""Thresholds end to end: what is played, reported, kept, written, and bad input."""
 
 import csv
 import json
@@ -65,7 +65,7 @@ def test_every_kind_of_method_has_thresholds(method):
     (run,) = simulate(CONFIG | {"method": method, "model": "mlp", "unseen": 0.25}, 5)
     assert not any(report.dropped for report in run.thresholds)
     assert all(report.metrics.keys() >= REPORTED for report in run.thresholds)
-    unseen_clients = {r.client for reports in run.joined.values() for r in reports}
+    unseen_clients = {r.client for reports in run.unseen.values() for r in reports}
     assert len(run.thresholds) == 5 - len(unseen_clients) == 4
     assert unseen_clients.isdisjoint({report.client for report in run.thresholds})
 
@@ -75,7 +75,7 @@ def test_the_rounds_are_those_without_thresholds():
     assert str(with_rule.reports) == str(without.reports)
     assert without.thresholds == []
     other = simulate(CONFIG | {"threshold": "personal"}, 4)[0]
-    assert str(other.thresholds) == str(with_rule.thresholds)  # all rules are told of anyway
+    assert str(other.thresholds) == str(with_rule.thresholds)  # all rules are reported of anyway
 
 
 def test_calling_half_positive_is_the_accuracy_that_was_reported():
@@ -104,9 +104,9 @@ def test_no_threshold_is_in_any_message_and_only_histograms_and_scores_are(confi
         about = {"num-examples", "loss", "partition-id"}
         assert metrics.keys() == about | ({THRESHOLD_HISTOGRAM} if step == "count" else REPORTED)
         if step == "count":
-            told = metrics[THRESHOLD_HISTOGRAM]
-            assert len(told) == (1 if classes == 2 else classes) * 2 * BINS
-            assert all(type(count) is int for count in told)
+            reported = metrics[THRESHOLD_HISTOGRAM]
+            assert len(reported) == (1 if classes == 2 else classes) * 2 * BINS
+            assert all(type(count) is int for count in reported)
     own = [thresholds_of(grid, node) for node in grid.get_node_ids()]
     assert len({values.tobytes() for values in own}) > 1
     messages = [message for e in exchanges for message in (e.message, e.reply)]
@@ -231,10 +231,10 @@ def test_a_hospital_that_tests_on_nobody_ill_is_left_out_of_the_means(monkeypatc
 
     spoilt(monkeypatch, healthy)
     (run,) = simulate(CONFIG, 4)
-    told = [report.metrics["f1-personal"] for report in run.thresholds]
-    assert np.isnan(told).tolist() == [False, False, True, False]
+    reported = [report.metrics["f1-personal"] for report in run.thresholds]
+    assert np.isnan(reported).tolist() == [False, False, True, False]
     found = threshold_summary(run)["thresholds"]["personal"]
-    assert found["f1"] == pytest.approx(np.nanmean(told))
+    assert found["f1"] == pytest.approx(np.nanmean(reported))
     assert 0 < found["accuracy"] < 1
 
 
@@ -278,8 +278,8 @@ def test_a_client_that_reports_as_many_examples_as_it_may_leaves_the_others_thei
     def change(step, examples, metrics):
         if step == "choose":
             return examples, metrics
-        told = [2**31] * (2 * BINS)  # the most that is not refused
-        return sum(told), metrics | {THRESHOLD_HISTOGRAM: told}
+        reported = [2**31] * (2 * BINS)  # the most that is not refused
+        return sum(reported), metrics | {THRESHOLD_HISTOGRAM: reported}
 
     lying(monkeypatch, 1, change)
     (run,) = simulate(CONFIG, 4)
@@ -302,8 +302,8 @@ def test_a_client_that_reports_no_scores_is_left_out_of_them(monkeypatch, caplog
         assert {row["client"] for row in csv.DictReader(stream)} == {"0", "2", "3"}
 
 
-def report(client, told, examples=10, dropped=""):
-    lists = {THRESHOLD_HISTOGRAM: told} if told is not None else {}
+def report(client, reported, examples=10, dropped=""):
+    lists = {THRESHOLD_HISTOGRAM: reported} if reported is not None else {}
     metrics = {"num-examples": examples}
     return ClientReport(2, "evaluate", client + 100, client, metrics, 0, 0, dropped, lists)
 

@@ -1,4 +1,4 @@
-"""Runs on streams: phases come at their time, and what is learnt and forgotten is told."""
+"""Runs on streams: phases come at their time, and what is learnt and forgotten is reported."""
 
 import csv
 import json

@@ -216,12 +216,12 @@ def test_a_folder_that_is_used_again_forgets_the_run_before(tmp_path):
 def test_unseen_clients_stay_unseen_whoever_is_there_when_it_goes_on(tmp_path, caplog):
     config = {"method": "fedavg", "baselines": "", "num-server-rounds": 2, "unseen": 0.4}
     (run,) = simulate(config, 6, folder=tmp_path)
-    unseen = {report.client for report in run.joined[0]}
+    unseen = {report.client for report in run.unseen[0]}
     parsed = RunConfig.parse({**config, "resume": str(tmp_path)})
     grid = InProcessGrid(make_app(config), 6)
     absent = min(set(range(6)) - unseen)
     (resumed,) = play(GridWithout(grid, {100 + absent}), replace(parsed, wait=0.0), folder=tmp_path)
-    assert {report.client for report in resumed.joined[0]} == unseen
+    assert {report.client for report in resumed.unseen[0]} == unseen
 
 
 def test_late_clients_stay_late_whoever_is_there_when_it_goes_on(tmp_path):

@@ -34,13 +34,13 @@ def test_unseen_clients_are_the_same_for_every_method_and_never_all():
 def test_unseen_clients_take_no_part_in_training_and_then_join(tmp_path):
     config = {**SHORT, "method": "fedper", "baselines": "local", "unseen": 0.25, "safeguard": True}
     runs = simulate(config, 8)
-    unseen = {report.client for report in runs[0].joined[0]}
+    unseen = {report.client for report in runs[0].unseen[0]}
     assert len(unseen) == 2
     for run in runs:
         assert not unseen & {report.client for report in run.reports}
         assert run.num_clients == 6
     for run in runs[:2]:
-        assert tuple(run.joined) == LOCAL_EXAMPLES
+        assert tuple(run.unseen) == LOCAL_EXAMPLES
     write(tmp_path, runs)
     rows = list(csv.DictReader((tmp_path / "unseen.csv").open()))
     assert {row["local_examples"] for row in rows} == {"0", "1", "5", "20", "all"}
@@ -53,7 +53,7 @@ def test_unseen_clients_gain_from_more_examples_and_from_a_shared_body():
     shared, alone = simulate(config, 10)
 
     def mean(run, examples):
-        return np.mean([report.metrics["accuracy"] for report in run.joined[examples]])
+        return np.mean([report.metrics["accuracy"] for report in run.unseen[examples]])
 
     assert mean(shared, 0) < 0.4  # its names for the classes are nobody's
     assert mean(shared, -1) > mean(shared, 5) > mean(shared, 0)

@@ -13,7 +13,7 @@ from simulations.studies.borrowing import (
     STUDY,
     estimates,
     gathered,
-    measure_planted,
+    measure_generated,
     measure_sites,
     never_below,
     scaled,
@@ -46,10 +46,10 @@ def test_the_truth_survives_that_targets_are_standardised():
     assert prior.noise * 2.5**2 == pytest.approx(truth.noise)
 
 
-def test_on_planted_data_least_squares_comes_near_the_truth_and_the_oracle_nearer():
+def test_on_generated_data_least_squares_comes_near_the_truth_and_the_oracle_nearer():
     config = {**STUDY.config, "min-examples": 200, "seed": 100, "baselines": ""}
     (run,) = simulate(config, 20)
-    found = measure_planted(run)
+    found = measure_generated(run)
     assert found["examples"] == [200] * 20
     means = {name: np.mean(errors) for name, errors in found["errors"].items()}
     assert means["oracle"] <= means[METHOD] < means["local"] < 0.1 < means["pooled"]

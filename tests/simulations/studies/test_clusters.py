@@ -38,8 +38,8 @@ def outcome_of(study, changes=()):
 
 def test_who_is_like_whom_is_drawn(tmp_path):
     arm = next(arm for arm in STUDY.arms if arm.name == "gradient-clusters")
-    told = {"similarity": np.eye(NUM_CLIENTS), "examples": [20] * NUM_CLIENTS}
-    found = {"rand": 1.0, "loss": 1.0, "clusters": 3, "groups": [0] * NUM_CLIENTS, **told}
+    reported = {"similarity": np.eye(NUM_CLIENTS), "examples": [20] * NUM_CLIENTS}
+    found = {"rand": 1.0, "loss": 1.0, "clusters": 3, "groups": [0] * NUM_CLIENTS, **reported}
     STUDY.draw(Outcome([result(arm, **found)]), tmp_path)
     names = {path.name for path in tmp_path.iterdir()}
     assert names == {"similarity.png", "dendrogram.png", "clients.png"}
@@ -84,12 +84,12 @@ def test_the_best_start_is_that_of_the_lowest_training_loss():
 
 
 def test_at_home_is_where_most_of_those_who_came_before_are_of_ones_cluster():
-    planted = [0, 0, 1, 1, 1]
+    truth = [0, 0, 1, 1, 1]
     groups = {0: 0, 1: 0, 2: 1, 3: 1, 4: 0}
-    assert at_home(3, groups, planted, late=[3])
-    assert not at_home(4, groups, planted, late=[4])
-    assert not at_home(4, {**groups, 4: 7}, planted, late=[4])  # alone
-    assert not at_home(4, groups, planted, late=[0, 1, 4])  # nobody came before
+    assert at_home(3, groups, truth, late=[3])
+    assert not at_home(4, groups, truth, late=[4])
+    assert not at_home(4, {**groups, 4: 7}, truth, late=[4])  # alone
+    assert not at_home(4, groups, truth, late=[0, 1, 4])  # nobody came before
 
 
 def test_what_is_measured_of_a_run():

@@ -36,8 +36,8 @@ def test_the_thresholds_of_the_study_are_those_of_the_clients(run):
         _, _, test = known[report.client]
         for rule in RULES:
             found = scores_at(test, [used[report.client][rule]])
-            told = {name: report.metrics[f"{name}-{rule}"] for name in found}
-            assert found == told
+            reported = {name: report.metrics[f"{name}-{rule}"] for name in found}
+            assert found == reported
 
 
 def test_nothing_is_better_than_the_oracle_on_its_own_test_patients(run):

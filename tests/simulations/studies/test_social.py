@@ -21,8 +21,8 @@ from simulations.studies.social import (
     OWN,
     STUDY,
     measure,
-    planted,
     rand,
+    true_community,
 )
 from simulations.study import Arm, Outcome, Result
 from simulations.summary import write_outcome
@@ -111,13 +111,13 @@ def test_the_few_labels_are_those_of_the_table_and_others_points_of_the_curve():
         assert arm.point in (None, arm.config["max-examples"])
 
 
-def test_groups_are_held_against_the_planted_communities():
+def test_groups_are_held_against_the_true_communities():
     arm = Arm(OWN, {})
-    told = [planted(client) for client in range(NUM_CLIENTS)]
-    assert told == sorted(told)
-    assert np.bincount(told).tolist() == [4, 4, 4, 4]
-    assert rand(result(arm, groups=told)) == 1
-    assert rand(result(arm, groups=[3 - group for group in told])) == 1
+    reported = [true_community(client) for client in range(NUM_CLIENTS)]
+    assert reported == sorted(reported)
+    assert np.bincount(reported).tolist() == [4, 4, 4, 4]
+    assert rand(result(arm, groups=reported)) == 1
+    assert rand(result(arm, groups=[3 - group for group in reported])) == 1
     assert rand(result(arm, groups=[0] * NUM_CLIENTS)) == 0
 
 
@@ -137,14 +137,14 @@ def test_what_is_measured_of_a_run():
     kept, dropped = found["edges"]
     assert kept > dropped > 0
     assert summarize(run)["edges"] == {"kept": kept, "dropped": dropped}
-    assert found["groups"] == [planted(client) for client in range(NUM_CLIENTS)]
+    assert found["groups"] == [true_community(client) for client in range(NUM_CLIENTS)]
     assert sorted(found["means"]) == [0, 1, 2, 3]
     size = sum(2 * 2 * 64 + 2 + 64 for _ in range(2))
     assert found["adapters"].shape == (NUM_CLIENTS, size)
     for client, own in enumerate(found["adapters"]):
         distances = {g: np.linalg.norm(own - mean) for g, mean in found["means"].items()}
-        assert min(distances, key=distances.get) == planted(client)
-        assert distances[planted(client)] > 0
+        assert min(distances, key=distances.get) == true_community(client)
+        assert distances[true_community(client)] > 0
 
 
 def test_a_method_without_groups_or_with_own_heads_has_no_adapters_to_draw():
@@ -161,7 +161,7 @@ def test_a_message_is_at_most_15_percent_larger():
 
 def test_pictures_and_tables_are_written(tmp_path):
     drawn = {"adapters": np.eye(NUM_CLIENTS), "means": {0: np.ones(NUM_CLIENTS)}}
-    groups = [planted(client) for client in range(NUM_CLIENTS)]
+    groups = [true_community(client) for client in range(NUM_CLIENTS)]
     first = result(arm_of(LABELS_STUDY, OWN), 0, 0.5, groups=groups, **drawn)
     outcome = outcome_of(LABELS_STUDY, {(OWN, 0): first}, seeds=[0])
     for each in outcome.results:

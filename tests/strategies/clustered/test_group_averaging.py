@@ -50,7 +50,7 @@ def of_group(strategy, group, name="w"):
     return decoded(strategy.models[group])[name]
 
 
-def answering_app(told=None, losses=None):
+def answering_app(reported=None, losses=None):
     """Clients that tell their numbers, perhaps their groups, and the losses of models."""
     app = ClientApp()
 
@@ -58,8 +58,12 @@ def answering_app(told=None, losses=None):
     def query(message: Message, context) -> Message:
         number = context.node_config["partition-id"]
         answer = {"partition-id": number}
-        if told and number in told and "group" in str(message.content["config"]["properties"]):
-            answer["group"] = told[number]
+        if (
+            reported
+            and number in reported
+            and "group" in str(message.content["config"]["properties"])
+        ):
+            answer["group"] = reported[number]
         return Message(RecordDict({"properties": ConfigRecord(answer)}), reply_to=message)
 
     @app.query("losses")
@@ -152,7 +156,7 @@ def test_a_round_without_a_good_reply_changes_no_group():
 
 
 def test_each_client_is_sent_its_groups_arrays_and_one_in_no_group_the_mean():
-    strategy, grid = averaging(TWO), InProcessGrid(answering_app(told={}), 6)
+    strategy, grid = averaging(TWO), InProcessGrid(answering_app(reported={}), 6)
     for arrays in sent(strategy, grid).values():
         np.testing.assert_array_equal(arrays["w"], W)  # the start: no group has learned anything
     means = aggregate(strategy, replies_of({0: 2, 1: 2, 2: 4, 3: 4, 4: 9, 5: 9}))
@@ -226,9 +230,9 @@ def test_a_group_whose_only_member_is_broken_keeps_its_arrays():
     assert strategy.models[1] is before
 
 
-@pytest.mark.parametrize("groups", [{0: -1}, {0: 0, 1: -2}])
+@pytest.mark.parametrize("groups", [{0: -1}, {0: 0, 1: -1}])
 def test_given_groups_are_numbered_from_zero(groups):
-    with pytest.raises(ValueError, match="groups are numbered from 0"):
+    with refused(ArgumentError, argument="groups", value=[-1]):
         averaging(groups)
 
 
@@ -296,7 +300,7 @@ def test_a_strategy_that_is_stored_goes_on_as_if_it_had_not_been(kind):
 
 @pytest.mark.parametrize("kind", [GradientClusters, IFCA, CFL])
 def test_groups_that_are_found_cannot_be_given(kind):
-    with pytest.raises(ValueError, match=f"{kind.__name__} finds groups itself"):
+    with refused(ArgumentError, argument="groups", value=TWO):
         kind(**NAMES, groups=TWO)
 
 
@@ -354,14 +358,14 @@ def collapsed(losses):
     return strategy, InProcessGrid(answering_app(losses=losses), len(losses))
 
 
-def test_a_model_that_nobody_picks_is_planted_at_whom_the_models_fit_worst():
+def test_a_model_that_nobody_picks_is_reinitialised_at_whom_the_models_fit_worst():
     strategy, grid = collapsed({0: [1.0, 9.0], 1: [2.0, 9.0]})
     found = sent(strategy, grid)
     assert strategy.groups == {0: 0, 1: 1}
     np.testing.assert_array_equal(found[1]["w"], W)
 
 
-def test_a_model_that_is_planted_in_vain_is_given_up_even_if_the_run_is_resumed():
+def test_a_model_that_is_reinitialised_in_vain_is_given_up_even_if_the_run_is_resumed():
     strategy, grid = collapsed({0: [1.0, 9.0], 1: [2.0, 9.0]})
     found = []
     for server_round in (1, 2, 3, 4, 5):
@@ -413,8 +417,8 @@ def test_of_two_nodes_that_are_one_client_the_lower_one_chooses():
     assert {p.reason for p in strategy.assignments} == {"the lowest training loss"}
 
 
-@pytest.mark.parametrize(("examples", "told"), [(0.5, False), (1, True)])
-def test_a_gradient_is_that_of_at_least_one_example(examples, told):
+@pytest.mark.parametrize(("examples", "reported"), [(0.5, False), (1, True)])
+def test_a_gradient_is_that_of_at_least_one_example(examples, reported):
     app = ClientApp()
 
     @app.query()
@@ -432,10 +436,10 @@ def test_a_gradient_is_that_of_at_least_one_example(examples, told):
 
     strategy = GradientClusters(group_names=["w"])
     sent(strategy, InProcessGrid(app, 2))
-    assert (1 in strategy.signatures) == told
+    assert (1 in strategy.signatures) == reported
 
 
-def test_a_model_that_is_planted_anew_has_no_momentum():
+def test_a_model_that_is_reinitialised_has_no_momentum():
     strategy, grid = collapsed({0: [1.0, 9.0], 1: [2.0, 9.0]})
     strategy._velocity = {"group-0/w": W, "group-1/w": W, "group-11/w": W}
     sent(strategy, grid)
@@ -487,5 +491,5 @@ def test_names_of_arrays_that_are_not_there_are_refused():
     strategy = GradientClusters(group_names=["nope"])
     with refused(ArgumentError, argument="group_names", value=["nope"]):
         strategy.configure_train(1, arrays, ConfigRecord(), grid)
-    with pytest.raises(ValueError, match="group_names .*'w'"):
+    with refused(ArgumentError, argument="group_names", value="w"):
         GradientClusters(group_names="w")

@@ -18,6 +18,7 @@ from strategies.clustered.community_detection import (
 from strategies.clustered.community_evidence import evidence, levels
 from strategies.clustered.gradient_similarity import cosine_similarities
 from strategies.errors import ArgumentError
+from tests.errors import refused
 from tests.helpers import decoded, error_reply, reply
 
 SIZE = 40
@@ -237,14 +238,14 @@ def test_clients_that_all_differ_are_in_no_community(fraction, seed):
     assert set(strategy.groups.values()) == {NO_GROUP}
 
 
-def test_that_nothing_is_found_is_told_once(caplog):
+def test_that_nothing_is_found_is_reported_once(caplog):
     strategy, world = UpdateClusters(**OPTIONS), World(np.zeros(8, np.int64))
     with caplog.at_level("WARNING"):
         world.play(strategy, range(1, 8))
-    told = [r.message for r in caplog.records if "no communities are evident" in r.message]
-    assert len(told) == 1
-    assert "Before round 4" in told[0]
-    assert "8 of 8 clients" in told[0]
+    reported = [r.message for r in caplog.records if "no communities are evident" in r.message]
+    assert len(reported) == 1
+    assert "Before round 4" in reported[0]
+    assert "8 of 8 clients" in reported[0]
 
 
 def test_late_clients_without_strong_evidence_found_no_community():
@@ -349,22 +350,22 @@ def test_directions_are_projected():
 
 
 @pytest.mark.parametrize(
-    ("options", "words"),
+    ("name", "value"),
     [
-        ({"clusters": -1}, "clusters must be at least 0"),
-        ({"warm_up": 0}, "warm_up must be at least 1"),
-        ({"revise_every": -1}, "revise_every must be at least 0"),
-        ({"projection_size": -1}, "projection_size must be at least 0"),
-        ({"margin": -0.1}, "margin must be at least 0"),
-        ({"margin": float("nan")}, "margin must be at least 0"),
-        ({"memory": 0.0}, "memory must be above 0"),
-        ({"compared_names": "encoder"}, "compared_names must be several"),
-        ({"groups": {0: 0}}, "finds groups itself"),
+        ("clusters", -1),
+        ("warm_up", 0),
+        ("revise_every", -1),
+        ("projection_size", -1),
+        ("margin", -0.1),
+        ("margin", float("nan")),
+        ("memory", 0.0),
+        ("compared_names", "encoder"),
+        ("groups", {0: 0}),
     ],
 )
-def test_what_is_out_of_range_is_refused(options, words):
-    with pytest.raises(ValueError, match=words):
-        UpdateClusters(**options)
+def test_what_is_out_of_range_is_refused(name, value):
+    with refused(ArgumentError, argument=name, value=value):
+        UpdateClusters(**{name: value})
 
 
 @pytest.mark.parametrize(

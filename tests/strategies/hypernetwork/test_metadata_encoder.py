@@ -17,6 +17,7 @@ from strategies.hypernetwork.metadata_encoder import (
     encode_all,
     read_metadata,
 )
+from tests.errors import refused
 
 CLIENTS = [
     {"age": 20.0, "region": "north"},
@@ -245,9 +246,9 @@ def test_one_corrupted_client_does_not_make_the_others_alike(wrong):
 
 
 def test_metadata_have_a_limit():
-    with pytest.raises(ArgumentError, match=str(MOST_CHARACTERS)) as raised:
+    with refused(ArgumentError, argument="metadata") as caught:
         read_metadata('{"a": "' + "x" * 6000 + '"}')
-    assert raised.value.argument == "metadata"
+    assert str(MOST_CHARACTERS) in caught.value.wanted
 
 
 @given(st.lists(st.fixed_dictionaries({"a": st.text(max_size=1)}), min_size=1, max_size=8))

@@ -219,7 +219,7 @@ def test_of_equal_scores_everybody_is_positive_or_nobody():
     assert best_threshold(scores, many, Objective("cost"), 0.5) == 0.0
 
 
-def test_neighbouring_floats_are_told_apart():
+def test_neighbouring_floats_are_kept_apart():
     low = 0.3
     for _ in range(4):  # the middle of two is rounded to either
         high = np.nextafter(low, 1)

@@ -9,6 +9,7 @@ from clients.local_client import PERSONAL_PART, Scalars
 from clients.personal import LocalRound, PersonalClient
 from clients.state.personal_state import tensor_spec
 from strategies.arrays import Spec
+from strategies.errors import ArgumentError
 
 __all__ = ["EmaHeadClient"]
 
@@ -32,13 +33,13 @@ class EmaHeadClient(PersonalClient):
 
     Raises
     ------
-    ValueError
+    ArgumentError
         If ``head_decay`` is out of range.
     """
 
     def __init__(self, *args: Any, head_decay: float = 0.5, **kwargs: Any) -> None:
         if not 0.0 <= head_decay < 1.0:
-            raise ValueError(f"head_decay must be in [0, 1), got {head_decay}")
+            raise ArgumentError("head_decay", head_decay, "in [0, 1)")
         super().__init__(*args, **kwargs)
         self.head_decay = head_decay
 
