@@ -32,8 +32,8 @@ def flower(tmp_path):
     environment["HOME"] = str(tmp_path)
     environment["UV_CACHE_DIR"] = os.environ.get("UV_CACHE_DIR", str(Path.home() / ".cache/uv"))
     environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{environment['PATH']}"
-    for name in ("CONTROL", "HTTP"):
-        environment[f"FLWR_LOCAL_SUPERLINK_{name}_API_PORT"] = str(free_port())
+    for name in ("CONTROL", "SUPERLINK_HTTP"):  # as Flower 1.42 calls them
+        environment[f"FLWR_LOCAL_{name}_API_PORT"] = str(free_port())
     yield tmp_path, environment
     for line in subprocess.run(
         ["ps", "-eo", "pid,args"], capture_output=True, text=True
