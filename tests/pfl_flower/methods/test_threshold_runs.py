@@ -199,7 +199,7 @@ def test_a_client_without_validation_examples_has_the_fleets(monkeypatch, caplog
     assert [bool(report.dropped) for report in run.thresholds] == [False] * 4
     own = run.thresholds[1].metrics
     assert own["f1-personal"] == own["f1-global"]
-    assert "no validation examples" in caplog.text
+    assert "validation_loader is []" in caplog.text
 
 
 def test_a_fleet_without_validation_examples_uses_half(monkeypatch, caplog):
@@ -320,7 +320,7 @@ def test_histograms_that_are_none_are_left_out_with_a_reason(caplog):
     ]
     found = histograms_of(reports, 1)
     assert found.tolist() == [np.array(good).reshape(1, 2, BINS).tolist()]
-    for client, what in ((4, "399"), (3, "-10"), (2, "9 of 10"), (1, "0")):
+    for client, what in ((4, "399"), (3, "-10"), (2, "9;.* 10"), (1, "0")):
         assert re.search(rf"client {client}\b.* {what}\b", caplog.text)
     assert histograms_of([], 3).shape == (0, 3, 2, BINS)
 
