@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from clients.data_quality import DataQuality
+from clients.entries import entries_of
 from clients.evaluation import Stream
 from clients.loaders import Loader, count_examples
 from clients.local_step import Optimization
@@ -68,7 +69,7 @@ class LocalClient(NumPyClient):
     Attributes
     ----------
     entries : dict
-        The network's state dict, as views of its own tensors.
+        The network's state dict, as views of its own tensors, with one name for each.
     shared_names, personal_names : list of str
         Entries that travel, in this order; entries of scope ``personal``.
     spec : dict
@@ -92,10 +93,10 @@ class LocalClient(NumPyClient):
         details: ClientDetails = ClientDetails(),
         seed: int = 0,
     ) -> None:
-        self.entries: dict[str, Tensor] = model.state_dict()
+        self.entries = entries_of(model)
         if scopes.keys() != self.entries.keys():
             odd = sorted(scopes.keys() ^ self.entries.keys())
-            raise ValueError(f"scopes and state dict differ in {odd}")
+            raise ValueError(f"scopes and entries differ in {odd}")
         if strange := [n for n, t in self.entries.items() if t.dtype == torch.bfloat16]:
             raise ValueError(f"NumPy has no bfloat16, so these cannot travel: {strange}")
         self.model = model

@@ -11,6 +11,7 @@ from functools import cached_property, lru_cache
 from torch import Tensor, nn
 
 from clients import GraphNetwork, Scope, assign_scopes
+from clients.entries import entries_of, put_entries
 from clients.scopes import names_of
 from pfl_flower.config.errors import ConfigError
 from pfl_flower.config.run_config import RunConfig
@@ -21,7 +22,7 @@ from pfl_flower.models import Architecture, build_model
 def initial_model(architecture: Architecture, seed: int) -> tuple[nn.Module, dict[str, Tensor]]:
     """Return a network and its first values, made once a process."""
     model = build_model(architecture, seed)
-    return model, copy.deepcopy(model.state_dict())
+    return model, copy.deepcopy(entries_of(model))
 
 
 @lru_cache(maxsize=16)
@@ -55,9 +56,7 @@ class ModelSetup:
 
     def reset_model(self) -> None:
         """Put the first values into the network."""
-        entries = self.model.state_dict()  # read anew: a move to a GPU replaces the tensors
-        for name, value in self.initial.items():
-            entries[name].copy_(value)
+        put_entries(self.model, self.initial)
 
     @cached_property
     def shared_names(self) -> list[str]:

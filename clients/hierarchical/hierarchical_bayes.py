@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from clients.adaptation import ALL, take_examples
+from clients.entries import canonical_names
 from clients.evaluation import Evaluation
 from clients.inference.calibration_error import CalibratedClassification
 from clients.inference.fisher import fisher_diagonal
@@ -43,7 +44,8 @@ def prior_parameters(
     ScopeError
         If the rule selects no parameter that is trained, or one that is not shared.
     """
-    chosen = select(model, rule)
+    first = canonical_names(model)
+    chosen = {first[name] for name in select(model, rule)}
     names = tuple(n for n, p in model.named_parameters() if n in chosen and p.requires_grad)
     if not names:
         raise ScopeError(

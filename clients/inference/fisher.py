@@ -4,8 +4,9 @@ from collections.abc import Collection, Iterator, Mapping
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call, grad, vmap
+from torch.func import grad, vmap
 
+from clients.entries import entries_of, functional, other_names
 from clients.graphs.graph import GraphNetwork
 from clients.loaders import Loader
 from clients.task import Classification, Task
@@ -63,10 +64,12 @@ def fisher_diagonal(
         for name, parameter in model.named_parameters()
         if parameter.requires_grad and (names is None or name in names)
     }
-    fixed = {n: t.detach() for n, t in model.state_dict().items() if n not in parameters}
+    fixed = {n: t.detach() for n, t in entries_of(model).items() if n not in parameters}
+
+    others = other_names(model)
 
     def loss(values: Mapping[str, Tensor], inputs: Tensor, target: Tensor) -> Tensor:
-        outputs = functional_call(model, {**fixed, **values}, (inputs[None],))
+        outputs = functional(model, {**fixed, **values}, (inputs[None],), others)
         return task.criterion(outputs, target[None])
 
     gradients = vmap(grad(loss), in_dims=(None, 0, 0))

@@ -1,0 +1,59 @@
+"""Pairs of networks that are the same function of the same values, for ``breast-cancer``."""
+
+from torch import Tensor, nn
+from torch.nn.functional import linear
+
+
+class Tied(nn.Module):
+    """One tensor under two names."""
+
+    parts = {"head": ("out",)}
+
+    def __init__(self, shape: tuple[int, ...], num_classes: int) -> None:
+        super().__init__()
+        self.a, self.b, self.out = nn.Linear(30, 30), nn.Linear(30, 30), nn.Linear(30, num_classes)
+        self.b.weight = self.a.weight
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.out(self.b(self.a(x).relu()).relu())
+        return out
+
+
+class Untied(Tied):
+    """The same under one name."""
+
+    def __init__(self, shape: tuple[int, ...], num_classes: int) -> None:
+        super().__init__(shape, num_classes)
+        del self.b.weight
+
+    def forward(self, x: Tensor) -> Tensor:
+        again = linear(self.a(x).relu(), self.a.weight, self.b.bias)
+        out: Tensor = self.out(again.relu())
+        return out
+
+
+class Once(nn.Module):
+    """A block with buffers that is used twice."""
+
+    parts = {"head": ("out",)}
+
+    def __init__(self, shape: tuple[int, ...], num_classes: int) -> None:
+        super().__init__()
+        self.a = nn.Sequential(nn.Linear(30, 30), nn.BatchNorm1d(30))
+        self.out = nn.Linear(30, num_classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.out(self.a(self.a(x).relu()).relu())
+        return out
+
+
+class Twice(Once):
+    """The same block, registered under two names."""
+
+    def __init__(self, shape: tuple[int, ...], num_classes: int) -> None:
+        super().__init__(shape, num_classes)
+        self.b = self.a
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.out(self.b(self.a(x).relu()).relu())
+        return out
