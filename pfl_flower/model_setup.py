@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 
+import torch
 from torch import Tensor, nn
 
 from clients import GraphNetwork, Scope, assign_scopes
@@ -16,6 +17,8 @@ from clients.scopes import names_of
 from pfl_flower.config.errors import ConfigError
 from pfl_flower.config.run_config import RunConfig
 from pfl_flower.models import Architecture, build_model
+
+_UNKNOWN_TO_NUMPY = (torch.bfloat16, torch.float8_e4m3fn, torch.float8_e5m2)
 
 
 @lru_cache(maxsize=4)
@@ -99,13 +102,22 @@ class ModelSetup:
         ScopeError
             If a rule does not fit.
         ConfigError
-            If the network is not for such data, or not for the method.
+            If the network is not for such data, not for the method, or of a type of numbers that
+            cannot travel.
         """
         config, graph = self.config, self.config.required_schema.graph
         if isinstance(self.model, GraphNetwork) != graph:
             raise ConfigError(
                 f"model {config.model!r} is a {type(self.model).__name__}; {config.dataset!r} "
                 f"needs {'a clients.GraphNetwork' if graph else 'another network'}",
+                key="model",
+                value=config.model,
+            )
+        if odd := [n for n, values in self.initial.items() if values.dtype in _UNKNOWN_TO_NUMPY]:
+            raise ConfigError(
+                f"model {config.model!r} has entries of a type that NumPy does not know, so these "
+                f"cannot travel: {', '.join(f'{n} ({self.initial[n].dtype})' for n in odd)}; "
+                f"convert it with .float()",
                 key="model",
                 value=config.model,
             )

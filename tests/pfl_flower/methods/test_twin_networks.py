@@ -1,7 +1,9 @@
 import numpy as np
 import pytest
 
+from pfl_flower.config.errors import ConfigError
 from pfl_flower.engines import simulate
+from tests.errors import refused
 from tests.helpers import decoded, metrics_of
 
 QUICK = [
@@ -23,10 +25,10 @@ OTHERS = [
     {"method": "mr-mtl", "fraction-train": 0.5},
     {"method": "quality-weighted"},
 ]
-PAIRS = (("Tied", "Untied"), ("Twice", "Once"))
+PAIRS = (("Tied", "Untied"), ("Twice", "Once"), ("Scalar", "LengthOne"))
 
 
-def run(network, options):
+def run(network, options, folder):
     config = {
         "dataset": "breast-cancer",
         "model": f"tests.pfl_flower.methods.twin_networks:{network}",
@@ -36,27 +38,33 @@ def run(network, options):
         "learning-rate": 0.05,
         **options,
     }
-    return simulate(config, 3)
+    return simulate(config, 3, folder=folder)
 
 
-def assert_twins(pair, options):
-    one, other = run(pair[0], options), run(pair[1], options)
+def assert_twins(pair, options, folder):
+    one, other = (run(network, options, folder / network) for network in pair)
     assert [metrics_of(r) for r in one] == [metrics_of(r) for r in other]
     for left, right in zip(one, other, strict=True):
         arrays, others = decoded(left.arrays), decoded(right.arrays)
         assert arrays.keys() == others.keys()
         for name, values in arrays.items():
-            np.testing.assert_array_equal(values, others[name])
+            np.testing.assert_array_equal(values.ravel(), others[name].ravel())
 
 
 @pytest.mark.parametrize("pair", PAIRS)
 @pytest.mark.parametrize("options", QUICK, ids=lambda o: o["method"])
-def test_a_tensor_with_two_names_is_one_tensor(pair, options):
-    assert_twins(pair, options)
+def test_twins_get_the_same_numbers(pair, options, tmp_path):
+    assert_twins(pair, options, tmp_path)
 
 
 @pytest.mark.integration
 @pytest.mark.parametrize("pair", PAIRS)
 @pytest.mark.parametrize("options", OTHERS, ids=lambda o: o["method"])
-def test_a_tensor_with_two_names_is_one_tensor_in_other_methods(pair, options):
-    assert_twins(pair, options)
+def test_twins_get_the_same_numbers_in_other_methods(pair, options, tmp_path):
+    assert_twins(pair, options, tmp_path)
+
+
+def test_a_network_of_bfloat16_is_refused_before_round_1():
+    model = "tests.pfl_flower.methods.twin_networks:bfloat16"
+    with refused(ConfigError, key="model", value=model):
+        run("bfloat16", {"method": "fedavg"}, None)

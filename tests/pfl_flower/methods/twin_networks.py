@@ -1,5 +1,6 @@
 """Pairs of networks that are the same function of the same values, for ``breast-cancer``."""
 
+import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
@@ -30,6 +31,33 @@ class Untied(Tied):
         again = linear(self.a(x).relu(), self.a.weight, self.b.bias)
         out: Tensor = self.out(again.relu())
         return out
+
+
+class Scalar(nn.Module):
+    """A parameter without dimensions."""
+
+    parts = {"head": ("out",)}
+    shape: tuple[int, ...] = ()
+
+    def __init__(self, shape: tuple[int, ...], num_classes: int) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(self.shape))
+        self.a, self.out = nn.Linear(30, 30), nn.Linear(30, num_classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.out(self.scale * self.a(x).relu())
+        return out
+
+
+class LengthOne(Scalar):
+    """The same, of length 1."""
+
+    shape = (1,)
+
+
+def bfloat16(shape: tuple[int, ...], num_classes: int) -> nn.Module:
+    """A network of numbers that NumPy does not know."""
+    return nn.Linear(30, num_classes).to(torch.bfloat16)
 
 
 class Once(nn.Module):
