@@ -68,3 +68,25 @@ def test_a_network_of_bfloat16_is_refused_before_round_1():
     model = "tests.pfl_flower.methods.twin_networks:bfloat16"
     with refused(ConfigError, key="model", value=model):
         run("bfloat16", {"method": "fedavg"}, None)
+
+
+@pytest.mark.parametrize("pair", [("Recurrent", "Unrolled"), ("InPlace", "OutOfPlace")])
+@pytest.mark.parametrize("method", ["lifelong", "hierarchical-bayes"])
+def test_a_network_that_vmap_cannot_map_gets_its_gradients_in_a_loop(pair, method):
+    options = {"method": method, "prior": "all"} if method != "lifelong" else {"method": method}
+    for one, other in zip(*(run(network, options, None) for network in pair), strict=True):
+        arrays, others = decoded(one.arrays), decoded(other.arrays)
+        for name, values in arrays.items():
+            np.testing.assert_allclose(values, others[name], rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("method", ["lifelong", "hierarchical-bayes"])
+def test_batch_norm_without_statistics_is_refused_where_examples_need_gradients(method):
+    with refused(ConfigError, key="model"):
+        run("NoStatistics", {"method": method}, None)
+
+
+def test_a_loop_of_gradients_is_announced_before_round_1(caplog):
+    with caplog.at_level("WARNING", logger="flwr"):
+        run("Recurrent", {"method": "lifelong", "num-server-rounds": 1}, None)
+        assert any("one after another" in record.getMessage() for record in caplog.records)

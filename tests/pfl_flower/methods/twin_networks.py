@@ -85,3 +85,64 @@ class Twice(Once):
     def forward(self, x: Tensor) -> Tensor:
         out: Tensor = self.out(self.b(self.a(x).relu()).relu())
         return out
+
+
+class Recurrent(nn.Module):
+    """A GRU over the first 30 values, which ``vmap`` cannot map."""
+
+    parts = {"head": ("out",)}
+
+    def __init__(self, shape: tuple[int, ...], num_classes: int) -> None:
+        super().__init__()
+        self.r = nn.GRU(3, 8, batch_first=True)
+        self.out = nn.Linear(8, num_classes)
+
+    def steps(self, x: Tensor) -> Tensor:
+        found: Tensor = self.r(x)[0][:, -1]
+        return found
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.out(self.steps(x.reshape(len(x), 10, 3)))
+        return out
+
+
+class Unrolled(Recurrent):
+    """The same, written out, which ``vmap`` can map."""
+
+    def steps(self, x: Tensor) -> Tensor:
+        layer, state = list(self.r.parameters()), x.new_zeros(len(x), 8)
+        for at in range(x.shape[1]):
+            i = linear(x[:, at], *layer[::2]).chunk(3, 1)
+            h = linear(state, *layer[1::2]).chunk(3, 1)
+            reset, update = (i[0] + h[0]).sigmoid(), (i[1] + h[1]).sigmoid()
+            state = (1 - update) * (i[2] + reset * h[2]).tanh() + update * state
+        return state
+
+
+class InPlace(Once):
+    """A forward pass that writes in its input, and looks at values."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        x[:, 0] = 0.0
+        if float(x.detach().sum()) > 1e9:
+            x = x / 2
+        out: Tensor = super().forward(x)
+        return out
+
+
+class OutOfPlace(Once):
+    """The same without either."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        mask = torch.ones(30, device=x.device)
+        mask[0] = 0.0
+        out: Tensor = super().forward(x * mask)
+        return out
+
+
+class NoStatistics(Once):
+    """Batch norm without running statistics."""
+
+    def __init__(self, shape: tuple[int, ...], num_classes: int) -> None:
+        super().__init__(shape, num_classes)
+        self.a[1] = nn.BatchNorm1d(30, track_running_stats=False)
