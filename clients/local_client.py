@@ -14,6 +14,7 @@ from clients.entries import entries_of
 from clients.evaluation import Stream
 from clients.loaders import Loader, count_examples
 from clients.local_step import Optimization
+from clients.normalization import check_variances, settle_spectral_norm
 from clients.proximal import ProximalRule, ProximalTerm
 from clients.rng import Seeded
 from clients.scopes import Scope, names_of
@@ -164,13 +165,14 @@ class LocalClient(NumPyClient):
         Raises
         ------
         ValueError
-            If an array has a wrong shape.
+            If an array has a wrong shape, or a running variance is negative.
         """
         if len(parameters) != len(self.shared_names):
             raise ValueError(
                 f"received {len(parameters)} arrays instead of the {len(self.shared_names)} that "
                 f"are not personal: {self.shared_names}"
             )
+        check_variances(dict(zip(self.shared_names, parameters, strict=True)))
         for name, values in zip(self.shared_names, parameters, strict=True):
             if tuple(values.shape) != tuple(self.entries[name].shape):
                 raise ValueError(
@@ -179,12 +181,11 @@ class LocalClient(NumPyClient):
                 )
             # A received array may be a read-only view of the message; torch wants its own.
             self.entries[name].copy_(torch.from_numpy(values.copy()))
-        if not stored or not self.keeps_state:
-            return None
-        snapshot = self.state.load(self.spec, before)
+        snapshot = self.state.load(self.spec, before) if stored and self.keeps_state else None
         if snapshot is not None:
             for name, tensor in snapshot.part(PERSONAL_PART).items():
                 self.entries[name].copy_(tensor)
+        settle_spectral_norm(self.model, self.shared_names)
         return snapshot
 
     def proximal_terms(self) -> list[ProximalTerm]:

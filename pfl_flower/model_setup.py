@@ -9,14 +9,17 @@ from dataclasses import dataclass
 from functools import cached_property, lru_cache
 
 import torch
+from flwr.app import ArrayRecord
 from torch import Tensor, nn
 
 from clients import GraphNetwork, Scope, assign_scopes
 from clients.entries import entries_of, put_entries
+from clients.normalization import settle_spectral_norm, spectral_vectors
 from clients.scopes import names_of
 from pfl_flower.config.errors import ConfigError
 from pfl_flower.config.run_config import RunConfig
 from pfl_flower.models import Architecture, build_model
+from strategies.arrays import encode, view
 
 _UNKNOWN_TO_NUMPY = (torch.bfloat16, torch.float8_e4m3fn, torch.float8_e5m2)
 
@@ -60,6 +63,19 @@ class ModelSetup:
     def reset_model(self) -> None:
         """Put the first values into the network."""
         put_entries(self.model, self.initial)
+
+    def settled(self, arrays: ArrayRecord) -> ArrayRecord:
+        """Return final arrays, the vectors of spectral norm being those of the weights."""
+        names = [n for n in spectral_vectors(self.model) if n in arrays]
+        if not names:
+            return arrays
+        self.reset_model()
+        received = {n: torch.from_numpy(view(a).copy()) for n, a in arrays.items()}
+        put_entries(self.model, {n: t for n, t in received.items() if n in self.initial})
+        settle_spectral_norm(self.model, names)
+        entries = entries_of(self.model)
+        new = {n: encode(entries[n].cpu().numpy()) for n in names}
+        return ArrayRecord({n: new.get(n, array) for n, array in arrays.items()})
 
     @cached_property
     def shared_names(self) -> list[str]:

@@ -15,6 +15,7 @@ from clients.inference.fisher import fisher_diagonal
 from clients.inference.gaussian_posterior import Gaussian, PosteriorAverage, Values
 from clients.loaders import Loader
 from clients.local_client import PERSONAL_PART, Scalars
+from clients.normalization import settle_spectral_norm
 from clients.personal import LocalRound, PersonalClient
 from clients.proximal import ProximalTerm
 from clients.scopes import Scope, ScopeError, names_of, select
@@ -158,6 +159,8 @@ class HierarchicalBayesClient(PersonalClient):
         for name in own:
             self.entries[name].copy_(own[name])
             self._precision[name] = precision[name].to(self.entries[name].device)
+        if own:
+            settle_spectral_norm(self.model, self.shared_names)
 
     def _read_prior(self) -> None:
         """Take the received prior; before it has seen examples, a client's posterior is that."""

@@ -11,6 +11,7 @@ from clients.entries import entries_of, functional, put_entries
 from clients.evaluation import Evaluation
 from clients.local_client import Scalars
 from clients.local_step import Step
+from clients.normalization import settle_spectral_norm
 from clients.personal import LocalRound
 from clients.personalized_models.local_model import LocalModelClient, Values
 from clients.proximal import ProximalTerm
@@ -134,6 +135,7 @@ class APFLClient(LocalModelClient):
         received, alpha = self._values(), self._alpha(current.before)
         own = self._own("own", current.before, received)
         self._put(mix(own, received, alpha, dict(self.model.named_parameters())))
+        settle_spectral_norm(self.model)
         return {}, None  # alpha is personal: it is not reported
 
     def adaptation(self) -> tuple[frozenset[Scope], list[ProximalTerm]]:
