@@ -35,8 +35,8 @@ def check_variances(arrays: Mapping[str, NDArray[Any]]) -> None:
                 name,
                 float(values.min()),
                 "at least 0, since it is a variance. A server that adds noise or takes steps of "
-                "its own must leave buffers out: keep normalization personal (personal='norm' beside "
-                "what is), or use norm='group'",
+                "its own must leave buffers out: keep normalization personal (personal='norm', "
+                "beside what else is), or use norm='group'",
             )
 
 
