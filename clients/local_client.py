@@ -10,9 +10,11 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from clients.data_quality import DataQuality
+from clients.entries import entries_of
 from clients.evaluation import Stream
 from clients.loaders import Loader, count_examples
 from clients.local_step import Optimization
+from clients.normalization import check_variances, settle_spectral_norm
 from clients.proximal import ProximalRule, ProximalTerm
 from clients.rng import Seeded
 from clients.scopes import Scope, names_of
@@ -81,7 +83,7 @@ class LocalClient(NumPyClient):
     Attributes
     ----------
     entries : dict
-        The network's state dict, as views of its own tensors.
+        The network's state dict, as views of its own tensors, with one name for each.
     shared_names, personal_names : list of str
         Entries that travel, in this order; entries of scope ``personal``.
     spec : dict
@@ -105,7 +107,7 @@ class LocalClient(NumPyClient):
         details: ClientDetails = ClientDetails(),
         seed: int = 0,
     ) -> None:
-        self.entries: dict[str, Tensor] = model.state_dict()
+        self.entries = entries_of(model)
         if scopes.keys() != self.entries.keys():
             odd = sorted(scopes.keys() ^ self.entries.keys())
             raise ArgumentError("scopes", odd, "given for exactly the entries of the state dict")
@@ -178,20 +180,21 @@ class LocalClient(NumPyClient):
         Raises
         ------
         ArgumentError
-            If an array has a wrong shape.
+            If an array has a wrong shape, or a running variance is negative.
         """
-        for name, values in by_name(self.shared_names, parameters).items():
+        received = by_name(self.shared_names, parameters)
+        check_variances(received)
+        for name, values in received.items():
             found, expected = tuple(values.shape), tuple(self.entries[name].shape)
             if found != expected:
                 raise ArgumentError(f"shape of {name}", found, f"{expected}")
             # A received array may be a read-only view of the message; torch wants its own.
             self.entries[name].copy_(torch.from_numpy(values.copy()))
-        if not stored or not self.keeps_state:
-            return None
-        snapshot = self.state.load(self.spec, before)
+        snapshot = self.state.load(self.spec, before) if stored and self.keeps_state else None
         if snapshot is not None:
             for name, tensor in snapshot.part(PERSONAL_PART).items():
                 self.entries[name].copy_(tensor)
+        settle_spectral_norm(self.model, self.shared_names)
         return snapshot
 
     def proximal_terms(self) -> list[ProximalTerm]:

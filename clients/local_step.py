@@ -11,8 +11,9 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call, grad_and_value
+from torch.func import grad_and_value
 
+from clients.entries import functional
 from clients.proximal import Anchors, proximal_step
 from strategies.errors import ArgumentError
 
@@ -120,7 +121,7 @@ def gradient(
     buffers: Tensors,
     inputs: Any,
     targets: Tensor,
-    tied: bool = True,
+    others: Mapping[str, tuple[str, ...]] | None = None,
 ) -> tuple[Tensor, Tensors, Tensors]:
     """Return the mean loss of a batch, its gradient, and the buffers after the forward pass.
 
@@ -135,12 +136,12 @@ def gradient(
         Name -> tensor; not changed.
     inputs, targets
         Of the batch.
-    tied : bool, default True
-        Whether one tensor of the model may have several names; False saves the look for it.
+    others : mapping, optional
+        :func:`clients.entries.other_names` of the model; given, they are not looked for again.
     """
     leaves = {name: value.detach().requires_grad_() for name, value in parameters.items()}
     after = {name: value.clone() for name, value in buffers.items()}
-    outputs = functional_call(model, {**leaves, **after}, (inputs,), tie_weights=tied)
+    outputs = functional(model, {**leaves, **after}, (inputs,), others)
     loss = criterion(outputs, targets)
     found = torch.autograd.grad(loss, list(leaves.values()), allow_unused=True)
     gradients = {
@@ -162,7 +163,7 @@ def stackable_gradient(
 
     def loss_of(values: Tensors) -> tuple[Tensor, Tensors]:
         after = {name: value.clone() for name, value in buffers.items()}
-        outputs = functional_call(model, {**values, **after}, (inputs,))
+        outputs = functional(model, {**values, **after}, (inputs,))
         return criterion(outputs, targets), after
 
     gradients, (loss, after) = grad_and_value(loss_of, has_aux=True)(parameters)

@@ -27,6 +27,8 @@ from fnmatch import fnmatchcase
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
+from clients.entries import canonical_names
+
 __all__ = ["Scope", "ScopeError", "assign_scopes", "components", "select"]
 
 Parts = Mapping[str, Sequence[str]]
@@ -168,6 +170,9 @@ def assign_scopes(
 ) -> dict[str, Scope]:
     """Return the scope of every entry of ``model.state_dict()``, buffers included.
 
+    A tensor that has several names there (tied weights, a module registered twice) is one entry,
+    under the first of them.
+
     Parameters
     ----------
     model : nn.Module
@@ -188,8 +193,8 @@ def assign_scopes(
     Raises
     ------
     ScopeError
-        If a rule matches nothing, if an entry has no scope or two, or if two entries that are
-        one tensor (tied weights) have different scopes.
+        If a rule matches nothing, if an entry has no scope or two, if two names of one tensor
+        (tied weights) have different scopes, or if two tensors share their memory.
     """
     tensors = _tensors(model)
     chosen = {Scope.PERSONAL: select(model, personal, parts)}
@@ -213,8 +218,9 @@ def assign_scopes(
                 scopes=having,
             )
         scopes[name] = having[0]
-    _check_tied(tensors, scopes)
-    return scopes
+    first = canonical_names(model)
+    _check_tied(tensors, scopes, first)
+    return {name: scope for name, scope in scopes.items() if first[name] == name}
 
 
 def names_of(scopes: Mapping[str, Scope], *wanted: Scope) -> list[str]:
@@ -234,7 +240,9 @@ def _tensors(model: nn.Module) -> dict[str, Tensor]:
     return state
 
 
-def _check_tied(tensors: Mapping[str, Tensor], scopes: Mapping[str, Scope]) -> None:
+def _check_tied(
+    tensors: Mapping[str, Tensor], scopes: Mapping[str, Scope], names: Mapping[str, str]
+) -> None:
     first: dict[int, str] = {}
     for name, tensor in tensors.items():
         if tensor.numel() == 0:
@@ -246,6 +254,13 @@ def _check_tied(tensors: Mapping[str, Tensor], scopes: Mapping[str, Scope]) -> N
                 "entries need the same scope",
                 entries=[other, name],
                 scopes=[scopes[other], scopes[name]],
+            )
+        if names[other] != names[name] and tensor.shape == tensors[other].shape:
+            raise ScopeError(
+                f"{other!r} and {name!r} are two tensors in the same memory, so that training one "
+                "would overwrite the other; tie them by assigning the parameter itself, such as "
+                "layer.weight = other.weight",
+                entries=[other, name],
             )
 
 

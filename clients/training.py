@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from clients.entries import other_names
 from clients.loaders import Batch, Loader, merge_lone_examples
 from clients.local_step import LocalState, Optimization, Step, gradient, local_step
 from clients.proximal import ProximalTerm, anchors_of
@@ -181,7 +182,7 @@ def _train_phase(
     anchors = anchors_of(proximal_terms, state.parameters)
     live_norms = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.training]
     device = device_of(model)
-    differentiate = partial(gradient, tied=has_tied(model))
+    differentiate = partial(gradient, others=other_names(model))
     total, count = torch.zeros((), device=device), 0
     for batch in _batches(loader, phase, merge=bool(live_norms)):
         inputs, targets = batch[0].to(device), batch[-1].to(device)
@@ -270,12 +271,6 @@ def _check_finite(model: nn.Module) -> None:
             continue
         if not bool(torch.isfinite(tensor).all()):
             raise TrainingDivergedError(f"{name!r} is not finite after training")
-
-
-def has_tied(model: nn.Module) -> bool:
-    """Return whether a tensor of a model has several names."""
-    named = [parameter for _, parameter in model.named_parameters(remove_duplicate=False)]
-    return len(set(named)) < len(named)
 
 
 def device_of(model: nn.Module) -> torch.device:

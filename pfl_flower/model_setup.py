@@ -8,20 +8,27 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 
+import torch
+from flwr.app import ArrayRecord
 from torch import Tensor, nn
 
 from clients import GraphNetwork, Scope, assign_scopes
+from clients.entries import entries_of, put_entries
+from clients.normalization import settle_spectral_norm, spectral_vectors
 from clients.scopes import names_of
 from pfl_flower.config.errors import ConfigError
 from pfl_flower.config.run_config import RunConfig
 from pfl_flower.models import Architecture, build_model
+from strategies.arrays import encode, view
+
+_UNKNOWN_TO_NUMPY = (torch.bfloat16, torch.float8_e4m3fn, torch.float8_e5m2)
 
 
 @lru_cache(maxsize=4)
 def initial_model(architecture: Architecture, seed: int) -> tuple[nn.Module, dict[str, Tensor]]:
     """Return a network and its first values, made once a process."""
     model = build_model(architecture, seed)
-    return model, copy.deepcopy(model.state_dict())
+    return model, copy.deepcopy(entries_of(model))
 
 
 @lru_cache(maxsize=16)
@@ -55,9 +62,20 @@ class ModelSetup:
 
     def reset_model(self) -> None:
         """Put the first values into the network."""
-        entries = self.model.state_dict()  # read anew: a move to a GPU replaces the tensors
-        for name, value in self.initial.items():
-            entries[name].copy_(value)
+        put_entries(self.model, self.initial)
+
+    def settled(self, arrays: ArrayRecord) -> ArrayRecord:
+        """Return final arrays, the vectors of spectral norm being those of the weights."""
+        names = [n for n in spectral_vectors(self.model) if n in arrays]
+        if not names:
+            return arrays
+        self.reset_model()
+        received = {n: torch.from_numpy(view(a).copy()) for n, a in arrays.items()}
+        put_entries(self.model, {n: t for n, t in received.items() if n in self.initial})
+        settle_spectral_norm(self.model, names)
+        entries = entries_of(self.model)
+        new = {n: encode(entries[n].cpu().numpy()) for n in names}
+        return ArrayRecord({n: new.get(n, array) for n, array in arrays.items()})
 
     @cached_property
     def shared_names(self) -> list[str]:
@@ -100,13 +118,22 @@ class ModelSetup:
         ScopeError
             If a rule does not fit.
         ConfigError
-            If the network is not for such data, or not for the method.
+            If the network is not for such data, not for the method, or of a type of numbers that
+            cannot travel.
         """
         config, graph = self.config, self.config.required_schema.graph
         if isinstance(self.model, GraphNetwork) != graph:
             raise ConfigError(
                 f"model {config.model!r} is a {type(self.model).__name__}; {config.dataset!r} "
                 f"needs {'a clients.GraphNetwork' if graph else 'another network'}",
+                key="model",
+                value=config.model,
+            )
+        if odd := [n for n, values in self.initial.items() if values.dtype in _UNKNOWN_TO_NUMPY]:
+            raise ConfigError(
+                f"model {config.model!r} has entries of a type that NumPy does not know, so these "
+                f"cannot travel: {', '.join(f'{n} ({self.initial[n].dtype})' for n in odd)}; "
+                f"convert it with .float()",
                 key="model",
                 value=config.model,
             )

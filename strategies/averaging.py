@@ -4,6 +4,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from logging import INFO
 from typing import Any, Literal
 
+import numpy as np
 from flwr.app import Array, ArrayRecord
 from flwr.common.logger import log
 from numpy.typing import NDArray
@@ -127,7 +128,7 @@ class PartialAveraging(ClientStrategy):
         return arrays
 
     def _with_momentum(self, key: str, before: NDArray[Any], mean: NDArray[Any]) -> NDArray[Any]:
-        step = before - mean
+        step = np.asarray(before - mean)  # of 0 dimensions NumPy makes a scalar
         if key in self._velocity:
             step += self.server_momentum * self._velocity[key]
         self._velocity[key] = step

@@ -5,8 +5,8 @@ import math
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 
+from clients.entries import functional
 from clients.graphs.graph import GraphNetwork
 from clients.scopes import NORM
 from clients.task import Task
@@ -68,7 +68,7 @@ def start_gradient(
     total: Tensor | None = None
     for x, y in zip(inputs.tensor_split(blocks), targets.tensor_split(blocks), strict=True):
         buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
-        outputs = functional_call(model, {**parameters, **buffers}, (x.to(device),))
+        outputs = functional(model, {**parameters, **buffers}, (x.to(device),))
         loss = balanced_loss(outputs, y.to(device), task) * (len(y) / len(targets))
         found = torch.autograd.grad(loss, [parameters[n] for n in names], allow_unused=True)
         parts = [

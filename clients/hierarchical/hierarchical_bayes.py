@@ -8,12 +8,14 @@ import torch
 from torch import nn
 
 from clients.adaptation import ALL, take_examples
+from clients.entries import canonical_names
 from clients.evaluation import Evaluation
 from clients.inference.calibration_error import CalibratedClassification
 from clients.inference.fisher import fisher_diagonal
 from clients.inference.gaussian_posterior import Gaussian, PosteriorAverage, Values
 from clients.loaders import Loader
 from clients.local_client import PERSONAL_PART, Scalars
+from clients.normalization import settle_spectral_norm
 from clients.personal import LocalRound, PersonalClient
 from clients.proximal import ProximalTerm
 from clients.scopes import Scope, ScopeError, names_of, select
@@ -47,7 +49,8 @@ def prior_parameters(
     ScopeError
         If the rule selects no parameter that is trained, or one that is not shared.
     """
-    chosen = select(model, rule)
+    first = canonical_names(model)
+    chosen = {first[name] for name in select(model, rule)}
     names = tuple(n for n, p in model.named_parameters() if n in chosen and p.requires_grad)
     if not names:
         raise ScopeError(
@@ -163,6 +166,8 @@ class HierarchicalBayesClient(PersonalClient):
         for name in own:
             self.entries[name].copy_(own[name])
             self._precision[name] = precision[name].to(self.entries[name].device)
+        if own:
+            settle_spectral_norm(self.model, self.shared_names)
 
     def _read_prior(self) -> None:
         """Take the received prior; before it has seen examples, a client's posterior is that."""

@@ -64,8 +64,15 @@ class CalibratedClassification(Classification):
         answers = super().sums(outputs, targets)
         if bool(answers.isnan().any()):
             return torch.full((1 + BINS,), math.nan, dtype=torch.float64)
-        confidence, chosen = outputs.softmax(dim=1).max(dim=1)
-        return torch.cat([answers, calibration_gaps(confidence, chosen == targets)])
+        count = len(outputs)
+        if outputs.numel() == count:  # one output, the logit of class 1
+            positive = outputs.reshape(count).sigmoid()
+            chances = torch.stack([1 - positive, positive], dim=1)
+        else:
+            chances = outputs.softmax(dim=1)
+        confidence, chosen = chances.max(dim=1)
+        right = chosen == targets.reshape(count)
+        return torch.cat([answers, calibration_gaps(confidence, right)])
 
     def scores(self, sums: Tensor, count: int) -> dict[str, float]:
         """Return the accuracy and the calibration error."""

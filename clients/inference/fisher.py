@@ -4,9 +4,9 @@ from collections.abc import Collection, Iterator, Mapping
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call, grad, vmap
 
 from clients.graphs.graph import GraphNetwork
+from clients.inference.example_gradients import ExampleGradients
 from clients.loaders import Loader
 from clients.task import Classification, Task
 from clients.training import device_of
@@ -38,6 +38,7 @@ def fisher_diagonal(
     not vanish if the model fits its labels. The gradient of every example is squared separately
     (the square of a batch's mean gradient is too small, by about the batch size). The model is in
     eval mode during the computation: batch norm uses its running statistics, dropout is off.
+    Where ``vmap`` cannot differentiate the network, examples are taken one after another.
 
     Parameters
     ----------
@@ -63,29 +64,23 @@ def fisher_diagonal(
         for name, parameter in model.named_parameters()
         if parameter.requires_grad and (names is None or name in names)
     }
-    fixed = {n: t.detach() for n, t in model.state_dict().items() if n not in parameters}
-
-    def loss(values: Mapping[str, Tensor], inputs: Tensor, target: Tensor) -> Tensor:
-        outputs = functional_call(model, {**fixed, **values}, (inputs[None],))
-        return task.criterion(outputs, target[None])
-
-    gradients = vmap(grad(loss), in_dims=(None, 0, 0))
     found = {name: torch.zeros_like(value) for name, value in parameters.items()}
     size = _at_once(model, parameters)
     was_training, count = model.training, 0
     model.eval()
+    gradients = ExampleGradients(model, task, parameters)
     try:
         for inputs in _gathered(loader, size, device_of(model)):
             count += len(inputs)
             with torch.no_grad():
-                targets, shares = task.outcomes(model(inputs))
+                targets, shares = task.outcomes(model(inputs.clone()))  # it may write in them
             if samples:
                 targets, shares = _draw(targets, shares, samples)
             # every pair of an outcome and an example, as many at once as memory allows
             places = torch.arange(len(inputs), device=inputs.device).repeat(len(targets))
             flat = (places, targets.reshape(-1), shares.reshape(-1))
             for place, target, share in zip(*(torch.split(t, size) for t in flat), strict=True):
-                for name, each in gradients(parameters, inputs[place], target).items():
+                for name, each in gradients(inputs[place], target).items():
                     found[name] += torch.einsum("n,n...->...", share, each.square())
     finally:
         model.train(was_training)

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 
+from clients.entries import functional
 from clients.proximal import ProximalTerm
 from clients.task import Classification, Task
 
@@ -114,5 +114,5 @@ class PosteriorAverage(nn.Module):
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Return averaged outputs in the form of one model's: log probabilities or numbers."""
-        outputs = [functional_call(self.model, values, (inputs,)) for values in self.draws]
+        outputs = [functional(self.model, values, (inputs,)) for values in self.draws]
         return self.average(torch.stack(outputs))

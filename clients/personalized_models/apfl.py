@@ -6,11 +6,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 
+from clients.entries import entries_of, functional, put_entries
 from clients.evaluation import Evaluation
 from clients.local_client import Scalars
 from clients.local_step import Step
+from clients.normalization import settle_spectral_norm
 from clients.personal import LocalRound
 from clients.personalized_models.local_model import LocalModelClient, Values
 from clients.proximal import ProximalTerm
@@ -53,7 +54,7 @@ class Mixture(nn.Module):
             name: self.alpha * own + (1 - self.alpha) * shared[name].detach()
             for name, own in self.own.named_parameters()
         }
-        return self.shared(inputs), functional_call(self.own, mixed, (inputs,))
+        return self.shared(inputs), functional(self.own, mixed, (inputs,))
 
 
 def mix(own: Values, shared: Values, alpha: float, parameters: Collection[str]) -> Values:
@@ -103,7 +104,7 @@ class APFLClient(LocalModelClient):
         received = self._values()
         alpha = torch.tensor(self._alpha(current.before))
         own = copy.deepcopy(self.model)
-        own.load_state_dict(self._own("own", current.before, received))
+        put_entries(own, self._own("own", current.before, received))
         model = Mixture(self.model, own, alpha)
         model.alpha.requires_grad_(self.mixing is None)
         rate = self.optimization.learning_rate
@@ -131,7 +132,7 @@ class APFLClient(LocalModelClient):
                 criterion=criterion,
                 after_step=after_step,
             )
-        kept = {f"own/{n}": t.detach().cpu().clone() for n, t in own.state_dict().items()}
+        kept = {f"own/{n}": t.detach().cpu().clone() for n, t in entries_of(own).items()}
         return loss / 2, kept | {"mixing/alpha": model.alpha.detach().cpu()}
 
     def personalize(self, current: LocalRound) -> tuple[Scalars, Evaluation | None]:
@@ -139,6 +140,7 @@ class APFLClient(LocalModelClient):
         received, alpha = self._values(), self._alpha(current.before)
         own = self._own("own", current.before, received)
         self._put(mix(own, received, alpha, dict(self.model.named_parameters())))
+        settle_spectral_norm(self.model)
         return {}, None  # alpha is personal: it is not reported
 
     def adaptation(self) -> tuple[frozenset[Scope], list[ProximalTerm]]:

@@ -19,9 +19,9 @@ from pathlib import Path
 import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save as serialize
 from torch import Tensor
 
+from strategies.array_file import array_bytes
 from strategies.arrays import Spec, difference
 
 FORMAT = "1"
@@ -143,9 +143,9 @@ def write_file(path: Path, snapshot: Snapshot, identity: Mapping[str, str]) -> N
         If the disk refuses. An existing file is intact.
     """
     metadata = {**identity, "round": str(snapshot.round), "run": snapshot.run}
-    arrays = {n: np.asarray(t.numpy(), order="C") for n, t in snapshot.arrays.items()}
+    arrays = {n: t.numpy() for n, t in snapshot.arrays.items()}
     metadata["checksum"] = _checksum(metadata, arrays)
-    write_bytes(path, serialize(arrays, metadata=metadata))
+    write_bytes(path, array_bytes(arrays, metadata))
 
 
 def write_bytes(path: Path, content: bytes) -> None:

@@ -11,6 +11,7 @@ import torch
 from flwr.app import Context
 
 from clients import ClientDetails, PersonalClient, PersonalState, bind, in_memory_loader
+from clients.entries import put_entries
 from clients.evaluation import Stream
 from clients.graphs.graph import Graph
 from clients.loaders import Loader
@@ -95,7 +96,7 @@ def build_client(
     setup = model_setup(config)
     model = copy.deepcopy(setup.model) if private_copy else setup.model
     if private_copy:
-        model.load_state_dict(setup.initial)
+        put_entries(model, setup.initial)
     else:
         setup.reset_model()
     bind(model, data.graph, config.whole_graph, config.fanout)

@@ -7,6 +7,7 @@ from clients.hierarchical.hierarchical_bayes import HierarchicalBayesClient, pri
 from clients.hierarchical.hierarchical_linear import HierarchicalLinearClient, check_protocol
 from pfl_flower.config.validators import between, choice, key
 from pfl_flower.methods.method import LOCAL_MODEL, Method, MethodKeys
+from pfl_flower.models.single_examples import check_example_gradients
 from pfl_flower.results.hierarchical import write_shrinkage
 from strategies import HierarchicalBayes, HierarchicalLinear
 from strategies.hierarchical.linear_arrays import PROTOCOLS
@@ -89,8 +90,11 @@ class HierarchicalBayesKeys(MethodKeys):
         return prior_parameters(setup.model, self.prior, setup.scopes)
 
     def check_model(self, setup: "ModelSetup") -> None:
-        """Refuse a rule that selects no parameter, or one that is not shared."""
-        self.prior_names(setup)
+        """Refuse a rule that selects no parameter, or one that is not shared.
+
+        Refuse a network in which an example has no gradient of its own, too.
+        """
+        check_example_gradients(setup, self.prior_names(setup))
 
     def personal_names(self, setup: "ModelSetup") -> list[str]:
         """Return what is personal, and what has a prior."""

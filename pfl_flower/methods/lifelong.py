@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING, Any
 from clients.lifelong.lifelong import LifelongClient
 from pfl_flower.config.validators import between, choice, key, number_or
 from pfl_flower.methods.method import LOCAL_MODEL, Method, MethodKeys
+from pfl_flower.models.single_examples import check_example_gradients
 
 if TYPE_CHECKING:
     from pfl_flower.client.build import ClientBuild
+    from pfl_flower.model_setup import ModelSetup
 
 
 @dataclass(frozen=True)
@@ -31,6 +33,11 @@ class LifelongKeys(MethodKeys):
     task_changes: str = key(
         "announced", "how lifelong learns of changes", choice("announced", "detected")
     )
+
+    def check_model(self, setup: "ModelSetup") -> None:
+        """Refuse a network in which an example has no gradient of its own."""
+        if self.lambda_ != 0.0:
+            check_example_gradients(setup)
 
     def client_arguments(self, build: "ClientBuild") -> dict[str, Any]:
         """Return the strength, and which task it is where the data announce it."""

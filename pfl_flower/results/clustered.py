@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors.numpy import save
 
 from pfl_flower.results.method_run import MethodRun
 from pfl_flower.utils.files import write_bytes, write_csv
 from strategies import NO_GROUP, Grouping
+from strategies.array_file import array_bytes
 from strategies.arrays import view
 
 
@@ -91,11 +91,11 @@ def write_groups(folder: Path, runs: Sequence[MethodRun]) -> None:
     write_csv(folder / "clusters.csv", rows)
     if runs[0].grouping is not None:
         models = {
-            f"{group}/{name}": np.array(view(array))
+            f"{group}/{name}": view(array)
             for group, record in runs[0].grouping.models.items()
             for name, array in record.items()
         }
-        write_bytes(folder / "groups.safetensors", save(models))
+        write_bytes(folder / "groups.safetensors", array_bytes(models))
     for place, run in enumerate(runs):
         if run.grouping is not None and run.grouping.similarity is not None:
             write_similarity(folder, run.grouping, f"{run.method}-" if place else "")

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors.numpy import save
 
 from clients.adaptation import ALL
 from pfl_flower.results.lifelong import STREAM_SCORES, num_phases, stream_scores
@@ -20,6 +19,7 @@ from pfl_flower.results.thresholds import (
 )
 from pfl_flower.utils.files import file_name, under_home, write_bytes, write_csv, write_json
 from pfl_flower.utils.text import commonest
+from strategies.array_file import array_bytes
 from strategies.arrays import view
 from strategies.protocol import GROUP
 
@@ -127,8 +127,8 @@ def write(folder: Path, runs: Sequence[MethodRun]) -> None:
     ]
     if streams:
         write_csv(folder / "stream.csv", streams)
-    arrays = {name: np.array(view(array)) for name, array in runs[0].arrays.items()}
-    write_bytes(folder / "shared.safetensors", save(arrays))
+    arrays = {name: view(array) for name, array in runs[0].arrays.items()}
+    write_bytes(folder / "shared.safetensors", array_bytes(arrays))
     for write_own in dict.fromkeys(run.config.row.write for run in runs):
         if write_own is not None:
             write_own(folder, runs)

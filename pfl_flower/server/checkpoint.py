@@ -22,13 +22,13 @@ import numpy as np
 from flwr.app import ArrayRecord
 from flwr.common.logger import log
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save
 
 from pfl_flower.config.run_config import RunConfig
 from pfl_flower.server.discovery import FederationError
 from pfl_flower.utils.files import write_bytes, write_json
 from pfl_flower.utils.imports import source_of
 from strategies import ClientReport
+from strategies.array_file import array_bytes
 from strategies.arrays import to_record, view
 
 _PACKAGES = ("strategies", "clients", "pfl_flower")
@@ -175,7 +175,7 @@ class Checkpoints:
             "reports": len(saved.reports),
             "shared": list(saved.arrays),
         }
-        content = save(arrays, metadata={"about": json.dumps(about)})
+        content = array_bytes(arrays, {"about": json.dumps(about)})
         write_bytes(self.folder / f"{method}.safetensors", content)
 
     def _reports(self, method: str) -> Path:

@@ -129,7 +129,7 @@ def run_method(session: Session, setup: ModelSetup, progress: Progress | None = 
     return MethodRun(
         config,
         saved.reports,
-        saved.arrays,
+        setup.settled(saved.arrays),
         saved.seconds,
         setup.sizes,
         adapt_unseen(strategy, session.grid, saved.arrays, config, about, unseen),

@@ -51,6 +51,10 @@ def test_a_task_scores_logits_and_says_nothing_of_what_are_none():
     logits = torch.tensor([[0.9, 0.1], [0.3, 0.7]]).log()
     found = task.scores(task.sums(logits, torch.tensor([0, 0])), 2)
     assert found == pytest.approx({"accuracy": 0.5, "calibration-error": (0.1 + 0.7) / 2}, rel=1e-5)
-    none = task.scores(task.sums(torch.zeros(2, 1), torch.zeros(2)), 2)
+    one = task.scores(
+        task.sums(torch.tensor([[0.9 / 0.1], [3 / 7]]).log(), torch.tensor([0, 0])), 2
+    )
+    assert one == pytest.approx({"accuracy": 0.5, "calibration-error": (0.9 + 0.3) / 2}, rel=1e-5)
+    none = task.scores(task.sums(torch.zeros(2, 1), torch.full((2,), 0.5)), 2)
     assert all(math.isnan(value) for value in none.values())
     assert none.keys() == task.scores(torch.zeros(0), 0).keys()

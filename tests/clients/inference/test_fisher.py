@@ -78,18 +78,13 @@ def test_memory_is_bounded_and_chunks_change_nothing(monkeypatch):
     model, inputs, targets = logistic(50)
     whole = fisher_diagonal(model, loader(inputs, targets, 50))
     sizes = []
-    real = module.vmap
 
-    def spy(function, **options):
-        mapped = real(function, **options)
-
-        def call(values, chunk, target):
+    class Spy(module.ExampleGradients):
+        def __call__(self, chunk, targets):
             sizes.append(len(chunk))
-            return mapped(values, chunk, target)
+            return super().__call__(chunk, targets)
 
-        return call
-
-    monkeypatch.setattr(module, "vmap", spy)
+    monkeypatch.setattr(module, "ExampleGradients", Spy)
     monkeypatch.setattr(module, "GRADIENT_VALUES", 12 * 4)  # 12 parameters
     chunked = fisher_diagonal(model, loader(inputs, targets, 50))
     assert max(sizes) == 4
@@ -156,3 +151,47 @@ def test_of_a_large_graph_fewer_examples_are_looked_at_at_once():
     assert module._at_once(model, parameters) == 2**26 // (42_000 * 64)
     model.graph = Graph(torch.zeros(2_000_000, 4), torch.zeros(2, 0).long())
     assert module._at_once(model, parameters) == 1
+
+
+class Sequences(nn.Module):
+    def __init__(self, kind):
+        super().__init__()
+        self.r, self.o = kind(3, 4, batch_first=True), nn.Linear(4, 2)
+
+    def forward(self, x):
+        return self.o(self.r(x)[0][:, -1])
+
+
+@pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU, nn.RNN])
+def test_recurrent_networks_have_the_fisher_of_their_single_examples(kind):
+    torch.manual_seed(0)
+    model, inputs = Sequences(kind).double(), torch.randn(6, 5, 3, dtype=torch.float64)
+    expected = {name: torch.zeros_like(p) for name, p in model.named_parameters()}
+    for each in inputs:
+        chances = model(each[None]).softmax(1)[0]
+        for label in range(2):
+            loss = cross_entropy(model(each[None]), torch.tensor([label]))
+            gradients = torch.autograd.grad(loss, list(model.parameters()))
+            for name, gradient in zip(expected, gradients, strict=True):
+                expected[name] += chances[label].detach() * gradient.square() / len(inputs)
+    found = fisher_diagonal(model, loader(inputs, torch.zeros(6, dtype=torch.int64)))
+    for name, value in expected.items():
+        torch.testing.assert_close(found[name], value)
+
+
+def test_buffers_that_a_forward_pass_writes_in_stay_as_they_are():
+    class Counts(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.o = nn.Linear(3, 2)
+            self.register_buffer("calls", torch.zeros(()))
+
+        def forward(self, x):
+            self.calls.add_(x.detach().sum())
+            return self.o(x)
+
+    model = Counts()
+    inputs, targets = torch.randn(5, 3), torch.zeros(5, dtype=torch.int64)
+    found = fisher_diagonal(model, loader(inputs, targets))
+    expected = fisher_diagonal(model.o, loader(inputs, targets))
+    torch.testing.assert_close(found["o.weight"], expected["weight"])
