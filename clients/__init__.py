@@ -7,17 +7,20 @@
 from clients.app import client_app
 from clients.clustered.clustered_client import ClusteredClient
 from clients.clustered.start_gradient import start_gradient
+from clients.entries import canonical_names, entries_of, functional
 from clients.evaluation import evaluate
 from clients.fine_tuning import FineTuning, fine_tune
 from clients.graphs.graph import Graph, GraphNetwork, bind
 from clients.hierarchical.hierarchical_bayes import HierarchicalBayesClient
 from clients.hierarchical.hierarchical_linear import HierarchicalLinearClient
+from clients.inference.example_gradients import ExampleGradients, mixing_layers
 from clients.inference.fisher import fisher_diagonal
 from clients.lifelong.lifelong import LifelongClient
 from clients.loaders import in_memory_loader
 from clients.local_client import ClientDetails
 from clients.local_step import LocalState, Optimization, gradient, local_step
 from clients.measurement_error.errors_in_variables import ErrorsInVariablesClient
+from clients.normalization import check_variances, settle_spectral_norm
 from clients.personal import LocalRound, PersonalClient
 from clients.personalized_models.apfl import APFLClient
 from clients.personalized_models.ditto import DittoClient
@@ -44,6 +47,7 @@ __all__ = [
     "CorruptStateError",
     "DittoClient",
     "ErrorsInVariablesClient",
+    "ExampleGradients",
     "FineTuning",
     "ForeignStateError",
     "Graph",
@@ -73,17 +77,23 @@ __all__ = [
     "assign_scopes",
     "bind",
     "body_only",
+    "canonical_names",
+    "check_variances",
     "client_app",
     "components",
+    "entries_of",
     "evaluate",
     "fine_tune",
     "fisher_diagonal",
+    "functional",
     "gradient",
     "head_then_body",
     "in_memory_loader",
     "joint",
     "local_step",
+    "mixing_layers",
     "select",
+    "settle_spectral_norm",
     "start_gradient",
     "train",
 ]
