@@ -149,6 +149,7 @@ def main() -> int:
         stale += 1
         print(f"{path.relative_to(ROOT)} is not up to date" if checks else path)
         if not checks:
+            path.parent.mkdir(parents=True, exist_ok=True)  # a copy may be without the docs
             path.write_text(text)
     return 1 if stale and checks else 0
 
