@@ -1,21 +1,19 @@
 """``python benchmarks/aggregation.py``: our averaging beside Flower's, on the same replies.
 
-Prints seconds (the fastest of several calls, taken in turns) and the peak of extra memory, and
-writes them as JSON with what they were measured on.
+Prints or writes, as JSON, medians of seconds over several turns, the peak of extra memory, and what
+they were measured on.
 """
 
 import argparse
-import json
-import platform
 import tracemalloc
-from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
-from time import perf_counter
+from statistics import median
+from time import perf_counter, process_time
 
 import numpy as np
 from flwr.app import Message, MetricRecord, RecordDict
 from flwr.serverapp.strategy import FedAvg
+from result_file import surroundings, write_result
 
 from pfl_flower.grid import identify_process
 from strategies import PartialAveraging
@@ -24,7 +22,10 @@ from strategies.protocol import ARRAYS, METRICS, NUM_EXAMPLES, PARTITION_ID
 
 
 def replies(clients: int, values: int) -> list[Message]:
-    """Return a reply of every client: four layers with so many float32 values together."""
+    """Return a reply of every client: four layers with so many float32 values together.
+
+    As after training, no value of a client is that of another.
+    """
     identify_process()  # a Message cannot be made outside a run otherwise
     draw = np.random.default_rng(0)
     sizes = [
@@ -39,16 +40,34 @@ def replies(clients: int, values: int) -> list[Message]:
         request = Message(RecordDict(), 100 + client, "train")
         request.metadata.__dict__["_message_id"] = f"to-{client}"
         metrics = MetricRecord({NUM_EXAMPLES: 1 + client, PARTITION_ID: client})
-        content = RecordDict({ARRAYS: to_record(layers), METRICS: metrics})
+        own = {name: layer + np.float32(0.01 * client) for name, layer in layers.items()}
+        content = RecordDict({ARRAYS: to_record(own), METRICS: metrics})
         made.append(Message(content, reply_to=request))
     return made
 
 
-def seconds(strategy: FedAvg, received: list[Message]) -> float:
-    """Return how long one aggregation takes."""
-    start = perf_counter()
+def seconds(strategy: FedAvg, received: list[Message]) -> tuple[float, float]:
+    """Return how long one aggregation takes: of the CPU, and by the clock."""
+    clock, cpu = perf_counter(), process_time()
     strategy.aggregate_train(1, received)
-    return perf_counter() - start
+    return process_time() - cpu, perf_counter() - clock
+
+
+def compared(received: list[Message], turns: int) -> dict[str, tuple[float, float]]:
+    """Return the median seconds of each strategy, as :func:`seconds`; they take turns.
+
+    A pause of a busy machine, or a slower clock of its processor, then meets both of them, and the
+    median leaves out single ones.
+    """
+    kinds = FedAvg, PartialAveraging
+    taken = {kind.__name__: [seconds(kind(), received)] for kind in kinds}  # imports, caches
+    for _ in range(turns):
+        for kind in kinds:
+            taken[kind.__name__].append(seconds(kind(), received))
+    return {
+        name: (median(cpu for cpu, _ in found[1:]), median(clock for _, clock in found[1:]))
+        for name, found in taken.items()
+    }
 
 
 def peak_memory(strategy: FedAvg, received: list[Message]) -> int:
@@ -66,32 +85,27 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--clients", type=int, default=20)
     parser.add_argument("--values", type=int, default=11_000_000, help="values of the model")
-    parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--out", type=Path, default=Path("results/aggregation.json"))
+    parser.add_argument("--turns", type=int, default=7)
+    parser.add_argument("target", type=Path, nargs="?", help="file to write; printed by default")
     options = parser.parse_args()
     received = replies(options.clients, options.values)
-    pairs = [
-        (seconds(FedAvg(), received), seconds(PartialAveraging(), received))
-        for _ in range(options.repeats)
-    ]
-    theirs, ours = (min(column) for column in zip(*pairs, strict=True))
+    found = compared(received, options.turns)
     model = 4 * options.values
-    found = {
+    result = {
         "clients": options.clients,
         "values": options.values,
-        "FedAvg": {"seconds": theirs, "models_of_memory": peak_memory(FedAvg(), received) / model},
-        "PartialAveraging": {
-            "seconds": ours,
-            "models_of_memory": peak_memory(PartialAveraging(), received) / model,
+        **{
+            kind.__name__: {
+                "cpu_seconds": found[kind.__name__][0],
+                "seconds": found[kind.__name__][1],
+                "models_of_memory": peak_memory(kind(), received) / model,
+            }
+            for kind in (FedAvg, PartialAveraging)
         },
-        "times_as_fast": theirs / ours,
-        "date": f"{datetime.now(UTC):%Y-%m-%d}",
-        "machine": f"{platform.machine()}, Python {platform.python_version()}",
-        "packages": {name: version(name) for name in ("flwr", "numpy")},
+        "times_as_fast": found["FedAvg"][0] / found["PartialAveraging"][0],
+        **surroundings(),
     }
-    print(json.dumps(found, indent=2))
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    options.out.write_text(json.dumps(found, indent=2) + "\n")
+    write_result(result, options.target)
 
 
 if __name__ == "__main__":

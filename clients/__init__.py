@@ -4,31 +4,44 @@
 ``ClientApp`` of it. This package knows no data set and no study.
 """
 
+from clients.adapters.feddpa import FedDPAClient
 from clients.app import client_app
 from clients.clustered.clustered_client import ClusteredClient
 from clients.clustered.start_gradient import start_gradient
-from clients.entries import canonical_names, entries_of, functional
+from clients.data.inputs import pad_sequences
+from clients.data.loaders import in_memory_loader
+from clients.entries import entries_of
 from clients.evaluation import evaluate
-from clients.fine_tuning import FineTuning, fine_tune
+from clients.frozen import base_fingerprint, frozen_entries, trained_parameters
 from clients.graphs.graph import Graph, GraphNetwork, bind
 from clients.hierarchical.hierarchical_bayes import HierarchicalBayesClient
 from clients.hierarchical.hierarchical_linear import HierarchicalLinearClient
-from clients.inference.example_gradients import ExampleGradients, mixing_layers
 from clients.inference.fisher import fisher_diagonal
 from clients.lifelong.lifelong import LifelongClient
-from clients.loaders import in_memory_loader
 from clients.local_client import ClientDetails
-from clients.local_step import LocalState, Optimization, gradient, local_step
+from clients.local_training.fine_tuning import FineTuning, fine_tune
+from clients.local_training.local_step import LocalState, Optimization, gradient, local_step
+from clients.local_training.proximal import ProximalRule, ProximalTerm
+from clients.local_training.training import (
+    Phase,
+    TrainingDivergedError,
+    body_only,
+    head_then_body,
+    joint,
+    train,
+)
 from clients.measurement_error.errors_in_variables import ErrorsInVariablesClient
-from clients.normalization import check_variances, settle_spectral_norm
-from clients.personal import LocalRound, PersonalClient
+from clients.method_hooks import LocalRound
+from clients.model_components.errors import ScopeError
+from clients.model_components.low_rank import LowRankPair, low_rank_pairs
+from clients.model_components.outputs import take_logits
+from clients.personal import PersonalClient
 from clients.personalized_models.apfl import APFLClient
 from clients.personalized_models.ditto import DittoClient
 from clients.personalized_models.l2gd import L2GDClient
 from clients.personalized_models.mr_mtl import MRMTLClient
 from clients.personalized_models.pfedme import PFedMeClient
-from clients.proximal import ProximalRule, ProximalTerm
-from clients.scopes import Scope, ScopeError, assign_scopes, components, select
+from clients.scopes import Scope, assign_scopes, components, select
 from clients.state.personal_state import (
     CorruptStateError,
     ForeignStateError,
@@ -37,7 +50,6 @@ from clients.state.personal_state import (
     Snapshot,
 )
 from clients.task import Classification, LinkPrediction, Regression, Task
-from clients.training import Phase, TrainingDivergedError, body_only, head_then_body, joint, train
 
 __all__ = [
     "APFLClient",
@@ -47,7 +59,7 @@ __all__ = [
     "CorruptStateError",
     "DittoClient",
     "ErrorsInVariablesClient",
-    "ExampleGradients",
+    "FedDPAClient",
     "FineTuning",
     "ForeignStateError",
     "Graph",
@@ -59,6 +71,7 @@ __all__ = [
     "LinkPrediction",
     "LocalRound",
     "LocalState",
+    "LowRankPair",
     "MRMTLClient",
     "Optimization",
     "PFedMeClient",
@@ -75,25 +88,26 @@ __all__ = [
     "Task",
     "TrainingDivergedError",
     "assign_scopes",
+    "base_fingerprint",
     "bind",
     "body_only",
-    "canonical_names",
-    "check_variances",
     "client_app",
     "components",
     "entries_of",
     "evaluate",
     "fine_tune",
     "fisher_diagonal",
-    "functional",
+    "frozen_entries",
     "gradient",
     "head_then_body",
     "in_memory_loader",
     "joint",
     "local_step",
-    "mixing_layers",
+    "low_rank_pairs",
+    "pad_sequences",
     "select",
-    "settle_spectral_norm",
     "start_gradient",
+    "take_logits",
     "train",
+    "trained_parameters",
 ]

@@ -9,8 +9,16 @@ from typing import Any
 
 from clients.export.example_files import ExampleFileError, read_examples
 from clients.export.export import export_model
-from clients.export.model_card import COLUMNS, MEASUREMENTS, SHAPE, ExportError, card_entry
-from clients.export.predict import build_network, predict, size_of, table
+from clients.export.model_card import (
+    COLUMNS,
+    INPUTS,
+    MEASUREMENTS,
+    SHAPE,
+    ExportError,
+    card_entry,
+)
+from clients.export.predict import build_network, predict, preprocessing_of, size_of, table
+from clients.export.whose import own_name, rows_of_others
 from clients.state.model_file import PersonalizedModel, read_model
 from clients.state.state_file import PersonalStateError, write_bytes
 
@@ -33,12 +41,18 @@ def _parser() -> argparse.ArgumentParser:
     export.add_argument(
         "--personal-dir", type=Path, required=True, help="the device's personal directory"
     )
-    export.add_argument("--client", default="", help="name of the client, if there are several")
+    export.add_argument(
+        "--client",
+        default="",
+        help="name of the client, or its file (client-3), if there are several",
+    )
     export.add_argument("--out", type=Path, required=True, help="the file to write, .safetensors")
     export.set_defaults(command=_export)
     use = commands.add_parser("predict", help="predict with an exported model")
     use.add_argument("--model", type=Path, required=True, help="the file that export wrote")
-    use.add_argument("--inputs", type=Path, required=True, help=".npy, .npz with x, or .csv")
+    use.add_argument(
+        "--inputs", type=Path, required=True, help=".npy, .npz (x, or by name), or .csv"
+    )
     use.add_argument("--out", type=Path, help="the .csv to write; the screen by default")
     use.add_argument("--network", default="", help="module:function of your own network")
     use.set_defaults(command=_predict)
@@ -52,18 +66,27 @@ def _export(options: argparse.Namespace) -> None:
 
 def _predict(options: argparse.Namespace) -> None:
     model = read_model(options.model)
-    if done := model.about.get(MEASUREMENTS):
+    done, preprocessing = model.about.get(MEASUREMENTS), preprocessing_of(model)
+    if done and preprocessing is None:
         raise ExportError(
-            f"this client's measurements are {done} before its model gets them, by statistics that "
-            "stay on the device; without them the predictions would be wrong",
+            f"this client's examples are {done} before its model gets them, which the file alone "
+            f"cannot do; without it the predictions would be wrong",
             path=options.model,
             key=MEASUREMENTS,
             value=done,
         )
     network = build_network(model, options.network)
     columns = card_entry(model, COLUMNS) if COLUMNS in model.about else []
-    examples = read_examples(options.inputs, card_entry(model, SHAPE), columns)
+    fills = preprocessing is not None and preprocessing.fills
+    names = card_entry(model, INPUTS) if INPUTS in model.about else []
+    examples = read_examples(options.inputs, card_entry(model, SHAPE), columns, fills, names)
     rows: list[dict[str, Any]] = predict(network, model, examples.inputs)
+    for other, count in rows_of_others(model, examples.others).items():
+        print(
+            f"warning: {count} of {len(rows)} rows of {options.inputs} are those of {other!r}, and "
+            f"this is the model of {own_name(model)}",
+            file=sys.stderr,
+        )
     if examples.others:  # columns that identify the rows
         if both := [name for name in rows[0] if name in examples.others[0]]:
             words = f"{options.inputs} has columns {both}, as the predictions; rename them"
@@ -98,7 +121,7 @@ def _write(path: Path, text: str) -> None:
 def _words(model: PersonalizedModel) -> str:
     about = model.about
     return (
-        f"{about.get('method')} model of {about.get('client')} after round {model.round}, "
+        f"{about.get('method')} model of {own_name(model)} after round {model.round}, "
         f"{len(model.entries)} arrays of {size_of(model)} values"
     )
 

@@ -1,31 +1,34 @@
 """The bridge between Flower's Messages and NumPyClients: arrays are matched by name."""
 
 from collections.abc import Callable, Mapping
-from typing import Any, Protocol
+from logging import WARNING
+from typing import Any, Protocol, runtime_checkable
 
-import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.clientapp.typing import Mod
+from flwr.common.logger import log
 from numpy.typing import NDArray
 
-from clients.clustered.clustered_client import ClusteredClient
-from clients.data_schema import keep_schema
+from clients.data.data_schema import keep_schema
+from clients.entries import match
 from clients.local_client import NDArrays, Scalars
 from clients.message_log import log_message
+from clients.privacy import clippable, is_clipped, is_noisy
 from strategies.arrays import to_record, view
 from strategies.errors import ArgumentError
 from strategies.protocol import (
     ARRAYS,
+    CHANGES,
     CONFIG,
-    GRADIENT,
-    GRADIENT_QUERY,
-    LOSS,
-    LOSS_GROUPS,
-    LOSSES_QUERY,
+    FAILURE,
+    LOCAL_NOISE,
     METRICS,
+    NOTES,
     NUM_EXAMPLES,
+    PRIVACY,
     PROPERTIES,
+    QUESTIONS,
 )
 
 __all__ = ["client_app"]
@@ -46,6 +49,17 @@ class NamedClient(Protocol):
 
     def get_properties(self, config: dict[str, Any]) -> Scalars:
         """See ``NumPyClient``."""
+        ...
+
+
+@runtime_checkable
+class Answering(Protocol):
+    """A client that answers questions of its method's strategy."""
+
+    def answer(
+        self, question: str, arrays: Mapping[str, Array], config: dict[str, Any]
+    ) -> RecordDict:
+        """Return the content of the reply to a question, one of the protocol's ``QUESTIONS``."""
         ...
 
 
@@ -74,6 +88,8 @@ def client_app(
     ClientApp
         The app of every node. A message that a client cannot answer, because its arrays are not
         those that the client shares or because it raises, is answered by Flower with an error.
+        Under one of Flower's privacy wrappers, which skip a round for any error, training is
+        answered with the arrays as received and the reason.
 
     Examples
     --------
@@ -90,16 +106,7 @@ def client_app(
 
     @app.train(mods=mods)
     def train(message: Message, context: Context) -> Message:
-        config = _config(message)
-        client = build(context, config)
-        parameters = match(_arrays(message), client.shared_names)
-        arrays, num_examples, metrics = client.fit(parameters, config)
-        content = RecordDict(
-            {
-                ARRAYS: to_record(dict(zip(client.shared_names, arrays, strict=True))),
-                METRICS: MetricRecord({NUM_EXAMPLES: num_examples, **metrics}),  # type: ignore[dict-item]
-            }
-        )
+        content = _training_reply(build, mods or [], message, context)
         return Message(content, reply_to=message)
 
     @app.evaluate(mods=evaluate_mods)
@@ -117,67 +124,68 @@ def client_app(
         properties = build(context, config).get_properties(config)
         return Message(RecordDict({PROPERTIES: ConfigRecord(properties)}), reply_to=message)  # type: ignore[arg-type]
 
-    _answer_group_queries(app, build)
+    for question in QUESTIONS:
+        _answer(app, build, question)
     return app
 
 
-def _answer_group_queries(app: ClientApp, build: BuildClient) -> None:
-    """Let an app answer what a server asks to find a client's group."""
-
-    @app.query(GRADIENT_QUERY.partition(".")[2])
-    def gradient(message: Message, context: Context) -> Message:
-        config = _config(message)
-        client = _grouped(build(context, config))
-        parameters = match(_arrays(message), client.shared_names)
-        vector, num_examples, metrics = client.gradient(parameters, config)
-        record = MetricRecord({NUM_EXAMPLES: num_examples, **metrics})  # type: ignore[dict-item]
-        content = RecordDict({ARRAYS: to_record({GRADIENT: vector}), METRICS: record})
-        return Message(content, reply_to=message)
-
-    @app.query(LOSSES_QUERY.partition(".")[2])
-    def losses(message: Message, context: Context) -> Message:
-        config = _config(message)
-        client = _grouped(build(context, config))
-        groups = [int(group) for group in str(config[LOSS_GROUPS]).split(",")]
-        arrays, names = _arrays(message), client.shared_names
-        candidates = [match(_of_group(arrays, group), names) for group in groups]
-        found, num_examples, metrics = client.losses(candidates, config)
-        named = {f"{LOSS}-{group}": loss for group, loss in zip(groups, found, strict=True)}
-        record = MetricRecord({NUM_EXAMPLES: num_examples, **named, **metrics})  # type: ignore[dict-item]
-        return Message(RecordDict({METRICS: record}), reply_to=message)
-
-
-def _grouped(client: NamedClient) -> ClusteredClient:
-    if not isinstance(client, ClusteredClient):
-        wanted = "a ClusteredClient, whose gradient or losses find its group"
-        raise ArgumentError("client", type(client).__name__, wanted)
-    return client
+def _training_reply(
+    build: BuildClient, mods: list[Mod], message: Message, context: Context
+) -> RecordDict:
+    """Return the content of the reply to training, such that the mods can work on it."""
+    received, config = _arrays(message), _config(message)
+    notes: dict[str, bool | str] = {LOCAL_NOISE: True} if is_noisy(mods) else {}
+    try:
+        trained, metrics = _train(build(context, config), received, config)
+    except Exception as error:
+        if PRIVACY not in config:
+            raise
+        log(WARNING, "Training failed: %r", error, exc_info=True)
+        notes[FAILURE] = repr(error)
+        trained = {name: view(array) for name, array in received.items()}
+        metrics = {NUM_EXAMPLES: 1}
+    if PRIVACY in config or is_clipped(mods):
+        if changes := config.get(PRIVACY) == CHANGES:
+            notes[CHANGES] = True
+        trained = clippable(received, trained, changes)
+    # Flower's mods and wrappers match arrays by place: the order is that of the message.
+    arrays = to_record({name: trained[name] for name in received})
+    content = RecordDict({ARRAYS: arrays, METRICS: MetricRecord(metrics)})  # type: ignore[arg-type]
+    if notes:
+        content[NOTES] = ConfigRecord(notes)  # type: ignore[arg-type]
+    return content
 
 
-def _of_group(arrays: ArrayRecord, group: int) -> dict[str, Array]:
-    """Return the arrays of one of several models: its own, and those that are shared."""
-    found: dict[str, Array] = {}
-    for name, array in arrays.items():
-        whose, _, own = name.partition("/")
-        if whose in ("shared", str(group)):
-            found[own] = array
-    return found
-
-
-def match(arrays: Mapping[str, Array], names: list[str]) -> list[NDArray[np.generic]]:
-    """Return the arrays of a message in the order of ``names``.
+def _train(
+    client: NamedClient, received: ArrayRecord, config: dict[str, Any]
+) -> tuple[dict[str, NDArray[Any]], Scalars]:
+    """Return the arrays that a client makes of those received, by their names, and its metrics.
 
     Raises
     ------
     ArgumentError
-        If a name is missing or unexpected, or an array cannot be read; the message says which.
+        If the arrays are not the client's; under a privacy wrapper, if it has no examples.
     """
-    missing = [name for name in names if name not in arrays]
-    unexpected = [name for name in arrays if name not in names]
-    if missing or unexpected:
-        wanted = f"those this client shares: missing {missing}, unexpected {unexpected}"
-        raise ArgumentError("arrays", list(arrays), wanted)
-    return [view(arrays[name]) for name in names]
+    parameters = match(received, client.shared_names)
+    arrays, num_examples, metrics = client.fit(parameters, config)
+    if PRIVACY in config and not num_examples:
+        raise ArgumentError(NUM_EXAMPLES, num_examples, "above 0")
+    trained = dict(zip(client.shared_names, arrays, strict=True))
+    return trained, {NUM_EXAMPLES: num_examples, **metrics}
+
+
+def _answer(app: ClientApp, build: BuildClient, question: str) -> None:
+    """Let an app answer a question that only the clients of some methods have an answer to."""
+
+    @app.query(question.partition(".")[2])
+    def answer(message: Message, context: Context) -> Message:
+        config = _config(message)
+        client = build(context, config)
+        if not isinstance(client, Answering):
+            wanted = f"a ClusteredClient, or another with a method answer, for {question!r}"
+            raise ArgumentError("client", type(client).__name__, wanted)
+        content = client.answer(question, _arrays(message), config)
+        return Message(content, reply_to=message)
 
 
 def _arrays(message: Message) -> ArrayRecord:

@@ -9,9 +9,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from clients.loaders import Loader
+from clients.data.inputs import to_device
+from clients.data.loaders import Loader, parted
+from clients.local_training.training import device_of
 from clients.task import Classification, Task
-from clients.training import device_of
 
 __all__ = ["evaluate"]
 
@@ -47,12 +48,14 @@ class Stream:
 @torch.no_grad()
 def evaluate(model: nn.Module, loader: Loader | None, task: Task = Classification()) -> Evaluation:
     """Evaluate ``model`` on the examples of a loader; None counts as no examples."""
+    if not loader:
+        return Evaluation(0, math.nan, task.scores(torch.zeros(0), 0))
     model.eval()
     device = device_of(model)
     loss, count = 0.0, 0
     parts: list[Tensor] = []
-    for batch in loader or ():
-        inputs, targets = batch[0].to(device), batch[-1].to(device)
+    for batch in loader:
+        inputs, targets = (to_device(part, device) for part in parted(batch))
         outputs = model(inputs)
         loss += float(task.criterion(outputs, targets)) * len(targets)
         parts.append(task.sums(outputs, targets).cpu())
@@ -103,7 +106,8 @@ def predictions(
     chances = [torch.zeros(0, num_classes, dtype=torch.float64)]
     targets = [torch.zeros(0, dtype=torch.int64)]
     for batch in loader or ():
-        outputs, wanted = model(batch[0].to(device)), batch[-1].to(device)
+        inputs, wanted = (to_device(part, device) for part in parted(batch))
+        outputs = model(inputs)
         loss += float(task.criterion(outputs, wanted)) * len(wanted)
         chances.append(task.outcomes(outputs.cpu().double())[1].T)  # not every device has float64
         targets.append(wanted.cpu())

@@ -6,10 +6,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from clients.adaptation import take_examples
+from clients.local_training.adaptation import take_examples
+from clients.local_training.training import device_of
 from clients.personal import PersonalClient
 from clients.task import Regression
-from clients.training import device_of
 from strategies.errors import ArgumentError
 from strategies.hierarchical.mixed_effects import Floats
 
@@ -49,6 +49,8 @@ class LinearClient(PersonalClient):
         If the model is not linear, a part of it is personal, or a regression has several outputs.
     """
 
+    takes_server_mu = False
+
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         if self.personal_names:
@@ -69,6 +71,9 @@ class LinearClient(PersonalClient):
             return None
         with self.random(0, "join"):
             inputs, targets, _ = take_examples(self.training_batches, count)
+        if not isinstance(inputs, Tensor):
+            wanted = "one tensor: a linear model has a coefficient for each feature"
+            raise ArgumentError("inputs", type(inputs).__name__, wanted)
         self._check_linear(inputs[:1])
         return inputs, targets
 

@@ -1,6 +1,6 @@
 """What a client holds: network, data, personal state, and random streams of its own."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -9,19 +9,22 @@ from flwr.client import NumPyClient
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from clients.data_quality import DataQuality
-from clients.entries import entries_of
+from clients.data.data_quality import DataQuality
+from clients.data.inputs import spread_inputs
+from clients.data.loaders import Loader, count_examples
+from clients.entries import by_name, canonical_names, check_replaceable, check_types, entries_of
 from clients.evaluation import Stream
-from clients.loaders import Loader, count_examples
-from clients.local_step import Optimization
-from clients.normalization import check_variances, settle_spectral_norm
-from clients.proximal import ProximalRule, ProximalTerm
+from clients.frozen import base_digests, base_fingerprint
+from clients.local_training.local_step import Optimization
+from clients.local_training.normalization import check_variances, settle_spectral_norm
+from clients.local_training.proximal import ProximalRule, ProximalTerm
+from clients.local_training.training import Schedule, joint, train
+from clients.model_components.outputs import take_logits
 from clients.rng import Seeded
-from clients.scopes import Scope, names_of
+from clients.scopes import MOVING, Scope, names_of
 from clients.state.model_file import PersonalizedModel
 from clients.state.personal_state import PersonalState, Snapshot, tensor_spec
 from clients.task import Classification, Task
-from clients.training import Schedule, joint, train
 from strategies.arrays import Spec
 from strategies.errors import ArgumentError
 from strategies.protocol import PARTITION_ID
@@ -36,19 +39,6 @@ PERSONAL_PART = "personal"
 """Part of the personal state that holds the entries of scope ``personal``."""
 
 
-def by_name(names: Sequence[str], parameters: NDArrays) -> dict[str, NDArray[Any]]:
-    """Return received arrays by the names of those that the client shares.
-
-    Raises
-    ------
-    ArgumentError
-        If there are more or fewer arrays than names.
-    """
-    if len(parameters) != len(names):
-        raise ArgumentError("number of arrays", len(parameters), f"{len(names)}: {list(names)}")
-    return dict(zip(names, parameters, strict=True))
-
-
 @dataclass(frozen=True)
 class ClientDetails:
     """What few clients need to be given.
@@ -58,14 +48,16 @@ class ClientDetails:
     num_examples : int, optional
         Number of training examples; counted from the training loader by default.
     stream : Stream, optional
-        Where data come in phases: the one at hand, and the test examples of each, whose scores are
-        reported, too.
+        Where data come in phases: the one at hand, and the test examples of each, scored, too.
     quality : DataQuality, optional
         How well the client measures, which it reports whenever it has trained.
     properties : mapping
         Further properties that a query may ask for.
     about : mapping
         Words for the file of the whole model, on how to build and use its network.
+    preprocessing : callable
+        Returns, for the same file, what is done to an example before the network gets it, as
+        :meth:`clients.data.preprocessing.Preprocessing.tensors`. It is called when a model is kept.
     """
 
     num_examples: int | None = None
@@ -73,6 +65,7 @@ class ClientDetails:
     quality: DataQuality | None = None
     properties: Mapping[str, bool | int | float | str] = field(default_factory=dict)
     about: Mapping[str, str] = field(default_factory=dict)
+    preprocessing: Callable[[], Mapping[str, Tensor]] = dict
 
 
 class LocalClient(NumPyClient):
@@ -84,8 +77,8 @@ class LocalClient(NumPyClient):
     ----------
     entries : dict
         The network's state dict, as views of its own tensors, with one name for each.
-    shared_names, personal_names : list of str
-        Entries that travel, in this order; entries of scope ``personal``.
+    shared_names, personal_names, moving_names : list of str
+        Entries that travel, in this order; entries of scope ``personal``; all that is not frozen.
     spec : dict
         What the personal state belongs to (:meth:`kept_spec`).
     """
@@ -107,13 +100,14 @@ class LocalClient(NumPyClient):
         details: ClientDetails = ClientDetails(),
         seed: int = 0,
     ) -> None:
+        check_replaceable(model)
         self.entries = entries_of(model)
         if scopes.keys() != self.entries.keys():
             odd = sorted(scopes.keys() ^ self.entries.keys())
             raise ArgumentError("scopes", odd, "given for exactly the entries of the state dict")
-        if strange := [n for n, t in self.entries.items() if t.dtype == torch.bfloat16]:
-            wanted = "one that NumPy has, so that the entry can be sent"
-            raise ArgumentError(f"dtype of {strange[0]}", "bfloat16", wanted)
+        check_types(self.entries)
+        take_logits(model)
+        spread_inputs(model)
         self.model = model
         self.scopes = scopes
         self.train_loader = train_loader
@@ -131,7 +125,11 @@ class LocalClient(NumPyClient):
         self.seed = seed
         self.shared_names = names_of(scopes, Scope.SHARED, Scope.GROUP)
         self.personal_names = names_of(scopes, Scope.PERSONAL)
+        self.moving_names = names_of(scopes, *MOVING)
         self.spec = self.kept_spec()
+        if not self.state.base and self.state.model_directory is not None:
+            digests = base_digests(self.entries, names_of(scopes, Scope.FROZEN))
+            self.state.base = base_fingerprint(digests)
 
     @property
     def identity(self) -> Scalars:
@@ -144,10 +142,7 @@ class LocalClient(NumPyClient):
         return self.train_loader if self.num_examples else ()
 
     def random(self, server_round: int, purpose: str) -> Seeded:
-        """Return a context in which torch draws from a stream of its own.
-
-        It is that of this client, round and purpose, so that no draw depends on others.
-        """
+        """Return a context in which torch draws from a stream of this client, round and purpose."""
         seed = named_seed(self.seed, purpose, self.partition_id or 0, server_round)
         return Seeded(seed, self.model)
 
@@ -197,13 +192,6 @@ class LocalClient(NumPyClient):
         settle_spectral_norm(self.model, self.shared_names)
         return snapshot
 
-    def proximal_terms(self) -> list[ProximalTerm]:
-        """Return what holds the parameters near something in this round."""
-        rules = [rule for rule in self.proximal_rules if rule.strength]
-        current = dict(self.model.named_parameters()) if rules else {}
-        found = [rule.term(current, self.scopes) for rule in rules]
-        return [term for term in found if term is not None]
-
     def train_model(self, proximal_terms: Sequence[ProximalTerm], **changes: Any) -> float:
         """Train the network in place as it stands; return the training loss.
 
@@ -231,8 +219,8 @@ class LocalClient(NumPyClient):
         return bool(self.personal_names)
 
     def kept_spec(self) -> Spec:
-        """Return names, shapes and dtypes of the model by scope, and of what else is kept."""
-        specs = tensor_spec(self.entries)
+        """Return names, shapes and dtypes of what moves, by scope, and of what else is kept."""
+        specs = tensor_spec({name: self.entries[name] for name in self.moving_names})
         return {f"{self.scopes[name]}/{name}": spec for name, spec in specs.items()}
 
     def part(self, part: str, names: Iterable[str]) -> dict[str, Tensor]:
@@ -248,8 +236,7 @@ class LocalClient(NumPyClient):
             See there. The client's state is then what it was before.
         """
         before = self.state.load(self.spec) if self.keeps_state else None
-        arrays = {f"{part}/{name}": tensor for name, tensor in tensors.items()}
-        self.save(server_round, before, arrays)
+        self.save(server_round, before, {f"{part}/{name}": t for name, t in tensors.items()})
 
     def kept(self, part: str) -> dict[str, Tensor]:
         """Return what was last kept under a word; empty if nothing was."""
@@ -273,9 +260,21 @@ class LocalClient(NumPyClient):
             self.state.save(Snapshot(server_round, {**others, **arrays}), self.spec)
 
     def whole_model(self) -> Mapping[str, Tensor]:
-        """Return what predicts as one state dict; of several models the one in their middle."""
-        entries: dict[str, Tensor] = self.model.state_dict()
-        return entries
+        """Return the state dict of what predicts."""
+        return dict(self.model.state_dict())
+
+    def _base_names(self) -> list[str]:
+        """Return all names of what is frozen."""
+        first = canonical_names(self.model)
+        return [name for name in first if self.scopes[first[name]] is Scope.FROZEN]
+
+    def posterior_draws(self) -> Mapping[str, Tensor]:
+        """Return parameter -> draws ``(S, ...)``, where predictions are averaged over them."""
+        return {}
+
+    def mixed_adapter(self) -> Mapping[str, Tensor]:
+        """Return what is mixed into the adapters of that, example for example."""
+        return {}
 
     def keep_model(self, server_round: int, thresholds: Mapping[str, Tensor] = {}) -> None:
         """Keep the model that was evaluated, as a whole, to be exported.
@@ -285,12 +284,16 @@ class LocalClient(NumPyClient):
         server_round : int
             The round at hand.
         thresholds : mapping
-            By which it was evaluated, if it was by any; those of an earlier run are not this
-            model's.
+            By which it was evaluated, if by any; those of an earlier run are another model's.
         """
-        if self.state.directory is None:
+        if self.state.model_directory is None:
             return
-        whole = {name: t.detach().cpu().clone() for name, t in self.whole_model().items()}
-        self.state.save_model(
-            PersonalizedModel(whole, server_round, dict(self.details.about), thresholds)
-        )
+        with self.random(server_round, "evaluate"):  # the draws that were scored
+            draws = {name: t.cpu() for name, t in self.posterior_draws().items()}
+            adapter = {name: t.cpu() for name, t in self.mixed_adapter().items()}
+            whole = {name: t.detach().cpu() for name, t in self.whole_model().items()}
+            base = {name: whole.pop(name) for name in self._base_names() if name in whole}
+            whole = {name: tensor.clone() for name, tensor in whole.items()}
+        about, done = dict(self.details.about), self.details.preprocessing()
+        model = PersonalizedModel(whole, server_round, about, thresholds, draws, done, adapter)
+        self.state.save_model(model, base)

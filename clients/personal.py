@@ -1,23 +1,17 @@
 """The client that keeps personal parameters to itself."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import nn
 
-from clients.adaptation import adapt
+from clients.data.loaders import labels_of
 from clients.evaluation import Evaluation, Predictions, Stream, evaluate, predictions
-from clients.fine_tuning import FineTuning, fine_tune
-from clients.loaders import labels_of
-from clients.local_client import PERSONAL_PART, LocalClient, NDArrays, Scalars
-from clients.proximal import ProximalTerm
-from clients.scopes import Scope, names_of
-from clients.state.personal_state import Snapshot, tensor_spec
+from clients.local_client import NDArrays, Scalars
+from clients.method_hooks import LocalRound, MethodHooks
 from clients.task import Classification
-from strategies.arrays import Spec
 from strategies.errors import ArgumentError
 from strategies.protocol import (
     ADAPTATION_EXAMPLES,
@@ -32,31 +26,10 @@ from strategies.protocol import (
     SERVER_ROUND,
 )
 
-__all__ = ["LocalRound", "PersonalClient"]
-
-FINE_TUNED_PART = "fine-tuned"
+__all__ = ["PersonalClient"]
 
 
-@dataclass(frozen=True)
-class LocalRound:
-    """What a client's hooks get to know of the round at hand.
-
-    Parameters
-    ----------
-    number : int
-        Counted from 1; 0 where it is not known.
-    last : bool
-        Whether it is known to be the last one.
-    before : Snapshot, optional
-        What the client kept before the round.
-    """
-
-    number: int
-    last: bool = False
-    before: Snapshot | None = None
-
-
-class PersonalClient(LocalClient):
+class PersonalClient(MethodHooks):
     """Train a shared model with a personal part that never leaves the device.
 
     Works with any ``torch.nn.Module`` and any iterable of ``(inputs, targets)`` batches, such as
@@ -74,6 +47,9 @@ class PersonalClient(LocalClient):
     :meth:`train_locally`       train from what was received and kept; say what is kept
     :meth:`personalize`         put the client's local model together, to be evaluated
     :meth:`predictor`           what predicts, where that is not the network itself
+    :meth:`whole_model`, \
+    :meth:`posterior_draws`, \
+    :meth:`mixed_adapter`       what of that is exported, so that ``predict`` gives the same
     :meth:`adapt`               make the model an unseen client's own
     :meth:`adaptation`          what that trains, and under which proximal terms
     :meth:`proximal_terms`      what holds parameters near something in a round
@@ -119,22 +95,9 @@ class PersonalClient(LocalClient):
     Raises
     ------
     ArgumentError
-        If ``scopes`` are not those of ``model``, an entry is bfloat16, or ``train_loader`` can be
-        iterated only once.
+        If ``model`` is a ``DataParallel`` or TorchScript, ``scopes`` are not its own, an entry is
+        bfloat16, or ``train_loader`` can be iterated only once.
     """
-
-    def __init__(
-        self,
-        model: nn.Module,
-        scopes: Mapping[str, Scope],
-        *args: Any,
-        fine_tuning: FineTuning | None = None,
-        adapts: frozenset[Scope] = frozenset({Scope.PERSONAL}),
-        **kwargs: Any,
-    ) -> None:
-        self.fine_tuning = fine_tuning
-        self.adapts = adapts
-        super().__init__(model, scopes, *args, **kwargs)
 
     # ------------------------------------------------------------------ Flower's NumPyClient
 
@@ -150,7 +113,7 @@ class PersonalClient(LocalClient):
         parameters : list of ndarray
             The shared and group arrays, in the order of ``shared_names``.
         config : dict of str to object
-            ``server-round`` is read.
+            ``server-round`` is read, and ``proximal-mu`` of Flower's ``FedProx``.
 
         Returns
         -------
@@ -168,6 +131,7 @@ class PersonalClient(LocalClient):
             See there. The client's state is then what it was before.
         """
         server_round = int(config.get(SERVER_ROUND, 0))
+        self.take_server_mu(config)
         before = self.receive(parameters, before=server_round)
         loss, kept = self.train_locally(LocalRound(server_round, before=before))
         self.save(server_round, before, kept)
@@ -175,7 +139,7 @@ class PersonalClient(LocalClient):
         return self.get_parameters({}), self.num_examples, metrics
 
     def evaluate(self, parameters: NDArrays, config: dict[str, Any]) -> tuple[float, int, Scalars]:
-        """Score the personalized model on the client's own test and validation examples.
+        """Score the personalized model on the client's own test and validation examples; keep it.
 
         Parameters
         ----------
@@ -195,6 +159,12 @@ class PersonalClient(LocalClient):
             what the method reports, such as ``fine-tuning-epochs``; of a stream ``phase``, the
             phase at hand, and the score on each phase, such as ``accuracy-phase-0``.
         """
+        found = self.scored(parameters, config)
+        self.keep_model(int(config.get(SERVER_ROUND, 0)))
+        return found
+
+    def scored(self, parameters: NDArrays, config: dict[str, Any]) -> tuple[float, int, Scalars]:
+        """Return what :meth:`evaluate` returns, without keeping the model to be exported."""
         server_round = int(config.get(SERVER_ROUND, 0))
         about, validation = self._prepare(parameters, config)
         metrics = self.identity | about
@@ -208,7 +178,6 @@ class PersonalClient(LocalClient):
         metrics |= {f"validation-{name}": score for name, score in validation.scores.items()}
         if self.details.stream is not None:
             metrics |= self._by_phase(predictor, self.details.stream)
-        self.keep_model(server_round)
         return test.loss, test.examples, metrics
 
     def predictions(
@@ -291,94 +260,6 @@ class PersonalClient(LocalClient):
         if unknown := sorted(set(wanted) - known.keys()):
             raise ArgumentError(PROPERTIES, unknown, choices=sorted(known))
         return {name: known[name]() for name in wanted}
-
-    # ------------------------------------------------------------------ what subclasses override
-
-    def train_locally(self, current: LocalRound) -> tuple[float, dict[str, Tensor]]:
-        """Train from what was received and kept, and leave in the network what is to be sent.
-
-        Returns
-        -------
-        tuple of float and dict of str to Tensor
-            Training loss; what is to be kept, as ``<part>/<name>``.
-        """
-        with self.random(current.number, "train"):
-            loss = self.train_model(self.proximal_terms())
-        return loss, self.part(PERSONAL_PART, self.personal_names)
-
-    def personalize(self, current: LocalRound) -> tuple[Scalars, Evaluation | None]:
-        """Turn what was received and kept into the client's local model, to be evaluated.
-
-        Returns
-        -------
-        tuple of dict and Evaluation or None
-            What is to be reported of it; the validation score of something that was chosen on
-            validation examples.
-        """
-        if self.fine_tuning is None:
-            return {}, None
-        if not (current.last or self.fine_tuning.every_round):
-            return {"fine-tuning-epochs": 0}, None
-        with self.random(current.number, "fine-tune"):
-            tuned = fine_tune(
-                self.model,
-                self.training_batches,
-                self.validation_loader,
-                self.fine_tuning,
-                self.scopes,
-                task=self.task,
-                optimization=self.optimization,
-            )
-        if current.last:
-            trained = names_of(self.scopes, *self.fine_tuning.trains)
-            self.save(current.number, current.before, self.part(FINE_TUNED_PART, trained))
-        return {"fine-tuning-epochs": tuned.epochs}, tuned.validation
-
-    def predictor(self) -> nn.Module:
-        """Return what predicts, from what is in the network: the network itself."""
-        return self.model
-
-    def adapt(self, examples: int, steps: int) -> None:
-        """Fit an unseen client's own part on a few of its examples, from what it received.
-
-        Parameters
-        ----------
-        examples : int
-            How many of its training examples; -1 for all.
-        steps : int
-            Minibatch steps.
-        """
-        trains, proximal_terms = self.adaptation()
-        with self.random(0, "join"):
-            adapt(
-                self.model,
-                self.training_batches,
-                examples if self.num_examples else 0,
-                steps,
-                trains,
-                self.scopes,
-                task=self.task,
-                optimization=self.optimization,
-                proximal_terms=proximal_terms,
-            )
-
-    def adaptation(self) -> tuple[frozenset[Scope], list[ProximalTerm]]:
-        """Return the scopes that an unseen client fits, and what holds them near something."""
-        return self.fine_tuning.trains if self.fine_tuning else self.adapts, self.proximal_terms()
-
-    @property
-    def keeps_state(self) -> bool:
-        """Whether there is anything personal to keep."""
-        return super().keeps_state or self.fine_tuning is not None
-
-    def kept_spec(self) -> Spec:
-        """Return names, shapes and dtypes of the model by scope, and of what is fine-tuned."""
-        spec = super().kept_spec()
-        if self.fine_tuning is not None:
-            specs = tensor_spec(self.entries)
-            tuned = names_of(self.scopes, *self.fine_tuning.trains)
-            spec |= {f"{FINE_TUNED_PART}/{name}": specs[name] for name in tuned}
-        return spec
 
     # ------------------------------------------------------------------ the inside
 

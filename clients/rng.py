@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from clients.training import device_of
+from clients.local_training.training import device_of
 
 
 class Seeded:
@@ -22,8 +22,8 @@ class Seeded:
     def __init__(self, seed: int, model: nn.Module) -> None:
         self._seed = seed
         self._generators = [torch.default_generator]
-        device = device_of(model)
-        if device.type == "cuda":
+        used = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
+        if used and (device := device_of(model)).type == "cuda":
             self._generators.append(torch.cuda.default_generators[device.index or 0])
         self._before: list[torch.Tensor] = []
 

@@ -8,7 +8,9 @@ from flwr.client import NumPyClient
 
 from clients.local_client import NDArrays, Scalars
 from clients.personal import PersonalClient
+from clients.thresholds.threshold_client import thresholds_of_round
 from strategies.errors import ArgumentError
+from strategies.protocol import SERVER_ROUND
 
 
 class SafeguardedClient(NumPyClient):
@@ -20,6 +22,8 @@ class SafeguardedClient(NumPyClient):
         Name of a method -> this client under it. The first one is the personalized one, which wins
         ties; the others are what it may fall back on, such as the global model and one trained
         alone. Their names may not hold a slash.
+    thresholds : bool, default False
+        Whether the candidates have found decision thresholds. Those of the chosen one go with it.
 
     Attributes
     ----------
@@ -32,10 +36,11 @@ class SafeguardedClient(NumPyClient):
         If there are no candidates.
     """
 
-    def __init__(self, candidates: Mapping[str, PersonalClient]) -> None:
+    def __init__(self, candidates: Mapping[str, PersonalClient], thresholds: bool = False) -> None:
         if not candidates:
             raise ArgumentError("candidates", {}, "one or more to choose among")
         self.candidates = candidates
+        self.thresholds = thresholds
         self.shared_names = [
             f"{method}/{name}"
             for method, client in candidates.items()
@@ -44,6 +49,8 @@ class SafeguardedClient(NumPyClient):
 
     def evaluate(self, parameters: NDArrays, config: dict[str, Any]) -> tuple[float, int, Scalars]:
         """Evaluate every candidate; return the test scores of the one that validation chose.
+
+        The model of that one is kept, to be exported, and no other.
 
         Parameters
         ----------
@@ -65,12 +72,13 @@ class SafeguardedClient(NumPyClient):
             What the first candidate raised, if none can be evaluated.
         """
         received = dict(zip(self.shared_names, parameters, strict=True))
+        server_round = int(config.get(SERVER_ROUND, 0))
         found: dict[int, tuple[float, tuple[float, int, Scalars]]] = {}
         errors: list[Exception] = []
         for place, (method, client) in enumerate(self.candidates.items()):
             own = [received[f"{method}/{name}"] for name in client.shared_names]
             try:
-                loss, examples, metrics = client.evaluate(own, config)
+                loss, examples, metrics = client.scored(own, config)
             except (ValueError, RuntimeError) as error:  # then the others are there
                 errors.append(error)
                 continue
@@ -79,7 +87,11 @@ class SafeguardedClient(NumPyClient):
             found[place] = value, (loss, examples, metrics | {"chosen": place})
         if not found:
             raise errors[0]
-        return found[_best({place: value for place, (value, _) in found.items()})][1]
+        chosen = _best({place: value for place, (value, _) in found.items()})
+        client = list(self.candidates.values())[chosen]
+        thresholds = thresholds_of_round(client, server_round) if self.thresholds else {}
+        client.keep_model(server_round, thresholds)
+        return found[chosen][1]
 
 
 def _best(values: Mapping[int, float]) -> int:

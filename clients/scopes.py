@@ -1,93 +1,68 @@
-"""Scopes of parameters: each entry of a state dict is shared, of a group, or personal.
+"""Scopes of parameters: each entry of a state dict is shared, of a group, personal, or frozen.
 
 ``shared`` entries are averaged over all clients, ``group`` entries within the client's group, and
-``personal`` entries never leave the device. A *rule* selects the entries of a scope. It is a
-comma-separated list of
+``personal`` entries never leave the device. ``frozen`` entries are the same everywhere and are
+never trained: what the network's builder froze (:mod:`clients.frozen`). A *rule* selects the
+entries of a scope. It is a comma-separated list of
 
-- components: ``all``, ``none``; ``norm`` (normalization layers, by module type); ``se``
-  (torchvision's ``SqueezeExcitation``, or modules that declare the component), ``adapter``
-  (modules that declare the component); ``head`` and any other part that the model declares;
-  ``body`` (everything that is not ``head``);
+- components: ``all``, ``none``; ``norm`` (normalization), ``se`` (squeeze-and-excitation) and
+  ``adapter`` by the type of a layer (:mod:`clients.model_components.table`), with ``adapter.A`` and
+  ``adapter.B`` for the two halves of low-rank adapters; ``head``, declared or found
+  (:mod:`clients.model_components.head`); ``body``, everything that is not ``head``; and any other
+  part that the model declares;
 - module paths, with ``*``, ``?`` and ``[]`` as in :mod:`fnmatch`: ``body.0``, ``layer4.*.bn1``;
   everything below a matched module belongs to it. The path of a single entry
-  (``head.bias``) is allowed, too.
+  (``head.bias``) is allowed, too. The words above are never paths: a submodule that is called
+  ``norm`` is ``./norm``.
 
-A model declares its parts by an attribute ``parts``, a mapping of part to module paths, such as
-``{"head": ("fc",)}``; a module declares its component by a class attribute
-``component = "adapter"``.
+What is frozen is selected by its path alone, written out without ``*``, ``?`` and ``[]``, or by
+that of a module around it.
+
+A model, or one that it wraps, declares its parts by an attribute ``parts``, a mapping of part to
+module paths, such as ``{"head": ("fc",)}``; a module declares its component by an attribute
+``component = "adapter"``, or ``"none"`` if it is none whatever its type, and the parts of that by
+an attribute ``parts``, too.
 Names are never searched for substrings: in torchvision's ResNet the batch norm at
 ``layer2.0.downsample.1`` is found by its type, and a linear layer called ``subnet`` is not.
 """
 
-import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from enum import StrEnum
 from fnmatch import fnmatchcase
+from typing import Any
 
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _NormBase
+from torch.nn.parameter import is_lazy
 
 from clients.entries import canonical_names
+from clients.frozen import frozen_entries
+from clients.model_components.errors import ScopeError
+from clients.model_components.words import COMPONENTS, Components, Parts, shortened
 
-__all__ = ["Scope", "ScopeError", "assign_scopes", "components", "select"]
-
-Parts = Mapping[str, Sequence[str]]
-"""Name of a part -> paths of its modules."""
-
-BATCH_NORM: tuple[type[nn.Module], ...] = (_NormBase,)
-"""Normalization with running statistics: batch norm and instance norm."""
-
-NORM: tuple[type[nn.Module], ...] = (_NormBase, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm)
+__all__ = ["Scope", "assign_scopes", "components", "select"]
 
 
 class Scope(StrEnum):
-    """Who shares a parameter."""
+    """Who shares a parameter; nobody needs to share what is frozen."""
 
     SHARED = "shared"
     GROUP = "group"
     PERSONAL = "personal"
+    FROZEN = "frozen"
 
 
-class ScopeError(ValueError):
-    """A rule that matches nothing, or an entry with no scope or with two.
-
-    Parameters
-    ----------
-    message : str
-        What is wrong and what would be right.
-    rule : str, optional
-        The rule, or the word of it, that is wrong.
-    choices : iterable of str, optional
-        What the model has instead.
-    entries : iterable of str, optional
-        The state-dict entries concerned.
-    scopes : iterable of Scope, optional
-        The scopes that these entries would have.
-
-    Attributes
-    ----------
-    rule, choices, entries, scopes
-        The same; None (otherwise empty) if they do not apply.
-    """
-
-    def __init__(
-        self,
-        message: str,
-        *,
-        rule: str | None = None,
-        choices: Iterable[str] = (),
-        entries: Iterable[str] = (),
-        scopes: Iterable[Scope] = (),
-    ) -> None:
-        super().__init__(message)
-        self.rule = rule
-        self.choices = tuple(choices)
-        self.entries = tuple(entries)
-        self.scopes = tuple(scopes)
+MOVING = frozenset(Scope) - {Scope.FROZEN}
+"""The scopes of what training moves, and what is sent or kept."""
 
 
-def components(model: nn.Module, parts: Parts | None = None) -> dict[str, frozenset[str]]:
+def components(
+    model: nn.Module, parts: Parts | None = None, example: Any = None
+) -> dict[str, frozenset[str]]:
     """Return the components of a model: name -> the state-dict entries of the component.
+
+    These are ``all`` and ``none``; what modules are by their type or declare; the declared parts;
+    ``head`` and ``body``. A component that the model does not have is left out, and so is one that
+    cannot be told, for which :func:`select` says why.
 
     Parameters
     ----------
@@ -95,68 +70,67 @@ def components(model: nn.Module, parts: Parts | None = None) -> dict[str, frozen
         The model.
     parts : Parts or None, default None
         Declaration of the model's parts; by default the model's attribute ``parts``.
+    example : object, optional
+        Inputs of a batch, by which the head of a model is found that declares none.
 
     Raises
     ------
     ScopeError
         If a declared part names a module that the model does not have.
     """
-    entries = tuple(_tensors(model))
-    found: dict[str, set[str]] = {"all": set(entries), "none": set()}
-    for path, module in model.named_modules(remove_duplicate=False):
-        names = [getattr(module, "component", None)]
-        names += ["norm"] if isinstance(module, NORM) else []
-        names += ["se"] if isinstance(module, _squeeze_excitations()) else []
-        for name in filter(None, names):
-            found.setdefault(name, set()).update(_below(path, entries))
-    declared = getattr(model, "parts", {}) if parts is None else parts
-    modules = dict(model.named_modules(remove_duplicate=False))
-    for part, paths in declared.items():
-        for path in paths:
-            if path not in modules:
-                raise ScopeError(
-                    f"the part {part!r} names the module {path!r}, which {_name(model)} does not "
-                    f"have; its modules are {', '.join(filter(None, modules))}",
-                    rule=path,
-                    choices=filter(None, modules),
-                )
-            found.setdefault(part, set()).update(_below(path, entries))
-    if "head" in found:
-        found["body"] = found["all"] - found["head"]
-    return {name: frozenset(members) for name, members in found.items()}
+    found = Components(model, parts, example)
+    for part in found.declared:
+        found.members(part)
+    return found.known()
 
 
-def _squeeze_excitations() -> tuple[type, ...]:
-    """Return torchvision's class if it is imported; otherwise no model can have one.
+def select(
+    model: nn.Module, rule: str, parts: Parts | None = None, example: Any = None
+) -> frozenset[str]:
+    """Return the state-dict entries that a rule selects; frozen ones only by a path written out.
 
-    The import takes two seconds, which a real device would spend on every message.
-    """
-    layers = sys.modules.get("torchvision.ops.misc")
-    return () if layers is None else (layers.SqueezeExcitation,)
-
-
-def select(model: nn.Module, rule: str, parts: Parts | None = None) -> frozenset[str]:
-    """Return the state-dict entries that a rule selects.
+    Parameters
+    ----------
+    model, parts, example
+        See :func:`components`.
+    rule : str
+        The rule.
 
     Raises
     ------
     ScopeError
         If the rule is empty or a word of it matches nothing; ``choices`` are the model's
-        components.
+        components. If all that it matches is frozen, ``entries`` are what. If the head cannot be
+        told, or whether a module is normalization; ``choices`` are the candidates.
     """
-    known = components(model, parts)
+    known = Components(model, parts, example)
+    frozen = frozen_entries(model)
     selected: set[str] = set()
     words = [word.strip() for word in rule.split(",") if word.strip()]
     if not words:
         raise ScopeError("the rule is empty; write 'none' for no entries", rule=rule)
     for word in words:
-        members = known[word] if word in known else _matching(known["all"], word)
+        members = known.members(word)
+        written_out = members is None and not any(sign in word for sign in "*?[")
+        if members is None:
+            members = _matching(known.entries, word.removeprefix("./"))
         if not members and word != "none":
             raise ScopeError(
-                f"{word!r} matches nothing in {_name(model)}; it has {_inventory(known)}",
+                f"{word!r} matches nothing in {_name(model)}; it has {_inventory(known)}"
+                + _path_hint(known.entries, word),
                 rule=word,
-                choices=sorted(name for name, members in known.items() if members),
+                choices=sorted(name for name, members in known.known().items() if members),
             )
+        if not written_out:
+            if members and members <= frozen:
+                raise ScopeError(
+                    f"all that {word!r} matches in {_name(model)} is frozen (requires_grad is "
+                    f"false), so that it is the same everywhere; leave the word out, or train some "
+                    f"of it. Written out, the path of a module or an entry selects what is frozen",
+                    rule=word,
+                    entries=sorted(members),
+                )
+            members -= frozen
         selected |= members
     return frozenset(selected)
 
@@ -167,23 +141,26 @@ def assign_scopes(
     group: str = "none",
     shared: str | None = None,
     parts: Parts | None = None,
+    example: Any = None,
 ) -> dict[str, Scope]:
     """Return the scope of every entry of ``model.state_dict()``, buffers included.
 
     A tensor that has several names there (tied weights, a module registered twice) is one entry,
-    under the first of them.
+    under the first of them. What is frozen, and selected by no path, has the scope ``frozen``.
 
     Parameters
     ----------
     model : nn.Module
         The model.
     personal, group : str, default "none"
-        Rules. ``group="rest"`` selects everything that is neither personal nor selected by
-        ``shared``.
+        Rules. ``group="rest"`` selects everything that is neither personal nor frozen, nor selected
+        by ``shared``.
     shared : str or None, default None
-        Rule; by default it selects everything that is neither personal nor group.
+        Rule; by default it selects everything that is neither personal nor group nor frozen.
     parts : Parts or None, default None
         Declaration of the model's parts; by default the model's attribute ``parts``.
+    example : object, optional
+        Inputs of a batch, by which the head of a model is found that declares none.
 
     Returns
     -------
@@ -197,23 +174,25 @@ def assign_scopes(
         (tied weights) have different scopes, or if two tensors share their memory.
     """
     tensors = _tensors(model)
-    chosen = {Scope.PERSONAL: select(model, personal, parts)}
+    frozen = frozen_entries(model)
+    chosen = {Scope.PERSONAL: select(model, personal, parts, example)}
     if group == "rest":
-        chosen[Scope.SHARED] = select(model, shared or "none", parts)
-        chosen[Scope.GROUP] = frozenset(tensors).difference(*chosen.values())
+        chosen[Scope.SHARED] = select(model, shared or "none", parts, example)
+        chosen[Scope.GROUP] = frozenset(tensors).difference(frozen, *chosen.values())
     else:
-        chosen[Scope.GROUP] = select(model, group, parts)
-        rest = frozenset(tensors).difference(*chosen.values())
-        chosen[Scope.SHARED] = rest if shared is None else select(model, shared, parts)
+        chosen[Scope.GROUP] = select(model, group, parts, example)
+        rest = frozenset(tensors).difference(frozen, *chosen.values())
+        chosen[Scope.SHARED] = rest if shared is None else select(model, shared, parts, example)
+    chosen[Scope.FROZEN] = frozen.difference(*chosen.values())
     scopes: dict[str, Scope] = {}
     for name in tensors:
         having = [scope for scope in Scope if name in chosen[scope]]
         if len(having) != 1:
             found = " and ".join(having) or "no scope"
             raise ScopeError(
-                f"{name!r} has {found}; every entry needs exactly one of shared, group, personal "
+                f"{name!r} has {found}; every entry needs exactly one of {', '.join(Scope)} "
                 f"(rules: personal={personal!r}, group={group!r}, shared={shared!r}; "
-                f"{_name(model)} has {_inventory(components(model, parts))})",
+                f"{_name(model)} has {_inventory(Components(model, parts))})",
                 entries=[name],
                 scopes=having,
             )
@@ -237,6 +216,12 @@ def _tensors(model: nn.Module) -> dict[str, Tensor]:
                 "only tensors can be shared or kept",
                 entries=[name],
             )
+    if lazy := [name for name, value in state.items() if is_lazy(value)]:
+        raise ScopeError(
+            f"{shortened(lazy)} of {_name(model)} have no shape yet; call the network once on an "
+            "example before",
+            entries=lazy,
+        )
     return state
 
 
@@ -264,10 +249,6 @@ def _check_tied(
             )
 
 
-def _below(path: str, entries: Iterable[str]) -> set[str]:
-    return {name for name in entries if not path or name == path or name.startswith(path + ".")}
-
-
 def _matching(entries: Iterable[str], pattern: str) -> frozenset[str]:
     """Return the entries whose path, or the path of a module around them, matches the pattern."""
     return frozenset(
@@ -284,7 +265,17 @@ def _name(model: nn.Module) -> str:
     return type(model).__name__
 
 
-def _inventory(known: Mapping[str, frozenset[str]]) -> str:
-    described = [f"{part} ({len(members)})" for part, members in sorted(known.items()) if members]
-    paths = sorted({name.rpartition(".")[0] or name for name in known["all"]})
-    return f"the components {', '.join(described)} and the module paths {', '.join(paths)}"
+def _inventory(known: Components) -> str:
+    """Return what a network has, in a few lines whatever its size."""
+    found = sorted(known.known().items())
+    described = ", ".join(f"{part} ({len(members)})" for part, members in found if members)
+    paths = {name.rpartition(".")[0] or name for name in known.entries}
+    if len(paths) > 12:  # their first steps, then
+        paths = {name.partition(".")[0] for name in known.entries}
+    return f"the components {described} and the module paths {shortened(sorted(paths))}"
+
+
+def _path_hint(entries: Iterable[str], word: str) -> str:
+    if word in COMPONENTS and _matching(entries, word):
+        return f"; {word!r} is a component here, and the path of that name is './{word}'"
+    return ""

@@ -68,8 +68,9 @@ class _Additive:
 class Classification(_Additive):
     """Classification: ``accuracy`` is the share of examples whose largest output is their class.
 
-    With one output an example, ``(N,)`` or ``(N, 1)``, that output is the logit of class 1.
-    Accuracy is NaN where it has no meaning: if an output is not finite (of a model that diverged),
+    With a loss of one's own and one output an example, ``(N,)`` or ``(N, 1)``, that output is the
+    logit of class 1. (Cross-entropy takes one output for the only class there is.) Accuracy is
+    NaN where it has no meaning: if an output is not finite (of a model that diverged),
     if an example has several targets, or if targets are not numbers of classes.
     """
 
@@ -78,7 +79,10 @@ class Classification(_Additive):
     higher_is_better: ClassVar[bool] = True
 
     def outcomes(self, outputs: Tensor) -> tuple[Tensor, Tensor]:
-        """Return all classes and their probabilities; outputs are logits ``(N, classes)``."""
+        """Return all classes and their probabilities; outputs are logits."""
+        if self._is_one_logit(outputs):
+            outputs = outputs.reshape(-1, 1)
+            outputs = torch.cat([torch.zeros_like(outputs), outputs], dim=1)
         count, classes = outputs.shape
         targets = torch.arange(classes, device=outputs.device)[:, None].expand(classes, count)
         return targets, outputs.softmax(dim=1).T
@@ -86,7 +90,7 @@ class Classification(_Additive):
     def sums(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """Return the number of correct predictions, ``(1,)``; NaN where there is none."""
         count = len(outputs)
-        one = outputs.numel() == count
+        one = self._is_one_logit(outputs)
         known = (outputs.ndim == 2 or one) and targets.numel() == count
         # of one output, as binary cross-entropy has them: 0.0 and 1.0
         known = known and (not targets.is_floating_point() or (one and _is_binary(targets)))
@@ -95,6 +99,9 @@ class Classification(_Additive):
         found = (outputs.reshape(count) > 0).long() if one else outputs.argmax(dim=1)
         return (found == targets.reshape(count)).sum(dtype=torch.float64).reshape(1)
 
+    def _is_one_logit(self, outputs: Tensor) -> bool:
+        return outputs.numel() == len(outputs) and self.criterion is not cross_entropy
+
     def scores(self, sums: Tensor, count: int) -> dict[str, float]:
         """Return the accuracy."""
         return {"accuracy": float(sums[0]) / count if count else math.nan}
@@ -102,6 +109,18 @@ class Classification(_Additive):
 
 def _is_binary(targets: Tensor) -> bool:
     return bool(((targets == 0) | (targets == 1)).all())
+
+
+@dataclass(frozen=True)
+class _OfOneShape:
+    """A loss of outputs that have the shape of the targets, where there is one for each."""
+
+    criterion: Criterion
+
+    def __call__(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """Return the loss; several outputs a target, as of quantiles, are left as they are."""
+        one = outputs.numel() == targets.numel()
+        return self.criterion(outputs.reshape(targets.shape) if one else outputs, targets)
 
 
 def squared_error(outputs: Tensor, targets: Tensor) -> Tensor:
@@ -119,7 +138,8 @@ class Regression(_Additive):
     Attributes
     ----------
     criterion : Criterion, default squared_error
-        Loss.
+        Loss. It gets outputs ``(N, 1)`` in the shape of the targets ``(N,)``: PyTorch's own losses
+        would otherwise compare every output with every target.
     unit : float, default 1.0
         Factor of ``rmse``. Models are trained on standardized targets; with their standard
         deviation as the unit, errors are reported in the unit of the original targets.
@@ -129,6 +149,10 @@ class Regression(_Additive):
     unit: float = 1.0
     score: ClassVar[str] = "rmse"
     higher_is_better: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.criterion, _OfOneShape):
+            object.__setattr__(self, "criterion", _OfOneShape(self.criterion))
 
     def outcomes(self, outputs: Tensor) -> tuple[Tensor, Tensor]:
         """Return two outcomes one standard deviation away: squared error implies variance 1/2."""

@@ -1,16 +1,19 @@
 """Run a federation from Python, in this process or on Ray, without ``flwr run``."""
 
 import logging
+import math
+import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
-from pfl_flower.client_app import make_app
+from pfl_flower.client_app import forget_networks, make_app
 from pfl_flower.config.run_config import RunConfig
 from pfl_flower.data import federation, is_own
 from pfl_flower.grid import InProcessGrid
@@ -41,7 +44,8 @@ def simulate(
     num_clients : int
         How many clients the data are divided among.
     engine : {"in-process", "ray"}, default "in-process"
-        In this process, with nothing to start, or on Flower's simulation runtime.
+        In this process, with nothing to start, or on Flower's simulation runtime, whose workers
+        share the GPUs of the machine if ``device`` asks for one.
     progress : Progress, optional
         Called after every round.
     quiet : bool, default True
@@ -65,6 +69,8 @@ def simulate(
     config = RunConfig.parse(run_config)
     if is_own(config.dataset):
         federation.cache_clear()  # the files may have changed since this process last ran
+    if is_own(config.model):
+        forget_networks()
     with _quiet() if quiet else _as_it_is():
         if engine == "in-process":
             grid = InProcessGrid(make_app(run_config), num_clients)
@@ -93,9 +99,26 @@ def _on_ray(
         server_app=server_app,
         client_app=make_app(dict(run_config)),
         num_supernodes=num_clients,
-        backend_config={"client_resources": {"num_cpus": 1, "num_gpus": 0.0}},
+        backend_config={"client_resources": {"num_cpus": 1, "num_gpus": gpu_share(config.device)}},
     )
     return runs
+
+
+def gpu_share(device: str) -> float:
+    """Return the share of a GPU that each client on Ray is given, at most 1; 0 without a GPU.
+
+    With it, as many clients train at a time as the machine has cores, since each takes one core.
+    Ray hides the GPUs from a client that is given none.
+
+    Parameters
+    ----------
+    device : str
+        The run key.
+    """
+    if device != "auto" and torch.device(device).type != "cuda":
+        return 0.0
+    gpus = torch.cuda.device_count()
+    return min(1.0, math.floor(1e4 * gpus / (os.cpu_count() or 1)) / 1e4)  # Ray counts in 1e-4
 
 
 @contextmanager

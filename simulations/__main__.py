@@ -21,6 +21,7 @@ from pfl_flower.engines import ENGINES
 from pfl_flower.server.discovery import FederationError
 from simulations.recipe import RecipeError, words_of
 from simulations.studies import (
+    assistants,
     borrowing,
     borrowing_digits,
     clusters,
@@ -43,7 +44,7 @@ from simulations.summary import print_summary, write_outcome
 
 _MODULES = (
     *(taste, lighting, gallery, safeguard, proximal, smartwatch, clusters, cold_start),
-    *(borrowing, social, hospitals, sensors),
+    *(borrowing, social, hospitals, sensors, assistants),
 )
 _STUDIES = (
     *(module.STUDY for module in _MODULES),
@@ -61,6 +62,7 @@ _STUDIES = (
     social_large.STUDY,
     hospitals.REAL_STUDY,
     sensors.CLASSES_STUDY,
+    assistants.SETTINGS_STUDY,
 )
 STUDIES = {study.name: study for study in _STUDIES}
 
@@ -130,7 +132,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     jobs = 1 if options.engine == "ray" else options.jobs
     if options.rounds:
         study = replace(study, config={**study.config, "num-server-rounds": options.rounds})
-    seeds = options.seeds or list(range(study.num_seeds))
+    seeds = options.seeds or list(study.seeds)
     try:
         outcome = run_study(study, seeds, engine=options.engine, jobs=jobs)
     except (ConfigError, DataError, FederationError) as error:  # such as a missing data set

@@ -61,7 +61,8 @@ def words_of(name: str, commands: Sequence[str]) -> list[str]:
         If the file is missing, is no TOML, is of another version, or has entries that no recipe
         has.
     """
-    path = next((p for p in (Path(name), FOLDER / Path(name).name) if p.is_file()), None)
+    places = [Path(name)] if Path(name).name != name else [Path(name), FOLDER / name]
+    path = next((place for place in places if place.is_file()), None)
     if path is None:
         known = sorted(file.name for file in FOLDER.glob("*.toml"))
         raise RecipeError(f"there is no recipe {name}; published: {known}", "file", name, known)

@@ -14,6 +14,7 @@ from pfl_flower.engines import Engine, simulate
 from pfl_flower.results.files import summarize
 from pfl_flower.results.method_run import MethodRun
 from pfl_flower.server.callbacks import Progress
+from simulations.answers import ANSWERS
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,17 @@ class Arm:
     def key(self) -> str:
         """Its name in the summary and the table."""
         return self.name if self.point is None else f"{self.name} at {self.point:g}"
+
+    def on_top_of(self, config: Mapping[str, Any]) -> dict[str, Any]:
+        """Return its run config: its own keys, and those of all arms that have an effect on it.
+
+        Parameters
+        ----------
+        config : mapping of str to object
+            Run-config keys of every arm.
+        """
+        used = RunConfig.used({**config, "baselines": "", **self.config})
+        return {**used, **self.config}
 
 
 @dataclass(frozen=True)
@@ -151,9 +163,16 @@ class Study:
     columns : callable, optional
         Outcome -> arm (as :attr:`Arm.key`) -> further columns of the table, fractions.
     num_seeds : int, default 5
-        Seeds 0, 1, ... that the promises are meant for.
+        Number of seeds that the promises are meant for.
+    first_seed : int, default 0
+        The first of them; the others follow. Settings are chosen on other seeds than they are
+        judged by.
     score : str, default "accuracy"
         What the data are scored by, ``"accuracy"`` or ``"rmse"``.
+    require : callable, optional
+        Raises a ``DataError`` that says what to install or to get, before anything is run.
+    reading : str, default ""
+        What words in its tables mean that are not on every page, as Markdown.
     """
 
     name: str
@@ -168,10 +187,23 @@ class Study:
         default=lambda outcome: {}
     )
     num_seeds: int = 5
+    first_seed: int = 0
     score: str = "accuracy"
+    require: Callable[[], None] = lambda: None
+    reading: str = ""
     tables: Callable[[Outcome], Mapping[str, Sequence[Mapping[str, Any]]]] = field(
         default=lambda outcome: {}
     )
+
+    @property
+    def seeds(self) -> range:
+        """The seeds that the promises are meant for."""
+        return range(self.first_seed, self.first_seed + self.num_seeds)
+
+    @property
+    def answer(self) -> str:
+        """What it found on these seeds, as Markdown; empty where nobody has written it down."""
+        return ANSWERS.get(self.name, "")
 
 
 def run_arm(
@@ -184,7 +216,7 @@ def run_arm(
     progress: Progress | None = None,
 ) -> Result:
     """Run one arm on one seed; with a safeguard, what clients chose counts."""
-    config = {**study_config, **arm.config, "seed": seed, "baselines": ""}
+    config = {**arm.on_top_of(study_config), "seed": seed, "baselines": ""}
     run = simulate(config, num_clients, engine, progress)[-1]
     return Result(arm, seed, run.by_client(), summarize(run), measure(run))
 
@@ -200,9 +232,15 @@ def run_study(
     """Run every arm on every seed, ``jobs`` at a time, and show how far it is.
 
     All arms of a seed have the same data, splits, network and first values.
+
+    Raises
+    ------
+    DataError
+        If something is missing that the study needs.
     """
+    study.require()
     config = dict(study.config) | ({"num-server-rounds": rounds} if rounds else {})
-    num_rounds = RunConfig.parse(config).num_server_rounds
+    num_rounds = RunConfig.read(config).num_server_rounds
     runs = [
         Job(
             f"{arm.name}, seed {seed}",

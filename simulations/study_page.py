@@ -40,15 +40,17 @@ def write_study_page(
     for picture in sorted(folder.glob("*.png")):
         copy = path.with_name(f"{path.stem}-{picture.name}")
         _copy_picture(picture, copy)
-        pictures.append(f"![{picture.stem.replace('-', ' ')}]({copy.name})")
+        caption = picture.stem.replace("-", " ").capitalize()
+        pictures.append(f"![{caption}]({copy.name})\n*{caption}*")
     parts = [
         f"# {summary['study']}",
         summary["question"],
+        *filter(None, (summary["answer"],)),
         f"{_NOT_RUN}\n```bash\n{_shown(command)}\n```",
         f"{summary['clients']} clients, seeds {', '.join(map(str, summary['seeds']))}, "
         f"{_settings(summary['config'])}. {_made()}",
         "## Result",
-        _unit(summary["score"]),
+        " ".join(filter(None, (_unit(summary["score"]), summary["reading"]))),
         _markdown_table(*summary_table(summary)),
         *(
             f"### {title}\n\n{_markdown_table(*further_table(rows))}"

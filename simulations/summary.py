@@ -9,7 +9,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from pfl_flower.results.files import spread
+from pfl_flower.results.spread import spread
 from pfl_flower.utils.files import write_csv, write_json
 from simulations.study import Outcome, Study
 
@@ -38,6 +38,8 @@ def summary_of(study: Study, outcome: Outcome) -> dict[str, Any]:
     return {
         "study": study.name,
         "question": study.question,
+        "answer": study.answer if outcome.seeds == list(study.seeds) else "",
+        "reading": study.reading,
         "clients": study.num_clients,
         "seeds": outcome.seeds,
         "config": dict(study.config),

@@ -7,7 +7,9 @@ Use one in any Flower project: ``PartialAveraging(...).start(grid, initial_array
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from strategies.adapters.exact_mean import LowRankAveraging, mean_of_products
 from strategies.averaging import PartialAveraging
+from strategies.client_reports import ClientReport
 from strategies.client_strategy import ClientStrategy
 from strategies.clustered.assignments import NO_GROUP, Assignment, Grouping
 from strategies.clustered.cfl import CFL
@@ -20,7 +22,8 @@ from strategies.hierarchical.hierarchical_bayes import HierarchicalBayes
 from strategies.hierarchical.hierarchical_linear import HierarchicalLinear
 from strategies.measurement_error.errors_in_variables import ErrorsInVariables
 from strategies.measurement_error.quality_weighted import QualityWeighted
-from strategies.replies import ClientReport, Reply, mean_metrics
+from strategies.privacy import Privacy
+from strategies.replies import Reply, mean_metrics
 from strategies.rounds import Round
 
 if TYPE_CHECKING:
@@ -55,11 +58,14 @@ __all__ = [
     "HierarchicalBayes",
     "HierarchicalLinear",
     "Hypernetwork",
+    "LowRankAveraging",
     "PFedHN",
     "PartialAveraging",
+    "Privacy",
     "QualityWeighted",
     "Reply",
     "Round",
     "UpdateClusters",
     "mean_metrics",
+    "mean_of_products",
 ]

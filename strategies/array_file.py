@@ -7,8 +7,6 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors.numpy import save
 
-__all__: list[str] = []
-
 
 def array_bytes(
     arrays: Mapping[str, NDArray[Any]], metadata: Mapping[str, str] | None = None

@@ -15,7 +15,6 @@ from numpy.lib import format as npy
 from numpy.typing import NDArray
 
 from strategies.errors import ArgumentError
-from strategies.randomness import generator
 
 # 2**16 float32 values are 256 KiB: the running sum of a chunk stays in a core's own cache
 # while the same chunk of every client streams past it. Smaller and larger ones were slower.
@@ -63,7 +62,7 @@ def _header(dtype: str, shape: tuple[int, ...]) -> bytes:
     wanted = "a dtype of numbers or booleans, which can be averaged"
     try:
         kind = np.dtype(dtype)
-    except TypeError as error:
+    except (TypeError, SyntaxError) as error:
         raise ArgumentError("dtype", dtype, wanted) from error
     if kind.kind not in "biufc" or str(kind) != dtype:
         raise ArgumentError("dtype", dtype, wanted)
@@ -142,9 +141,10 @@ def difference(expected: Spec, found: Spec) -> str:
 def weighted_mean(arrays: Sequence[NDArray[Any]], weights: Sequence[float]) -> NDArray[Any]:
     """Return the weighted mean of arrays of one shape and dtype, in that dtype.
 
-    The function reads each array once. It averages floating-point arrays with ``weights``
-    normalized to sum to 1, and sums half precision in single precision. Integer and boolean arrays
-    are counters and masks, which have no mean: it takes their elementwise maximum. So the
+    The function averages floating-point arrays with ``weights`` normalized to sum to 1, and sums
+    half precision in single precision. Where all arrays have the same value, that is the mean, bit
+    for bit, whatever the weights: so what no client trains stays what it was. Integer and boolean
+    arrays are counters and masks, which have no mean: it takes their elementwise maximum. So the
     ``num_batches_tracked`` of batch norm stays an integer.
 
     Parameters
@@ -152,7 +152,12 @@ def weighted_mean(arrays: Sequence[NDArray[Any]], weights: Sequence[float]) -> N
     arrays : sequence of ndarray
         At least one array; all have the same shape and dtype.
     weights : sequence of float
-        One positive finite weight per array.
+        One finite weight per array, none negative and one positive.
+
+    Raises
+    ------
+    ArgumentError
+        If no weight is positive.
 
     Notes
     -----
@@ -165,34 +170,59 @@ def weighted_mean(arrays: Sequence[NDArray[Any]], weights: Sequence[float]) -> N
             np.maximum(largest, values, out=largest)
         return largest
     top = max(weights)  # first, so that not even absurd weights overflow
+    if not top > 0:
+        raise ArgumentError("weights", list(weights), "positive for one array at least")
     total = sum(weight / top for weight in weights)
     fractions = [weight / top / total for weight in weights]
-    sum_dtype = np.dtype(np.float32) if first.dtype == np.float16 else first.dtype
+    sum_dtype = np.promote_types(first.dtype, np.float32)
     flat = [array.reshape(-1) for array in arrays]
-    mean = np.empty(flat[0].size, dtype=first.dtype)
-    running = np.empty(min(_CHUNK, mean.size), dtype=sum_dtype)
-    term = np.empty_like(running)
+    mean = np.empty(flat[0].size, dtype=sum_dtype)
+    term = np.empty(min(_CHUNK, mean.size), dtype=sum_dtype)
     for start in range(0, mean.size, _CHUNK):
-        part = slice(start, min(start + _CHUNK, mean.size))
-        length = part.stop - part.start
-        np.multiply(flat[0][part], fractions[0], out=running[:length], dtype=sum_dtype)
+        part = slice(start, start + _CHUNK)
+        running, product = mean[part], term[: len(mean[part])]
+        np.multiply(flat[0][part], fractions[0], out=running, dtype=sum_dtype)
         for values, fraction in zip(flat[1:], fractions[1:], strict=True):
-            np.multiply(values[part], fraction, out=term[:length], dtype=sum_dtype)
-            running[:length] += term[:length]
-        mean[part] = running[:length]
+            np.multiply(values[part], fraction, out=product, dtype=sum_dtype)
+            np.add(running, product, out=running)
+        _keep_equal(running, [values[part] for values in flat])
+    mean = mean.astype(first.dtype, copy=False)
+    if np.issubdtype(first.dtype, np.floating) and not is_finite(mean):
+        # Rounding went beyond the largest float (of a mask, say); a mean lies between its terms.
+        np.clip(mean, np.minimum.reduce(flat), np.maximum.reduce(flat), out=mean)
     return mean.reshape(first.shape)
 
 
-def is_finite(values: NDArray[Any]) -> bool:
-    """Return whether no entry is NaN or infinite (integers always are finite).
+def _keep_equal(mean: NDArray[Any], values: Sequence[NDArray[Any]]) -> None:
+    """Put the common value where all are equal, in place: fractions of it add up to an ulp off.
 
-    A NaN or an infinity anywhere makes the sum non-finite, so one sum is enough. Only a sum that
-    overflows by itself needs an elementwise check.
+    The comparison ends with the first array after which no entry is equal any more. Of trained
+    arrays that is nearly always the second, so that it costs one more look at that.
     """
+    first, *others = values
+    equal = np.ones(len(first), dtype=bool)
+    for each in others:
+        equal &= first == each
+        if not equal.any():
+            return
+    np.copyto(mean, first, where=equal)
+
+
+def is_finite(values: NDArray[Any]) -> bool:
+    """Return whether no entry is NaN or infinite (integers always are finite)."""
     if not np.issubdtype(values.dtype, np.inexact):
         return True
+    return math.isfinite(sum_of_squares(values)) or bool(np.isfinite(values).all())
+
+
+def sum_of_squares(values: NDArray[Any]) -> float:
+    """Return the sum of the squared magnitudes of floats, in their precision, at least single.
+
+    It is finite only if every value is. One dot product is the fastest way to read an array once.
+    """
+    flat = values.ravel(order="K").astype(np.promote_types(values.dtype, np.float32), copy=False)
     with np.errstate(over="ignore", invalid="ignore"):
-        return bool(np.isfinite(np.sum(values))) or bool(np.isfinite(values).all())
+        return float(np.vdot(flat, flat).real)
 
 
 def to_record(arrays: Mapping[str, NDArray[Any]]) -> ArrayRecord:
@@ -261,34 +291,3 @@ def linear_coefficients(arrays: Mapping[str, Array]) -> NDArray[np.float64]:
         )
     weight, bias = (np.asarray(view(array), dtype=np.float64) for array in arrays.values())
     return np.column_stack([weight, bias])
-
-
-def project(values: NDArray[Any], size: int, seed: int) -> NDArray[Any]:
-    """Return a count sketch: a random projection that keeps cosines up to about 1/sqrt(size).
-
-    Count sketch of Charikar, Chen & Farach-Colton (2002): each entry is added, with a random sign,
-    to one of ``size`` sums. The inner product of two sketches is an unbiased estimate of that of
-    the vectors; its variance is at most ``2 / size`` for vectors of length 1. The sketch takes one
-    pass and needs no matrix.
-
-    Parameters
-    ----------
-    values : ndarray
-        Vector ``(p,)``.
-    size : int
-        Length of the sketch. If it is 0, or at least ``p``, the vector itself is returned.
-    seed : int
-        Seed of the projection. Vectors that are compared need the same seed.
-
-    Returns
-    -------
-    ndarray
-        Sketch ``(size,)`` float32, or ``values`` unchanged.
-    """
-    if not 0 < size < len(values):
-        return values
-    draw = generator(seed, "projection", len(values), size)
-    places = draw.integers(size, size=len(values), dtype=np.int32)
-    signs = draw.integers(2, size=len(values), dtype=np.int8) * 2 - 1
-    sums = np.bincount(places, weights=values * signs, minlength=size)
-    return sums.astype(np.float32)

@@ -9,10 +9,10 @@ from flwr.app import Array, ArrayRecord
 from flwr.common.logger import log
 from numpy.typing import NDArray
 
-from strategies.arrays import as_part, encode, is_finite, part_of, view, weighted_mean
+from strategies.arrays import as_part, encode, part_of, view, weighted_mean
 from strategies.client_strategy import ClientStrategy
 from strategies.errors import ArgumentError
-from strategies.replies import Reply, drop_non_finite
+from strategies.replies import Reply
 
 __all__ = ["PartialAveraging"]
 
@@ -23,7 +23,7 @@ class PartialAveraging(ClientStrategy):
     FedAvg (McMahan et al. 2017), FedPer (Arivazhagan et al. 2019), FedRep (Collins et al. 2021),
     FedBN (Li et al. 2021) and LG-FedAvg (Liang et al. 2020) are one strategy: they differ in
     which arrays a client sends. Integer arrays stay integers (elementwise maximum), and each array
-    is read once, in place.
+    is read twice, in place: to check it and to average it.
 
     A subclass may override, beside what :class:`ClientStrategy` names, :meth:`weights`,
     :meth:`mean` (of one array) and :meth:`means` (of several).
@@ -67,6 +67,7 @@ class PartialAveraging(ClientStrategy):
         self.server_momentum = server_momentum
         self.parameter_names = frozenset(parameter_names or ())
         self._velocity: dict[str, NDArray[Any]] = {}
+        self._after_step: dict[str, NDArray[Any]] = {}
 
     def summary(self) -> None:
         """Log what this strategy averages and how."""
@@ -83,26 +84,26 @@ class PartialAveraging(ClientStrategy):
         """Take over what :meth:`state_arrays` returned."""
         self._velocity = part_of(arrays, "velocity")
 
-    def aggregate_arrays(self, replies: list[Reply]) -> ArrayRecord:
-        """Return the mean of the replies' arrays; marks replies with non-finite values dropped."""
-        while (means := self.means(replies, replies[0].spec if replies else ())) is None:
-            replies = [reply for reply in replies if not reply.dropped]
-        return self.step(means, self.round.sent)
+    def valid(self, arrays: ArrayRecord) -> ArrayRecord:
+        """Return what clients can take; momentum becomes that of the steps with the noise on them.
 
-    def means(
-        self, replies: Sequence[Reply], names: Iterable[str]
-    ) -> dict[str, NDArray[Any]] | None:
-        """Return the means of some arrays; None if there are replies to be marked dropped first.
-
-        The check for NaN and infinity costs nothing extra when all is well: whatever is not
-        finite in a reply is not finite in the mean either, so only a bad mean leads to a search.
+        Otherwise it would carry updates without noise into the rounds to come.
         """
-        means: dict[str, NDArray[Any]] = {}
-        for name in names:
-            means[name] = self.mean(name, replies)
-            if not is_finite(means[name]) and drop_non_finite(replies):
-                return None
-        return means
+        arrays = super().valid(arrays)
+        for name, stepped in self._after_step.items():
+            if name in arrays:
+                self._velocity[name] = self._velocity[name] - (view(arrays[name]) - stepped)
+        self._after_step = {}
+        return arrays
+
+    def aggregate_arrays(self, replies: list[Reply]) -> ArrayRecord:
+        """Return the mean of the replies' arrays."""
+        names = replies[0].spec if replies else ()
+        return self.step(self.means(replies, names), self.round.sent)
+
+    def means(self, replies: Sequence[Reply], names: Iterable[str]) -> dict[str, NDArray[Any]]:
+        """Return the means of some arrays."""
+        return {name: self.mean(name, replies) for name in names}
 
     def weights(self, replies: Sequence[Reply]) -> list[float]:
         """Return what each reply's arrays count for in their mean; above zero, of any sum."""
@@ -124,6 +125,8 @@ class PartialAveraging(ClientStrategy):
             mean = means.pop(name)  # so that no more than one array is there twice
             if self.server_momentum and name in self.parameter_names and name in sent:
                 mean = self._with_momentum(whose + name, view(sent[name]), mean)
+                if self.round.privacy and not whose:
+                    self._after_step[name] = mean
             arrays[name] = encode(mean)
         return arrays
 

@@ -9,9 +9,9 @@ from flwr.app import ConfigRecord, Message, MessageType, RecordDict
 from flwr.common.logger import log
 from flwr.serverapp import Grid
 
-from strategies.protocol import PARTITION_ID, PROPERTIES
+from strategies.protocol import NUM_EXAMPLES, PARTITION_ID, PROPERTIES
 from strategies.randomness import generator
-from strategies.replies import of_clients
+from strategies.replies import Reply, failure_of, is_client_number, of_clients
 
 _IDENTIFY_TIMEOUT = 120.0  # seconds; a SuperNode may have to import torch before it can answer
 
@@ -61,7 +61,7 @@ def ask_properties(
         if answer:
             found[node] = answer
         else:
-            reason = reply.error.reason if reply.has_error() else "no properties"
+            reason = failure_of(reply) if reply.has_error() else "no properties"
             log(WARNING, "Node %d does not report its %s: %s", node, names, reason)
     return found
 
@@ -87,6 +87,7 @@ class ClientRegistry:
         self.config_key = config_key
         self.clients: dict[int, int] = {}
         self._identified: set[int] = set()
+        self._with_examples: set[int] = set()
 
     def client_of(self, node_id: int) -> int:
         """Return the number of a node's client; the node id while it is not known."""
@@ -120,7 +121,8 @@ class ClientRegistry:
             Number of nodes to wait for.
         """
         nodes = _wait_for_nodes(grid, needed)
-        count = max(int(len(nodes) * fraction), minimum)
+        # 0.29 of 100 is 28.999999999999996 in floats, and means 29
+        count = max(int(len(nodes) * fraction + 1e-9), minimum)
         if count < len(nodes):
             self.identify(grid, nodes)
             nodes.sort(key=self.order)
@@ -147,11 +149,67 @@ class ClientRegistry:
             )
         )
 
+    def with_examples(
+        self, grid: Grid, nodes: Sequence[int], config: Mapping[str, Any], timeout: float
+    ) -> list[int]:
+        """Return the nodes that do not say that they have no training examples.
+
+        Those that are known to have some are not asked again.
+
+        Parameters
+        ----------
+        grid : Grid
+            To ask.
+        nodes : sequence of int
+            Ids of the nodes.
+        config : mapping
+            Further entries of the question.
+        timeout : float
+            Seconds to wait for answers.
+        """
+        unknown = [node for node in nodes if node not in self._with_examples]
+        answers = ask_properties(
+            *(grid, unknown, f"{PARTITION_ID},{NUM_EXAMPLES}"),
+            config=config,
+            timeout=timeout,
+            config_key=self.config_key,
+        )
+        self.take_in(answers)
+        empty = {node for node in answers if answers[node].get(NUM_EXAMPLES) == 0}
+        self._with_examples.update(set(unknown) - empty)
+        for node in sorted(empty, key=self.order):
+            client = self.client_of(node)
+            log(WARNING, "Node %d (client %d) has no training examples", node, client)
+        return [node for node in nodes if node not in empty]
+
     def take_in(self, answers: Mapping[int, Mapping[str, Any]]) -> None:
         """Note the clients' numbers in answers to a question."""
         for node, answer in answers.items():
-            if isinstance(number := answer.get(PARTITION_ID), int):
+            if is_client_number(number := answer.get(PARTITION_ID)):
                 self.clients[node] = number
+
+    def take_in_replies(self, replies: Iterable[Reply]) -> list[Reply]:
+        """Note the numbers in replies, and return these in the order of their clients' numbers.
+
+        A reply that is used says whose it is, but a known node does not become a client that
+        another known one is (which was not there, perhaps). A reply that is dropped says it only
+        for a node that is not known, and only a number that no other node has.
+        """
+        replies = list(replies)
+        says = [reply for reply in replies if reply.client != reply.node_id]
+        owners = {number: node for node, number in self.clients.items()}
+        for reply in says:
+            known, owner = reply.node_id in self.clients, owners.get(reply.client, reply.node_id)
+            if not reply.dropped and (not known or owner == reply.node_id):
+                self.clients[reply.node_id] = reply.client
+        taken = set(self.clients.values())
+        for reply in says:
+            if reply.dropped and reply.client not in taken and reply.node_id not in self.clients:
+                self.clients[reply.node_id] = reply.client
+                taken.add(reply.client)
+        for reply in replies:
+            reply.client = self.client_of(reply.node_id)
+        return sorted(replies, key=lambda reply: self.order(reply.node_id))
 
 
 def _wait_for_nodes(grid: Grid, minimum: int) -> list[int]:

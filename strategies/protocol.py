@@ -1,8 +1,9 @@
 """Message protocol: names of records, config keys, metrics and properties in Flower messages.
 
 Every message carries exactly one ``ArrayRecord`` (named arrays: what is shared) and one
-``ConfigRecord`` on the way down, one ``ArrayRecord`` and one ``MetricRecord`` on the way up,
-so Flower's own strategies, differential-privacy wrappers and mods work on it unchanged.
+``ConfigRecord`` on the way down, one ``ArrayRecord`` and one ``MetricRecord`` on the way up, with
+the arrays in the same order, so Flower's own strategies, differential-privacy wrappers and mods
+work on it.
 """
 
 ARRAYS = "arrays"
@@ -16,6 +17,24 @@ METRICS = "metrics"
 
 PROPERTIES = "properties"
 """``ConfigRecord`` in the reply to a query; config of a query: the requested names (a,b,c)."""
+
+NOTES = "notes"
+"""``ConfigRecord`` in the reply to training, where there is something to say of its arrays."""
+
+PRIVACY = "privacy"
+"""Config of training: there is a privacy wrapper around the strategy, which skips a round for any
+error reply. ``arrays``: the client replies as ever; ``changes``: with the changes from the arrays
+that it received. If it fails, it replies with the arrays as received (or no changes), and
+``failure`` among the notes."""
+
+CHANGES = "changes"
+"""Value of ``privacy``. Note: the arrays of the reply are changes."""
+
+FAILURE = "failure"
+"""Note: why the client could not train, so that it sends the arrays as received."""
+
+LOCAL_NOISE = "local-noise"
+"""Note: the client adds noise to the arrays that it sends."""
 
 NUM_EXAMPLES = "num-examples"
 """Metric: number of examples that a reply is based on; the client's weight in every mean."""
@@ -35,6 +54,9 @@ SERVER_ROUND = "server-round"
 NUM_ROUNDS = "num-server-rounds"
 """Config: the number of rounds of the run, by which a client recognizes the last round."""
 
+PROXIMAL_MU = "proximal-mu"
+"""Config of training, from Flower's ``FedProx``: strength of a term to what was received."""
+
 METHOD = "method"
 """Config: the method this message belongs to (a run may execute several methods in turn)."""
 
@@ -47,6 +69,13 @@ saved personal parameters; 0 if there is none."""
 
 CLIENT_SCHEMA = "client-schema"
 """Property: the client schema, a description of the client's data, as JSON; sent before round 1."""
+
+CLIENT_NAME = "client-name"
+"""Property: the client's own name in the run's data; sent before round 1, where it has one."""
+
+FROZEN_BASE = "frozen-base"
+"""Property: a digest of every frozen entry of the client's network, as JSON; asked once, before
+round 1, where the server's network has any."""
 
 DATA_SCHEMA = "data-schema"
 """Config: the data schema, merged from the schemas of all clients, as JSON. A node is sent it once;
@@ -103,6 +132,9 @@ GRADIENT_RELIABILITY = "gradient-reliability"
 LOSSES_QUERY = "query.losses"
 """Message type: the server requests the losses of several models. Their arrays are named
 ``<group>/<name>``, or ``shared/<name>`` if all models have the same array."""
+
+QUESTIONS = (GRADIENT_QUERY, LOSSES_QUERY)
+"""Message types of what a strategy asks the clients of its own method."""
 
 LOSS_GROUPS = "loss-groups"
 """Config of that query: the groups (a,b,c)."""

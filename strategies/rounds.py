@@ -7,6 +7,8 @@ from typing import Any
 from flwr.app import ArrayRecord, ConfigRecord, Metadata
 from flwr.serverapp import Grid
 
+from strategies.privacy import Privacy
+from strategies.protocol import ARRAYS, CHANGES, PRIVACY
 from strategies.replies import Phase
 
 __all__ = ["Round"]
@@ -35,6 +37,12 @@ class Round:
         Node -> payload bytes that it is sent.
     asked : list of Metadata
         Of the messages, which have their ids only once they are sent.
+    privacy : Privacy or None
+        The settings of the privacy wrapper that is around the strategy; None if there is none.
+    changes : bool
+        Whether clients answer with changes from what they were sent, for its sake.
+    sent_to : dict
+        Under a wrapper: node -> what it was sent in training.
     """
 
     number: int = 0
@@ -45,6 +53,9 @@ class Round:
     nodes: list[int] = field(default_factory=list)
     bytes_down: dict[int, int] = field(default_factory=dict)
     asked: list[Metadata] = field(default_factory=list)
+    privacy: Privacy | None = None
+    changes: bool = False
+    sent_to: dict[int, ArrayRecord] = field(default_factory=dict)
     _made: dict[Hashable, Any] = field(default_factory=dict)
     _empty: ArrayRecord = field(default_factory=ArrayRecord)
 
@@ -52,6 +63,21 @@ class Round:
     def sent(self) -> ArrayRecord:
         """The shared arrays before the round; empty where they are not known."""
         return self._empty if self.arrays is None else self.arrays
+
+    def protect(self, sent: dict[int, ArrayRecord]) -> None:
+        """Prepare for the privacy wrapper, if there is one: how clients are to answer.
+
+        Parameters
+        ----------
+        sent : dict of int to ArrayRecord
+            Node -> what it is sent.
+        """
+        self.config.pop(PRIVACY, None)
+        if self.privacy and self.phase == "train":
+            self.sent_to = sent
+            distinct = {id(arrays): arrays for arrays in sent.values()}
+            self.changes = self.privacy.clip_around(distinct.values())
+            self.config[PRIVACY] = CHANGES if self.changes else ARRAYS
 
     def once(self, key: Hashable, make: Callable[[], ArrayRecord]) -> ArrayRecord:
         """Return what ``make`` returns, made once a round for all clients that it is for."""

@@ -98,7 +98,7 @@ def declared(*extras: str) -> set[str]:
 
 @pytest.mark.parametrize(
     ("paths", "extras"),
-    [(FILES, ("metis", "tensorboard")), (TESTS, ("test",))],
+    [(FILES, ("metis", "tensorboard", "timm", "hf")), (TESTS, ("test", "hf"))],
     ids=["package", "tests"],
 )
 def test_all_imported_distributions_are_declared(paths, extras):

@@ -23,10 +23,16 @@ def free_port() -> int:
 
 @pytest.fixture
 def flower(tmp_path):
-    """A Flower home of its own, whose managed SuperLink is stopped at the end."""
+    """A Flower home of its own, whose managed SuperLink is stopped at the end.
+
+    It is not in the app's folder, which is packed whole: the environment of a run that has just
+    ended may still be there.
+    """
+    folder = tmp_path / "app"
+    folder.mkdir()
     for name in APP:
         copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
-        copy(ROOT / name, tmp_path / name)
+        copy(ROOT / name, folder / name)
     environment = dict(os.environ)
     environment["FLWR_HOME"] = str(tmp_path / "flwr-home")
     environment["HOME"] = str(tmp_path)
@@ -34,7 +40,7 @@ def flower(tmp_path):
     environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{environment['PATH']}"
     for name in ("CONTROL", "SUPERLINK_HTTP"):  # as Flower 1.42 calls them
         environment[f"FLWR_LOCAL_{name}_API_PORT"] = str(free_port())
-    yield tmp_path, environment
+    yield folder, environment
     for line in subprocess.run(
         ["ps", "-eo", "pid,args"], capture_output=True, text=True
     ).stdout.splitlines():
@@ -63,7 +69,7 @@ def test_the_main_job_twice_on_one_managed_superlink_and_wrong_values(flower):
         text = run(flower, settings)
         assert f"{method}: every one of 4 clients has a model of its own" in text, text
         assert "Against fedavg" in text
-    folders = sorted((flower[0] / "out").iterdir())
+    folders = sorted((Path(flower[1]["HOME"]) / "out").iterdir())
     assert len(folders) == 2
     for folder in folders:
         assert json.loads((folder / "summary.json").read_text())["fedavg"]

@@ -9,7 +9,7 @@ from clients.personal import PersonalClient
 from clients.scopes import names_of
 from pfl_flower.client_app import make_app
 from pfl_flower.config.run_config import RunConfig
-from pfl_flower.methods import METHODS
+from pfl_flower.methods import METHODS, adapters
 from pfl_flower.model_setup import model_setup
 from pfl_flower.server.run import play
 from strategies.arrays import to_record, view
@@ -31,7 +31,8 @@ CLIENTS = 3
 SENDS_OWN = ("mr-mtl", "l2gd", "lifelong", "hierarchical-bayes")
 """Methods whose clients send their own model: it is what the server averages."""
 QUERIES = {"known-groups": 1, "community-adapters": 1, "gradient-clusters": 1, "pfedhn": 1} | {
-    "ifca": SMALL["num-server-rounds"]
+    "ffa-lora": 1,
+    "ifca": SMALL["num-server-rounds"],
 }
 """Method -> how many queries a client answers, besides the one for its data."""
 SENDS = {"hierarchical-linear": NAMES, "errors-in-variables": MOMENTS}
@@ -44,6 +45,7 @@ NEEDS = {
     "personal-se": {"model": "auto"},
     "adapters": {"model": "auto"},
     "community-adapters": {"model": "auto"},
+    **{name: {"model": "low-rank-mlp"} for name in adapters.METHODS},
     "hierarchical-linear": TABLE,
     "errors-in-variables": TABLE,
 }
@@ -56,7 +58,7 @@ def recorded(clients=CLIENTS, **options):
     method = options["method"]
     data = data_for(method) or NEEDS.get(method, {"model": "mlp"})
     named = {name.replace("_", "-"): value for name, value in options.items()}
-    config = RunConfig.parse(SMALL | data | named)
+    config = RunConfig.parse(RunConfig.used(SMALL | data | named))
     grid = RecordingGrid(make_app(config.dump()), clients)
     return list(play(grid, config)), grid
 
@@ -78,7 +80,8 @@ def test_no_message_holds_personal_values(method):
     personal = names_of(scopes, Scope.PERSONAL)
     setup = model_setup(run.config)
     priors = set(run.config.own_keys.personal_names(setup)) - set(personal)
-    variances = {f"prior-variance/{name}" for name in priors}
+    sends_variances = method == "hierarchical-bayes"
+    variances = {f"prior-variance/{name}" for name in priors} if sends_variances else set()
     travels = {*names_of(scopes, Scope.SHARED, Scope.GROUP), *variances}
     assert set(run.arrays) == set(SENDS.get(method, travels))
     keeps = setup.keeps_state or run.config.fine_tuning

@@ -1,25 +1,38 @@
 """A client that helps a server to find its group: it reports a gradient, or losses of models."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
+from flwr.app import Array, MetricRecord, RecordDict
 from numpy.typing import NDArray
 from torch.nn.functional import cosine_similarity
 
-from clients.adaptation import ALL, take_examples
 from clients.clustered.start_gradient import halves, start_gradient
+from clients.data.inputs import Inputs, take
+from clients.data.loaders import Loader, in_memory_loader
+from clients.entries import match
 from clients.evaluation import evaluate
-from clients.loaders import Loader, in_memory_loader
+from clients.frozen import trained_parameters
 from clients.local_client import NDArrays, Scalars
+from clients.local_training.adaptation import ALL, take_examples
 from clients.personal import PersonalClient
-from strategies.arrays import project
+from strategies.arrays import to_record
+from strategies.clustered.projection import project
 from strategies.errors import ArgumentError
 from strategies.protocol import (
     ADAPTATION_EXAMPLES,
+    ARRAYS,
+    GRADIENT,
+    GRADIENT_QUERY,
     GRADIENT_RELIABILITY,
+    LOSS,
     LOSS_EXAMPLES,
+    LOSS_GROUPS,
+    LOSSES_QUERY,
+    METRICS,
+    NUM_EXAMPLES,
     PROJECTION_SEED,
     PROJECTION_SIZE,
     SERVER_ROUND,
@@ -37,6 +50,43 @@ class ClusteredClient(PersonalClient):
     your examples (:class:`strategies.IFCA`). Personal parameters are not sent; losses are those of
     the models with the client's own part.
     """
+
+    def answer(
+        self, question: str, arrays: Mapping[str, Array], config: dict[str, Any]
+    ) -> RecordDict:
+        """Return the content of the reply to a question of a server that finds groups.
+
+        Parameters
+        ----------
+        question : str
+            ``query.gradient`` or ``query.losses``, see :mod:`strategies.protocol`.
+        arrays : mapping of str to Array
+            Those of the message, by name.
+        config : dict of str to object
+            See :meth:`gradient` and :meth:`losses`; ``loss-groups`` names the models.
+
+        Raises
+        ------
+        ArgumentError
+            If it is another question, or the arrays are not those that the client shares.
+        """
+        answers = {GRADIENT_QUERY: self._answer_gradient, LOSSES_QUERY: self._answer_losses}
+        if question not in answers:
+            raise ArgumentError("question", question, choices=answers)
+        return answers[question](arrays, config)
+
+    def _answer_gradient(self, arrays: Mapping[str, Array], config: dict[str, Any]) -> RecordDict:
+        vector, examples, metrics = self.gradient(match(arrays, self.shared_names), config)
+        record = MetricRecord({NUM_EXAMPLES: examples, **metrics})  # type: ignore[dict-item]
+        return RecordDict({ARRAYS: to_record({GRADIENT: vector}), METRICS: record})
+
+    def _answer_losses(self, arrays: Mapping[str, Array], config: dict[str, Any]) -> RecordDict:
+        groups = [int(group) for group in str(config[LOSS_GROUPS]).split(",")]
+        candidates = [match(_of_group(arrays, group), self.shared_names) for group in groups]
+        found, examples, metrics = self.losses(candidates, config)
+        named = {f"{LOSS}-{group}": loss for group, loss in zip(groups, found, strict=True)}
+        record = MetricRecord({NUM_EXAMPLES: examples, **named, **metrics})  # type: ignore[dict-item]
+        return RecordDict({METRICS: record})
 
     def gradient(
         self, parameters: NDArrays, config: dict[str, Any]
@@ -115,9 +165,9 @@ class ClusteredClient(PersonalClient):
                 found.append(evaluate(self.model, loader, self.task))
         return [one.loss for one in found], found[0].examples, self.identity
 
-    def _gradient(self, inputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        trained = dict(self.model.named_parameters())
-        names = [n for n in self.shared_names if n in trained and trained[n].requires_grad]
+    def _gradient(self, inputs: Inputs, targets: torch.Tensor) -> torch.Tensor:
+        trained = trained_parameters(self.model)
+        names = [name for name in self.shared_names if name in trained]
         if not names:
             wanted = "of one parameter or more; a gradient is that of shared parameters"
             raise ArgumentError("shared_names", self.shared_names, wanted)
@@ -127,12 +177,14 @@ class ClusteredClient(PersonalClient):
             raise ArgumentError("length of the gradient", float(vector.norm()), wanted)
         return vector
 
-    def _reliability(self, inputs: torch.Tensor, targets: torch.Tensor) -> float:
+    def _reliability(self, inputs: Inputs, targets: torch.Tensor) -> float:
         if len(targets) < 4:
             return float("nan")
         draw = generator(self.seed, "halves", self.partition_id or 0)
         try:
-            one, other = (self._gradient(inputs[h], targets[h]) for h in halves(targets, draw))
+            one, other = (
+                self._gradient(take(inputs, h), targets[h]) for h in halves(targets, draw)
+            )
         except ValueError:  # a half may be without a gradient where the whole is not
             return float("nan")
         return float(cosine_similarity(one, other, dim=0))
@@ -143,3 +195,13 @@ class ClusteredClient(PersonalClient):
         loader = self.training_batches if which == "train" else (self.validation_loader or ())
         inputs, targets, size = take_examples(loader if examples else (), examples)
         return in_memory_loader(inputs, targets, max(size, 512))
+
+
+def _of_group(arrays: Mapping[str, Array], group: int) -> dict[str, Array]:
+    """Return the arrays of one of several models: its own, and those that are shared."""
+    found: dict[str, Array] = {}
+    for name, array in arrays.items():
+        whose, _, own = name.partition("/")
+        if whose in ("shared", str(group)):
+            found[own] = array
+    return found

@@ -6,11 +6,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from clients.data.inputs import Inputs, take, to_device
 from clients.entries import functional
+from clients.frozen import modules_at_rest
 from clients.graphs.graph import GraphNetwork
-from clients.scopes import NORM
+from clients.local_training.training import device_of
+from clients.model_components.table import is_norm
 from clients.task import Task
-from clients.training import device_of
 
 __all__ = ["start_gradient"]
 
@@ -32,13 +34,14 @@ def balanced_loss(outputs: Tensor, targets: Tensor, task: Task) -> Tensor:
 
 
 def start_gradient(
-    model: nn.Module, names: list[str], inputs: Tensor, targets: Tensor, task: Task
+    model: nn.Module, names: list[str], inputs: Inputs, targets: Tensor, task: Task
 ) -> Tensor:
     """Return the gradient of the :func:`balanced_loss`, as one vector.
 
     Normalization layers use the statistics of the examples. That removes what all examples have in
     common (brightness, say), which would dominate the gradient of a randomly initialized model.
-    Dropout is off. The model does not change, buffers included.
+    Those of a frozen base keep their own. Dropout is off. The model does not change, buffers
+    included.
 
     Parameters
     ----------
@@ -46,9 +49,11 @@ def start_gradient(
         The model, at which the gradient is computed.
     names : list of str
         Names of the parameters to differentiate, in this order.
-    inputs, targets : Tensor
-        Examples ``(n, ...)``. They are processed in blocks of equal size, at most :data:`BLOCK`
-        examples each, whose gradients are averaged; the nodes of a graph all at once.
+    inputs : Inputs
+        Examples ``(n, ...)``: a tensor, or several by name or in order.
+    targets : Tensor
+        Their targets ``(n, ...)``. Examples are processed in blocks of equal size, at most
+        :data:`BLOCK` each, whose gradients are averaged; the nodes of a graph all at once.
     task : Task
         The loss.
 
@@ -59,16 +64,19 @@ def start_gradient(
     """
     device = device_of(model)
     model.eval()
+    at_rest = set(modules_at_rest(model))
     for module in model.modules():
-        if isinstance(module, NORM):
+        if is_norm(module) and module not in at_rest:
             module.train(len(targets) > 1)  # one example has no statistics
     parameters = dict(model.named_parameters())
     # Every block of a graph's nodes would encode the whole graph again.
     blocks = 1 if isinstance(model, GraphNetwork) else math.ceil(len(targets) / BLOCK)
     total: Tensor | None = None
-    for x, y in zip(inputs.tensor_split(blocks), targets.tensor_split(blocks), strict=True):
+    for places in torch.arange(len(targets)).tensor_split(blocks):
+        x, y = take(inputs, places), targets[places]
         buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
-        outputs = functional(model, {**parameters, **buffers}, (x.to(device),))
+        # A network may write in its inputs, which are those of the next gradient, too.
+        outputs = functional(model, {**parameters, **buffers}, (to_device(x, device),))
         loss = balanced_loss(outputs, y.to(device), task) * (len(y) / len(targets))
         found = torch.autograd.grad(loss, [parameters[n] for n in names], allow_unused=True)
         parts = [

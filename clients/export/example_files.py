@@ -11,6 +11,8 @@ from zipfile import BadZipFile
 import numpy as np
 from numpy.typing import NDArray
 
+_TRUTH = {"true": 1.0, "false": 0.0}
+
 
 class ExampleFileError(ValueError):
     """A file of examples that cannot be read, or whose examples do not fit the model.
@@ -59,17 +61,24 @@ class ExampleFile:
     Attributes
     ----------
     inputs : ndarray
-        Examples ``(N, *shape)`` float32.
+        Examples ``(N, *shape)`` float32; float64 of a model that was trained on a table, whose
+        features are yet to be standardised.
     others : sequence of mapping of str to str, default ()
         For each row of a table with column names: the values in columns that are not features
         (patient numbers, dates); empty for other files.
     """
 
-    inputs: NDArray[np.float32]
+    inputs: NDArray[np.floating]
     others: Sequence[Mapping[str, str]] = ()
 
 
-def read_examples(path: Path, shape: Sequence[int], columns: Sequence[str] = ()) -> ExampleFile:
+def read_examples(
+    path: Path,
+    shape: Sequence[int],
+    columns: Sequence[str] = (),
+    allow_missing: bool = False,
+    names: Sequence[str] = (),
+) -> ExampleFile:
     """Read examples from ``.npy``, the array ``x`` of ``.npz``, or ``.csv`` with column names.
 
     Parameters
@@ -81,19 +90,24 @@ def read_examples(path: Path, shape: Sequence[int], columns: Sequence[str] = ())
     columns : sequence of str, default ()
         Names of the model's features, in its order, if it was trained on a table. A ``.csv`` may
         have them in any order, and further columns.
+    allow_missing : bool, default False
+        Whether values may be missing (NaN, an empty cell).
+    names : sequence of str, default ()
+        Names of several inputs of one shape. A ``.npz`` may have an array ``(N, length)`` of each
+        name; shorter rows than the model's are padded with 0.
 
     Raises
     ------
     ExampleFileError
-        If the file cannot be read, lacks a column, has another shape, or has a missing or infinite
-        value.
+        If the file cannot be read, lacks a column, has another shape, or has an infinite value,
+        or a missing one that is not allowed.
     """
     others: Sequence[Mapping[str, str]] = ()
     try:
         if path.suffix.lower() == ".csv":
             values, others = _table(path, columns)
         else:
-            values = _array(path)
+            values = _array(path, names, shape)
     except ExampleFileError:
         raise
     except (OSError, ValueError, KeyError, EOFError, BadZipFile, csv.Error) as error:
@@ -101,29 +115,51 @@ def read_examples(path: Path, shape: Sequence[int], columns: Sequence[str] = ())
     if values.dtype.kind not in "biuf":
         words = f"{path} has values of type {values.dtype}; examples consist of numbers"
         raise ExampleFileError(words, path=path, value=str(values.dtype), expected="numbers")
-    if pixels := values.dtype == np.uint8 and values.ndim > 2 and not columns:
+    if pixels := values.dtype == np.uint8 and values.ndim > 2 and not (columns or names):
         values = values[:, None] if values.ndim == 3 else values  # grey pictures, as in training
     if (found := tuple(values.shape[1:])) != tuple(shape):
         words = f"the examples in {path} have shape {found}; the model takes {tuple(shape)}"
         raise ExampleFileError(words, path=path, value=found, expected=tuple(shape))
     with np.errstate(over="ignore"):  # infinite values are refused below
-        numbers = values.astype(np.float32) / np.float32(255 if pixels else 1)
-    finite = np.isfinite(numbers)
+        single = values.astype(np.float32) / np.float32(255 if pixels else 1)
+    numbers = values.astype(np.float64) if columns else single
+    finite = np.isfinite(single) | (allow_missing & np.isnan(single))
     if not finite.all():
         row = 1 + int(np.argwhere(~finite)[0, 0])
-        words = f"example {row} in {path} has a missing or infinite value; a model cannot impute it"
+        words = f"example {row} in {path} has a missing or infinite value, which the model cannot "
+        words += "fill in"
         value = float(numbers[~finite][0])
         raise ExampleFileError(words, path=path, row=row, value=value, expected="finite numbers")
     return ExampleFile(numbers, others)
 
 
-def _array(path: Path) -> NDArray[Any]:
+def _array(path: Path, names: Sequence[str], shape: Sequence[int]) -> NDArray[Any]:
     found = np.load(path, allow_pickle=False)  # a pickle is a program
     if isinstance(found, np.ndarray):
         return found
     with found:
-        values: NDArray[Any] = found["x"]
+        values: NDArray[Any]
+        if names and "x" not in found:
+            values = _stacked(path, found, names, shape[-1])
+        else:
+            values = found["x"]
     return values
+
+
+def _stacked(
+    path: Path, arrays: Mapping[str, NDArray[Any]], names: Sequence[str], length: int
+) -> NDArray[Any]:
+    """Return inputs by name, in the model's order, as ``(N, names, length)``."""
+    own = sorted(arrays)
+    found = {name: arrays[name] for name in names if name in arrays}
+    shapes = {each.shape for each in found.values()}
+    if own != sorted(names) or len(shapes) != 1 or len(next(iter(shapes))) != 2:
+        words = f"{path} has the arrays {own} of shapes {sorted(shapes)}; the model takes "
+        words += f"{', '.join(names)}, each (examples, length)"
+        raise ExampleFileError(words, path=path, value=own, expected=tuple(names))
+    values = np.stack([found[name] for name in names], axis=1)
+    beyond = max(0, length - values.shape[2])
+    return np.pad(values, ((0, 0), (0, 0), (0, beyond)))
 
 
 def _table(path: Path, columns: Sequence[str]) -> tuple[NDArray[Any], list[dict[str, str]]]:
@@ -190,9 +226,11 @@ def _check_unique(path: Path, names: Sequence[str]) -> None:
 
 
 def _number(path: Path, row: int, column: str, text: str) -> float:
-    """Return a cell as a number; NaN for an empty one."""
+    """Return a cell as a number: 1 or 0 for True or False, as in training; NaN for an empty one."""
     if not text.strip():
         return math.nan
+    if (truth := _TRUTH.get(text.strip().lower())) is not None:
+        return truth
     if not _is_number(text):
         words = f"row {row} of {path} has {text!r} in column {column!r}, which is not a number"
         raise ExampleFileError(words, path=path, row=row, columns=[column], value=text)

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from clients.export.model_card import ExportError
+from clients.export.whose import file_of
 from clients.state.model_file import PersonalizedModel, model_files, read_model, write_model
 
 
@@ -14,7 +15,8 @@ def export_model(directory: Path, client: str, target: Path) -> PersonalizedMode
     directory : Path
         The personal directory of the device.
     client : str
-        Name of the client; may be empty if the directory has only one model.
+        The client, by the name in its data or that of its file (:func:`file_of`); may be empty if
+        the directory has only one model.
     target : Path
         The file to write. An existing file is not overwritten.
 
@@ -31,15 +33,9 @@ def export_model(directory: Path, client: str, target: Path) -> PersonalizedMode
             f"{directory} has no whole model; a client saves one at its first evaluation",
             path=directory,
         )
-    if not client and len(files) > 1:
-        words = f"{directory} has several models; --client must be one of {', '.join(files)}"
-        raise ExportError(words, path=directory, key="client", value=client, choices=files)
-    client = client or next(iter(files))
-    if client not in files:
-        words = f"there is no model of {client!r}; there are models of {', '.join(files)}"
-        raise ExportError(words, path=directory, key="client", value=client, choices=files)
+    source = file_of(files, client, directory)
     if target.exists():
         raise ExportError(f"{target} already exists; name another file", path=target)
-    model = read_model(files[client])
+    model = read_model(source)
     write_model(target, model)
     return model

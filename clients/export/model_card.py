@@ -13,6 +13,22 @@ NETWORK, ARGUMENTS = "network", "network-arguments"
 SHAPE, OUTPUTS, TASK, LABELS = "shape", "outputs", "task", "labels"
 """Shape of an example, number of outputs, task, and names of the classes (JSON)."""
 
+INTEGERS = "integers"
+"""Whether the network takes int64 inputs, as an embedding does (JSON); float32 if it is absent."""
+
+INPUTS = "inputs"
+"""Names of several inputs that the network gets by name, stacked in an example (JSON); absent or
+``[]`` where it gets one tensor."""
+
+PIXELS = "pixels"
+"""``"bytes"`` if some clients' pictures are uint8, which are scaled to 0 to 1 (text)."""
+
+NAME = "name"
+"""The client's own name in the data (text); absent where it has none."""
+
+CLIENT_COLUMN = "client-column"
+"""The column that names the client of each row, where there is one (text)."""
+
 COLUMNS = "columns"
 """Names of the features of a table, in the model's order (JSON); ``[]`` for other data."""
 
@@ -22,7 +38,11 @@ before prediction, and the predicted target is transformed back."""
 
 MEASUREMENTS = "measurements"
 """What the client does to its measurements before the model gets them, in words; empty for nothing.
-(The value is part of the file format.)"""
+How it does it is the file's preprocessing. (The value is part of the file format.)"""
+
+LIMITS = "limits"
+"""In what predicting with the file is not what the client was judged by, in words; empty if it is
+the same."""
 
 TRUSTED = "pfl_flower.client.model_card:rebuild"
 """The only function that is called because a file names it. It builds networks of this app only."""
@@ -32,6 +52,8 @@ _KINDS: Mapping[str, type] = {
     SHAPE: list,
     OUTPUTS: int,
     LABELS: list,
+    INTEGERS: bool,
+    INPUTS: list,
     COLUMNS: list,
     SCALES: dict,
 }

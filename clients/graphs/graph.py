@@ -6,6 +6,7 @@ works with graphs, too. A :class:`GraphNetwork` looks the numbers up in the clie
 stays on the device like the examples do.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -108,6 +109,9 @@ class GraphNetwork(nn.Module):
     fanout: int = 10
     """Number of sampled neighbours of a node in larger graphs."""
 
+    _writes: Mapping[bool, bool] = {}
+    """Training mode -> whether the network writes in the features; empty until it was called."""
+
     def encode(self, features: Tensor, edges: Tensor) -> Tensor:
         """Return encodings ``(N, H)`` of nodes from features ``(N, F)`` and edges ``(2, E)``."""
         raise NotImplementedError(f"{type(self).__name__} needs encode(features, edges)")
@@ -136,10 +140,23 @@ class GraphNetwork(nn.Module):
             drawn, edges = sample(graph.neighbours, nodes, self.layers, self.fanout)
             hidden, examples = self.encode(graph.features[drawn], edges), places
         else:
-            hidden = self.encode(graph.features, graph.edges)
+            hidden = self._encode_all(graph)
         if examples.ndim == 1:
             return self.classify(hidden[examples])
         return self.link(hidden[examples[:, 0]], hidden[examples[:, 1]])
+
+    def _encode_all(self, graph: Graph) -> Tensor:
+        """Return encodings of all nodes; a network that writes in its inputs gets a copy of them.
+
+        Whether it does is seen at its first call in training, and at that in evaluation.
+        """
+        if self._writes.get(self.training) is False:
+            return self.encode(graph.features, graph.edges)
+        features = graph.features.clone()
+        hidden = self.encode(features, graph.edges)
+        wrote = features.is_inference() or features._version > 0  # counts what is done in place
+        self._writes = {**self._writes, self.training: wrote}
+        return hidden
 
 
 def bind(

@@ -7,18 +7,21 @@ from typing import Any
 import torch
 from torch import nn
 
-from clients.adaptation import ALL, take_examples
+from clients.data.loaders import Loader
 from clients.entries import canonical_names
 from clients.evaluation import Evaluation
+from clients.frozen import trained_parameters
 from clients.inference.calibration_error import CalibratedClassification
 from clients.inference.fisher import fisher_diagonal
 from clients.inference.gaussian_posterior import Gaussian, PosteriorAverage, Values
-from clients.loaders import Loader
 from clients.local_client import PERSONAL_PART, Scalars
-from clients.normalization import settle_spectral_norm
-from clients.personal import LocalRound, PersonalClient
-from clients.proximal import ProximalTerm
-from clients.scopes import Scope, ScopeError, names_of, select
+from clients.local_training.adaptation import ALL, take_examples
+from clients.local_training.normalization import settle_spectral_norm
+from clients.local_training.proximal import ProximalTerm
+from clients.method_hooks import LocalRound
+from clients.model_components.errors import ScopeError
+from clients.personal import PersonalClient
+from clients.scopes import Scope, names_of, select
 from clients.state.personal_state import Snapshot, tensor_spec
 from clients.task import Classification
 from strategies.arrays import Spec
@@ -31,7 +34,10 @@ OWN_PART, PRECISION_PART = "own", "precision"
 
 
 def prior_parameters(
-    model: nn.Module, rule: str, scopes: Mapping[str, Scope] | None = None
+    model: nn.Module,
+    rule: str,
+    scopes: Mapping[str, Scope] | None = None,
+    example: Any = None,
 ) -> tuple[str, ...]:
     """Return the parameters that a rule gives a prior; buffers among what it selects have none.
 
@@ -43,6 +49,8 @@ def prior_parameters(
         See :mod:`clients.scopes`.
     scopes : mapping of str to Scope, optional
         Scope of every state-dict entry; shared by default.
+    example : object, optional
+        See :func:`clients.select`.
 
     Raises
     ------
@@ -50,8 +58,8 @@ def prior_parameters(
         If the rule selects no parameter that is trained, or one that is not shared.
     """
     first = canonical_names(model)
-    chosen = {first[name] for name in select(model, rule)}
-    names = tuple(n for n, p in model.named_parameters() if n in chosen and p.requires_grad)
+    chosen = {first[name] for name in select(model, rule, example=example)}
+    names = tuple(trained_parameters(model, chosen))
     if not names:
         raise ScopeError(
             f"the rule {rule!r} selects no parameter that a prior could be over, only "
@@ -81,8 +89,8 @@ class HierarchicalBayesClient(PersonalClient):
     Fisher information ``F`` (MacKay 1992; with the Fisher information: Ritter et al. 2018).
 
     What is sent: the rest; ``theta_i`` under the model's own names; and as
-    ``prior-variance/<name>`` the second moment ``V_i + (theta_i - mu)^2``. So of the part with a
-    prior mean and variance of the posterior leave the device.
+    ``prior-variance/<name>`` the second moment ``V_i + (theta_i - mu)^2``. So
+    the device sends its posterior's mean and variance for the part that has a prior.
 
     ``theta_i`` is kept in the personal state, and so is ``n F``, from which the posterior variance
     under any prior follows. Metrics: ``shrinkage`` and ``prior-distance``
@@ -203,14 +211,23 @@ class HierarchicalBayesClient(PersonalClient):
 
     def predictor(self) -> nn.Module:
         """Return the model, or the average over draws of the posterior."""
+        draws = self._draws()
+        return PosteriorAverage(self.model, draws, self.task) if draws else self.model
+
+    def posterior_draws(self) -> Values:
+        """Return the draws that predictions are averaged over; none for those of the mean."""
+        draws = self._draws()
+        names = self.prior_names if draws else ()
+        return {name: torch.stack([each[name] for each in draws]) for name in names}
+
+    def _draws(self) -> list[Values]:
         if not self.posterior_samples:
-            return self.model
+            return []
         posterior = Gaussian(
             {name: self.entries[name] for name in self.prior_names},
             self._prior.posterior_variance(self._precision),
         )
-        draws = [posterior.draw() for _ in range(self.posterior_samples)]
-        return PosteriorAverage(self.model, draws, self.task)
+        return [posterior.draw() for _ in range(self.posterior_samples)]
 
     def adapt(self, examples: int, steps: int) -> None:
         """Fit the part with a prior (and what is personal) on a few examples, from the prior."""

@@ -5,15 +5,16 @@ from dataclasses import replace
 from typing import Any, Literal
 
 import numpy as np
-import torch
 from torch import Tensor
 
-from clients.adaptation import ALL
+from clients.data.loaders import gathered
+from clients.entries import by_name
 from clients.evaluation import Evaluation, evaluate
 from clients.inference.softmax_laplace import laplace
 from clients.linear_client import LinearClient, numbers
-from clients.local_client import NDArrays, Scalars, by_name
-from clients.personal import LocalRound
+from clients.local_client import NDArrays, Scalars
+from clients.local_training.adaptation import ALL
+from clients.method_hooks import LocalRound
 from clients.state.personal_state import Snapshot
 from clients.task import Regression
 from strategies.errors import ArgumentError
@@ -148,7 +149,7 @@ class HierarchicalLinearClient(LinearClient):
         """Return how often test targets are in their intervals, and how wide those are."""
         coverage = width = math.nan
         if test := list(self.test_loader or ()):
-            inputs, targets = (torch.cat([batch[part] for batch in test]) for part in (0, -1))
+            inputs, targets = gathered(test)
             targets = targets.reshape(len(targets))
             covariance = found.total_covariance(self._prior)
             mean, variance = predict(

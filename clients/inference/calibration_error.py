@@ -64,14 +64,9 @@ class CalibratedClassification(Classification):
         answers = super().sums(outputs, targets)
         if bool(answers.isnan().any()):
             return torch.full((1 + BINS,), math.nan, dtype=torch.float64)
-        count = len(outputs)
-        if outputs.numel() == count:  # one output, the logit of class 1
-            positive = outputs.reshape(count).sigmoid()
-            chances = torch.stack([1 - positive, positive], dim=1)
-        else:
-            chances = outputs.softmax(dim=1)
+        chances = self.outcomes(outputs)[1].T
         confidence, chosen = chances.max(dim=1)
-        right = chosen == targets.reshape(count)
+        right = chosen == targets.reshape(len(chosen))
         return torch.cat([answers, calibration_gaps(confidence, right)])
 
     def scores(self, sums: Tensor, count: int) -> dict[str, float]:

@@ -11,10 +11,9 @@ from torch import Tensor, nn
 from torch.func import grad, vmap
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from clients.entries import entries_of, functional, other_names
+from clients.data.inputs import Inputs, clone, mapped, take
+from clients.entries import entries_of, functional, places_of
 from clients.task import Task
-
-__all__ = ["ExampleGradients", "mixing_layers"]
 
 Tensors = dict[str, Tensor]
 
@@ -42,43 +41,52 @@ class ExampleGradients:
         self.fixed = {n: t.detach() for n, t in entries.items() if n not in parameters}
         trained = {name for name, _ in model.named_parameters()}
         self.buffers = [name for name in self.fixed if name not in trained]
-        self.others = other_names(model)
+        self.places = places_of(model)
         self._mapped: Callable[..., Tensors] | None = vmap(grad(self._loss), in_dims=(None, 0, 0))
         self._tried = False
 
-    def __call__(self, inputs: Tensor, targets: Tensor) -> Tensors:
+    def __call__(self, inputs: Inputs, targets: Tensor) -> Tensors:
         """Return parameter -> ``(N, ...)``, for ``N`` examples."""
         mapped = self._mapped if self.mappable(inputs, targets) else None
         if mapped is not None:
             return mapped(self.parameters, inputs, targets)
-        rows = [self._one(*pair) for pair in zip(inputs, targets, strict=True)]
+        rows = [self._one(_example(inputs, place), y) for place, y in enumerate(targets)]
         return {name: torch.stack([row[name] for row in rows]) for name in self.parameters}
 
-    def mappable(self, inputs: Tensor, targets: Tensor) -> bool:
+    def mappable(self, inputs: Inputs, targets: Tensor) -> bool:
         """Return whether ``vmap`` can differentiate the network at such examples."""
-        if not self._tried and self._mapped is not None and len(inputs):
+        if not self._tried and self._mapped is not None and len(targets):
             try:
-                self._mapped(self.parameters, inputs[:1].clone(), targets[:1])
+                self._mapped(self.parameters, clone(take(inputs, slice(1))), targets[:1])
             except Exception:  # whatever is wrong with the network itself, the loop raises again
                 self._mapped = None
             self._tried = True
         return self._mapped is not None
 
-    def _loss(self, values: Mapping[str, Tensor], inputs: Tensor, target: Tensor) -> Tensor:
-        outputs = functional(self.model, {**self.fixed, **values}, (inputs[None],), self.others)
+    def _loss(self, values: Mapping[str, Tensor], inputs: Inputs, target: Tensor) -> Tensor:
+        batch = mapped(_as_batch, inputs)
+        outputs = functional(self.model, {**self.fixed, **values}, (batch,), self.places)
         return self.task.criterion(outputs, target[None])
 
-    def _one(self, inputs: Tensor, target: Tensor) -> Tensors:
+    def _one(self, inputs: Inputs, target: Tensor) -> Tensors:
         leaves = {name: t.detach().requires_grad_() for name, t in self.parameters.items()}
         buffers = {name: self.fixed[name].clone() for name in self.buffers}  # if it writes in them
         # cuDNN differentiates recurrent layers in training mode only
         with torch.enable_grad(), torch.backends.cudnn.flags(enabled=False):
-            loss = self._loss({**buffers, **leaves}, inputs.clone(), target)
+            loss = self._loss({**buffers, **leaves}, clone(inputs), target)
             found = torch.autograd.grad(loss, list(leaves.values()), allow_unused=True)
         return {
             name: torch.zeros_like(leaf) if each is None else each
             for (name, leaf), each in zip(leaves.items(), found, strict=True)
         }
+
+
+def _example(inputs: Inputs, place: int) -> Inputs:
+    return mapped(lambda tensor: tensor[place], inputs)
+
+
+def _as_batch(example: Tensor) -> Tensor:
+    return example[None]
 
 
 def mixing_layers(model: nn.Module) -> list[str]:

@@ -5,11 +5,13 @@ from collections.abc import Collection, Iterator, Mapping
 import torch
 from torch import Tensor, nn
 
+from clients.data.inputs import Inputs, clone, concatenated, num_examples, take, to_device
+from clients.data.loaders import Loader, parted
+from clients.frozen import trained_parameters
 from clients.graphs.graph import GraphNetwork
 from clients.inference.example_gradients import ExampleGradients
-from clients.loaders import Loader
+from clients.local_training.training import device_of
 from clients.task import Classification, Task
-from clients.training import device_of
 
 __all__ = ["fisher_diagonal"]
 
@@ -43,7 +45,7 @@ def fisher_diagonal(
     Parameters
     ----------
     model : nn.Module
-        The model, on its device. Parameters without ``requires_grad`` are left out.
+        The model, on its device. Frozen parameters are left out.
     loader : Loader
         Batches of the examples; it is iterated once.
     task : Task, default Classification()
@@ -60,9 +62,7 @@ def fisher_diagonal(
         Parameter name -> tensor of its shape, >= 0. Without examples it is zero.
     """
     parameters = {
-        name: parameter.detach()
-        for name, parameter in model.named_parameters()
-        if parameter.requires_grad and (names is None or name in names)
+        name: parameter.detach() for name, parameter in trained_parameters(model, names).items()
     }
     found = {name: torch.zeros_like(value) for name, value in parameters.items()}
     size = _at_once(model, parameters)
@@ -71,16 +71,17 @@ def fisher_diagonal(
     gradients = ExampleGradients(model, task, parameters)
     try:
         for inputs in _gathered(loader, size, device_of(model)):
-            count += len(inputs)
+            own = num_examples(inputs)
+            count += own
             with torch.no_grad():
-                targets, shares = task.outcomes(model(inputs.clone()))  # it may write in them
+                targets, shares = task.outcomes(model(clone(inputs)))  # it may write in them
             if samples:
                 targets, shares = _draw(targets, shares, samples)
             # every pair of an outcome and an example, as many at once as memory allows
-            places = torch.arange(len(inputs), device=inputs.device).repeat(len(targets))
+            places = torch.arange(own, device=targets.device).repeat(len(targets))
             flat = (places, targets.reshape(-1), shares.reshape(-1))
             for place, target, share in zip(*(torch.split(t, size) for t in flat), strict=True):
-                for name, each in gradients(inputs[place], target).items():
+                for name, each in gradients(take(inputs, place), target).items():
                     found[name] += torch.einsum("n,n...->...", share, each.square())
     finally:
         model.train(was_training)
@@ -108,16 +109,16 @@ def _at_once(model: nn.Module, parameters: Mapping[str, Tensor]) -> int:
     return max(1, size)
 
 
-def _gathered(loader: Loader, size: int, device: torch.device) -> Iterator[Tensor]:
+def _gathered(loader: Loader, size: int, device: torch.device) -> Iterator[Inputs]:
     """Merge the inputs of batches to at least ``size`` examples, if there are as many."""
-    held: list[Tensor] = []
+    held: list[Inputs] = []
     for batch in loader:
-        held.append(batch[0])
-        if sum(len(inputs) for inputs in held) >= size:
-            yield torch.cat(held).to(device)
+        held.append(parted(batch)[0])
+        if sum(map(num_examples, held)) >= size:
+            yield to_device(concatenated(held), device)
             held = []
     if held:
-        yield torch.cat(held).to(device)
+        yield to_device(concatenated(held), device)
 
 
 def _draw(targets: Tensor, shares: Tensor, samples: int) -> tuple[Tensor, Tensor]:

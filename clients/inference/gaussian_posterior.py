@@ -7,8 +7,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from clients.data.inputs import Inputs, clone
 from clients.entries import functional
-from clients.proximal import ProximalTerm
+from clients.local_training.proximal import ProximalTerm
 from clients.task import Classification, Task
 
 Values = dict[str, Tensor]
@@ -93,6 +94,12 @@ def averaging(task: Task) -> Callable[[Tensor], Tensor]:
     return mixture if isinstance(task, Classification) else mean_output
 
 
+def unstacked(draws: Mapping[str, Tensor]) -> list[Values]:
+    """Return single draws of parameters from all of them, name -> ``(S, ...)``."""
+    count = min(map(len, draws.values()), default=0)
+    return [{name: values[place] for name, values in draws.items()} for place in range(count)]
+
+
 class PosteriorAverage(nn.Module):
     """Bayesian model average: the average prediction over draws of a model's parameters.
 
@@ -112,7 +119,8 @@ class PosteriorAverage(nn.Module):
         self.draws = draws
         self.average = averaging(task)
 
-    def forward(self, inputs: Tensor) -> Tensor:
+    def forward(self, inputs: Inputs) -> Tensor:
         """Return averaged outputs in the form of one model's: log probabilities or numbers."""
-        outputs = [functional(self.model, values, (inputs,)) for values in self.draws]
+        # A network may write in its inputs, so each draw has its own.
+        outputs = [functional(self.model, dict(values), (clone(inputs),)) for values in self.draws]
         return self.average(torch.stack(outputs))

@@ -6,9 +6,10 @@ import torch
 from torch import Tensor, nn
 from torch.func import vmap
 
-from clients.loaders import Loader
+from clients.data.inputs import to_device
+from clients.data.loaders import Loader, parted
+from clients.local_training.training import device_of
 from clients.task import Task
-from clients.training import device_of
 
 SIGNIFICANCE = 1e-3
 """Significance level: the rate of false alarms if losses are approximately normal."""
@@ -42,7 +43,8 @@ def loss_statistics(model: nn.Module, loader: Loader, task: Task) -> LossStatist
     model.eval()
     device = device_of(model)
     single = vmap(lambda output, target: task.criterion(output[None], target[None]))
-    losses = [single(model(batch[0].to(device)), batch[-1].to(device)) for batch in loader]
+    batches = map(parted, loader)
+    losses = [single(model(to_device(x, device)), y.to(device)) for x, y in batches]
     values = torch.cat(losses).double() if losses else torch.zeros(0, dtype=torch.float64)
     count = len(values)
     variance = float(values.var()) if count > 1 else 0.0

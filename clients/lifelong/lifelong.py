@@ -1,4 +1,4 @@
-"""Lifelong learning on the device: learn the new, preserve the old, stay with the group."""
+"""Lifelong learning on the device: learn the new, preserve the old, stay near all clients' mean."""
 
 import math
 from dataclasses import replace
@@ -7,17 +7,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from clients.data.loaders import Loader, count_examples
 from clients.evaluation import Evaluation
+from clients.frozen import trained_parameters
 from clients.inference.fisher import fisher_diagonal, normalized
 from clients.lifelong.change_detection import LossStatistics, has_jumped, loss_statistics
-from clients.loaders import Loader, count_examples
 from clients.local_client import Scalars
-from clients.personal import LocalRound
+from clients.local_training.proximal import ProximalTerm
+from clients.local_training.training import EVERYTHING
+from clients.method_hooks import LocalRound
 from clients.personalized_models.local_model import LocalModelClient, Values
-from clients.proximal import ProximalTerm
 from clients.scopes import Scope
 from clients.state.personal_state import Snapshot, tensor_spec
-from clients.training import EVERYTHING
 from strategies.arrays import Spec
 from strategies.errors import ArgumentError
 
@@ -27,7 +28,7 @@ TASK, TASKS, LOSSES = "clock/task", "clock/tasks", "clock/losses"
 
 
 class LifelongClient(LocalModelClient):
-    """Elastic weight consolidation on every device, with a proximal term to the group.
+    """Elastic weight consolidation on every device, near the mean of all clients.
 
     Per round, from the client's own ``theta``: train
 
@@ -104,7 +105,7 @@ class LifelongClient(LocalModelClient):
         with self.random(current.number, "fisher"):
             kept |= self._importance(kept)
             reference = loss_statistics(self.model, self._held_out, self.task)
-        kept |= self.part("own", self.entries)
+        kept |= self.part("own", self.moving_names)
         kept[TASK] = torch.tensor(-1 if self.task_id is None else self.task_id)
         kept.setdefault(TASKS, torch.tensor(1))
         kept[LOSSES] = reference.tensor()
@@ -179,12 +180,12 @@ class LifelongClient(LocalModelClient):
         return {"tasks": int(current.before.arrays.get(TASKS, 1)) if current.before else 1}, None
 
     def adaptation(self) -> tuple[frozenset[Scope], list[ProximalTerm]]:
-        """Let an unseen client start from the received model and train it near the group."""
+        """Let an unseen client start from the received model and stay near it in training."""
         return EVERYTHING, self.proximal_terms()
 
     def kept_spec(self) -> Spec:
         """Return names, shapes and dtypes of what is kept."""
-        specs = tensor_spec(dict(self.model.named_parameters()))
+        specs = tensor_spec(trained_parameters(self.model))
         parts = ("anchor", "fisher", "recent")
         return (
             super().kept_spec()

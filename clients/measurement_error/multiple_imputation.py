@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from clients.inference.gaussian_posterior import averaging
 from clients.task import Task
 
-_AVERAGE, _DRAWS = "average_over_draws", "draws_at_hand"
+_AVERAGE, DRAWS = "average_over_draws", "draws_at_hand"
 
 
 def average_predictions(model: nn.Module, task: Task) -> None:
@@ -38,13 +38,13 @@ def average_predictions(model: nn.Module, task: Task) -> None:
 def _spread(model: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
     """Turn all imputations into separate examples."""
     values = inputs[0]
-    setattr(model, _DRAWS, values.shape[1] if values.ndim == 3 else 0)
+    setattr(model, DRAWS, values.shape[1] if values.ndim == 3 else 0)
     return (values.flatten(0, 1), *inputs[1:]) if values.ndim == 3 else inputs
 
 
 def _gather(model: nn.Module, inputs: tuple[Tensor, ...], outputs: Tensor) -> Any:
     """Average the outputs over the imputations of each example."""
-    draws = getattr(model, _DRAWS)
+    draws = getattr(model, DRAWS)
     if not draws:
         return outputs
     by_draw = outputs.reshape(-1, draws, *outputs.shape[1:])

@@ -1,23 +1,24 @@
 """APFL: a personal mixture of a local model and the shared one."""
 
-import copy
 from collections.abc import Collection
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from clients.data.inputs import Inputs, clone
 from clients.entries import entries_of, functional, put_entries
 from clients.evaluation import Evaluation
+from clients.frozen import copy_beside, trained_parameters
 from clients.local_client import Scalars
-from clients.local_step import Step
-from clients.normalization import settle_spectral_norm
-from clients.personal import LocalRound
+from clients.local_training.local_step import Step
+from clients.local_training.normalization import settle_spectral_norm
+from clients.local_training.proximal import ProximalTerm
+from clients.local_training.training import EVERYTHING
+from clients.method_hooks import LocalRound
 from clients.personalized_models.local_model import LocalModelClient, Values
-from clients.proximal import ProximalTerm
-from clients.scopes import Scope
+from clients.scopes import Scope, names_of
 from clients.state.personal_state import Snapshot
-from clients.training import EVERYTHING
 from strategies.arrays import Spec
 from strategies.errors import ArgumentError
 
@@ -43,18 +44,17 @@ class Mixture(nn.Module):
         self.shared = shared
         self.own = own
         self.alpha = nn.Parameter(alpha)
+        self.mixed = tuple(trained_parameters(own))
 
-    def forward(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, inputs: Inputs) -> tuple[Tensor, Tensor]:
         """Return the outputs of ``w`` and of ``alpha v + (1 - alpha) w``.
 
         No gradient of the second reaches ``w``, which is trained for itself.
         """
-        shared = dict(self.shared.named_parameters())
-        mixed = {
-            name: self.alpha * own + (1 - self.alpha) * shared[name].detach()
-            for name, own in self.own.named_parameters()
-        }
-        return self.shared(inputs), functional(self.own, mixed, (inputs,))
+        shared, own = dict(self.shared.named_parameters()), dict(self.own.named_parameters())
+        mixed = {name: shared[name].detach().lerp(own[name], self.alpha) for name in self.mixed}
+        again = clone(inputs)  # a network may write in its inputs
+        return self.shared(inputs), functional(self.own, mixed, (again,))
 
 
 def mix(own: Values, shared: Values, alpha: float, parameters: Collection[str]) -> Values:
@@ -66,7 +66,7 @@ def mix(own: Values, shared: Values, alpha: float, parameters: Collection[str]) 
     if alpha == 0.0:
         return shared
     return {
-        name: alpha * value + (1 - alpha) * shared[name] if name in parameters else value
+        name: shared[name].lerp(value, alpha) if name in parameters else value
         for name, value in own.items()
     }
 
@@ -103,7 +103,7 @@ class APFLClient(LocalModelClient):
         """Train, and say what is kept; as :meth:`PersonalClient.train_locally`."""
         received = self._values()
         alpha = torch.tensor(self._alpha(current.before))
-        own = copy.deepcopy(self.model)
+        own = copy_beside(self.model, names_of(self.scopes, Scope.FROZEN))
         put_entries(own, self._own("own", current.before, received))
         model = Mixture(self.model, own, alpha)
         model.alpha.requires_grad_(self.mixing is None)
@@ -132,14 +132,15 @@ class APFLClient(LocalModelClient):
                 criterion=criterion,
                 after_step=after_step,
             )
-        kept = {f"own/{n}": t.detach().cpu().clone() for n, t in entries_of(own).items()}
+        entries = entries_of(own)
+        kept = {f"own/{n}": entries[n].detach().cpu().clone() for n in self.moving_names}
         return loss / 2, kept | {"mixing/alpha": model.alpha.detach().cpu()}
 
     def personalize(self, current: LocalRound) -> tuple[Scalars, Evaluation | None]:
         """Put the client's local model together; as :meth:`PersonalClient.personalize`."""
         received, alpha = self._values(), self._alpha(current.before)
         own = self._own("own", current.before, received)
-        self._put(mix(own, received, alpha, dict(self.model.named_parameters())))
+        self._put(mix(own, received, alpha, trained_parameters(self.model)))
         settle_spectral_norm(self.model)
         return {}, None  # alpha is personal: it is not reported
 

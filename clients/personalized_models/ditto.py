@@ -1,6 +1,6 @@
 """Ditto: a personalized model near the FedAvg model, which is trained beside it."""
 
-from clients.personal import LocalRound
+from clients.method_hooks import LocalRound
 from clients.personalized_models.local_model import Values
 from clients.personalized_models.mr_mtl import MRMTLClient
 
@@ -16,6 +16,7 @@ class DittoClient(MRMTLClient):
     """
 
     sends_own = False
+    takes_server_mu = True
 
     def train_locally(self, current: LocalRound) -> tuple[float, Values]:
         """Train, and say what is kept; as :meth:`PersonalClient.train_locally`."""

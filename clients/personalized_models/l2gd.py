@@ -6,10 +6,11 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from clients.frozen import trained_parameters
+from clients.local_training.training import joint
 from clients.personalized_models.local_model import Values
 from clients.personalized_models.mr_mtl import MRMTLClient
 from clients.personalized_models.strength import check_overshoot
-from clients.training import joint
 from strategies.errors import ArgumentError
 from strategies.randomness import generator
 
@@ -45,6 +46,8 @@ class L2GDClient(MRMTLClient):
         If ``c`` is above 1, so that averaging would overshoot the mean.
     """
 
+    takes_server_mu = False
+
     def __init__(
         self, *args: Any, averaging_probability: float | None = None, **kwargs: Any
     ) -> None:
@@ -68,7 +71,7 @@ class L2GDClient(MRMTLClient):
         averaging, steps = coin_runs(self.seed, server_round, p)
         if math.isfinite(strength):
             share = strength / largest_l2gd_strength(self.optimization.learning_rate, p)
-            for name, parameter in self.model.named_parameters():
+            for name, parameter in trained_parameters(self.model).items():
                 approach(parameter, received[name], share, averaging)
         loss = self.train_model([], schedule=joint(0, steps))
         return loss, self._contribution(received, last)

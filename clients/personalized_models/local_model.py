@@ -4,6 +4,7 @@ from typing import Any
 
 from torch import Tensor
 
+from clients.frozen import trained_parameters
 from clients.personal import PersonalClient
 from clients.state.personal_state import Snapshot, tensor_spec
 from strategies.arrays import Spec
@@ -67,13 +68,13 @@ class LocalModelClient(PersonalClient):
         """
         own = self._values()
         if last:
-            for name, _ in self.model.named_parameters():
+            for name in trained_parameters(self.model):
                 own[name] = received[name] + self.participation * (own[name] - last[name])
         return own
 
     def _values(self) -> Values:
-        """Return copies of everything in the network."""
-        return {name: tensor.detach().clone() for name, tensor in self.entries.items()}
+        """Return copies of everything in the network but what is frozen."""
+        return {name: self.entries[name].detach().clone() for name in self.moving_names}
 
     def _put(self, values: Values) -> None:
         """Put values into the network."""
@@ -82,7 +83,7 @@ class LocalModelClient(PersonalClient):
 
     def kept_spec(self) -> Spec:
         """Return names, shapes and dtypes of what is kept."""
-        specs = tensor_spec(self.entries)
+        specs = tensor_spec({name: self.entries[name] for name in self.moving_names})
         parts = self._model_parts()
         return super().kept_spec() | {f"{p}/{n}": spec for p in parts for n, spec in specs.items()}
 

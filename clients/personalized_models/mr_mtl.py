@@ -4,17 +4,18 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+from clients.data.loaders import count_examples
 from clients.evaluation import Evaluation
-from clients.fine_tuning import Choice
-from clients.loaders import count_examples
+from clients.frozen import trained_parameters
 from clients.local_client import Scalars
-from clients.personal import LocalRound
+from clients.local_training.fine_tuning import Choice
+from clients.local_training.proximal import ProximalTerm
+from clients.local_training.training import EVERYTHING
+from clients.method_hooks import LocalRound
 from clients.personalized_models.local_model import LocalModelClient, Values
 from clients.personalized_models.strength import strength_for
-from clients.proximal import ProximalTerm
 from clients.scopes import Scope
 from clients.state.personal_state import Snapshot
-from clients.training import EVERYTHING
 from strategies.errors import ArgumentError
 
 __all__ = ["MRMTLClient"]
@@ -53,6 +54,8 @@ class MRMTLClient(LocalModelClient):
     sends_own = True
     """Whether the local model leaves the device."""
 
+    takes_server_mu = False
+
     def __init__(
         self,
         *args: Any,
@@ -88,12 +91,12 @@ class MRMTLClient(LocalModelClient):
         for part, strength in self._candidates().items():
             self._put(self._start(part, strength, current.before, received))
             if not self.sends_own and math.isinf(strength):
-                kept |= self.part(part, self.entries)  # the shared model, which others train
+                kept |= self.part(part, self.moving_names)  # the shared model, which others train
                 continue
             with self.random(current.number, "train"):
                 last = {} if math.isinf(strength) else self._last(part, current.before)
                 found = self._train_own(current.number, strength, received, last)
-            kept |= self.part(part, self.entries)
+            kept |= self.part(part, self.moving_names)
             if self._prefers(choice, strength):
                 sent = found
         self._put(sent[1])
@@ -117,7 +120,7 @@ class MRMTLClient(LocalModelClient):
     def _proximal_term(self, centre: Values, strength: float) -> ProximalTerm:
         """Return a proximal term to a copy of the centre, which whoever has it may move."""
         return ProximalTerm(
-            {n: centre[n].clone() for n, _ in self.model.named_parameters()}, strength
+            {n: centre[n].clone() for n in trained_parameters(self.model)}, strength
         )
 
     # ------------------------------------------------------------------ evaluation

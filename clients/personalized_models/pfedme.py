@@ -4,7 +4,7 @@ import math
 from dataclasses import replace
 from typing import Any
 
-from clients.local_step import Step
+from clients.local_training.local_step import Step
 from clients.personalized_models.local_model import Values
 from clients.personalized_models.mr_mtl import MRMTLClient
 from clients.personalized_models.strength import check_overshoot
@@ -16,7 +16,7 @@ class PFedMeClient(MRMTLClient):
     """pFedMe (Dinh et al. 2020, Algorithm 1): gradient steps on Moreau envelopes.
 
     On every minibatch: ``inner_steps`` steps on ``f_i(theta) + lambda/2 ||theta - w||^2``, then
-    ``w <- w - eta lambda (w - theta)``, whose last factor is the gradient of the envelope. What is
+    ``w <- w - eta lambda (w - theta)``: the envelope's gradient is ``lambda (w - theta)``. What is
     sent is ``w``; ``theta`` stays on the device, where the next round goes on from it.
 
     Parameters
@@ -31,8 +31,11 @@ class PFedMeClient(MRMTLClient):
     Raises
     ------
     ArgumentError
-        If ``eta lambda`` is above 1: ``w`` would overshoot ``theta``, from 2 on diverge.
+        If ``eta lambda`` is above 1. Then each outer step would carry ``w`` beyond ``theta``, and
+        with 2 or more away from it for good.
     """
+
+    takes_server_mu = False
 
     def __init__(
         self, *args: Any, inner_steps: int = 5, outer_learning_rate: float = 0.01, **kwargs: Any

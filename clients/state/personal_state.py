@@ -21,8 +21,15 @@ from flwr.app import ArrayRecord, ConfigRecord, RecordDict
 from flwr.common.logger import log
 from torch import Tensor
 
-from clients.state.model_file import SUFFIX, PersonalizedModel, write_model
+from clients.state.model_file import (
+    BASE_SUFFIX,
+    SUFFIX,
+    PersonalizedModel,
+    write_base,
+    write_model,
+)
 from clients.state.state_file import (
+    BASE,
     FORMAT,
     CorruptStateError,
     ForeignStateError,
@@ -43,16 +50,6 @@ __all__ = [
     "PersonalState",
     "PersonalStateError",
     "Snapshot",
-]
-
-__all__ = [
-    "CorruptStateError",
-    "ForeignStateError",
-    "PersonalState",
-    "PersonalStateError",
-    "Snapshot",
-    "check_name",
-    "tensor_spec",
 ]
 
 
@@ -87,9 +84,11 @@ def check_name(name: str) -> None:
         wanted = f"at most {MOST_LETTERS} letters, digits, '.', '_' and '-', without '.' at the end"
         raise ArgumentError("name", name, wanted)
     # The personal state of "a.model" would overwrite the whole model of "a".
-    if f"{name}.safetensors".endswith(SUFFIX):
-        wanted = f"without '.model' at the end, because files of whole models end in {SUFFIX}"
-        raise ArgumentError("name", name, wanted)
+    for suffix, words in ((SUFFIX, "whole models"), (BASE_SUFFIX, "frozen bases")):
+        if f"{name}.safetensors".endswith(suffix):
+            end = suffix.removesuffix(".safetensors")
+            wanted = f"without {end!r} at the end, because files of {words} end in {suffix}"
+            raise ArgumentError("name", name, wanted)
 
 
 @contextmanager
@@ -122,10 +121,15 @@ class PersonalState:
     directory : Path or None, default None
         The node's personal directory; with None the state is in ``records`` only.
     purpose : str, default ""
-        Description of the data (data set, split, seed, ...). A file with another one is foreign,
-        because its parameters were trained on other examples.
+        Description of the data (data set, split, seed, ...). A file with another one is refused as
+        foreign, because its parameters were trained on other examples.
     run : str, default ""
         Name of the current run; a resumed run keeps its name.
+    model_directory : Path, optional
+        Where the client's whole model is saved, to be exported; ``directory`` by default.
+    base : str, default ""
+        Fingerprint of the frozen base (:func:`clients.base_fingerprint`), which is in no file of
+        personal state. A file that was trained on another one is refused as foreign.
     """
 
     records: RecordDict = field(default_factory=RecordDict)
@@ -134,9 +138,12 @@ class PersonalState:
     directory: Path | None = None
     purpose: str = ""
     run: str = ""
+    model_directory: Path | None = None
+    base: str = ""
 
     def __post_init__(self) -> None:
-        if self.directory is None and not self.client:
+        self.model_directory = self.model_directory or self.directory
+        if self.model_directory is None and not self.client:
             return
         check_name(self.client)
 
@@ -208,17 +215,27 @@ class PersonalState:
             write_file(path, snapshot, identity)
         self._put(snapshot, self.records)
 
-    def save_model(self, model: PersonalizedModel) -> None:
-        """Save the client's whole model in the personal directory, if there is one.
+    def save_model(self, model: PersonalizedModel, base: Mapping[str, Tensor] = {}) -> None:
+        """Save the client's whole model, if there is a directory for it.
 
         Nothing depends on that file, so a write error is only a warning.
+
+        Parameters
+        ----------
+        model : PersonalizedModel
+            The model without its frozen base.
+        base : mapping of str to Tensor
+            The frozen base, which is written once for all clients of the directory.
         """
-        if self.directory is None:
+        if self.model_directory is None:
             return
         about = {"method": self.method, "client": self.client, "purpose": self.purpose}
+        about |= {BASE: self.base} if base else {}
         whole = replace(model, about={**model.about, **about})
         try:
-            write_model(self.directory / f"{self.client}{SUFFIX}", whole)
+            if base:
+                write_base(self.model_directory, self.base, base)
+            write_model(self.model_directory / f"{self.client}{SUFFIX}", whole, apart=bool(base))
         except PersonalStateError as error:
             log(WARNING, "The whole model of %s was not saved: %s", self.client, error)
 
@@ -232,6 +249,7 @@ class PersonalState:
         return f"{RECORD}{self.method}"
 
     def _identity(self, expected: Spec) -> dict[str, str]:
+        base = {BASE: self.base} if self.base else {}
         return {
             "format": FORMAT,
             "app": "pfl-flower",
@@ -239,4 +257,4 @@ class PersonalState:
             "client": self.client,
             "purpose": self.purpose,
             "fingerprint": fingerprint(expected),
-        }
+        } | base

@@ -25,6 +25,8 @@ from strategies.array_file import array_bytes
 from strategies.arrays import Spec, difference
 
 FORMAT = "1"
+BASE = "base"
+"""Entry of the metadata: the fingerprint of the frozen base; absent where nothing is frozen."""
 _STALE = 3600.0  # seconds after which a temporary file of a killed process is removed
 _CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL
 _UNFINISHED = ".unfinished"  # so that no other program's hidden file is mistaken for one
@@ -184,7 +186,7 @@ def read_file(path: Path, identity: Mapping[str, str], expected: Spec) -> Snapsh
     path : Path
         The file.
     identity : mapping of str to str
-        Metadata that the file must have: format, app, method, client, purpose, fingerprint.
+        Metadata that the file must have: format, app, method, client, purpose, fingerprint, base.
     expected : Spec
         The model of the fingerprint, to describe how a foreign file differs.
 
@@ -198,18 +200,19 @@ def read_file(path: Path, identity: Mapping[str, str], expected: Spec) -> Snapsh
     there = " and ".join(str(each) for each in (path, previous_of(path)) if each.exists())
     way_out = (
         f"It was not changed. Move it away to start again, or set another personal directory "
-        f"(node config 'personal-dir' or $PFL_PERSONAL_DIR) to keep it: {there or path}"
+        f"(personal-dir of the node config or of the run config) to keep it: {there or path}"
     )
     metadata, arrays = read_checked(path, "personal file", way_out)
     for key, value in identity.items():
-        if metadata.get(key) == value:
+        if (found := metadata.get(key)) == value:
             continue
         if key == "fingerprint":
             words = _model_difference(expected, arrays)
             reason = f"belongs to another model, or to other settings of the method: {words}"
+        elif key == BASE:
+            reason = f"was trained on another frozen base, of the fingerprint {found}, not {value}"
         else:
-            reason = f"belongs to {key} {metadata.get(key)!r}, not {value!r}"
-        found = metadata.get(key)
+            reason = f"belongs to {key} {found!r}, not {value!r}"
         words = f"the personal file {reason}. {way_out}"
         raise ForeignStateError(words, path=path, key=key, value=found, expected=value)
     tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}

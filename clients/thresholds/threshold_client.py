@@ -7,11 +7,13 @@ import numpy as np
 import torch
 from flwr.client import NumPyClient
 from numpy.typing import NDArray
+from torch import Tensor
 
 from clients.evaluation import Predictions
 from clients.local_client import NDArrays, Scalars
 from clients.personal import PersonalClient
 from clients.state.model_file import THRESHOLDS
+from clients.state.state_file import PersonalStateError
 from clients.thresholds.rules import RULES, Evidence, thresholds_of
 from strategies.errors import ArgumentError
 from strategies.protocol import (
@@ -22,6 +24,7 @@ from strategies.protocol import (
     THRESHOLD_SPREADS,
     THRESHOLD_WEIGHTS,
 )
+from strategies.randomness import named_seed
 from strategies.thresholds.metrics import Objective, share
 from strategies.thresholds.partial_pooling import Fleet, logit
 from strategies.thresholds.search import (
@@ -39,6 +42,9 @@ REPORTED = tuple(f"{score}-{rule}" for score in SCORES for rule in RULES)
 """The metrics in the answer to ``choose``: shares, NaN where not known."""
 
 Floats = NDArray[np.float64]
+
+_WHEN = "when"
+"""Beside the values: in which run they were found, and after which round."""
 
 
 class ThresholdClient(NumPyClient):
@@ -161,7 +167,8 @@ class ThresholdClient(NumPyClient):
         by_rule = {rule: [each[rule] for each in chosen] for rule in RULES}
         kept = {"values": torch.tensor(by_rule[self.rule], dtype=torch.float64)}
         server_round = int(config.get(SERVER_ROUND, 0))
-        self.client.keep(server_round, THRESHOLDS, kept)
+        when = {_WHEN: _when(self.client, server_round)}
+        self.client.keep(server_round, THRESHOLDS, kept | when)
         self.client.keep_model(server_round, kept)
         metrics: Scalars = {}
         for rule, thresholds in by_rule.items():
@@ -189,6 +196,23 @@ def kept_thresholds(client: PersonalClient) -> tuple[float, ...] | None:
     """Return the thresholds that a client keeps; None if it has none."""
     kept = client.kept(THRESHOLDS)
     return tuple(kept["values"].tolist()) if kept else None
+
+
+def thresholds_of_round(client: PersonalClient, server_round: int) -> dict[str, Tensor]:
+    """Return the thresholds that a client found after a round of this run; empty without any.
+
+    A client keeps those of an earlier run until it finds others, but they are of another model.
+    """
+    try:
+        kept = client.kept(THRESHOLDS)
+    except PersonalStateError:  # for the same reason none could be kept
+        return {}
+    fresh = _WHEN in kept and torch.equal(kept[_WHEN], _when(client, server_round))
+    return {"values": kept["values"]} if fresh else {}
+
+
+def _when(client: PersonalClient, server_round: int) -> Tensor:
+    return torch.tensor([named_seed(server_round, client.state.run)], dtype=torch.int64)
 
 
 def _fleets(config: Mapping[str, Any]) -> list[Fleet]:

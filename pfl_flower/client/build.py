@@ -1,6 +1,5 @@
 """From a node's config and the run config to its ``PersonalClient``."""
 
-import copy
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -9,20 +8,27 @@ from typing import Any
 
 import torch
 from flwr.app import Context
+from torch import Tensor, nn
 
-from clients import ClientDetails, PersonalClient, PersonalState, bind, in_memory_loader
-from clients.entries import put_entries
+from clients import ClientDetails, PersonalClient, PersonalState, Scope, bind, in_memory_loader
+from clients.data.inputs import TOKENS, Inputs, named_inputs
+from clients.data.loaders import Loader
 from clients.evaluation import Stream
+from clients.frozen import copy_beside
 from clients.graphs.graph import Graph
-from clients.loaders import Loader
+from clients.local_training.training import device_of
 from clients.measurement_error.multiple_imputation import average_predictions
-from clients.training import device_of
-from pfl_flower.client.model_card import about_model
+from clients.model_components.token_ids import check_token_ids, vocabulary_of
+from clients.scopes import names_of
+from pfl_flower.client.frozen_base import check_base
+from pfl_flower.client.model_card import about_client, about_model
 from pfl_flower.client.node_config import Node, node_of
+from pfl_flower.config.errors import ConfigError
 from pfl_flower.config.run_config import RunConfig
 from pfl_flower.data import ClientData, Federation, federation
 from pfl_flower.data.schema import Split
-from pfl_flower.model_setup import model_setup
+from pfl_flower.model_setup import ModelSetup, model_setup
+from pfl_flower.models.libraries import is_of_library
 from pfl_flower.utils.files import under_home
 from strategies.protocol import NUM_PARTITIONS
 
@@ -45,6 +51,8 @@ class ClientBuild:
         The data of all clients that this process can load.
     phase : int
         The phase of the client's data at hand; 0 where they are no stream.
+    setup : ModelSetup
+        The network and its scopes.
     """
 
     config: RunConfig
@@ -52,6 +60,7 @@ class ClientBuild:
     node_config: Mapping[str, Any]
     federation: Federation
     phase: int
+    setup: ModelSetup
 
 
 def build_client(
@@ -61,6 +70,7 @@ def build_client(
     run: str = "",
     private_copy: bool = False,
     server_round: int = 0,
+    exported: bool = False,
 ) -> PersonalClient:
     """Return the client of a node: its data, its network, its personal state.
 
@@ -81,80 +91,148 @@ def build_client(
         it is one that all clients of this process use, one after another.
     server_round : int
         The round at hand, which decides the phase of data that are a stream.
+    exported : bool, default False
+        Whether the personal directory gets the whole model of a client that is not durable, too.
 
     Raises
     ------
     ConfigError
-        If the node config lacks ``partition-id`` and ``num-partitions``.
+        If the node config lacks ``partition-id`` and ``num-partitions``, or the node's frozen base
+        is not the server's.
     """
     node = node_of(context)
     torch.set_num_threads(config.threads)
+    base = check_base(config, context)
     everybody = federation(node.settings(config.data), node.num_partitions)
     whole = everybody.client(node.partition, config.schema)
     data = whole.at(server_round, config.num_server_rounds)
     phase = whole.phase_at(server_round, config.num_server_rounds)
     setup = model_setup(config)
-    model = copy.deepcopy(setup.model) if private_copy else setup.model
-    if private_copy:
-        put_entries(model, setup.initial)
-    else:
-        setup.reset_model()
-    bind(model, data.graph, config.whole_graph, config.fanout)
-    if data.draws > 1:
-        average_predictions(model, config.client_task)
-    build = ClientBuild(config, node, context.node_config, everybody, phase)
+    build = ClientBuild(config, node, context.node_config, everybody, phase, setup)
+    name = everybody.name(node.partition)
     arguments: dict[str, Any] = {
         "schedule": config.local_schedule,
         "optimization": config.optimization,
         "proximal_rules": config.proximal_rules,
         "fine_tuning": config.fine_tuning,
         "task": config.client_task,
-        "state": _state(config, context, node, durable, run),
-        "partition_id": node.number,
-        "details": ClientDetails(
-            num_examples=data.num_examples,
-            stream=_stream(whole, phase),
-            quality=data.quality,
-            properties={
-                NUM_PARTITIONS: node.num_partitions,
-                **config.own_keys.client_properties(build),
-            },
-            about=config.once("about", lambda: about_model(config)),
+        "state": _state(
+            *(config, context, node, name),
+            *(durable, run, durable or exported, base),
         ),
+        "partition_id": node.number,
+        "details": _details(build, whole, data),
         "seed": config.seed,
     }
-    device = choose_device(config.device)
     return config.row.client(
-        model if device_of(model) == device else model.to(device),
+        _network(setup, data, private_copy),
         setup.scopes,
         _training_loader(config, data),
-        _evaluation_loader(data.validation, data.graph),
-        _evaluation_loader(data.test, data.graph),
+        _evaluation_loader(config, data.validation, data.graph),
+        _evaluation_loader(config, data.test, data.graph),
         **arguments | config.own_keys.client_arguments(build),
     )
 
 
+def _network(setup: ModelSetup, data: ClientData, private_copy: bool) -> nn.Module:
+    """Return the network with its first values, on its device and bound to the client's data."""
+    config, model = setup.config, setup.model
+    if private_copy:
+        model = copy_beside(model, names_of(setup.scopes, Scope.FROZEN))
+        setup.reset(model)
+    else:
+        setup.reset_model()
+    bind(model, data.graph, config.whole_graph, config.fanout)
+    if data.draws > 1:
+        average_predictions(model, config.client_task)
+    device = choose_device(config.device)
+    return model if device_of(model) == device else model.to(device)
+
+
+def _details(build: ClientBuild, whole: ClientData, data: ClientData) -> ClientDetails:
+    """Return what a client knows of its data, of all phases and of the one at hand."""
+    config = build.config
+    return ClientDetails(
+        num_examples=data.num_examples,
+        stream=_stream(config, whole, build.phase),
+        quality=data.quality,
+        properties={
+            NUM_PARTITIONS: build.node.num_partitions,
+            **config.own_keys.client_properties(build),
+        },
+        about=config.once("about", lambda: about_model(config))
+        | about_client(build.federation, build.node.partition),
+        preprocessing=lambda: _preprocessing(data),
+    )
+
+
+def _preprocessing(data: ClientData) -> dict[str, Tensor]:
+    return {} if data.preprocessing is None else data.preprocessing.tensors()
+
+
 def choose_device(name: str) -> torch.device:
-    """Return the device to train on; ``"auto"`` is the first GPU if there is one."""
+    """Return the device to train on; ``"auto"`` is the first GPU if there is one.
+
+    Raises
+    ------
+    ConfigError
+        If this machine has no such device.
+    """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    return torch.device(name)
+    device = torch.device(name)
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:  # torch without CUDA asserts that it has it
+        why = str(error).partition("\n")[0]
+        raise ConfigError(
+            f"device {name!r} cannot be used on this machine: {why}; take auto (a GPU where there "
+            f"is one) or cpu",
+            key="device",
+            value=name,
+            choices=("auto", "cpu"),
+        ) from error
+    return device
 
 
 def _state(
-    config: RunConfig, context: Context, node: Node, durable: bool, run: str
+    config: RunConfig,
+    context: Context,
+    node: Node,
+    own_name: str,
+    durable: bool,
+    run: str,
+    exported: bool,
+    base: str,
 ) -> PersonalState:
     # the numbering of the classes decides what each output of a head means
     labels = config.once("labels", lambda: ",".join(map(str, config.required_schema.labels)))
     described = config.once("described data", config.data.describe)
+    directory = _personal_directory(config, context)
     return PersonalState(
         context.state,
         config.method,
         client=node.name,
-        directory=_personal_directory(config, context) if durable else None,
-        purpose=f"{described} clients={node.num_partitions} labels={labels}",
+        directory=directory if durable else None,
+        model_directory=directory if exported else None,
+        purpose=f"{described} clients={node.num_partitions} labels={labels}"
+        + _whose(node, own_name),
         run=run,
+        base=base,
     )
+
+
+def _whose(node: Node, own_name: str) -> str:
+    """Say whose rows a node has that is known by its number: another client's, once one is added.
+
+    Parameters
+    ----------
+    node : Node
+        The node.
+    own_name : str
+        The client's name in the data; empty without.
+    """
+    return f" name={own_name}" if own_name and not node.named else ""
 
 
 def _personal_directory(config: RunConfig, context: Context) -> Path | None:
@@ -168,16 +246,32 @@ def _training_loader(config: RunConfig, data: ClientData) -> Loader:
     batch = config.batch_size
     if data.graph is not None and len(data.graph) <= config.whole_graph:
         batch = max(1, len(data.train[1]))  # every step encodes all nodes anyway
-    return in_memory_loader(*data.train, batch, shuffle=True, drop_last=config.drop_last)
+    inputs, targets = _named(config, data.train)
+    return in_memory_loader(inputs, targets, batch, shuffle=True, drop_last=config.drop_last)
 
 
-def _evaluation_loader(examples: Split, graph: Graph | None = None) -> Loader:
+def _named(config: RunConfig, examples: Split) -> tuple[Inputs, Tensor]:
+    """Return inputs by name, where the network gets several, and the targets."""
+    inputs, targets = examples
+    schema = config.required_schema
+    found = named_inputs(inputs, schema.inputs) if schema.inputs else inputs
+    if schema.inputs or (schema.integers and is_of_library(config.model)):
+        ids = found if schema.inputs else {TOKENS: inputs}
+        check_token_ids(ids, config.once("vocabulary", lambda: _vocabulary(config)))
+    return found, targets
+
+
+def _vocabulary(config: RunConfig) -> int | None:
+    return vocabulary_of(model_setup(config).model)
+
+
+def _evaluation_loader(config: RunConfig, examples: Split, graph: Graph | None = None) -> Loader:
     """Return batches to evaluate on; of a graph one, since each would encode all of its nodes."""
     size = _EVALUATION_BATCH if graph is None else max(1, len(examples[1]))
-    return in_memory_loader(*examples, size)
+    return in_memory_loader(*_named(config, examples), size)
 
 
-def _stream(data: ClientData, phase: int) -> Stream | None:
+def _stream(config: RunConfig, data: ClientData, phase: int) -> Stream | None:
     if not data.phases:
         return None
-    return Stream(phase, [_evaluation_loader(p.test) for p in data.phases])
+    return Stream(phase, [_evaluation_loader(config, p.test) for p in data.phases])

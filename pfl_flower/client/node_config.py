@@ -19,6 +19,9 @@ _PLACE = (PARTITION_ID, NUM_PARTITIONS)
 
 _KNOWN = (PARTITION_ID, NUM_PARTITIONS, NAME, DATA, DATA_PATH, PERSONAL_DIR, INSPECT)
 
+_SPELLED = {key.replace("-", ""): key for key in _KNOWN}
+"""A known key without its hyphens -> the key."""
+
 _WAYS = (
     "the node config needs partition-id and num-partitions: flower-supernode "
     "--node-config 'partition-id=0 num-partitions=10'; or, of a device that has its own data, "
@@ -51,8 +54,16 @@ class Node:
     data: str = ""
     data_path: str = ""
 
+    @property
+    def named(self) -> bool:
+        """Whether the node config gives a name, rather than a number alone."""
+        return self.name != f"client-{self.number}"
+
     def settings(self, run: DataSettings) -> DataSettings:
         """Return the settings of this node's data, from the run's.
+
+        Of a node with a name and data of its own all rows are its own, unless the run names a
+        column of clients.
 
         Raises
         ------
@@ -70,7 +81,8 @@ class Node:
                 choices=OWN,
             )
         kind = run.dataset.partition(":")[0]
-        return replace(run, dataset=self.data or f"{kind}:{self.data_path}")
+        whole = self.name if self.named and not run.client_column else ""
+        return replace(run, dataset=self.data or f"{kind}:{self.data_path}", whole=whole)
 
 
 def node_of(context: Context) -> Node:
@@ -120,9 +132,8 @@ def _check_spelling(config: Mapping[str, object]) -> None:
 
     Others may be anything; but ``personal_dir``, not read, would cost a device its state.
     """
-    known = {key.replace("-", ""): key for key in _KNOWN}
     for key in config:
-        meant = known.get(key.lower().replace("-", "").replace("_", ""), key)
+        meant = _SPELLED.get(key.lower().replace("-", "").replace("_", ""), key)
         if meant != key:
             raise ConfigError(
                 f"the node config's {key!r} is not read; write {meant!r}",

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from pfl_flower.comparison.constants import constant_scores
 from pfl_flower.config.run_config import RunConfig
 from pfl_flower.data import federation, stamp
 from pfl_flower.data.schema import TaskName, target_scale
@@ -75,6 +76,13 @@ class CellResult:
     safeguarded : bool, default False
         Whether clients chose between the method's and the baselines' models. Its validation scores
         are the best of several, so they are too good to be compared.
+    network : str, default ""
+        Which network it trained, as the run key ``model`` names it.
+    constant_validation, constant_test, constant_r2 : ndarray, optional
+        (K, C) scores of always answering the same on the same examples, see
+        :mod:`pfl_flower.comparison.constants`.
+    constant : bool, default False
+        Whether this is such an answer, and no method.
     """
 
     method: str
@@ -101,6 +109,11 @@ class CellResult:
     names: tuple[str, ...] = ()
     left_out: tuple[str, ...] = ()
     safeguarded: bool = False
+    network: str = ""
+    constant_validation: np.ndarray = field(default_factory=lambda: np.zeros((0, 0)))
+    constant_test: np.ndarray = field(default_factory=lambda: np.zeros((0, 0)))
+    constant_r2: np.ndarray = field(default_factory=lambda: np.zeros((0, 0)))
+    constant: bool = False
 
 
 @dataclass(frozen=True)
@@ -134,7 +147,7 @@ class Cell:
     @cached_property
     def name(self) -> str:
         """Name of its file: it changes with everything that decides its numbers."""
-        config = RunConfig.parse(self.config)
+        config = RunConfig.read(self.config)
         decides = [code_digest(config), versions(), stamp(config.data)]
         about = json.dumps([sorted(self.config.items()), self.num_clients, *decides])
         digest = blake2b(about.encode(), digest_size=6).hexdigest()
@@ -186,6 +199,8 @@ def result_of(run: MethodRun, config: Mapping[str, Any], num_clients: int) -> Ce
         names=tuple(federation(run.config.data, num_clients).name(c) for c in clients),
         left_out=run.left_out,
         seconds_per_round=costs["seconds_per_round"],
+        network=run.config.architecture.model,
+        **_constants(run, clients, num_clients),
         **_unseen(run),
     )
 
@@ -201,6 +216,15 @@ def _last(reports: Sequence[ClientReport], clients: Sequence[int]) -> np.ndarray
     """Return the number of examples in each client's last report."""
     found = {report.client: float(report.metrics["num-examples"]) for report in reports}
     return np.array([found.get(client, np.nan) for client in clients])
+
+
+def _constants(run: MethodRun, clients: Sequence[int], num_clients: int) -> dict[str, Any]:
+    """Return what always answering the same scores on the clients' examples."""
+    schema = run.config.required_schema
+    data = federation(run.config.data, num_clients)
+    found = [data.client(client, schema) for client in clients]
+    splits = [(client.train, client.validation, client.test) for client in found]
+    return constant_scores(run.config.client_task, schema.task, splits)
 
 
 def _unseen(run: MethodRun) -> dict[str, Any]:
@@ -256,7 +280,7 @@ def load_cell(path: Path) -> CellResult | None:
         values = json.loads(path.read_text())
         arrays = {f.name for f in fields(CellResult) if f.type is np.ndarray}
         whole = {"rounds", "clients", "unseen_examples", "unseen_clients"}
-        tables = {"test", "validation", "r2", "label_counts", "unseen_test"}
+        tables = arrays - whole - {"train_examples", "test_examples"}
         for name in arrays:
             found = np.array(values[name], dtype=object).astype(int if name in whole else float)
             values[name] = found if found.size or name not in tables else np.zeros((0, 0))

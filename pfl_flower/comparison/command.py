@@ -1,24 +1,30 @@
 """``python -m simulations compare``: the command line of a comparison."""
 
 import argparse
-import difflib
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
-from pfl_flower.comparison.compare import Comparison, Outcome, allowed_keys, compare
-from pfl_flower.comparison.report import write_report
-from pfl_flower.comparison.scores import recommend
-from pfl_flower.comparison.tables import cell_text, row_name, table_rows
+from pfl_flower.comparison.advice.recommendation import recommend
+from pfl_flower.comparison.compare import Comparison, Outcome, compare
+from pfl_flower.comparison.reporting.report import write_report
+from pfl_flower.comparison.reporting.tables import cell_text, row_name, table_rows
+from pfl_flower.comparison.settings import (
+    allowed_keys,
+    check_common,
+    read_settings,
+    read_value,
+)
 from pfl_flower.config.errors import ConfigError
-from pfl_flower.config.run_config import KEYS
+from pfl_flower.config.reading import KEYS
 from pfl_flower.engines import ENGINES
 from pfl_flower.methods import METHODS
 from pfl_flower.utils.files import file_name
+from pfl_flower.utils.text import did_you_mean, hyphenated
 
 _SHOWN = {
     "mean": "mean",
@@ -41,19 +47,6 @@ def _seeds(text: str) -> list[int]:
     return [int(word) for word in _words(text)]
 
 
-def _number_or_text(text: str) -> float | str:
-    try:
-        return float(text)
-    except ValueError:
-        return text
-
-
-def _truth(text: str) -> bool:
-    if text not in ("true", "false"):
-        raise argparse.ArgumentTypeError(f"{text!r} is neither true nor false")
-    return text == "true"
-
-
 def parser() -> argparse.ArgumentParser:
     """Return the parser: options of the comparison, and every key of the run config."""
     made = argparse.ArgumentParser(
@@ -70,6 +63,13 @@ def parser() -> argparse.ArgumentParser:
     )
     made.add_argument("--clients", type=int, help="10, or as many as your data have")
     made.add_argument("--seeds", type=_seeds, default=[0, 1, 2], help="0,1,2")
+    made.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="METHOD.KEY=VALUE",
+        help="a key of one method, such as ditto.lambda=auto; can be given several times",
+    )
     made.add_argument("--tune", action="store_true", help="9 settings a method, by validation")
     made.add_argument("--safeguard", action="store_true", help="also with fallbacks")
     made.add_argument("--engine", choices=ENGINES, default="in-process")
@@ -78,9 +78,9 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--tensorboard", action="store_true", help="scalars of every round too")
     config = made.add_argument_group("keys of the run config")
     for name in allowed_keys():
-        kind = KEYS[name].metadata["kind"]
-        read: Any = _truth if kind is bool else _number_or_text if isinstance(kind, tuple) else kind
-        config.add_argument(f"--{name}", type=read, help=KEYS[name].metadata["help"])
+        item = KEYS[name].metadata
+        flag: dict[str, Any] = {"nargs": "?", "const": "true"} if item["kind"] is bool else {}
+        config.add_argument(f"--{name}", help=item["help"], **flag)
     return made
 
 
@@ -88,17 +88,12 @@ def run(arguments: Sequence[str], console: Console) -> int:
     """Run the command; return its exit code."""
     found, unknown = parser().parse_known_args(arguments)
     if unknown:
-        known = [f"--{name}" for name in allowed_keys()]
-        close = difflib.get_close_matches(unknown[0].partition("=")[0], known, n=1)
-        hint = f"; did you mean {close[0]}?" if close else "; see --help"
-        raise ConfigError(
-            f"unknown option {unknown[0]}{hint}", key=unknown[0], value=unknown, choices=known
-        )
+        raise _unknown(unknown, vars(found))
     options = vars(found)
     config = {
-        name: value
+        name: read_value(name, text, KEYS[name])
         for name in allowed_keys()
-        if (value := options.get(name.replace("-", "_"))) is not None
+        if (text := options.get(name.replace("-", "_"))) is not None
     }
     comparison = Comparison(
         options["methods"],
@@ -108,6 +103,7 @@ def run(arguments: Sequence[str], console: Console) -> int:
         options["tune"],
         options["safeguard"],
         options["engine"],
+        read_settings(options["set"]),
     )
     dataset = str(config.get("dataset", "digits"))
     default = Path("results") / f"compare-{file_name(dataset)}"
@@ -118,16 +114,45 @@ def run(arguments: Sequence[str], console: Console) -> int:
     clients = f"{dataset}, {differ}" if differ != "none" else dataset
     title, settings = f"Does personalization pay on {clients}?", settings_of(comparison, outcome)
     report = write_report(outcome.cells, folder, title, settings)
+    for name, other in comparison.same.items():
+        console.print(f"{name} is {other} here, and not run again.", highlight=False)
     show(outcome, console)
     console.print(f"Report: {report}", highlight=False, soft_wrap=True)
     return 0
 
 
+def _unknown(words: Sequence[str], options: Mapping[str, Any]) -> ConfigError:
+    """Return the error of an option that there is not: a run key that has no place here, or none.
+
+    Raises
+    ------
+    ConfigError
+        Of a run key that a comparison does not take, with the reason.
+    """
+    name = words[0].partition("=")[0]
+    check_common({name.strip("-"): " ".join(words[1:])}, options["engine"])
+    known = [hyphenated(name) for name in options]
+    hint = did_you_mean(name, known, "--{}") or "see --help"
+    return ConfigError(
+        f"unknown option {words[0]}; {hint}",
+        key=words[0],
+        value=list(words),
+        choices=[f"--{name}" for name in known],
+    )
+
+
 def settings_of(comparison: Comparison, outcome: Outcome) -> dict[str, str]:
     """Return the settings that the report names."""
     settings = {"clients": str(comparison.clients)}
-    for method, tuned in outcome.tuned.items():
-        settings[f"tuned for {method}"] = ", ".join(f"{k}={v}" for k, v in tuned.items())
+    settings |= {
+        name: f"is {other} here, and not run again" for name, other in comparison.same.items()
+    }
+    for method in comparison.all_methods if comparison.tune else ():
+        chosen = outcome.tuned.get(method)
+        words = "no setting was usable; these are the defaults"
+        if chosen is not None:
+            words = ", ".join(f"{k}={v}" for k, v in chosen.items()) or "nothing to tune"
+        settings[f"tuned for {method}"] = words
     return settings
 
 

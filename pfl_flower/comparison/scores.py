@@ -1,8 +1,7 @@
 """The statistics of a comparison: what each method scores, gains and costs.
 
 Choosing a round is in :mod:`pfl_flower.comparison.selection`, comparing with a baseline in
-:mod:`pfl_flower.comparison.gains` and the recommendation in
-:mod:`pfl_flower.comparison.recommendation`; their public names are here too.
+:mod:`pfl_flower.comparison.gains`.
 """
 
 from collections.abc import Sequence
@@ -11,8 +10,6 @@ from dataclasses import dataclass
 import numpy as np
 
 from pfl_flower.comparison.cells import CellResult
-from pfl_flower.comparison.gains import ClientGain, Comparison, compare, paired_gains
-from pfl_flower.comparison.recommendation import Recommendation, recommend
 from pfl_flower.comparison.selection import (
     direction,
     finished,
@@ -21,24 +18,7 @@ from pfl_flower.comparison.selection import (
     select_round,
     task_of,
 )
-from pfl_flower.results.files import spread, worst_tenth
-
-__all__ = [
-    "ClientGain",
-    "Comparison",
-    "Cost",
-    "MethodSummary",
-    "Recommendation",
-    "Summary",
-    "compare",
-    "cost_of",
-    "paired_gains",
-    "recommend",
-    "select_round",
-    "summarize_method",
-    "summarize_scores",
-    "unseen_scores",
-]
+from pfl_flower.results.spread import spread, worst_tenth
 
 ALL_EXAMPLES = -1
 """How ``unseen_examples`` writes that a client adapted with all its local examples."""

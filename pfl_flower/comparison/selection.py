@@ -1,5 +1,6 @@
 """Which round of a cell counts, chosen on validation data alone, and the scores at that round."""
 
+import math
 from collections.abc import Sequence
 from typing import Literal
 
@@ -16,6 +17,9 @@ ALONE = "local"
 BASELINES = (GLOBAL, ALONE)
 
 Examples = Literal["test", "validation"]
+
+DIVERGED = 2.0
+"""A regression diverged if its error grows to so many times that of always answering the mean."""
 
 
 def direction(task: str) -> int:
@@ -35,9 +39,17 @@ def finished(cells: Sequence[CellResult], method: str) -> list[CellResult]:
 
 
 def methods_of(cells: Sequence[CellResult]) -> list[str]:
-    """Return the methods that ran on at least one seed, in the order in which they occur."""
-    names = dict.fromkeys(cell.method for cell in cells)
+    """Return the methods that ran on at least one seed, in the order in which they occur.
+
+    Always answering the same is no method; see :func:`constants_of`.
+    """
+    names = dict.fromkeys(cell.method for cell in cells if not cell.constant)
     return [name for name in names if finished(cells, name)]
+
+
+def constants_of(cells: Sequence[CellResult]) -> list[str]:
+    """Return the names of always answering the same, such as ``mean target``."""
+    return list(dict.fromkeys(cell.method for cell in cells if cell.constant))
 
 
 def client_name(cells: Sequence[CellResult], client: int) -> str:
@@ -91,6 +103,24 @@ def select_round(cell: CellResult) -> tuple[int, bool]:
     # fine-tuning.)
     complete = evaluated(cell) == evaluated(cell).max()
     return int(np.argmax(np.where(complete & ~np.isnan(means), means, -np.inf))), True
+
+
+def diverged(cell: CellResult, examples: Examples) -> bool:
+    """Return whether the training of a regression diverged.
+
+    In the end a client's error is infinite, or the mean error over clients has grown since the
+    first round to more than :data:`DIVERGED` times that of always answering the mean of all
+    training targets. (One that is large but has not grown is of a model that has learnt nothing
+    yet.) False for classes, where a network that is no more finite has no accuracy at all, and
+    without examples.
+    """
+    if cell.task != "regression" or not len(cell.rounds):
+        return False
+    errors = known_mean(getattr(cell, examples), axis=1)
+    constant: np.ndarray = getattr(cell, f"constant_{examples}")
+    mean = float(known_mean(constant[0])) if len(constant) else math.nan
+    grown = errors[-1] > np.maximum(errors[0], DIVERGED * mean)  # False if one is unknown
+    return bool(np.isinf(errors[-1]) or grown)
 
 
 def scores_at_choice(cell: CellResult, examples: Examples = "test") -> np.ndarray:

@@ -1,14 +1,24 @@
 """Scores, gains and amounts in words and digits."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
+from pfl_flower.comparison.gains import Comparison
 from pfl_flower.comparison.selection import ALONE, GLOBAL
 
 MISSING = "n/a"
 """What stands for a number that does not exist."""
 
-BASELINE_NAMES = {GLOBAL: "the global model", ALONE: "training alone"}
+NAMES: Mapping[str, str] = {
+    GLOBAL: "the global model",
+    ALONE: "training alone",
+    "mean target": "always answering the mean of all training targets",
+    "own mean target": "always answering the client's own mean target",
+    "commonest class": "always answering the commonest class",
+    "own commonest class": "always answering the client's own commonest class",
+    "no preference": "no preference for any pair",
+}
+"""What methods are compared with -> how a sentence calls it."""
 
 
 def _decimals(values: Sequence[float]) -> int:
@@ -45,14 +55,19 @@ def gain_words(task: str, gain: float, low: float, high: float, baseline: str) -
     """Write a gain over a baseline and its interval as they stand in a sentence."""
     unit = "in root mean squared error" if task == "regression" else "points"
     mean, *bounds = gain_texts(task, [gain, low, high])
-    name = BASELINE_NAMES.get(baseline, baseline)
+    name = NAMES.get(baseline, baseline)
     return f"{mean} {unit} over {name} (95% interval {' to '.join(bounds)})"
+
+
+def gain_over(task: str, gain: Comparison) -> str:
+    """Write a comparison as it stands in a sentence; see :func:`gain_words`."""
+    return gain_words(task, gain.mean, gain.low, gain.high, gain.baseline)
 
 
 def harm_words(task: str, gain: float, baseline: str) -> str:
     """Write how far below a baseline a client is, for a gain below zero."""
     amount = gain_texts(task, [-gain])[0].lstrip("+")
-    name = BASELINE_NAMES.get(baseline, baseline)
+    name = NAMES.get(baseline, baseline)
     if task == "regression":
         return f"an error {amount} above {name}"
     return f"{amount} points below {name}"

@@ -1,5 +1,6 @@
 """Which values of a run config do not go together, and why."""
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from pfl_flower.config.errors import ConfigError
@@ -8,6 +9,7 @@ from pfl_flower.data.degradation.devices import check_devices
 from pfl_flower.data.degradation.imputation import IMPUTATIONS
 from pfl_flower.data.degradation.measurements import check_measurements
 from pfl_flower.data.heterogeneity import parse_heterogeneity
+from pfl_flower.data.pixels import are_channels_last
 from pfl_flower.models import GRAPH_MODELS, IMAGE_MODELS, MODELS
 
 if TYPE_CHECKING:
@@ -24,7 +26,7 @@ def check_compatibility(config: "RunConfig") -> None:
     """
     for check in (
         *(_check_examples, _check_network, _check_model_of_method, _check_phases),
-        *(_check_clients, _check_thresholds, _check_devices, _check_correction, _check_method),
+        *(_check_clients, _check_thresholds, _check_devices, _check_method),
     ):
         check(config)
 
@@ -35,6 +37,14 @@ def _check_examples(config: "RunConfig") -> None:
             f"min-examples {config.min_examples} is above max-examples {config.max_examples}",
             key="min-examples",
             value=config.min_examples,
+        )
+    known = config.known_schema
+    if config.stratify and known is not None and known.task != "classification":
+        raise ConfigError(
+            f"stratify splits class by class, and {config.dataset!r} is for {known.task}",
+            key="stratify",
+            value=True,
+            choices=("false",),
         )
     if config.validation_fraction + config.test_fraction >= 1:
         raise ConfigError(
@@ -75,6 +85,23 @@ def _check_network(config: "RunConfig") -> None:
             value=config.model,
             choices=fitting,
         )
+    if is_own(config.dataset) and config.architecture.model in IMAGE_MODELS:
+        _check_channels(known.shape)
+
+
+def _check_channels(shape: Sequence[int]) -> None:
+    """Refuse pictures whose channels come last; a network of the user's own may want them so."""
+    if are_channels_last(shape):
+        height, width, channels = shape
+        raise ConfigError(
+            f"examples have shape {tuple(shape)}, and pictures are (channels, height, width), so "
+            f"that these have {height} channels. If channels come last, transpose x_train and all "
+            f"others: x.transpose(0, 3, 1, 2) makes it {(channels, height, width)}. Otherwise use "
+            f"a network of your own",
+            key="dataset",
+            value=tuple(shape),
+            choices=("transpose(0, 3, 1, 2)",),
+        )
 
 
 def _check_model_of_method(config: "RunConfig") -> None:
@@ -96,8 +123,7 @@ def _check_model_of_method(config: "RunConfig") -> None:
             key="method",
             value=config.method,
         )
-    named = config.model in MODELS or row.corrects_errors
-    if row.model and named and config.model not in ("auto", row.model):
+    if row.model and config.model in MODELS and config.model != row.model:
         raise ConfigError(
             f"method {config.method!r} is for model={row.model!r} only, not {config.model!r}",
             key="model",
@@ -188,7 +214,7 @@ def _check_devices(config: "RunConfig") -> None:
         if known := config.known_schema:
             source = SOURCES.get(config.dataset)
             streams = source is not None and source.num_phases > 1
-            check_measurements(config.data, known.shape, known.graph, streams)
+            check_measurements(config.data, known.shape, known.graph, streams, bool(known.inputs))
     except DataError as error:
         raise ConfigError.from_error(error) from error
     draws = IMPUTATIONS[config.data.imputation].draws
@@ -198,27 +224,6 @@ def _check_devices(config: "RunConfig") -> None:
             f"{config.imputation!r} would count each {draws} times; use another imputation",
             key="imputation",
             value=config.imputation,
-        )
-
-
-def _check_correction(config: "RunConfig") -> None:
-    """Refuse a second correction beside a method that corrects for measurement errors."""
-    if not config.row.corrects_errors:
-        return
-    if config.calibrate_inputs:
-        raise ConfigError(
-            f"method {config.method!r} corrects for measurement errors itself; with "
-            f"calibrate-inputs they would be corrected twice. Leave calibrate-inputs at false",
-            key="calibrate-inputs",
-            value=True,
-        )
-    if IMPUTATIONS[config.data.imputation].masks:
-        raise ConfigError(
-            f"method {config.method!r} needs the error of every input, and of those that say "
-            f"what is missing there is none; set imputation to mean or conditional",
-            key="imputation",
-            value=config.data.imputation,
-            choices=("mean", "conditional"),
         )
 
 

@@ -5,16 +5,18 @@ The keys that only some methods have are in :mod:`pfl_flower.methods`.
 
 from dataclasses import dataclass
 
+from clients.local_training.training import SCHEDULES
 from clients.thresholds.rules import RULES
-from clients.training import SCHEDULES
 from pfl_flower.config.validators import (
     between,
     choice,
+    device_name,
     epochs,
     key,
     names,
     per_tier,
     sizes,
+    trainable,
 )
 from pfl_flower.data import PARTITIONS, SOURCES
 from pfl_flower.data.degradation.imputation import IMPUTATIONS
@@ -27,6 +29,17 @@ from strategies.thresholds.metrics import METRICS
 
 TIERS = (str, float)
 """A value that is one number, or one a tier."""
+
+OF_FIRST_METHOD = ("personal", "schedule", "mu", "personal_decay")
+"""Common keys that are for the first method of a run; its baselines keep their own defaults."""
+
+
+CLIP_OF_REGRESSION = 5.0
+"""Largest norm of a gradient of a regression. The slope of a squared error grows with the error and
+with the feature, so one example far from the others, or features that say the same, make training
+diverge at ordinary learning rates. Targets are standardised, so ordinary gradients are shorter. Of
+1, 2, 3, 5 and 10 it was chosen on the tables of docs/guides/own_table.md: there 2 slows a training
+down, 5 hardly any, and with 10 some errors still grow."""
 
 
 @dataclass(frozen=True)
@@ -60,6 +73,9 @@ class CommonKeys:
     test_fraction: float = key(
         0.25, "of each client's examples (gallery has its own)", between(0, 0.9, open_low=True)
     )
+    stratify: bool = key(
+        False, "split each client's examples class by class, so that no part lacks a rare class"
+    )
     phases: str = key(
         "stream", "of a smartwatch's data: one by one, or all at once", choice("stream", "joint")
     )
@@ -84,7 +100,7 @@ class CommonKeys:
         kind=TIERS,
     )
     corrupted_clients: int = key(
-        0, "clients that read nothing but noise, and state all is perfect", between(0)
+        0, "clients that measure nothing but noise, and declare that all is perfect", between(0)
     )
     imputation: str | None = key(
         None,
@@ -100,7 +116,24 @@ class CommonKeys:
         "of generated clients: what they report of themselves; shuffled: a control",
         choice("own", "shuffled"),
     )
-    model: str = key("auto", "network", choice("auto", *MODELS, function=True))
+    model: str = key(
+        "auto",
+        "network; of libraries torchvision:<name>, timm:<name>, hf:<name or folder>",
+        choice("auto", *MODELS, function=True),
+    )
+    pretrained: str | bool = key(
+        "",
+        "whether a network of a library starts from its weights; or the file or folder of others",
+        kind=(str, bool),
+    )
+    trainable: str = key(
+        "all", "what of the network is trained: all, head, blocks:<number>, lora", trainable
+    )
+    lora_rank: int = key(8, "rank of LoRA", between(1))
+    lora_alpha: float = key(16.0, "scale of LoRA: alpha / rank", between(0, open_low=True))
+    lora_targets: str = key(
+        "", "layers that get LoRA: paths, their ends or patterns; empty: as usual for the network"
+    )
     norm: str | None = key(None, "layer", choice("none", "batch", "group"), kind=str)
     adapter_size: int = key(8, "bottleneck or rank of adapters", between(1))
     personal: str | None = key(None, "rule: what is personal", kind=str)
@@ -129,7 +162,12 @@ class CommonKeys:
     learning_rate: float = key(0.1, "of local steps", between(0, open_low=True))
     momentum: float = key(0.9, "of sgd", between(0, 0.999))
     weight_decay: float = key(0.0, "of local steps", between(0))
-    gradient_clip: float = key(0.0, "largest norm of a gradient; 0: none", between(0))
+    gradient_clip: float | None = key(
+        None,
+        "largest norm of a gradient; 0: none; empty: 5 for a regression, else none",
+        between(0),
+        kind=float,
+    )
     weighting: str | None = key(
         None, "of clients in the mean", choice("examples", "uniform"), kind=str
     )
@@ -167,14 +205,14 @@ class CommonKeys:
     )
     seed: int = key(0, "of every random choice", between(0))
     threads: int = key(1, "torch threads a worker", between(1))
-    device: str = key("cpu", "cpu, cuda, cuda:1, ... or auto")
+    device: str = key("cpu", "cpu, cuda, cuda:1, ... or auto", device_name)
     min_nodes: int = key(0, "nodes to wait for; 0: as many as there are partitions", between(0))
     wait: float = key(
         120.0, "seconds to wait for them; ten times while none has answered", between(0)
     )
     timeout: float = key(3600.0, "seconds a round may take", between(0, open_low=True))
     data_dir: str = key("", "folder of data sets; empty: $PFL_DATA_DIR")
-    download: bool = key(False, "download a data set that is missing")
+    download: bool = key(False, "download a data set or pretrained weights that are missing")
     results_dir: str = key("", "folder for results; empty: ~/pfl-flower-results")
     personal_dir: str = key(
         "", "folder for personal parameters, where a node names none; empty: they end with the run"

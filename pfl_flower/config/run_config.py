@@ -1,8 +1,7 @@
 """The run config: typed, validated, with errors that name the valid choices."""
 
-import difflib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, TypeVar
 
@@ -16,24 +15,26 @@ from clients import (
     Scope,
     Task,
 )
-from clients.training import EVERYTHING, SCHEDULES, Schedule
+from clients.local_training.training import EVERYTHING, SCHEDULES, Schedule
 from pfl_flower.config.compatibility import check_compatibility
 from pfl_flower.config.errors import ConfigError
-from pfl_flower.config.keys import CommonKeys
-from pfl_flower.config.validators import check_value, convert
+from pfl_flower.config.keys import CLIP_OF_REGRESSION, OF_FIRST_METHOD, CommonKeys
+from pfl_flower.config.reading import KEYS, typed_values
+from pfl_flower.config.unused_keys import refuse_unused, unused_keys
+from pfl_flower.config.validators import check_value
 from pfl_flower.data import SOURCES, DataSchema, DataSettings, is_own
 from pfl_flower.data.degradation.devices import PER_TIER
 from pfl_flower.data.degradation.imputation import IMPUTATIONS
 from pfl_flower.data.schema import target_scale
-from pfl_flower.methods import METHOD_KEYS, METHODS, Method, keys_of, methods_with
+from pfl_flower.data.settings import RUN_KEYS
+from pfl_flower.methods import METHOD_KEYS, METHODS, Method, keys_of
 from pfl_flower.methods.method import MethodKeys
 from pfl_flower.models import MODELS, Architecture
+from pfl_flower.models.architecture import OF_ARCHITECTURE
 from pfl_flower.utils.text import hyphenated, split_words
 from strategies.thresholds.metrics import Objective
 
 T = TypeVar("T")
-
-_SET_BY_METHOD = ("personal", "schedule", "mu", "personal_decay")
 
 
 @dataclass(frozen=True)
@@ -75,34 +76,33 @@ class RunConfig(CommonKeys):
         Raises
         ------
         ConfigError
-            If a key is unknown or of another method, or a value has a wrong type or is out of
-            range; the message names the valid choices.
+            If a key is unknown or of another method, a value has a wrong type or is out of range
+            (the message names the valid choices), or a key is set that has no effect.
         """
-        common = {
-            KEYS[name].name: convert(name, value, KEYS[name])
-            for name, value in values.items()
-            if name in KEYS
-        }
-        method = common.get("method", CommonKeys.method)
-        check_value("method", method, KEYS["method"])
-        known, own = keys_of(METHODS[method]), {}
-        for name, value in values.items():
-            if name in KEYS:
-                continue
-            if name not in METHOD_KEYS:
-                raise _unknown(name, value)
-            if value in ("", None):
-                continue
-            if name not in known:
-                having = methods_with(name)
-                raise ConfigError(
-                    f"method {method!r} has no {name}; there is one in {', '.join(having)}",
-                    key=name,
-                    value=value,
-                    choices=having,
-                )
-            own[known[name].name] = convert(name, value, known[name])
+        config = cls.read(values)
+        refuse_unused(config)
+        return config
+
+    @classmethod
+    def read(cls, values: Mapping[str, Any]) -> "RunConfig":
+        """Return the config of a mapping of hyphenated keys, even of keys that have no effect.
+
+        Raises
+        ------
+        ConfigError
+            See :meth:`parse`.
+        """
+        common, own = typed_values(values)
         return cls(**common, own=own)
+
+    @classmethod
+    def used(cls, values: Mapping[str, Any]) -> dict[str, Any]:
+        """Return a mapping of hyphenated keys without those that have no effect.
+
+        So of what several methods are given alike, each gets what it has a use for.
+        """
+        unused = unused_keys(cls.read(values))
+        return {key: value for key, value in values.items() if key not in unused}
 
     def once(self, what: str, make: Callable[[], T]) -> T:
         """Return what ``make`` returns, made once for this config.
@@ -131,7 +131,7 @@ class RunConfig(CommonKeys):
         """
         if name == self.method:
             return self
-        changes: dict[str, Any] = dict.fromkeys(_SET_BY_METHOD)
+        changes: dict[str, Any] = dict.fromkeys(OF_FIRST_METHOD)
         changes |= {"model": self.architecture.model, "norm": self.architecture.norm}
         changes |= {"method": name, "initial": "", "own": {}}
         return self.once(f"for {name}", lambda: replace(self, **changes))
@@ -197,13 +197,12 @@ class RunConfig(CommonKeys):
     @cached_property
     def optimization(self) -> Optimization:
         """How a client steps."""
-        return Optimization(
-            self.optimizer,  # type: ignore[arg-type]
-            self.learning_rate,
-            self.momentum,
-            self.weight_decay,
-            self.gradient_clip,
-        )
+        schema, clip = self.known_schema, self.gradient_clip
+        if clip is None:
+            is_regression = schema is not None and schema.task == "regression"
+            clip = CLIP_OF_REGRESSION if is_regression else 0.0
+        steps = self.optimizer, self.learning_rate, self.momentum, self.weight_decay
+        return Optimization(*steps, clip)  # type: ignore[arg-type]
 
     @cached_property
     def known_schema(self) -> DataSchema | None:
@@ -254,18 +253,20 @@ class RunConfig(CommonKeys):
             model = self.row.model or (named if named in MODELS else base)
         elif schema.graph and f"{self.row.block}-{model}" in MODELS:
             model = f"{self.row.block}-{model}"
-        links = schema.task == "link-prediction"
         outputs = len(schema.labels) or 1
         # where a mask is reported, as many inputs again say which values were missing
         masks = IMPUTATIONS[self.data.imputation].masks
         shape = (2 * schema.shape[0],) if masks else schema.shape
-        norm = self.setting("norm")
-        return Architecture(model, shape, outputs, norm, self.adapter_size, links)
+        shape = shape[1:] if schema.inputs else shape
+        own = {name: getattr(self, name) for name in OF_ARCHITECTURE}
+        own |= {"links": schema.task == "link-prediction", "inputs": schema.inputs}
+        own |= {"norm": self.setting("norm"), "freezes": self.row.freezes}
+        return Architecture(model, shape, outputs, **own)
 
     @cached_property
     def data(self) -> DataSettings:
         """What decides every client's data."""
-        values = {item.name: getattr(self, item.name) for item in fields(DataSettings)}
+        values = {name: getattr(self, name) for name in RUN_KEYS}
         source = SOURCES.get(self.dataset)
         if self.heterogeneity is None:
             values["heterogeneity"] = source.heterogeneity if source else "none"
@@ -297,25 +298,3 @@ class RunConfig(CommonKeys):
         own = {hyphenated(name): value for name, value in self.own.items()}
         values |= {name: own.get(name) for name in METHOD_KEYS}
         return {name: "" if value is None else value for name, value in values.items()}
-
-
-KEYS = {hyphenated(item.name): item for item in fields(CommonKeys)}
-"""Common run key, with hyphens -> its field."""
-
-if _both := sorted(KEYS.keys() & set(METHOD_KEYS)):
-    raise ValueError(f"methods have keys of their own that are common keys: {_both}")
-
-SET_BY_METHOD = tuple(map(hyphenated, _SET_BY_METHOD)) + METHOD_KEYS
-"""Run keys that make one method another."""
-
-
-def _unknown(name: str, value: Any) -> ConfigError:
-    valid = (*KEYS, *METHOD_KEYS)
-    close = difflib.get_close_matches(name, valid, n=1)
-    hint = f"did you mean {close[0]!r}? " if close else ""
-    return ConfigError(
-        f"unknown key {name!r}; {hint}valid keys: {', '.join(valid)}",
-        key=name,
-        value=value,
-        choices=valid,
-    )

@@ -1,9 +1,11 @@
 """Run keys: how a key is declared, and what its value may be, with what would be right in words."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import Field, dataclass, field, fields
 from typing import Any
+
+import torch
 
 from pfl_flower.config.errors import ConfigError
 from pfl_flower.utils.text import split_words
@@ -111,6 +113,23 @@ def per_tier(low: float, high: float) -> Check:
     return check
 
 
+def trainable(value: str) -> str:
+    """Allow all, head, lora, or blocks with their number."""
+    word, _, number = value.partition(":")
+    good = value in ("all", "head", "lora") or (word == "blocks" and number.isdigit())
+    good = good and (word != "blocks" or int(number) > 0)
+    return "" if good else "all, head, lora, or blocks:<number> such as blocks:2"
+
+
+def device_name(value: str) -> str:
+    """Allow a device of torch, or ``auto``."""
+    try:
+        torch.device("cpu" if value == "auto" else value)
+    except RuntimeError:
+        return "auto, cpu, cuda, cuda:1 or another device of torch"
+    return ""
+
+
 def anything(_: Any) -> str:
     """Allow any value of the right type."""
     return ""
@@ -199,14 +218,19 @@ def convert(name: str, value: Any, item: Field[Any]) -> Any:
     if str in kinds and value == math.inf:
         return "inf"  # which JSON knows, too
     if type(value) not in kinds:
-        names = [k.__name__ for k in kinds]
-        raise ConfigError(
-            f"{name} is {value!r}; it must be of type {' or '.join(names)}",
-            key=name,
-            value=value,
-            choices=names,
-        )
+        raise wrong_type(name, value, kinds)
     return value
+
+
+def wrong_type(name: str, value: Any, kinds: Iterable[type]) -> ConfigError:
+    """Return the error of a value that has none of the types that its key has."""
+    names = [kind.__name__ for kind in kinds]
+    return ConfigError(
+        f"{name} is {value!r}; it must be of type {' or '.join(names)}",
+        key=name,
+        value=value,
+        choices=names,
+    )
 
 
 def check_value(name: str, value: Any, item: Field[Any]) -> None:

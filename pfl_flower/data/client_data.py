@@ -5,10 +5,12 @@ stream of phases. A client trains on the current phase only, because earlier exa
 is tested on all phases so far.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 
-from clients.data_quality import DataQuality
+from clients.data.data_quality import DataQuality
+from clients.data.preprocessing import Preprocessing
 from clients.graphs.graph import Graph
 from pfl_flower.data.schema import Split
 from strategies.randomness import generator
@@ -35,6 +37,8 @@ class ClientData:
     draws : int, default 1
         Number of imputations of every example. Training examples come one imputation after
         another, ``(draws N, d)``, the others as ``(N, draws, d)``.
+    fit_preprocessing : callable, optional
+        Returns :attr:`preprocessing`; None where nothing is done to measurements.
     """
 
     train: Split
@@ -45,11 +49,17 @@ class ClientData:
     graph: Graph | None = None
     quality: DataQuality | None = None
     draws: int = 1
+    fit_preprocessing: Callable[[], Preprocessing] | None = None
+
+    @cached_property
+    def preprocessing(self) -> Preprocessing | None:
+        """What was done to the measurements, as a model file has it; made when asked for."""
+        return None if self.fit_preprocessing is None else self.fit_preprocessing()
 
     @property
     def num_examples(self) -> int:
         """Number of training examples; several imputations of an example count once."""
-        return len(self.train[1]) // self.draws
+        return int(self.train[1].shape[0]) // self.draws
 
     def phase_at(self, server_round: int, num_rounds: int) -> int:
         """Return the number of the current phase; 0 where data are no stream.

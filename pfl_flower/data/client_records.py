@@ -10,6 +10,7 @@ from clients.graphs.graph import Graph
 from pfl_flower.data.degradation.declared_errors import DeclaredErrors, declared_errors
 from pfl_flower.data.degradation.imputation import FILLING
 from pfl_flower.data.errors import DataError
+from pfl_flower.data.named_inputs import names_of_inputs, stack_inputs
 from pfl_flower.data.readers.array_checks import KINDS, checked_inputs, checked_targets
 
 RawSplit = tuple[np.ndarray, np.ndarray]
@@ -29,7 +30,8 @@ class RawClient:
     ----------
     train : RawSplit
         Inputs and targets of at least one example. Inputs are ``(N, *shape)``, finite float32 (NaN
-        where a value is missing and will be imputed) or uint8 pixels in 0..255. Targets are
+        where a value is missing and will be imputed; float64 if they have ``columns``), int64 or
+        uint8 pixels in 0..255. Targets are
         ``(N,)`` integers, finite floats or strings (numpy's ``str_``).
     validation, test : RawSplit, optional
         The same, with the same shape, dtype of inputs and kind of targets. None where the data are
@@ -46,6 +48,9 @@ class RawClient:
         The declared size of the measurement errors.
     columns : tuple of str, default ()
         Names of the features, where examples are rows of a table.
+    inputs : tuple of str, default ()
+        Names of several inputs, where the network gets them by name. They are stacked, ``(N, names,
+        length)`` int64 (:mod:`pfl_flower.data.named_inputs`).
     """
 
     train: RawSplit
@@ -56,6 +61,7 @@ class RawClient:
     community: int | None = None
     declared_errors: DeclaredErrors | None = None
     columns: tuple[str, ...] = ()
+    inputs: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -74,11 +80,13 @@ class OwnRequest:
         Number of clients -> a partitioner of flwr-datasets, for a data set of Hugging Face. None
         splits it by ``client_column``, or evenly if that is empty.
     seed : int, default 0
-        Decides the order of a data set of Hugging Face.
+        Decides the order of a data set of Hugging Face; a function that draws its data gets it.
     task : str, default "auto"
         See :class:`pfl_flower.data.settings.DataSettings`; link prediction needs no labels.
     allow_missing : bool, default False
         Whether features may be missing (NaN), because an imputation fills them in.
+    whole : str, default ""
+        Name of the client whose rows all rows are, in a table without ``client_column``.
     """
 
     location: str
@@ -88,6 +96,7 @@ class OwnRequest:
     seed: int = 0
     task: str = "auto"
     allow_missing: bool = False
+    whole: str = ""
 
 
 class OwnData(Protocol):
@@ -166,14 +175,15 @@ def checked(
 ) -> RawClient:
     """Return a client's arrays as a :class:`RawClient`, after every check on their contents.
 
-    Inputs of float64, integers other than uint8 and booleans become float32 (integers beyond 2^24
-    are rounded); boolean targets become integers.
+    Inputs of other floats and booleans become float32, and integers int64; if only some splits have
+    integers, all become float32. Boolean targets become integers.
 
     Parameters
     ----------
     arrays : mapping
         ``x_train`` and ``y_train``, and optionally ``x_val``, ``y_val``, ``x_test`` and ``y_test``:
-        numpy arrays, tensors or what numpy makes arrays of. None counts as an array that is not
+        numpy arrays, tensors or what numpy makes arrays of. Inputs may be a mapping of several by
+        name, such as ``input_ids`` and ``attention_mask``. None counts as an array that is not
         there. Other names are ignored unless they look like a misspelt split. One of
         :data:`~pfl_flower.data.degradation.declared_errors.DECLARED` declares how exact the inputs
         are.
@@ -194,6 +204,9 @@ def checked(
     """
     arrays = {str(name): value for name, value in arrays.items() if value is not None}
     _check_names(arrays, where, required)
+    names = names_of_inputs(arrays, where)
+    if names:
+        arrays = {**arrays, **stack_inputs(arrays, names, where)}
     splits: dict[str, RawSplit] = {}
     for name in SPLITS:
         if f"x_{name}" in arrays:
@@ -215,9 +228,12 @@ def checked(
                     value=0,
                 )
             splits[name] = (inputs, targets)
+    if {x.dtype for x, _ in splits.values()} == {np.dtype(np.int64), np.dtype(np.float32)}:
+        splits = {name: (x.astype(np.float32), y) for name, (x, y) in splits.items()}
     _check_alike(splits, where)
     errors = declared_errors(arrays, splits["train"][0], where)
-    return RawClient(splits["train"], splits.get("val"), splits.get("test"), declared_errors=errors)
+    parts = splits["train"], splits.get("val"), splits.get("test")
+    return RawClient(*parts, declared_errors=errors, inputs=names)
 
 
 def _check_names(arrays: Mapping[str, Any], where: str, required: Sequence[str]) -> None:
@@ -231,8 +247,7 @@ def _check_names(arrays: Mapping[str, Any], where: str, required: Sequence[str])
         problem = f"has no {', '.join(missing)}" if missing else f"has {', '.join(unknown)}"
         raise DataError(
             f"{where} {problem} (there: {', '.join(sorted(arrays)) or 'nothing'}); name the arrays "
-            f"x_train, y_train, x_test and y_test, and x_val and y_val if there is a validation "
-            f"set",
+            f"x_train and y_train, and x_test, y_test, x_val and y_val if they are split",
             key=", ".join(missing or unknown),
             choices=sorted(arrays),
         )

@@ -4,23 +4,27 @@ from collections.abc import Sequence
 from dataclasses import replace
 from functools import cached_property, lru_cache
 
-import numpy as np
-import torch
-from torch import Tensor
-
 from pfl_flower.data.client_data import ClientData, phase_starts
 from pfl_flower.data.client_records import RawClient, RawSplit
+from pfl_flower.data.client_schema import schema_of
 from pfl_flower.data.degradation.devices import check_devices, draw_devices
-from pfl_flower.data.degradation.imputation import IMPUTATIONS
 from pfl_flower.data.degradation.measurements import apply_device, check_raw
 from pfl_flower.data.errors import DataError, error_context
-from pfl_flower.data.fitting import check_columns, check_graph, fit_inputs, fit_targets
+from pfl_flower.data.fitting import (
+    as_numbers,
+    check_columns,
+    check_graph,
+    check_pixels,
+    fit_inputs,
+    fit_targets,
+)
 from pfl_flower.data.heterogeneity import HETEROGENEITIES, draw_clusters, parse_heterogeneity
-from pfl_flower.data.moments import FEWEST_ROWS, moments
+from pfl_flower.data.named_inputs import fit_named_inputs
 from pfl_flower.data.partition.benchmark_clients import BenchmarkClients
 from pfl_flower.data.readers.own_clients import OwnClients, is_own
 from pfl_flower.data.records import ClientMetadata, SourceRequest
-from pfl_flower.data.schema import ClientSchema, DataSchema, Label, Split, merge_schemas, ordered
+from pfl_flower.data.schema import ClientSchema, DataSchema, Split
+from pfl_flower.data.schema_merging import merge_schemas
 from pfl_flower.data.settings import DataSettings
 from pfl_flower.data.sources.registry import SOURCES
 from pfl_flower.data.subgraph import GraphPartition
@@ -79,30 +83,8 @@ class Federation:
         DataError
             If the client's data cannot be read.
         """
-        raw = self._load(client)
-        inputs, targets = raw.train
-        task = task_of(raw)
-        labels: set[Label] = set()
-        if task == "classification":
-            parts = [part[1] for part in (raw.train, raw.validation, raw.test) if part is not None]
-            labels.update(*(np.unique(part).tolist() for part in parts))
-            source = SOURCES.get(self.settings.dataset)
-            labels.update(range(source.num_classes) if source else ())
-        enough = len(targets) >= FEWEST_ROWS
-        standardizes = self._standardizes(inputs)
-        sends_features = enough and (standardizes or self._imputes(inputs))
-        sends_target = enough and task == "regression"
-        return ClientSchema(
-            shape=tuple(inputs.shape[1:] if raw.graph is None else raw.graph.features.shape[1:]),
-            task=task,
-            labels=ordered(labels),
-            features=moments(_as_numbers(inputs)) if sends_features else None,
-            target=moments(torch.from_numpy(targets.astype(float))) if sends_target else None,
-            graph=raw.graph is not None,
-            edges=self._edges_of(client),
-            standardize=standardizes,
-            columns=raw.columns,
-        )
+        edges = self._edges_of(client)
+        return schema_of(self._load(client), self.settings, self.devices[client], edges)
 
     def name(self, client: int) -> str:
         """Return a client's own name (of its file, or in its column); empty if it has none.
@@ -209,8 +191,19 @@ class Federation:
             with error_context(client=client):
                 raw = convert_targets(self.clients.load(client), self.settings.task)
                 check_raw(raw, self.settings)
+                self._check_stratify(raw)
             self._raw[client] = raw
         return self._raw[client]
+
+    def _check_stratify(self, raw: RawClient) -> None:
+        if self.settings.stratify and (task_of(raw) != "classification" or raw.train[1].ndim != 1):
+            raise DataError(
+                f"stratify needs one class per example; the examples of {self.settings.dataset!r} "
+                f"have numbers, links or several",
+                key="stratify",
+                value=True,
+                choices=("false",),
+            )
 
     def _make(self, client: int, schema: DataSchema) -> ClientData:
         raw = self._load(client)
@@ -225,11 +218,11 @@ class Federation:
     def _splits(self, client: int, raw: RawClient, schema: DataSchema, streams: bool) -> ClientData:
         if raw.graph is not None:
             check_graph(raw.graph, schema)
+        else:
+            check_pixels(raw.train[0], schema)
         check_columns(raw.columns, schema)
         parts = (raw.train, raw.validation, raw.test)
-        train, validation, test = (
-            self._fit(client, part, schema, raw.graph is not None) for part in parts
-        )
+        train, validation, test = (self._fit(client, part, schema, raw) for part in parts)
         data = ClientData(train, validation, test, graph=raw.graph)
         if raw.graph is not None or streams:
             return data
@@ -237,10 +230,10 @@ class Federation:
         declared = None if errors is None else errors.noise(raw.train[0])
         return apply_device(data, self.devices[client], declared, schema, self.settings, client)
 
-    def _fit(self, client: int, part: RawSplit | None, schema: DataSchema, nodes: bool) -> Split:
+    def _fit(self, client: int, part: RawSplit | None, schema: DataSchema, raw: RawClient) -> Split:
         assert part is not None  # both kinds of clients have all three splits
-        inputs = _as_numbers(part[0])
-        inputs = inputs if nodes else fit_inputs(inputs, schema)
+        inputs = fit_named_inputs(as_numbers(part[0]), raw.inputs, schema)
+        inputs = inputs if raw.graph is not None else fit_inputs(inputs, schema)
         targets = fit_targets(part[1], schema)
         for name in parse_heterogeneity(self.settings.heterogeneity):
             if schema.task == "link-prediction":
@@ -262,24 +255,6 @@ class Federation:
                 choices=("interest",),
             )
         return inputs, targets
-
-    def _standardizes(self, inputs: np.ndarray) -> bool:
-        """Whether features are standardised. Those of own tables are; pixels and arrays are not."""
-        source = SOURCES.get(self.settings.dataset)
-        if source is not None:
-            return source.standardize
-        kind = self.settings.dataset.partition(":")[0]
-        return kind in ("table", "huggingface") and inputs.ndim == 2
-
-    def _imputes(self, inputs: np.ndarray) -> bool:
-        """Whether an imputation may need the federated mean of a feature."""
-        return inputs.ndim == 2 and IMPUTATIONS[self.settings.imputation].allows_missing
-
-
-def _as_numbers(inputs: np.ndarray) -> Tensor:
-    """Return inputs as they are; pixels (uint8) as float32 in 0 to 1."""
-    found = torch.from_numpy(inputs)
-    return found.float() / 255.0 if found.dtype == torch.uint8 else found
 
 
 @lru_cache(maxsize=2)

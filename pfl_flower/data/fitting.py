@@ -9,8 +9,10 @@ from torch import Tensor
 
 from clients.graphs.graph import Graph
 from pfl_flower.data.errors import SchemaError
-from pfl_flower.data.moments import feature_deviations
-from pfl_flower.data.schema import DataSchema, column_difference, target_scale
+from pfl_flower.data.moments import feature_scales
+from pfl_flower.data.pixels import pixels_of
+from pfl_flower.data.schema import DataSchema, target_scale
+from pfl_flower.data.schema_merging import column_difference
 
 
 def check_graph(graph: Graph, schema: DataSchema) -> None:
@@ -66,25 +68,62 @@ def check_columns(columns: tuple[str, ...], schema: DataSchema) -> None:
         )
 
 
+def check_pixels(inputs: NDArray[Any], schema: DataSchema) -> None:
+    """Check that pictures are on the scale of the other clients' (:mod:`pfl_flower.data.pixels`).
+
+    Parameters
+    ----------
+    inputs : ndarray
+        The client's training inputs as a reader returned them.
+    schema : DataSchema
+        The data schema.
+
+    Raises
+    ------
+    SchemaError
+        If they are not.
+    """
+    kind = pixels_of(inputs) if schema.pixels else ""
+    if (kind, schema.pixels) in (("other", "bytes"), ("bytes", "other")):
+        raise SchemaError(
+            f"pixels are on another scale than those of the federation ({schema.pixels})",
+            key="pixels",
+            value=kind,
+        )
+
+
+def as_numbers(inputs: NDArray[Any]) -> Tensor:
+    """Return inputs as they are; pixels (uint8) as float32 in 0 to 1.
+
+    Parameters
+    ----------
+    inputs : ndarray
+        ``(N, *shape)``.
+    """
+    found = torch.from_numpy(inputs)
+    return found.float() / 255.0 if found.dtype == torch.uint8 else found
+
+
 def fit_inputs(inputs: Tensor, schema: DataSchema) -> Tensor:
     """Return inputs as the model gets them: standardised where the schema says so.
 
     Parameters
     ----------
     inputs : Tensor
-        ``(N, *shape)`` float32.
+        ``(N, *shape)`` float32, float64 or int64.
     schema : DataSchema
         The data schema.
 
     Returns
     -------
     Tensor
-        The same shape, float32; a constant feature becomes 0.
+        The same shape, float32 (a constant feature becomes 0), or int64 where the schema says so.
 
     Raises
     ------
     SchemaError
-        If an example has another shape than those of the federation, or the federation has graphs.
+        If an example has another shape than those of the federation, or the federation has graphs;
+        or if integers are needed and a value is a fraction.
     """
     if schema.graph:
         raise SchemaError(
@@ -99,12 +138,24 @@ def fit_inputs(inputs: Tensor, schema: DataSchema) -> Tensor:
             key="shape",
             value=shape,
         )
+    if schema.integers:
+        return _as_integers(inputs)
     if schema.features is None or not schema.standardize:
-        return inputs
-    deviations = feature_deviations(schema.features)
-    scale = torch.from_numpy(np.where(deviations > 0, deviations, 1.0)).reshape(schema.shape)
+        return inputs.float()
+    scale = torch.from_numpy(feature_scales(schema.features)).reshape(schema.shape)
     mean = torch.from_numpy(np.array(schema.features.means)).reshape(schema.shape)
     return ((inputs.double() - mean) / scale).float()
+
+
+def _as_integers(inputs: Tensor) -> Tensor:
+    whole = inputs.long()
+    if (odd := inputs[whole != inputs]).numel():
+        raise SchemaError(
+            f"examples hold the fraction {odd[0].item():g}; those of the federation are integers",
+            key="integers",
+            value=odd[0].item(),
+        )
+    return whole
 
 
 def fit_targets(targets: NDArray[Any], schema: DataSchema) -> Tensor:

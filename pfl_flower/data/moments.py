@@ -151,7 +151,8 @@ def feature_deviations(features: Moments) -> NDArray[np.float64]:
     """Return the deviation of every feature, ``(d,)``; 0 for a constant feature.
 
     Rounding gives a constant feature a tiny deviation. Division by it would give an unseen client
-    huge values.
+    huge values. A feature that moves by a billionth of its mean is no constant: a time in seconds
+    since 1970 is known to a second.
 
     Parameters
     ----------
@@ -159,6 +160,22 @@ def feature_deviations(features: Moments) -> NDArray[np.float64]:
         Moments of the features.
     """
     deviations = np.sqrt(features.variances)
-    tiny = deviations <= 1e-7 * np.maximum(np.abs(features.means), 1e-30)
+    tiny = deviations <= 1e-9 * np.maximum(np.abs(features.means), 1e-30)
     found: NDArray[np.float64] = np.where(tiny, 0.0, deviations)
+    return found
+
+
+def feature_scales(features: Moments) -> NDArray[np.float64]:
+    """Return what every feature is divided by, ``(d,)``: its deviation.
+
+    Of a constant feature it is the largest float, so that the feature is 0 whatever value it has in
+    an example to come: no weight has been fitted to it.
+
+    Parameters
+    ----------
+    features : Moments
+        Moments of the features.
+    """
+    deviations = feature_deviations(features)
+    found: NDArray[np.float64] = np.where(deviations > 0, deviations, np.finfo(np.float64).max)
     return found

@@ -8,8 +8,7 @@ the federated mean and deviation of every feature. No example leaves its client.
 
 import json
 import math
-from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
@@ -17,8 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pfl_flower.data.moments import Moments, merge_moments
-from strategies.errors import ArgumentError
+from pfl_flower.data.moments import Moments
 
 Split = tuple[Tensor, Tensor]
 """(inputs, targets) of some examples."""
@@ -38,7 +36,8 @@ class ClientSchema:
     task : str
         Whether targets are classes, numbers or links.
     labels : tuple of int or str, default ()
-        Classes, ascending; empty for regression.
+        Classes, ascending; empty for regression, but for a client whose targets are all 0.0 or 1.0
+        and may turn out to be classes (:func:`pfl_flower.data.schema_merging.merge_schemas`).
     features : Moments, optional
         Moments of the features over the training examples. None if no client needs them, or this
         one has fewer than :data:`pfl_flower.data.moments.FEWEST_ROWS` examples.
@@ -53,6 +52,27 @@ class ClientSchema:
         Whether features are scaled to mean 0 and deviation 1, where their moments are known.
     columns : tuple of str, default ()
         Names of the features of a table, in their order; empty where they have no names.
+    integers : bool, default False
+        Whether inputs are integers by type, as the indices of an embedding are. In the schema that
+        a server sends: whether the network gets them as int64, since it takes no floats.
+    train_labels, test_labels : tuple of int or str, default ()
+        Classes of the client's training and test examples, ascending; empty for regression (but as
+        ``labels``), for examples of several labels each, for fewer than
+        :data:`pfl_flower.data.moments.FEWEST_ROWS` examples, and in the schema of all clients.
+    whole_targets : bool, default False
+        Whether the targets of a regression are a few whole numbers, which may mean classes.
+    pixels : str, default ""
+        Of arrays of three axes or more: ``"bytes"``, which are scaled to 0 to 1; ``"unit"``, all of
+        it is there already; ``"other"``. Empty for other data.
+    unscaled : bool, default False
+        Whether features that are used as they are have values that are far from the order of 1.
+    tests_on_training : bool, default False
+        Whether own data have many test examples that are also training examples.
+    inputs : tuple of str, default ()
+        Names of the inputs, where a network gets several by name, as token ids and their mask;
+        ``shape`` is then their number and the length of the longest sequence.
+    base : str, default ""
+        In the schema that a server sends: the fingerprint of the frozen base, if there is one.
     """
 
     shape: tuple[int, ...]
@@ -64,6 +84,15 @@ class ClientSchema:
     edges: tuple[int, int] | None = None
     standardize: bool = True
     columns: tuple[str, ...] = ()
+    integers: bool = False
+    train_labels: tuple[Label, ...] = ()
+    test_labels: tuple[Label, ...] = ()
+    whole_targets: bool = False
+    pixels: str = ""
+    unscaled: bool = False
+    tests_on_training: bool = False
+    inputs: tuple[str, ...] = ()
+    base: str = ""
 
     def to_json(self) -> str:
         """Return the schema as JSON."""
@@ -89,133 +118,27 @@ class ClientSchema:
             None if values["edges"] is None else tuple(values["edges"]),
             values["standardize"],
             tuple(values["columns"]),
+            values["integers"],
+            tuple(values["train_labels"]),
+            tuple(values["test_labels"]),
+            values["whole_targets"],
+            values["pixels"],
+            values["unscaled"],
+            values["tests_on_training"],
+            tuple(values["inputs"]),
+            values["base"],
         )
 
 
 def _moments_of(values: Mapping[str, Any] | None) -> Moments | None:
     if values is None:
         return None
-    return Moments(
-        values["count"],
-        tuple(values["means"]),
-        tuple(values["variances"]),
-        tuple(values["counts"]),
-    )
+    columns = (tuple(values[name]) for name in ("means", "variances", "counts"))
+    return Moments(values["count"], *columns)
 
 
 DataSchema = ClientSchema
 """The merged schemas of all clients: the same fields, over all clients."""
-
-
-def merge_schemas(schemas: Mapping[int, ClientSchema]) -> tuple[DataSchema, dict[int, str]]:
-    """Return the data schema, and the reason for every client whose data do not fit it.
-
-    The data schema has the shape, task and columns that most clients have (ties: the lowest
-    client's).
-
-    Parameters
-    ----------
-    schemas : mapping
-        Client -> its schema, at least one.
-
-    Returns
-    -------
-    schema : DataSchema
-        The merged schema.
-    reasons : dict
-        Client whose data do not fit -> the reason, in words.
-
-    Raises
-    ------
-    ArgumentError
-        If there is no schema.
-    """
-    if not schemas:
-        raise ArgumentError("schemas", {}, "of one client or more")
-    kinds = Counter(_kind(own) for _, own in sorted(schemas.items()))
-    kind, common = kinds.most_common(1)[0]
-    graph, shape, task = kind
-    deviants = {
-        client: f"its {_noun(own.graph)} have shape {own.shape} and are for {own.task}; the "
-        f"{_noun(graph)} of {common} clients have shape {shape} and are for {task}"
-        for client, own in sorted(schemas.items())
-        if _kind(own) != kind
-    }
-    columns, misnamed = _common_columns({c: own for c, own in schemas.items() if c not in deviants})
-    fitting = [own for client, own in sorted(schemas.items()) if client not in deviants | misnamed]
-    labels = {label for own in fitting for label in own.labels}
-    features = [own.features for own in fitting if own.features and own.features.finite]
-    targets = [own.target for own in fitting if own.target and own.target.finite]
-    edges = [own.edges for own in fitting if own.edges is not None]
-    schema = DataSchema(
-        shape,
-        task,
-        ordered(labels),
-        merge_moments(features) if features else None,
-        merge_moments(targets) if targets else None,
-        graph,
-        (sum(kept for kept, _ in edges), sum(dropped for _, dropped in edges)) if edges else None,
-        all(own.standardize for own in fitting),
-        columns,
-    )
-    return schema, deviants | misnamed
-
-
-def look_alikes(labels: Iterable[Label]) -> list[list[Label]]:
-    """Return groups of labels that are the same but for case, blanks around, or type.
-
-    Parameters
-    ----------
-    labels : iterable of Label
-        The classes of all clients, such as ``"ill"`` and ``"Ill "``, or ``0`` and ``"0"``.
-    """
-    groups: dict[str, list[Label]] = {}
-    for label in labels:
-        groups.setdefault(str(label).strip().casefold(), []).append(label)
-    return [group for group in groups.values() if len(group) > 1]
-
-
-def _common_columns(schemas: Mapping[int, ClientSchema]) -> tuple[tuple[str, ...], dict[int, str]]:
-    """Return the column names that most tables have, and the reason for every client with others.
-
-    A client without column names has no table. Its shape is all that is checked.
-    """
-    named = {client: own.columns for client, own in sorted(schemas.items()) if own.columns}
-    if not named:
-        return (), {}
-    common, count = Counter(named.values()).most_common(1)[0]
-    reasons = {
-        client: f"{column_difference(own, common)} of {count} clients"
-        for client, own in named.items()
-        if own != common
-    }
-    return common, reasons
-
-
-def column_difference(own: tuple[str, ...], common: tuple[str, ...]) -> str:
-    """Return in words which columns only one table has, and which only the others have.
-
-    Parameters
-    ----------
-    own : tuple of str
-        Columns of the one table.
-    common : tuple of str
-        Columns of the others.
-    """
-    mine, theirs = (
-        ", ".join(repr(name) for name in names if name not in others)
-        for names, others in ((own, common), (common, own))
-    )
-    return f"its table has the features {mine} in place of {theirs} in the tables"
-
-
-def _kind(client_schema: ClientSchema) -> tuple[bool, tuple[int, ...], TaskName]:
-    """Return what the data of all clients must have in common."""
-    return client_schema.graph, client_schema.shape, client_schema.task
-
-
-def _noun(graph: bool) -> str:
-    return "nodes of a graph" if graph else "examples"
 
 
 def ordered(labels: set[Label]) -> tuple[Label, ...]:

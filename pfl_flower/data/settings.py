@@ -6,6 +6,9 @@ from pathlib import Path
 
 from pfl_flower.data.errors import DataError
 
+OF_NODES = ("whole",)
+"""What only a node can say of its data of its own; the others are run keys."""
+
 
 @dataclass(frozen=True)
 class DataSettings:
@@ -36,6 +39,9 @@ class DataSettings:
         messages do not use the other edges, either.
     validation_fraction, test_fraction : float, default 0.1 and 0.25
         Shares of each client's examples.
+    stratify : bool, default False
+        Whether each client's examples are split class by class. A class with few examples is then
+        in every split that it can be in.
     phases : str, default "stream"
         For data that come as a stream of phases: ``"stream"`` for one phase after another,
         ``"joint"`` for all phases from the start. Without effect on other data.
@@ -67,6 +73,9 @@ class DataSettings:
         (``"shuffled"``).
     seed, data_dir, download : int, str and bool
         See the run config.
+    whole : str, default ""
+        No run key: the name of a node whose data are all its own, where no column names the client
+        of each row.
     """
 
     dataset: str = "digits"
@@ -81,6 +90,7 @@ class DataSettings:
     max_examples: int = 0
     validation_fraction: float = 0.1
     test_fraction: float = 0.25
+    stratify: bool = False
     phases: str = "stream"
     cluster_sizes: str = ""
     tiers: str = ""
@@ -94,15 +104,21 @@ class DataSettings:
     seed: int = 0
     data_dir: str = ""
     download: bool = False
+    whole: str = ""
 
     def describe(self) -> str:
         """Return all settings that decide which examples a client has, as text ``key=value ...``.
 
-        Files with personal state hold this text.
+        Files with personal state hold this text. A setting that came later is left out at its
+        default, so that files of earlier versions still fit.
         """
-        skip = ("data_dir", "download")
+        skip = ["data_dir", "download", *OF_NODES] + ([] if self.stratify else ["stratify"])
         values = [(f.name, getattr(self, f.name)) for f in fields(self) if f.name not in skip]
         return " ".join(f"{name.replace('_', '-')}={value}" for name, value in values)
+
+
+RUN_KEYS = tuple(item.name for item in fields(DataSettings) if item.name not in OF_NODES)
+"""The settings that run keys decide."""
 
 
 def data_directory(data_dir: str) -> Path | None:

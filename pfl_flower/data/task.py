@@ -26,7 +26,8 @@ def convert_targets(raw: RawClient, task: str) -> RawClient:
     """Return a client's examples with targets of the type that a task needs.
 
     Floats are for regression and everything else for classification, unless ``task`` says
-    otherwise: integers can be amounts, and floats that are all whole can be classes.
+    otherwise: integers can be amounts, and floats that are all whole can be classes. (Where all
+    clients have nothing but the floats 0.0 and 1.0, merging their schemas makes them classes.)
 
     Parameters
     ----------
@@ -81,3 +82,19 @@ def _convert(part: RawSplit, task: str) -> RawSplit:
             choices=("auto", "regression"),
         )
     return inputs, converted
+
+
+FEW = 20
+"""Fewer different whole numbers than this may be numbers of classes."""
+
+
+def are_few_whole_numbers(targets: np.ndarray) -> bool:
+    """Return whether floats are whole numbers, and few different ones, such as 0.0 and 1.0.
+
+    Parameters
+    ----------
+    targets : ndarray
+        ``(N,)`` targets of a regression.
+    """
+    found = np.unique(targets.astype(float))
+    return len(found) < FEW and bool((found == np.round(found)).all())

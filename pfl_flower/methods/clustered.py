@@ -45,18 +45,27 @@ class GroupKeys(MethodKeys):
         """Refuse rules that leave nothing for the groups."""
         nothing = "group" not in config.own and self.group_rule(config) == "none"
         if config.personal == "all" or nothing:
-            raise ConfigError(
-                f"personal={config.personal_rule!r} leaves nothing for the groups of "
-                f"{config.method!r}",
-                key="personal",
-                value=config.personal_rule,
-            )
+            raise _nothing_left(config)
+
+    def check_model(self, setup: "ModelSetup") -> None:
+        """Refuse networks of which nothing that is trained is left for the groups."""
+        if not setup.shared_parameters:
+            raise _nothing_left(setup.config)
 
     def strategy_arguments(self, setup: "ModelSetup") -> dict[str, Any]:
         """Return which arrays are averaged within groups."""
         return super().strategy_arguments(setup) | {
             "group_names": names_of(setup.scopes, Scope.GROUP)
         }
+
+
+def _nothing_left(config: "RunConfig") -> ConfigError:
+    return ConfigError(
+        f"personal={config.personal_rule!r} leaves nothing that is trained for the groups of "
+        f"{config.method!r}",
+        key="personal",
+        value=config.personal_rule,
+    )
 
 
 def declared_group(build: "ClientBuild") -> Mapping[str, int]:
@@ -156,6 +165,10 @@ class IFCAKeys(GroupKeys):
                 key="clusters",
                 value=0,
             )
+
+    def strategy_arguments(self, setup: "ModelSetup") -> dict[str, Any]:
+        """Return how the models are drawn beside what is passed on."""
+        return super().strategy_arguments(setup) | {"starts": setup.another_draw}
 
 
 @dataclass(frozen=True)

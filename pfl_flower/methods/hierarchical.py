@@ -5,11 +5,14 @@ from typing import TYPE_CHECKING, Any
 
 from clients.hierarchical.hierarchical_bayes import HierarchicalBayesClient, prior_parameters
 from clients.hierarchical.hierarchical_linear import HierarchicalLinearClient, check_protocol
+from pfl_flower.config.errors import ConfigError
 from pfl_flower.config.validators import between, choice, key
-from pfl_flower.methods.method import LOCAL_MODEL, Method, MethodKeys
+from pfl_flower.methods.method import LOCAL_MODEL, SOLVED, Method, MethodKeys
 from pfl_flower.models.single_examples import check_example_gradients
 from pfl_flower.results.hierarchical import write_shrinkage
 from strategies import HierarchicalBayes, HierarchicalLinear
+from strategies.arrays import linear_coefficients, to_record
+from strategies.errors import ArgumentError
 from strategies.hierarchical.linear_arrays import PROTOCOLS
 from strategies.hierarchical.mixed_effects_em import STRUCTURES
 
@@ -42,6 +45,18 @@ class HierarchicalLinearKeys(MethodKeys):
         if config.known_schema is not None:
             numbers = config.known_schema.task == "regression"
             check_protocol(self.protocol_for(numbers), numbers)
+
+    def check_model(self, setup: "ModelSetup") -> None:
+        """Refuse a network that is not one linear layer."""
+        shared = {name: setup.initial[name].numpy() for name in setup.shared_names}
+        try:
+            linear_coefficients(to_record(shared))
+        except ArgumentError as error:
+            raise ConfigError(
+                f"{setup.config.method} is for linear models: {error}",
+                key="model",
+                value=setup.config.model,
+            ) from error
 
     def protocol_for(self, numbers: bool) -> str:
         """Return the protocol for numbers, or for classes."""
@@ -87,7 +102,16 @@ class HierarchicalBayesKeys(MethodKeys):
 
     def prior_names(self, setup: "ModelSetup") -> tuple[str, ...]:
         """Return the parameters that have a prior."""
-        return prior_parameters(setup.model, self.prior, setup.scopes)
+        return setup.config.once("prior", lambda: self._prior_names(setup))
+
+    def _prior_names(self, setup: "ModelSetup") -> tuple[str, ...]:
+        with setup.trial_inputs() as example:
+            return prior_parameters(setup.model, self.prior, setup.scopes, example)
+
+    def client_arguments(self, build: "ClientBuild") -> dict[str, Any]:
+        """Return the names that have a prior, in the place of the rule that selects them."""
+        names = ",".join(f"./{name}" for name in self.prior_names(build.setup))
+        return self.passed_to("client") | {"prior": names}
 
     def check_model(self, setup: "ModelSetup") -> None:
         """Refuse a rule that selects no parameter, or one that is not shared.
@@ -117,6 +141,7 @@ METHODS = {
             "server-momentum": "a prior is no mean of parameters",
             "weighting": "its clients all count alike",
         },
+        ignores=SOLVED,
         model="linear",
         local_model="computed",
         sums=True,

@@ -7,7 +7,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from clients import PersonalClient
-from clients.training import EVERYTHING
+from clients.local_training.training import EVERYTHING
 from pfl_flower.config.errors import ConfigError
 from pfl_flower.config.validators import between, key
 from pfl_flower.methods.method import Method, MethodKeys

@@ -51,7 +51,7 @@ class LifelongKeys(MethodKeys):
 
 METHODS = {
     "lifelong": Method(
-        summary="learn the new, preserve the old (lambda, Fisher), stay with the group (mu)",
+        summary="learn the new, preserve the old (lambda, Fisher), stay near the mean of all (mu)",
         source="after Kirkpatrick et al. 2017, arXiv:1612.00796",
         keys=LifelongKeys,
         defaults={"mu": 0.2},

@@ -5,6 +5,8 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from torch import nn
+
 from clients import PersonalClient, Scope
 from clients.scopes import names_of
 from strategies import PartialAveraging
@@ -47,6 +49,15 @@ class MethodKeys:
         ------
         ValueError
             If they do not.
+        """
+
+    def check_network(self, config: "RunConfig", model: nn.Module) -> None:
+        """Refuse a network without what the method's rules are about, before they are applied.
+
+        Raises
+        ------
+        ValueError
+            If it has none.
         """
 
     def check_model(self, setup: "ModelSetup") -> None:
@@ -97,9 +108,15 @@ class Method:
     defaults : mapping
         Its own defaults of common keys that the user left empty, such as ``personal``.
     refuses : mapping
-        Common run key, with hyphens -> why it has no place in the method.
+        Common run key, with hyphens -> why it has no place in the method, even as a baseline.
+    ignores : mapping
+        Common run key, with hyphens -> why it has no effect on the method. It is refused where no
+        other method of the run has a use for it.
     block : str
-        Kind of network that the method needs: ``""``, ``"se"`` or ``"adapter"``.
+        Kind of network that the method needs: ``""``, ``"se"``, ``"adapter"`` or ``"low-rank"``.
+    freezes : str
+        Rule of what is frozen under the method, beside what the network's builder froze; what is
+        not there is no error.
     model : str
         The only network that the method can do with; empty for any.
     graphs : bool
@@ -109,8 +126,6 @@ class Method:
         state, or ``"computed"`` anew whenever it is asked.
     sums : bool
         Whether it is made of sums over examples, of which none may be there several times.
-    corrects_errors : bool
-        Whether it corrects for measurement errors itself; nothing else may then.
     fine_tunes : str
         Rule of scopes that are trained at evaluation: ``""``, ``"all"`` or ``"personal"``.
     fine_tunes_every_round : bool
@@ -135,12 +150,13 @@ class Method:
     keys: type[MethodKeys] = MethodKeys
     defaults: Mapping[str, Any] = field(default_factory=dict)
     refuses: Mapping[str, str] = field(default_factory=dict)
+    ignores: Mapping[str, str] = field(default_factory=dict)
     block: str = ""
+    freezes: str = ""
     model: str = ""
     graphs: bool = False
     local_model: Literal["", "kept", "computed"] = ""
     sums: bool = False
-    corrects_errors: bool = False
     fine_tunes: str = ""
     fine_tunes_every_round: bool = False
     strengths: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
@@ -158,3 +174,10 @@ class Method:
 WHOLE_MODEL = "every client has a whole model of its own, beside which nothing is personal"
 LOCAL_MODEL: dict[str, str] = {"personal": WHOLE_MODEL, "personal-decay": WHOLE_MODEL}
 """What a method with local models refuses."""
+
+_STEP_KEYS = ("local-epochs", "local-steps", "optimizer", "learning-rate", "momentum")
+SOLVED: dict[str, str] = dict.fromkeys(
+    (*_STEP_KEYS, "weight-decay", "gradient-clip", "adaptation-steps"),
+    "nothing is trained in steps",
+)
+"""What a method ignores whose clients solve equations."""

@@ -2,45 +2,22 @@
 
 import warnings
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 
 import torch
 from torch import nn
+from torch.nn.parameter import is_lazy
 
+from clients import take_logits
+from clients.data.inputs import spread_inputs
+from pfl_flower.models.architecture import Architecture
 from pfl_flower.models.blocks import BottleneckAdapter, LowRankAdapter
-from pfl_flower.models.networks import CNN, MLP, LargeCNN, LinearModel, Shape, resnet
+from pfl_flower.models.input_type import trial_inputs
+from pfl_flower.models.libraries import build_of_library, is_of_library
+from pfl_flower.models.networks import CNN, MLP, LargeCNN, LinearModel, resnet
+from pfl_flower.models.trainable import freeze, keep_trainable
 from pfl_flower.utils.imports import resolve
 from strategies.errors import ArgumentError
 from strategies.randomness import named_seed
-
-
-@dataclass(frozen=True)
-class Architecture:
-    """The arguments that decide a network: hashable, so that networks can be cached by it.
-
-    Attributes
-    ----------
-    model : str
-        A key of :data:`MODELS`, or a user's function as ``module:function``.
-    shape : tuple of int
-        Shape of one example: (channels, height, width) or (features,); of a node's features in a
-        graph.
-    num_classes : int
-        Number of outputs; 1 for regression.
-    norm : str, default "none"
-        ``"none"``, ``"batch"`` or ``"group"``.
-    adapter_size : int, default 8
-        Bottleneck or rank of the adapters, for networks with adapters.
-    links : bool, default False
-        Whether graph networks predict links (pairs of nodes).
-    """
-
-    model: str
-    shape: Shape
-    num_classes: int
-    norm: str = "none"
-    adapter_size: int = 8
-    links: bool = False
 
 
 def _gnn(layer: str, adapters: bool = False) -> Callable[[Architecture], nn.Module]:
@@ -62,6 +39,7 @@ MODELS: Mapping[str, Callable[[Architecture], nn.Module]] = {
     "cnn": lambda a: CNN(a.shape, a.num_classes, a.norm),
     "se-cnn": lambda a: CNN(a.shape, a.num_classes, a.norm, squeeze_excitation=True),
     "adapter-cnn": lambda a: CNN(a.shape, a.num_classes, a.norm, adapter_size=a.adapter_size),
+    "low-rank-cnn": lambda a: CNN(a.shape, a.num_classes, a.norm, rank=a.adapter_size),
     "large-cnn": lambda a: LargeCNN(a.shape, a.num_classes, a.norm),
     "resnet18": lambda a: resnet(a.shape, a.num_classes, a.norm),
     "linear": lambda a: LinearModel(a.shape, a.num_classes),
@@ -76,7 +54,9 @@ MODELS: Mapping[str, Callable[[Architecture], nn.Module]] = {
 }
 """Name of a model -> how to build it. A new model is one row."""
 
-IMAGE_MODELS = frozenset({"cnn", "se-cnn", "adapter-cnn", "large-cnn", "resnet18"})
+IMAGE_MODELS = frozenset({"cnn", "se-cnn", "adapter-cnn", "low-rank-cnn", "large-cnn", "resnet18"})
+LOW_RANK_MODELS = frozenset(name for name in MODELS if name.startswith("low-rank-"))
+ADAPTER_MODELS = LOW_RANK_MODELS | {name for name in MODELS if name.startswith("adapter-")}
 GRAPH_MODELS = frozenset(
     f"{prefix}{layer}" for prefix in ("", "adapter-") for layer in ("gcn", "sage", "gat", "gin")
 )
@@ -111,25 +91,67 @@ def build_model(architecture: Architecture, seed: int) -> nn.Module:
             architecture.model,
             f"one of {flat}, because one example has shape {architecture.shape} and is no image",
         )
+    if architecture.inputs and architecture.model in MODELS:
+        names = ", ".join(architecture.inputs)
+        wanted = f"a network that takes {names} by name: module:function or hf:<name>"
+        raise ArgumentError("model", architecture.model, wanted)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(named_seed(seed, "model"))
-        if architecture.model in MODELS:
-            return MODELS[architecture.model](architecture)
-        model = resolve(architecture.model)(architecture.shape, architecture.num_classes)
-        if not isinstance(model, nn.Module):
-            returned = f"not a {type(model).__name__}"
-            raise ArgumentError(
-                "model",
-                architecture.model,
-                f"a function that returns a torch.nn.Module, {returned}",
-            )
+        model, new = _untouched(architecture)
+        keep_trainable(model, new, architecture)
+        freeze(model, architecture.freezes)
         return model
 
 
+def _untouched(architecture: Architecture) -> tuple[nn.Module, frozenset[str]]:
+    """Return a network of which all is trained, and the entries that are not pretrained."""
+    if architecture.model in MODELS:
+        model = MODELS[architecture.model](architecture)
+        return model, frozenset(model.state_dict())
+    if is_of_library(architecture.model):
+        return build_of_library(architecture)
+    model = resolve(architecture.model)(architecture.shape, architecture.num_classes)
+    if not isinstance(model, nn.Module):
+        returned = f"not a {type(model).__name__}"
+        wanted = f"a function that returns a torch.nn.Module, {returned}"
+        raise ArgumentError("model", architecture.model, wanted)
+    take_logits(model)
+    spread_inputs(model)
+    _give_shapes(model, architecture)
+    return model, frozenset()
+
+
+def _give_shapes(model: nn.Module, architecture: Architecture) -> None:
+    """Give lazy layers (``nn.LazyLinear``) their shapes and first values, by one forward pass."""
+    ended = "left some of them out"
+    for integers in (False, True):
+        if not _is_lazy(model):
+            return
+        a = architecture
+        with trial_inputs(model, a.shape, integers, a.links, a.inputs) as inputs, torch.no_grad():
+            try:
+                model(inputs)
+            except Exception as error:  # a user's network can raise anything
+                ended = f"ended with {type(error).__name__}: {error}"
+    if _is_lazy(model):
+        raise ArgumentError(
+            "model",
+            architecture.model,
+            f"a network that takes zeros of shape {architecture.shape}, by which its lazy layers "
+            f"get their shapes; that {ended}",
+        )
+
+
+def _is_lazy(model: nn.Module) -> bool:
+    return any(map(is_lazy, [*model.parameters(), *model.buffers()]))
+
+
 __all__ = [
+    "ADAPTER_MODELS",
     "CNN",
     "GRAPH_MODELS",
     "IMAGE_MODELS",
+    "LOW_RANK_MODELS",
     "MLP",
     "MODELS",
     "Architecture",

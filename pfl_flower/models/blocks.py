@@ -1,5 +1,7 @@
 """Building blocks: bottleneck adapter, low-rank adapter (LoRA) and normalization layer."""
 
+from typing import ClassVar
+
 import torch
 from torch import Tensor, nn
 
@@ -58,6 +60,7 @@ class LowRankAdapter(nn.Module):
     """
 
     component = "adapter"
+    parts: ClassVar = {"A": ("down",), "B": ("up",)}
 
     def __init__(self, in_features: int, out_features: int, size: int) -> None:
         super().__init__()

@@ -108,6 +108,8 @@ class CNN(nn.Module):
     squeeze_excitation : bool, default False
         Whether a torchvision ``SqueezeExcitation`` follows the last convolution. Convolutions are
         then grouped by input channel, so that the SE block can weight the channels.
+    rank : int, default 0
+        Rank of a low-rank adapter parallel to the layer of 64; 0 for none.
     """
 
     parts: ClassVar = {"head": ("head",)}
@@ -119,6 +121,7 @@ class CNN(nn.Module):
         norm: str = "none",
         adapter_size: int = 0,
         squeeze_excitation: bool = False,
+        rank: int = 0,
     ) -> None:
         super().__init__()
         channels, height, width = shape
@@ -129,7 +132,8 @@ class CNN(nn.Module):
         self.conv2 = nn.Conv2d(first, second, 3, padding=1, stride=2, groups=groups)
         self.norm2 = normalization(norm, second)
         self.se = _squeeze_excitation(second) if squeeze_excitation else None
-        self.hidden = nn.Linear(second * ((height + 1) // 2) * ((width + 1) // 2), 64)
+        features = second * ((height + 1) // 2) * ((width + 1) // 2)
+        self.hidden = nn.Linear(features, 64)
         self.head = nn.Linear(64, num_classes)
         # Made last, so that adapters do not change the initial values of other layers.
         self.adapter1, self.adapter2 = (
@@ -139,6 +143,7 @@ class CNN(nn.Module):
             for c in (first, second)
         )
         self.adapter3 = BottleneckAdapter(64, adapter_size) if adapter_size else nn.Identity()
+        self.low_rank = LowRankAdapter(features, 64, rank) if rank else None
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Return logits ``(N, num_classes)``.
@@ -152,7 +157,11 @@ class CNN(nn.Module):
         hidden = self.adapter2(torch.relu(self.norm2(self.conv2(hidden))))
         if self.se is not None:
             hidden = self.se(hidden)
-        logits: Tensor = self.head(self.adapter3(torch.relu(self.hidden(hidden.flatten(1)))))
+        flat = hidden.flatten(1)
+        hidden = self.hidden(flat)
+        if self.low_rank is not None:
+            hidden = hidden + self.low_rank(flat)
+        logits: Tensor = self.head(self.adapter3(torch.relu(hidden)))
         return logits
 
 

@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING
 import torch
 from flwr.common.logger import log
 
-from clients import GraphNetwork
+from clients import GraphNetwork, trained_parameters
+from clients.data.inputs import clone
 from clients.inference.example_gradients import ExampleGradients, mixing_layers
 from pfl_flower.config.errors import ConfigError
+from pfl_flower.models.input_type import zeros_example
 
 if TYPE_CHECKING:
     from pfl_flower.model_setup import ModelSetup
@@ -35,15 +37,15 @@ def check_example_gradients(setup: "ModelSetup", names: Collection[str] | None =
     if isinstance(model, GraphNetwork):
         return  # it has no graph yet; those of the library can be mapped
     parameters = {
-        name: parameter.detach()
-        for name, parameter in model.named_parameters()
-        if parameter.requires_grad and (names is None or name in names)
+        name: parameter.detach() for name, parameter in trained_parameters(model, names).items()
     }
-    inputs, was_training = torch.zeros(1, *config.required_schema.shape), model.training
+    schema, was_training = config.required_schema, model.training
+    shape = config.architecture.shape
+    inputs = zeros_example(shape, schema.integers, names=schema.inputs)
     model.eval()
     try:
         with torch.no_grad():
-            targets = config.client_task.outcomes(model(inputs.clone()))[0][0]
+            targets = config.client_task.outcomes(model(clone(inputs)))[0][0]
         mappable = ExampleGradients(model, config.client_task, parameters).mappable(inputs, targets)
     except Exception as error:  # zeros may be no input that the network knows
         log(WARNING, "%s: the network does not take an example of zeros: %s", config.method, error)

@@ -28,7 +28,9 @@ def plot_clients(scores: Mapping[str, np.ndarray], path: Path, score: str = "acc
     """
     percent = score != "rmse"
     methods = list(scores)
-    figure, axes = plt.subplots(figsize=(1.6 + 1.5 * len(methods), 4.2), layout="constrained")
+    figure, axes = plt.subplots(
+        figsize=(max(4.6, 1.6 + 1.5 * len(methods)), 4.2), layout="constrained"
+    )
     for place, method in enumerate(methods):
         values = np.sort((100 if percent else 1) * np.asarray(scores[method]))
         if not len(values):

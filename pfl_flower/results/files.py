@@ -1,6 +1,5 @@
 """Per-client results on disk, a picture, and a few words."""
 
-import math
 from collections import Counter
 from collections.abc import Sequence
 from datetime import datetime
@@ -9,49 +8,28 @@ from typing import Any
 
 import numpy as np
 
-from clients.adaptation import ALL
+from pfl_flower.results.divergence import divergence
 from pfl_flower.results.lifelong import STREAM_SCORES, num_phases, stream_scores
-from pfl_flower.results.method_run import MethodRun, by_round, select
+from pfl_flower.results.method_run import MethodRun
+from pfl_flower.results.rows import client_rows, round_rows, unseen_rows
+from pfl_flower.results.shared_file import write_shared
+from pfl_flower.results.spread import known_spread, of_clients, spread
 from pfl_flower.results.thresholds import (
     describe_thresholds,
     threshold_summary,
     write_thresholds,
 )
-from pfl_flower.utils.files import file_name, under_home, write_bytes, write_csv, write_json
+from pfl_flower.utils.files import file_name, under_home, write_csv, write_json
 from pfl_flower.utils.text import commonest
-from strategies.array_file import array_bytes
+from strategies import ClientReport
 from strategies.arrays import view
-from strategies.protocol import GROUP
-
-
-def worst_tenth(values: Sequence[float] | np.ndarray, higher_is_better: bool = True) -> float:
-    """Return the mean of the worst tenth of the values (at least one of them)."""
-    ordered = np.sort(np.asarray(values, dtype=float))
-    ordered = ordered if higher_is_better else ordered[::-1]
-    return float(ordered[: math.ceil(len(ordered) / 10)].mean()) if len(ordered) else math.nan
-
-
-def spread(values: Sequence[float] | np.ndarray, higher_is_better: bool = True) -> dict[str, float]:
-    """Return mean, standard deviation and worst tenth over clients; NaN without clients.
-
-    A client without the metric (NaN, such as a validation accuracy without validation examples)
-    is left out.
-    """
-    found = np.asarray(values, dtype=float)
-    found = found[~np.isnan(found)]
-    if not len(found):
-        return {"mean": math.nan, "std": math.nan, "worst_tenth": math.nan}
-    return {
-        "mean": float(found.mean()),
-        "std": float(found.std()),
-        "worst_tenth": worst_tenth(found, higher_is_better),
-    }
 
 
 def summarize(run: MethodRun) -> dict[str, Any]:
     """Return the scores and costs of a method: the entry of ``summary.json``.
 
-    The score is ``accuracy``, or ``rmse`` (and ``r2``) for regression.
+    The score is ``accuracy``, or ``rmse`` (and ``r2``) for regression. Its ``clients`` are those
+    that have it: accuracy is NaN without examples, and R2 if all targets are equal.
 
     ``bytes_per_round`` are payload bytes of the arrays of one client in a round in which it
     trains: down for training and for evaluation, up from training. What finding groups takes is
@@ -69,11 +47,11 @@ def summarize(run: MethodRun) -> dict[str, Any]:
     task = run.config.client_task
     return {
         "clients": run.num_clients,
-        run.score: spread(run.values(), task.higher_is_better),
-        f"validation_{run.score}": spread(
+        run.score: known_spread(run.values(), task.higher_is_better),
+        f"validation_{run.score}": known_spread(
             run.values(f"validation-{run.score}"), task.higher_is_better
         ),
-        **({"r2": spread(run.values("r2"))} if run.score == "rmse" else {}),
+        **({"r2": known_spread(run.values("r2"))} if run.score == "rmse" else {}),
         "bytes_per_round": {
             "down": float(each["train"][0] + each["evaluate"][0] + finding[0]),
             "up": float(each["train"][1] + finding[1]),
@@ -115,10 +93,10 @@ def write(folder: Path, runs: Sequence[MethodRun]) -> None:
     """
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / "config.json", runs[0].config.dump())
-    write_csv(folder / "clients.csv", [row for run in runs for row in _client_rows(run)])
-    write_csv(folder / "rounds.csv", [row for run in runs for row in _round_rows(run)])
+    write_csv(folder / "clients.csv", [row for run in runs for row in client_rows(run)])
+    write_csv(folder / "rounds.csv", [row for run in runs for row in round_rows(run)])
     write_json(folder / "summary.json", {run.method: summarize(run) for run in runs})
-    if unseen := [row for run in runs for row in _unseen_rows(run)]:
+    if unseen := [row for run in runs for row in unseen_rows(run)]:
         write_csv(folder / "unseen.csv", unseen)
     streams = [
         {"method": run.method, "client": client, **scores}
@@ -128,7 +106,7 @@ def write(folder: Path, runs: Sequence[MethodRun]) -> None:
     if streams:
         write_csv(folder / "stream.csv", streams)
     arrays = {name: view(array) for name, array in runs[0].arrays.items()}
-    write_bytes(folder / "shared.safetensors", array_bytes(arrays))
+    write_shared(folder, arrays, runs[0].config.required_schema, runs[0].base)
     for write_own in dict.fromkeys(run.config.row.write for run in runs):
         if write_own is not None:
             write_own(folder, runs)
@@ -152,9 +130,35 @@ def describe(runs: Sequence[MethodRun]) -> list[str]:
         f"{first.method}: {_everyone(len(own), first.num_clients)} {say(first, personal)}. "
         f"{_quality(first)}{_remembered(first)}"
     ]
+    lines += untrained(first)
+    lines += [words for run in runs if (words := divergence(run.config, _last_training(run)))]
     lines += describe_thresholds(first)
     lines += [_against(first, other) for other in runs[1:]]
     return lines + [f"Left out: {words}" for words in first.left_out]
+
+
+def untrained(run: MethodRun) -> list[str]:
+    """Say how many clients are scored with a personal part that never trained; [] if none is.
+
+    With a small ``fraction-train`` and few rounds many are, and their scores are those of the first
+    values.
+    """
+    trained = {r.client for r in run.reports if r.phase == "train" and not r.dropped}
+    never = [client for client in run.by_client() if client not in trained]
+    if not never or not run.parameters["personal"]:
+        return []
+    return [
+        f"{len(never)} of {len(run.by_client())} clients never trained (fraction-train, or they "
+        "failed): what is personal has its first values there, and they count in these scores. "
+        "More rounds reach more of them."
+    ]
+
+
+def _last_training(run: MethodRun) -> list[ClientReport]:
+    """Return the reports of the last round of training."""
+    trained = [report for report in run.reports if report.phase == "train"]
+    last = max((report.round for report in trained), default=0)
+    return [report for report in trained if report.round == last]
 
 
 def describe_model(run: MethodRun, personal: bool) -> str:
@@ -165,22 +169,24 @@ def describe_model(run: MethodRun, personal: bool) -> str:
 def _quality(run: MethodRun) -> str:
     """Say how good the clients' models are."""
     task = run.config.client_task
-    scores = spread(run.values(), task.higher_is_better)
+    scores, over = spread(run.values(), task.higher_is_better), of_clients(run.values())
     if run.score == "accuracy":
         return (
-            f"On its own test examples it is right {scores['mean']:.1%} of the time (standard "
-            f"deviation over clients {scores['std']:.1%}, worst tenth {scores['worst_tenth']:.1%})."
+            f"On its own test examples it is right {scores['mean']:.1%} of the time{over} "
+            f"(standard deviation over clients {scores['std']:.1%}, worst tenth "
+            f"{scores['worst_tenth']:.1%})."
         )
     if run.score == "auc":
         return (
             f"On its own test examples it ranks a link above another pair {scores['mean']:.1%} of "
-            f"the time (area under the curve; standard deviation over clients "
+            f"the time{over} (area under the curve; standard deviation over clients "
             f"{scores['std']:.1%}, worst tenth {scores['worst_tenth']:.1%})."
         )
+    r2 = run.values("r2")
     return (
-        f"On its own test examples it is off by {scores['mean']:.4g} (root mean squared error; "
-        f"standard deviation over clients {scores['std']:.4g}, worst tenth "
-        f"{scores['worst_tenth']:.4g}); R2 is {spread(run.values('r2'))['mean']:.2f} on average."
+        f"On its own test examples it is off by {scores['mean']:.4g}{over} (root mean squared "
+        f"error; standard deviation over clients {scores['std']:.4g}, worst tenth "
+        f"{scores['worst_tenth']:.4g}); R2 is {spread(r2)['mean']:.2f} on average{of_clients(r2)}."
     )
 
 
@@ -199,9 +205,9 @@ def _remembered(run: MethodRun) -> str:
 def _against(first: MethodRun, other: MethodRun) -> str:
     """Say what the first method bought its clients, compared with another."""
     own, theirs = first.by_client(), other.by_client()
-    both = [client for client in own if client in theirs]
+    both = [c for c in own if c in theirs and not np.isnan(own[c] + theirs[c])]
     if not both:
-        return f"Against {other.method}: no client was evaluated under both."
+        return f"Against {other.method}: no client has a score under both."
     sign = 1 if first.config.client_task.higher_is_better else -1
     gains = sign * np.array([own[client] - theirs[client] for client in both])
     mean = float(np.mean([theirs[client] for client in both]))
@@ -240,65 +246,3 @@ def results_folder(given: str, name: str) -> Path:
         folder = base / f"{stamp}-{name}-{number}"
     folder.mkdir(parents=True)
     return folder
-
-
-def _client_rows(run: MethodRun) -> list[dict[str, Any]]:
-    rows: dict[tuple[int, int, int], dict[str, Any]] = {}
-    for report in run.reports:
-        key = (report.round, report.client, report.node_id)
-        row = rows.setdefault(
-            key,
-            {"method": run.method, "round": report.round, "client": report.client}
-            | {"node": report.node_id, "bytes_down": 0, "bytes_up": 0, "dropped": ""},
-        )
-        row["bytes_down"] += report.bytes_down
-        row["bytes_up"] += report.bytes_up
-        row["dropped"] = "; ".join(filter(None, (row["dropped"], report.dropped)))
-        for name, value in ({} if report.dropped else report.metrics).items():
-            prefix = f"{report.phase}-" if name == "num-examples" else ""
-            if name != "partition-id":
-                row[(prefix + name).replace("-", "_")] = value
-    return [rows[key] for key in sorted(rows)]
-
-
-def _unseen_rows(run: MethodRun) -> list[dict[str, Any]]:
-    """Return a row a method, number of local examples and unseen client."""
-    return [
-        {
-            "method": run.method,
-            "local_examples": "all" if examples == ALL else examples,
-            "client": report.client,
-            run.score: "" if report.dropped else report.metrics[run.score],
-            **({"group": report.metrics.get(GROUP, "")} if run.grouping else {}),
-            "dropped": report.dropped,
-        }
-        for examples, reports in run.unseen.items()
-        for report in reports
-    ]
-
-
-def _round_rows(run: MethodRun) -> list[dict[str, Any]]:
-    rows, higher = [], run.config.client_task.higher_is_better
-    for server_round, reports in by_round(run.reports).items():
-        test, validation = (
-            spread(list(select(reports, metric, server_round).values()), higher)
-            for metric in (run.score, f"validation-{run.score}")
-        )
-        losses = [r.metrics["train-loss"] for r in reports if "train-loss" in r.metrics]
-        rows.append(
-            {
-                "method": run.method,
-                "round": server_round,
-                run.score: test["mean"],
-                f"{run.score}_std": test["std"],
-                f"{run.score}_worst_tenth": test["worst_tenth"],
-                f"validation_{run.score}": validation["mean"],
-                "train_loss": spread(losses)["mean"],
-                "clients_trained": sum(r.phase == "train" and not r.dropped for r in reports),
-                "clients_evaluated": sum(r.phase == "evaluate" and not r.dropped for r in reports),
-                "dropped": sum(bool(r.dropped) for r in reports),
-                "bytes_down": sum(r.bytes_down for r in reports),
-                "bytes_up": sum(r.bytes_up for r in reports),
-            }
-        )
-    return rows

@@ -25,7 +25,7 @@ def training_examples(run: MethodRun) -> dict[int, int]:
 
 
 def shrinkage_rows(run: MethodRun) -> list[dict[str, Any]]:
-    """Return a row a client of the last evaluation; none of a method that reports no shrinkage.
+    """Return one row per client of the last evaluation; none of a method that reports no shrinkage.
 
     ``examples`` is empty for a client that never trained.
     """

@@ -71,6 +71,11 @@ class MethodRun:
         What clients' decision thresholds are worth, under every rule, where there are any.
     schema_bytes : int, default 0
         Bytes of the data schema, sent to the nodes that did not have it, of all together.
+    base : str, default ""
+        Fingerprint of the network's frozen base
+        (:func:`pfl_flower.frozen_base.network_fingerprint`).
+    names : mapping of int to str, default {}
+        The client's number -> its own name in the run's data, where it has one.
     """
 
     config: "RunConfig"
@@ -86,6 +91,8 @@ class MethodRun:
     query_bytes: tuple[int, int] = (0, 0)
     thresholds: Sequence[ClientReport] = ()
     schema_bytes: int = 0
+    base: str = ""
+    names: Mapping[int, str] = field(default_factory=dict)
 
     @property
     def method(self) -> str:

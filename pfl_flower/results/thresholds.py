@@ -9,11 +9,12 @@ import numpy as np
 from clients.thresholds.rules import RULES
 from clients.thresholds.threshold_client import SCORES
 from pfl_flower.results.method_run import MethodRun
+from pfl_flower.results.spread import known_spread, of_clients
 from pfl_flower.utils.files import write_csv
 
 
 def threshold_rows(run: MethodRun) -> list[dict[str, Any]]:
-    """Return a row a client and rule, with a column a score; none without thresholds."""
+    """Return one row per client and rule, one column per score; none without thresholds."""
     return [
         {"method": run.method, "client": report.client, "rule": rule}
         | {name.replace("-", "_"): report.metrics[f"{name}-{rule}"] for name in SCORES}
@@ -24,19 +25,26 @@ def threshold_rows(run: MethodRun) -> list[dict[str, Any]]:
 
 
 def by_rule(run: MethodRun, score: str) -> dict[str, np.ndarray]:
-    """Return rule -> a score of each client, of those where it is known; empty without any."""
+    """Return rule -> a score of each client, NaN where it is undefined; empty without any."""
     good = [report for report in run.thresholds if not report.dropped]
     found = {r: np.array([each.metrics[f"{score}-{r}"] for each in good]) for r in RULES}
-    return {rule: values[~np.isnan(values)] for rule, values in found.items() if good}
+    return found if good else {}
 
 
 def threshold_summary(run: MethodRun) -> dict[str, Any]:
-    """Return the mean over clients of every score under every rule; empty without thresholds."""
-    found: dict[str, dict[str, float]] = {rule: {} for rule in RULES}
+    """Return what every rule is worth; empty without thresholds.
+
+    ``thresholds`` has rule -> score -> its mean over the clients where it is known, and
+    ``threshold_clients`` rule -> score -> their number. F1 is undefined for a client whose test
+    examples have no positive one, for example.
+    """
+    means: dict[str, dict[str, float]] = {rule: {} for rule in RULES}
+    clients: dict[str, dict[str, int]] = {rule: {} for rule in RULES}
     for score in SCORES:
         for rule, values in by_rule(run, score).items():
-            found[rule][score] = float(values.mean()) if len(values) else float("nan")
-    return {"thresholds": found} if any(found.values()) else {}
+            found = known_spread(values)
+            means[rule][score], clients[rule][score] = found["mean"], int(found["clients"])
+    return {"thresholds": means, "threshold_clients": clients} if any(means.values()) else {}
 
 
 def write_thresholds(folder: Path, runs: Sequence[MethodRun]) -> None:
@@ -48,7 +56,8 @@ def write_thresholds(folder: Path, runs: Sequence[MethodRun]) -> None:
 
     write_csv(folder / "thresholds.csv", rows)
     first = next(run for run in runs if threshold_rows(run))
-    plot_rules(by_rule(first, "f1"), folder / "thresholds.png", "test F1", first.method)
+    known = {rule: f1[~np.isnan(f1)] for rule, f1 in by_rule(first, "f1").items()}
+    plot_rules(known, folder / "thresholds.png", "test F1", first.method)
 
 
 def describe_thresholds(run: MethodRun) -> list[str]:
@@ -65,6 +74,7 @@ def describe_thresholds(run: MethodRun) -> list[str]:
     words = ", ".join(f"{100 * summary[r]['f1']:.1f} {text}" for r, text in others.items())
     return [
         f"With the threshold {rule!r} ({about}): F1 of {100 * own['f1']:.1f} "
-        f"on average ({words}), precision {own['precision']:.1%}, recall {own['recall']:.1%}, "
+        f"on average{of_clients(by_rule(run, 'f1')[rule])} ({words}), "
+        f"precision {own['precision']:.1%}, recall {own['recall']:.1%}, "
         f"balanced accuracy {own['balanced-accuracy']:.1%}."
     ]

@@ -42,7 +42,7 @@ def news_of(
     values: dict[str, list[float]] = {}
     for report in reports:
         for name, value in report.metrics.items() if not report.dropped else ():
-            if isinstance(value, int | float) and math.isfinite(value):
+            if isinstance(value, int | float) and not math.isnan(value):
                 values.setdefault(f"{report.phase}/{name}", []).append(float(value))
     means = {name: float(np.mean(found)) for name, found in values.items()}
     return RoundNews(method, server_round, num_rounds, means)

@@ -25,6 +25,7 @@ from safetensors import SafetensorError, safe_open
 
 from pfl_flower.config.run_config import RunConfig
 from pfl_flower.server.discovery import FederationError
+from pfl_flower.server.frozen_bases import other_schema
 from pfl_flower.utils.files import write_bytes, write_json
 from pfl_flower.utils.imports import source_of
 from strategies import ClientReport
@@ -278,12 +279,7 @@ def _check_same(there: Mapping[str, Any], here: Mapping[str, Any], folder: str) 
             value=here["code"],
         )
     if there["schema"] != here["schema"]:
-        raise FederationError(
-            f"{folder} cannot be resumed: the clients' data are not what they were. They were "
-            f"{there['schema']} and are {here['schema']}",
-            key="schema",
-            value=here["schema"],
-        )
+        raise other_schema(there["schema"], here["schema"], folder)
     if there["versions"] != here["versions"]:
         log(
             WARNING,

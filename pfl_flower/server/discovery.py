@@ -4,7 +4,7 @@ import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from logging import INFO, WARNING
-from typing import Any, cast
+from typing import Any
 
 from flwr.app import ConfigRecord, Message, MessageType, RecordDict
 from flwr.common.logger import log
@@ -13,11 +13,23 @@ from flwr.serverapp import Grid
 from pfl_flower.config.run_config import RunConfig
 from pfl_flower.data import ClientSchema
 from pfl_flower.utils.text import commonest
-from strategies.protocol import CLIENT_SCHEMA, CONFIG, NUM_PARTITIONS, PARTITION_ID, PROPERTIES
+from strategies.errors import ArgumentError
+from strategies.protocol import (
+    CLIENT_NAME,
+    CLIENT_SCHEMA,
+    CONFIG,
+    NUM_PARTITIONS,
+    PARTITION_ID,
+    PROPERTIES,
+)
+from strategies.replies import failure_of, is_client_number
 
 _POLL = 0.2  # seconds between looks at who is there
 _SETTLED = 5.0  # seconds without a new node after which those that are there are all
 
+
+_OWN_KINDS = ("DataError", "SchemaError", "ConfigError")
+"""Errors of this app whose text says it all."""
 
 STARTING = 10.0
 """How many times ``wait`` a run waits for nodes of which none has answered: they are starting."""
@@ -73,11 +85,14 @@ class Population:
         The client's number -> the schema of its data.
     failures : mapping of int to str, default {}
         Node id -> why it cannot take part.
+    names : mapping of int to str, default {}
+        The client's number -> its own name in the run's data, where it has one.
     """
 
     clients: Mapping[int, int]
     schemas: Mapping[int, ClientSchema]
     failures: Mapping[int, str] = field(default_factory=dict)
+    names: Mapping[int, str] = field(default_factory=dict)
 
 
 def wait_for_clients(grid: Grid, config: RunConfig) -> Population:
@@ -146,7 +161,7 @@ def wait_for_clients(grid: Grid, config: RunConfig) -> Population:
         if not discovery.complete:
             time.sleep(_POLL)
     log(INFO, "Nodes: %s", discovery)
-    return Population(discovery.clients, discovery.schemas, discovery.failures)
+    return Population(discovery.clients, discovery.schemas, discovery.failures, discovery.names)
 
 
 def _nobody_answered(discovery: "_Discovery", config: RunConfig) -> FederationError:
@@ -174,6 +189,7 @@ class _Discovery:
         self.clients: dict[int, int] = {}
         self.schemas: dict[int, ClientSchema] = {}
         self.failures: dict[int, str] = {}
+        self.names: dict[int, str] = {}
         self._pending: dict[str, int] = {}
         """Id of a message -> the node that was asked: the SuperLink answers for those that left."""
 
@@ -205,15 +221,45 @@ class _Discovery:
 
     def _take_in(self, node: int, reply: Message) -> None:
         if reply.has_error():
-            self.failures[node] = reply.error.reason or "no reason given"
+            self.failures[node] = after_kind(failure_of(reply))
             log(WARNING, "Node %d cannot start its client: %s", node, self.failures[node])
             return
-        answer = reply.content.config_records[PROPERTIES]
-        self.clients[node] = cast(int, answer[PARTITION_ID])
-        self.schemas[self.clients[node]] = ClientSchema.from_json(str(answer[CLIENT_SCHEMA]))
+        try:
+            number, partitions, schema, name = _parsed(reply)
+        except (KeyError, TypeError, ValueError) as error:  # of JSON from the wire, too
+            self.failures[node] = f"its answer cannot be read: {type(error).__name__}: {error}"
+            log(WARNING, "Node %d cannot take part: %s", node, self.failures[node])
+            return
+        self.clients[node] = number
+        self.schemas.setdefault(number, schema)  # of two nodes with one number the first counts
+        if name:
+            self.names.setdefault(number, name)
         if not self.minimum:
-            self.expected = max(self.expected, cast(int, answer[NUM_PARTITIONS]))
+            self.expected = max(self.expected, partitions)
 
     def __str__(self) -> str:
         text = f"{len(self.nodes)} of {self.expected or '?'} are there"
         return text + f", {len(self.clients)} can work, {len(self.failures)} cannot"
+
+
+def after_kind(reason: str) -> str:
+    """Leave out the kind of an error of this app, which is for developers.
+
+    Parameters
+    ----------
+    reason : str
+        ``Kind: text``, or the text alone.
+    """
+    kind, colon, text = reason.partition(": ")
+    return text if colon and kind in _OWN_KINDS else reason
+
+
+def _parsed(reply: Message) -> tuple[int, int, ClientSchema, str]:
+    """Return the client's number, the number of partitions, the schema and the client's name."""
+    answer = reply.content.config_records[PROPERTIES]
+    number, partitions = answer[PARTITION_ID], answer[NUM_PARTITIONS]
+    for name, value in ((PARTITION_ID, number), (NUM_PARTITIONS, partitions)):
+        if not is_client_number(value):
+            raise ArgumentError(name, value, "a whole number from 0, of 64 bits")
+    schema = ClientSchema.from_json(str(answer[CLIENT_SCHEMA]))
+    return number, partitions, schema, str(answer.get(CLIENT_NAME, ""))  # type: ignore[return-value]

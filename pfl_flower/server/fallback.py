@@ -1,13 +1,12 @@
 """The server's side of a safeguard: every client chooses among its models."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
-from flwr.app import ArrayRecord, ConfigRecord
-from flwr.serverapp import Grid
+from flwr.app import ArrayRecord
 
 from pfl_flower.results.method_run import MethodRun
-from strategies import NO_GROUP, GroupAveraging
+from pfl_flower.server.session import Session
+from strategies import NO_GROUP, ClientReport, GroupAveraging
 from strategies.protocol import SAFEGUARD
 
 FALLBACKS = ("fedavg", "local")
@@ -46,7 +45,7 @@ def _strategy(candidates: Sequence[MethodRun], clients: Mapping[int, int]) -> Gr
     return strategy
 
 
-def let_choose(grid: Grid, candidates: Sequence[MethodRun], about: Mapping[str, Any]) -> MethodRun:
+def let_choose(session: Session, candidates: Sequence[MethodRun]) -> MethodRun:
     """Let every client choose, on its own validation examples, the model that it will use.
 
     Nothing is trained (but what a method fine-tunes at evaluation). The clients get the final
@@ -54,18 +53,17 @@ def let_choose(grid: Grid, candidates: Sequence[MethodRun], about: Mapping[str, 
 
     Parameters
     ----------
-    grid : Grid
-        The clients that were trained.
+    session : Session
+        What all methods of the run have in common; the clients that were trained are asked.
     candidates : sequence of MethodRun
         The personalized method first.
-    about : mapping of str to object
-        Config of every message of the run.
 
     Returns
     -------
     MethodRun
         A run of one evaluation, after the last round, named ``<method> safeguarded``; in its
-        reports the metric ``chosen`` is the place of the chosen candidate.
+        reports the metric ``chosen`` is the place of the chosen candidate. Its ``thresholds`` are
+        the reports of those that go with it.
     """
     first = candidates[0]
     clients = {r.node_id: r.client for run in candidates for r in run.reports}
@@ -74,9 +72,7 @@ def let_choose(grid: Grid, candidates: Sequence[MethodRun], about: Mapping[str, 
         {f"{run.method}/{name}": array for run in candidates for name, array in run.arrays.items()}
     )
     names = ",".join(run.method for run in candidates)
-    last, config = first.config.num_server_rounds, ConfigRecord({**about, SAFEGUARD: names})
-    nodes = list(grid.get_node_ids())
-    reports = strategy.evaluate_nodes(grid, last, arrays, config, nodes, first.config.timeout)
+    reports = session.evaluate(strategy, first.config.method, arrays, {SAFEGUARD: names})
     return MethodRun(
         config=first.config,
         reports=reports,
@@ -84,4 +80,19 @@ def let_choose(grid: Grid, candidates: Sequence[MethodRun], about: Mapping[str, 
         seconds=0.0,
         parameters=first.parameters,
         label=f"{first.method} safeguarded",
+        thresholds=_thresholds_of_chosen(candidates, reports),
+        names=first.names,
     )
+
+
+def _thresholds_of_chosen(
+    candidates: Sequence[MethodRun], reports: Sequence[ClientReport]
+) -> list[ClientReport]:
+    """Return what each client said of the thresholds of the model that it then chose."""
+    found = [{report.client: report for report in run.thresholds} for run in candidates]
+    chosen = {r.client: r.metrics.get("chosen") for r in reports if not r.dropped}
+    return [
+        found[int(place)][client]
+        for client, place in chosen.items()
+        if place is not None and place in range(len(found)) and client in found[int(place)]
+    ]

@@ -1,16 +1,18 @@
 """Clients that were held out of training and adapt afterwards: unseen clients."""
 
 from collections.abc import Iterable
-from typing import Any
+from typing import TYPE_CHECKING
 
-from flwr.app import ArrayRecord, ConfigRecord
-from flwr.serverapp import Grid
+from flwr.app import ArrayRecord
 
-from clients.adaptation import ALL
+from clients.local_training.adaptation import ALL
 from pfl_flower.config.run_config import RunConfig
 from strategies import ClientReport, PartialAveraging
 from strategies.protocol import ADAPTATION_EXAMPLES, ADAPTATION_STEPS
 from strategies.randomness import generator
+
+if TYPE_CHECKING:
+    from pfl_flower.server.session import Session
 
 LOCAL_EXAMPLES = (0, 1, 5, 20, ALL)
 """Numbers of local examples that an unseen client fits its own part on."""
@@ -39,35 +41,26 @@ def _draw(config: RunConfig, what: str, fraction: float, clients: Iterable[int])
 
 
 def adapt_unseen(
-    strategy: PartialAveraging,
-    grid: Grid,
-    arrays: ArrayRecord,
-    config: RunConfig,
-    about: dict[str, Any],
-    nodes: list[int],
+    session: "Session", strategy: PartialAveraging, config: RunConfig, arrays: ArrayRecord
 ) -> dict[int, list[ClientReport]]:
     """Let unseen clients adapt, in the method's own way.
 
     Parameters
     ----------
-    strategy, grid, config : PartialAveraging, Grid and RunConfig
+    session : Session
+        What all methods of the run have in common.
+    strategy, config : PartialAveraging and RunConfig
         Of the method.
     arrays : ArrayRecord
         Final shared arrays.
-    about : dict of str to object
-        Config of every message.
-    nodes : list of int
-        Ids of the unseen clients' nodes.
 
     Returns
     -------
     dict of int to list of ClientReport
         Number of local examples (:data:`LOCAL_EXAMPLES`) -> reports of the evaluation.
     """
-    reports = {}
+    nodes, reports = sorted(session.unseen), {}
     for examples in LOCAL_EXAMPLES if nodes else ():
-        asked = {**about, ADAPTATION_EXAMPLES: examples, ADAPTATION_STEPS: config.adaptation_steps}
-        reports[examples] = strategy.evaluate_nodes(
-            grid, config.num_server_rounds, arrays, ConfigRecord(asked), nodes, config.timeout
-        )
+        asked = {ADAPTATION_EXAMPLES: examples, ADAPTATION_STEPS: config.adaptation_steps}
+        reports[examples] = session.evaluate(strategy, config.method, arrays, asked, nodes)
     return reports

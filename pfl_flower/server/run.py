@@ -1,8 +1,8 @@
 """Play a federation on any ``Grid``: the method asked for, then its baselines."""
 
 import time
-from collections.abc import Iterable, Iterator, Sequence
-from logging import INFO
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from logging import INFO, WARNING
 from pathlib import Path
 
 import torch
@@ -10,11 +10,13 @@ from flwr.app import ArrayRecord, ConfigRecord
 from flwr.common.logger import log
 from flwr.serverapp import Grid
 from safetensors import SafetensorError
-from safetensors.numpy import load_file
 
 from pfl_flower.config.run_config import RunConfig
+from pfl_flower.frozen_base import network_fingerprint
 from pfl_flower.model_setup import ModelSetup, model_setup
+from pfl_flower.results.divergence import divergence
 from pfl_flower.results.method_run import MethodRun
+from pfl_flower.results.shared_file import LABELS, meaning, read_shared
 from pfl_flower.server.callbacks import Progress, news_of
 from pfl_flower.server.checkpoint import Saved
 from pfl_flower.server.discovery import FederationError, wait_for_clients
@@ -67,8 +69,7 @@ def play(
         runs.append(run_method(session, setup, progress))
         yield runs[-1]
     if config.safeguard:
-        about = session.about(config.method)
-        yield let_choose(session.training_grid, candidates_of(config.method, runs), about)
+        yield let_choose(session, candidates_of(config.method, runs))
 
 
 def build_strategy(setup: ModelSetup) -> PartialAveraging:
@@ -121,24 +122,24 @@ def run_method(session: Session, setup: ModelSetup, progress: Progress | None = 
                 value=getattr(error, "value", config.method),
                 reason=str(error),
             ) from error
-        saved = Saved(0, _first_arrays(config, fresh), {}, [], 0.0)
+        saved = Saved(0, _first_arrays(setup, fresh), {}, [], 0.0)
     log(INFO, "Method %s: %s", config.method, config.row.summary)
-    about = session.about(config.method)
     saved = _play_rounds(session, config, strategy, saved, progress)
-    unseen = sorted(session.unseen)
     return MethodRun(
         config,
         saved.reports,
         setup.settled(saved.arrays),
         saved.seconds,
         setup.sizes,
-        adapt_unseen(strategy, session.grid, saved.arrays, config, about, unseen),
+        adapt_unseen(session, strategy, config, saved.arrays),
         left_out=session.left_out,
         outcome=strategy.outcome(),
         client_arrays=strategy.client_arrays() if config.safeguard else {},
         query_bytes=(strategy.query_bytes[0], strategy.query_bytes[1]),
-        thresholds=let_threshold(strategy, session.training_grid, saved.arrays, config, about),
+        thresholds=let_threshold(session, strategy, config, saved.arrays),
         schema_bytes=session.grid.schema_bytes - schema_bytes,  # of all that is asked above, too
+        base=network_fingerprint(config),
+        names=session.names,
     )
 
 
@@ -156,14 +157,17 @@ def _play_rounds(
     strategy.rounds_before = saved.round
     strategy.reports[:] = saved.reports
     strategy.load_state_arrays(saved.strategy)
-    start = time.perf_counter()
+    start, warned = time.perf_counter(), False
 
     def after_round(number: int, arrays: ArrayRecord) -> None:
-        nonlocal state
+        nonlocal state, warned
         if not number:
             return
         new = strategy.reports[len(reports) :]
         reports.extend(new)
+        if words := "" if warned else divergence(config, new):
+            warned = True
+            log(WARNING, "Round %d: %s", saved.round + number, words)
         _check_progress(reports, saved.round + number, rounds, grid.get_node_ids())
         seconds = saved.seconds + time.perf_counter() - start
         strategy_arrays = strategy.state_arrays()
@@ -188,43 +192,51 @@ def _play_rounds(
     return state
 
 
-def _first_arrays(config: RunConfig, fresh: ArrayRecord) -> ArrayRecord:
+def _first_arrays(setup: ModelSetup, fresh: ArrayRecord) -> ArrayRecord:
     """Return the first shared arrays: those of an earlier run where the config names it.
 
     Parameters
     ----------
-    config : RunConfig
-        Of the method.
+    setup : ModelSetup
+        What the method trains.
     fresh : ArrayRecord
         Those to start from otherwise.
 
     Raises
     ------
     FederationError
-        If the file cannot be read or its arrays do not fit.
+        If the file cannot be read, its arrays do not fit, or they are of other classes, of other
+        features or trained on another frozen base.
     """
+    config = setup.config
     if not config.initial:
         return fresh
-    path = under_home(config.initial)
-    path = path / "shared.safetensors" if path.is_dir() else path
     try:
-        stored = load_file(path)
+        stored, about = read_shared(under_home(config.initial))
     except (OSError, SafetensorError) as error:
-        raise FederationError(
-            f"initial={config.initial!r} cannot be read: {error}",
-            key="initial",
-            value=config.initial,
-            reason=str(error),
-        ) from error
+        raise _unfit(config, f"cannot be read: {error}", str(error)) from error
     record = to_record(stored)
-    if words := difference(spec_of(fresh), spec_of(record)):
-        raise FederationError(
-            f"initial={config.initial!r} does not fit {config.method}: {words}",
-            key="initial",
-            value=config.initial,
-            reason=words,
-        )
+    if words := difference(spec_of(fresh), spec_of(record)) or _other_meaning(setup, about):
+        raise _unfit(config, f"does not fit {config.method}: {words}", words)
     return record
+
+
+def _other_meaning(setup: ModelSetup, about: Mapping[str, str]) -> str:
+    """Say what is not as it was when shared arrays were trained: classes, features, frozen base.
+
+    Files of earlier versions do not say it.
+    """
+    config = setup.config
+    for key, here in meaning(config.required_schema, network_fingerprint(config)).items():
+        there = about.get(key, here)
+        if there != here and (key != LABELS or setup.shares_head):
+            return f"{key}: {there} in the file, {here} in this run"
+    return ""
+
+
+def _unfit(config: RunConfig, what: str, reason: str) -> FederationError:
+    words = f"initial={config.initial!r} {what}"
+    return FederationError(words, key="initial", value=config.initial, reason=reason)
 
 
 def _check_progress(

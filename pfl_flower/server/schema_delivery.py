@@ -10,7 +10,7 @@ from flwr.app import ConfigRecord, Message, RecordDict
 from flwr.common.logger import log
 from flwr.serverapp import Grid
 
-from clients.data_schema import digest_of
+from clients.data.data_schema import digest_of
 from pfl_flower.grid import DelegatingGrid, in_reply_to
 from strategies.protocol import CONFIG, DATA_SCHEMA, DATA_SCHEMA_DIGEST, MISSING_SCHEMA
 

@@ -1,25 +1,32 @@
 """Session: what all methods of a run have in common, and where each of them goes on."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from logging import INFO, WARNING
 from pathlib import Path
 from typing import Any, cast
 from uuid import uuid4
 
-from flwr.app import ConfigRecord, Message, MessageType, RecordDict
+from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, RecordDict
 from flwr.common.logger import log
 from flwr.serverapp import Grid
 
 from pfl_flower.config.run_config import RunConfig
-from pfl_flower.data import DataSchema
-from pfl_flower.data.schema import look_alikes, merge_schemas
+from pfl_flower.data.schema import DataSchema
+from pfl_flower.data.schema_merging import merge_schemas
+from pfl_flower.export_limits import export_limits
+from pfl_flower.frozen_base import with_base
 from pfl_flower.grid import GridWithout
+from pfl_flower.model_setup import with_input_type
 from pfl_flower.server.checkpoint import Checkpoints, Saved, read_about
+from pfl_flower.server.data_remarks import log_data
 from pfl_flower.server.discovery import FederationError, Population
+from pfl_flower.server.frozen_bases import other_bases
 from pfl_flower.server.holdout import choose_late, choose_unseen
 from pfl_flower.server.schema_delivery import SchemaDelivery
 from pfl_flower.utils.files import under_home
+from pfl_flower.utils.text import commonest
+from strategies import ClientReport, PartialAveraging
 from strategies.protocol import (
     CONFIG,
     DATA_SCHEMA,
@@ -30,9 +37,6 @@ from strategies.protocol import (
     RUN,
     SERVER_ROUND,
 )
-
-MANY = 20
-"""From so many classes on, whole numbers may be meant as amounts."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +63,8 @@ class Session:
         Where every round is kept, if it is.
     run : str, default ""
         Name of the run.
+    names : mapping of int to str, default {}
+        The client's number -> its own name in the run's data, where it has one.
     """
 
     grid: SchemaDelivery
@@ -70,6 +76,7 @@ class Session:
     left_out: tuple[str, ...] = ()
     checkpoints: Checkpoints | None = None
     run: str = ""
+    names: Mapping[int, str] = field(default_factory=dict)
 
     def about(self, method: str) -> dict[str, Any]:
         """Return the config of every message of a method, before :attr:`grid` shortens it."""
@@ -79,6 +86,37 @@ class Session:
             DATA_SCHEMA: self.config.required_schema.to_json(),
             RUN: self.run,
         }
+
+    def evaluate(
+        self,
+        strategy: PartialAveraging,
+        method: str,
+        arrays: ArrayRecord,
+        question: Mapping[str, Any],
+        nodes: Iterable[int] | None = None,
+    ) -> list[ClientReport]:
+        """Let clients evaluate a method's last arrays once more, after its rounds.
+
+        Parameters
+        ----------
+        strategy, method : PartialAveraging and str
+            Of the method.
+        arrays : ArrayRecord
+            What they are sent.
+        question : mapping of str to object
+            What the config of the message has besides :meth:`about`.
+        nodes : iterable of int, optional
+            Ids of the nodes; all that are trained by default.
+        """
+        asked = self.training_grid.get_node_ids() if nodes is None else nodes
+        return strategy.evaluate_nodes(
+            self.grid,
+            self.config.num_server_rounds,
+            arrays,
+            ConfigRecord({**self.about(method), **question}),
+            list(asked),
+            self.config.timeout,
+        )
 
     @property
     def training_grid(self) -> GridWithout:
@@ -113,9 +151,10 @@ def open_session(grid: Grid, config: RunConfig, there: Population, folder: Path 
     Raises
     ------
     FederationError
-        If there is nothing to resume, or it is of another run.
+        If there is nothing to resume, it is of another run, or no client has the server's base.
     """
-    schema, misfits = merge_schemas(there.schemas)
+    delivery = SchemaDelivery(grid)
+    schema, misfits = _merged(delivery, config, there)
     if folder is None and config.resume:
         folder = under_home(config.resume)
     if folder is not None and config.resume:  # the same again, whoever is there today
@@ -134,12 +173,14 @@ def open_session(grid: Grid, config: RunConfig, there: Population, folder: Path 
         if client not in left_out
     }
     of_seen = merge_schemas(seen or there.schemas)[0]
-    schema = replace(of_seen, labels=schema.labels, edges=schema.edges)
-    _log_schema(schema, misfits)
+    schema = replace(of_seen, labels=schema.labels, edges=schema.edges, integers=schema.integers)
     config = config.with_schema(schema)
+    log_data(config, there.schemas, misfits)
+    config = with_base(with_input_type(config))
+    _log_export_limits(config)
     checkpoints = None if folder is None else Checkpoints(folder, config, unseen, late)
     return Session(
-        SchemaDelivery(grid),
+        delivery,
         config,
         there.clients,
         frozenset(node for node, client in there.clients.items() if client in misfits),
@@ -147,34 +188,49 @@ def open_session(grid: Grid, config: RunConfig, there: Population, folder: Path 
         frozenset(node for node, client in there.clients.items() if client in late),
         (
             *(f"client {client}: {reason}" for client, reason in misfits.items()),
-            *(_after_kind(reason) for _, reason in sorted(there.failures.items())),
+            *(reason for _, reason in sorted(there.failures.items())),
         ),
         checkpoints,
         checkpoints.run if checkpoints else uuid4().hex,
+        there.names,
     )
 
 
-def _after_kind(reason: str) -> str:
-    """Leave out the kind of the error, which is for developers."""
-    return reason.removeprefix("DataError: ")
+def _merged(
+    grid: Grid, config: RunConfig, there: Population
+) -> tuple[DataSchema, Mapping[int, str]]:
+    """Return the schema of all clients that can take part, and why others cannot.
 
+    Who has another base is found out by the schema of all, which decides the network.
 
-def _log_schema(schema: DataSchema, misfits: Mapping[int, str]) -> None:
-    for client, reason in misfits.items():
-        log(WARNING, "Client %d cannot take part: %s", client, reason)
-    number = "links" if schema.task == "link-prediction" else "a number (regression)"
-    what = f"{len(schema.labels)} classes" if schema.labels else number
-    log(INFO, "Data: examples of shape %s, to predict %s", schema.shape, what)
-    if schema.labels and schema.labels != tuple(range(len(schema.labels))):
-        log(
-            WARNING, "Labels %s become classes 0 to %d", list(schema.labels), len(schema.labels) - 1
+    Raises
+    ------
+    FederationError
+        If no client has the server's base.
+    """
+    schema, misfits = merge_schemas(there.schemas)
+    fit = {node: client for node, client in there.clients.items() if client not in misfits}
+    others = other_bases(grid, with_input_type(config.with_schema(schema)), fit)
+    if not others:
+        return schema, misfits
+    rest = {client: own for client, own in there.schemas.items() if client not in others}
+    if not rest.keys() - misfits.keys():
+        reason = commonest(others.values())
+        raise FederationError(
+            f"no client has the server's frozen base: {reason}",
+            key="model",
+            value=config.model,
+            clients=others,
+            reason=reason,
         )
-        if len(schema.labels) >= MANY and all(isinstance(label, int) for label in schema.labels):
-            log(WARNING, "So many whole numbers may be amounts: then set task=regression")
-    if len(schema.labels) == 1:
-        log(WARNING, "All labels are %r: there is nothing to learn", schema.labels[0])
-    for alike in look_alikes(schema.labels):
-        log(WARNING, "Labels %s look alike, and are kept apart: a mistake in the data?", alike)
+    schema, misfits = merge_schemas(rest)
+    return schema, {**misfits, **others}
+
+
+def _log_export_limits(config: RunConfig) -> None:
+    level = WARNING if config.personal_dir else INFO  # nodes may have a directory of their own
+    for limit in export_limits(config):
+        log(level, "The file of a client's whole model has a limit: %s", limit)
 
 
 def saved_state(session: Session, config: RunConfig, personal: bool) -> Saved | None:
@@ -225,8 +281,8 @@ def _check_personal(session: Session, config: RunConfig, saved: Saved) -> None:
     if lost:
         raise FederationError(
             f"the run cannot be resumed: clients {lost} do not have the personal parameters of "
-            f"round {saved.round} any more. They keep them only in a personal directory: node "
-            f"config personal-dir, $PFL_PERSONAL_DIR, or the run config's personal-dir",
+            f"round {saved.round} any more. They keep them only in a personal directory: "
+            f"personal-dir of the node config or of the run config",
             key="personal-dir",
             clients=lost,
         )

@@ -1,18 +1,18 @@
 """The server's side of decision thresholds: every client finds its own, after training."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from logging import WARNING
-from typing import Any
 
 import numpy as np
-from flwr.app import ArrayRecord, ConfigRecord
+from flwr.app import ArrayRecord
 from flwr.common.logger import log
-from flwr.serverapp import Grid
 
 from clients.thresholds.threshold_client import REPORTED
 from pfl_flower.config.run_config import RunConfig
+from pfl_flower.server.session import Session
 from strategies import ClientReport, PartialAveraging
 from strategies.errors import ArgumentError
 from strategies.protocol import (
@@ -27,11 +27,7 @@ from strategies.thresholds.search import BINS, Counts, check_histogram
 
 
 def let_threshold(
-    strategy: PartialAveraging,
-    grid: Grid,
-    arrays: ArrayRecord,
-    config: RunConfig,
-    about: Mapping[str, Any],
+    session: Session, strategy: PartialAveraging, config: RunConfig, arrays: ArrayRecord
 ) -> list[ClientReport]:
     """Let every client that was trained find its decision thresholds; nothing without a rule.
 
@@ -41,12 +37,12 @@ def let_threshold(
 
     Parameters
     ----------
-    strategy, grid, config : PartialAveraging, Grid and RunConfig
+    session : Session
+        What all methods of the run have in common.
+    strategy, config : PartialAveraging and RunConfig
         Of the method.
     arrays : ArrayRecord
         Final shared arrays.
-    about : mapping of str to object
-        Config of every message.
 
     Returns
     -------
@@ -55,12 +51,7 @@ def let_threshold(
     """
     if config.threshold is None:
         return []
-    nodes, last = list(grid.get_node_ids()), config.num_server_rounds
-
-    def ask(question: Mapping[str, Any]) -> list[ClientReport]:
-        message = ConfigRecord({**about, **question})
-        return strategy.evaluate_nodes(grid, last, arrays, message, nodes, config.timeout)
-
+    ask = partial(session.evaluate, strategy, config.method, arrays)
     labels = config.required_schema.labels
     classes = 1 if len(labels) == 2 else len(labels)
     counts = histograms_of(ask({THRESHOLD: "count"}), classes)

@@ -20,7 +20,8 @@ SECTION = "[tool.flwr.app.config]\n"
 def run_config_defaults() -> str:
     """Return the section of ``pyproject.toml`` with every run key and its default."""
     # imported late: exports that are not up to date could not be imported
-    from pfl_flower.config.run_config import KEYS, RunConfig
+    from pfl_flower.config.reading import KEYS
+    from pfl_flower.config.run_config import RunConfig
     from pfl_flower.methods import METHOD_KEYS
 
     defaults = RunConfig().dump()
@@ -46,7 +47,7 @@ def exports(floor: str) -> str:
             continue
         tree = ast.parse(path.read_text())
         module = ".".join((floor, *path.relative_to(folder).with_suffix("").parts))
-        late = floor == "strategies" and _imports(tree, "torch", floor)
+        late = floor == "strategies" and _imports(path, "torch", floor)
         for name in _all_of(tree):
             if other := names.get(name) or lazy.get(name):
                 raise ValueError(f"{other} and {module} both export {name}")
@@ -62,20 +63,26 @@ def _all_of(tree: ast.Module) -> list[str]:
     return []
 
 
-def _imports(tree: ast.Module, package: str, floor: str) -> bool:
-    """Return whether a module imports a package, itself or by a module of the same floor."""
-    for node in tree.body:
-        found = [a.name for a in node.names] if isinstance(node, ast.Import) else []
-        if isinstance(node, ast.ImportFrom):
-            found = [node.module or ""]
-        for name in found:
-            if name.split(".")[0] == package:
+def _imports(path: Path, package: str, floor: str) -> bool:
+    """Return whether a module imports a package, itself or by modules of the same floor."""
+    waiting, seen = [path], {path}
+    while waiting:
+        for name in _imported_by(ast.parse(waiting.pop().read_text())):
+            if name.partition(".")[0] == package:
                 return True
-            path = ROOT.joinpath(*name.split(".")).with_suffix(".py")
-            below = name.startswith(f"{floor}.") and path.is_file()
-            if below and _imports(ast.parse(path.read_text()), package, floor):
-                return True
+            below = ROOT.joinpath(*name.split(".")).with_suffix(".py")
+            if name.startswith(f"{floor}.") and below.is_file() and below not in seen:
+                seen.add(below)
+                waiting.append(below)
     return False
+
+
+def _imported_by(tree: ast.Module) -> Iterator[str]:
+    for node in tree.body:
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield node.module or ""
 
 
 def _init(head: str, names: Mapping[str, str], lazy: Mapping[str, str]) -> str:

@@ -1,11 +1,13 @@
 """A user's own function, named in a text: ``module:function``."""
 
-import difflib
 import importlib
+import inspect
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+from pfl_flower.utils.text import did_you_mean
 
 
 class ResolveError(ValueError):
@@ -32,8 +34,8 @@ def resolve(text: str) -> Callable[..., Any]:
     module = _import(module_name, text)
     if not hasattr(module, name):
         known = [key for key, value in vars(module).items() if callable(value) and key[0] != "_"]
-        close = difflib.get_close_matches(name, known, n=1)
-        hint = f"; did you mean '{module_name}:{close[0]}'?" if close else ""
+        question = did_you_mean(name, known, f"'{module_name}:{{}}'")
+        hint = f"; {question}" if question else ""
         raise ResolveError(
             f"{text!r}: module {module_name!r} ({_origin(module)}) has no {name!r}{hint}"
         )
@@ -43,6 +45,14 @@ def resolve(text: str) -> Callable[..., Any]:
             f"{text!r} is a {type(found).__name__}, which cannot be called; name a function"
         )
     return found  # type: ignore[no-any-return]
+
+
+def takes(function: Callable[..., Any], argument: str) -> bool:
+    """Return whether a function has an argument of a name; False where that cannot be told."""
+    try:
+        return argument in inspect.signature(function).parameters
+    except (TypeError, ValueError):  # of some functions written in C
+        return False
 
 
 def source_of(text: str) -> Path | None:

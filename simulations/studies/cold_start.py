@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from clients import PersonalClient
-from clients.adaptation import ALL, adapt
+from clients.local_training.adaptation import ALL, adapt
+from clients.local_training.training import EVERYTHING
 from clients.rng import Seeded
-from clients.training import EVERYTHING
 from pfl_flower.client.build import build_client
 from pfl_flower.config.run_config import RunConfig
 from pfl_flower.data import federation
@@ -250,7 +250,11 @@ def _draw(outcome: Outcome, folder: Path) -> None:
 WORLDS: Mapping[str, Mapping[str, Any]] = {
     "": {},
     ", hard": {"dataset": "metadata-digits-hard"},
-    ", regression": {"dataset": "metadata-regression", "learning-rate": 0.01},
+    ", regression": {
+        "dataset": "metadata-regression",
+        "learning-rate": 0.01,
+        "gradient-clip": 0.0,
+    },
 }
 """Ending of an arm's name -> what is different there."""
 

@@ -26,7 +26,7 @@ def _draw(outcome: Outcome, folder: Path) -> None:
 
 STUDY = Study(
     name="gallery",
-    question="Each client cares about another of three digits: does a personal SE block help?",
+    question="Each client cares about one of three digits: does a personal SE block help?",
     num_clients=12,
     config={
         "dataset": "gallery",

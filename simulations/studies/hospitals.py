@@ -265,6 +265,8 @@ _SHARED = {"method": "fedavg", "model": "linear", "threshold": RECOMMENDED}
 STUDY = Study(
     name="hospitals",
     question="One model, hospitals with 5 to 60 % ill: which threshold should each one use?",
+    reading="*Gap closed* is how much of the way a [rule](../methods/thresholds.md) goes from the "
+    "one threshold for all (`global`) to the best on a hospital's test examples (`oracle`).",
     num_clients=10,
     config={
         **_SHARED,

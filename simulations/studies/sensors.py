@@ -84,6 +84,7 @@ STUDY = Study(
         "model": "linear",
         "learning-rate": 0.05,
         "momentum": 0.0,
+        "gradient-clip": 0.0,  # the question is what unbiased steps of least squares lead to
     },
     arms=[
         Arm(NAIVE, {"method": "fedavg"}),

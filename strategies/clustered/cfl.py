@@ -9,11 +9,12 @@ from flwr.app import ArrayRecord
 from flwr.common.logger import log
 from numpy.typing import NDArray
 
-from strategies.arrays import as_part, part_of, project, view
+from strategies.arrays import as_part, part_of, view
 from strategies.clustered.assignments import NO_GROUP
 from strategies.clustered.clusterers import bipartition
 from strategies.clustered.gradient_similarity import cosine_similarities
 from strategies.clustered.group_averaging import GroupAveraging
+from strategies.clustered.projection import project
 from strategies.errors import ArgumentError
 from strategies.replies import Reply
 from strategies.rounds import Round

@@ -3,8 +3,9 @@
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from logging import INFO, WARNING
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from flwr.app import ArrayRecord, ConfigRecord, RecordDict
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 
 from strategies.arrays import as_part, part_of, to_record, view
 from strategies.clustered.assignments import NO_GROUP, Grouping
+from strategies.clustered.gradient_signatures import Signature, check_gradient
 from strategies.clustered.gradient_similarity import (
     attenuation,
     cosine_similarities,
@@ -42,24 +44,6 @@ from strategies.rounds import Round
 __all__ = ["GradientClusters"]
 
 
-class Signature(NamedTuple):
-    """What a client reported of itself.
-
-    Attributes
-    ----------
-    values : ndarray
-        Its gradient at the common start, perhaps projected.
-    examples : int
-        That it is the mean of.
-    reliability : float
-        Cosine of the gradients of two halves of them; NaN if unknown.
-    """
-
-    values: NDArray[Any]
-    examples: int
-    reliability: float
-
-
 class GradientClusters(GroupAveraging):
     """Find clusters of clients by their first gradients; train one model a cluster.
 
@@ -68,12 +52,13 @@ class GradientClusters(GroupAveraging):
     similar clients are found before training begins. Clients have to answer the query
     ``query.gradient``, as :class:`clients.ClusteredClient` does.
 
-    Before round 1 every node that is there reports its gradient at the arrays of the start. Clients
-    with many examples found the clusters; the others join the one they agree with most, for which
-    half the agreement will do. Who was not there, or failed, is asked when it is seen next, at the
-    same start. Who agrees with no cluster is one of its own; with ``smallest_cluster`` above 1 it
-    gets the mean over everybody, until enough such clients agree with each other and become a new
-    cluster.
+    Before round 1 every connected client reports its gradient at the arrays of the start. Clusters
+    are found among the clients with many examples. Each of the others joins the cluster that it
+    agrees with most, and needs only half of the agreement for it, since a gradient of few examples
+    is noisy. A client that was not connected, or failed, is asked when it is seen next, at the same
+    start. A client that agrees with no cluster becomes a cluster of its own. With
+    ``smallest_cluster`` above 1 it gets the mean over everybody instead, until enough such clients
+    agree with each other and become a new cluster.
 
     Parameters
     ----------
@@ -82,10 +67,11 @@ class GradientClusters(GroupAveraging):
     projection_size : int, default 8192
         Length of the random projection of gradients that is sent; 0 for all of it.
     revise_every : int, default 0
-        After so many rounds each (0: never), every client is asked how good each cluster's model is
-        on its validation examples, and moves where the loss is below ``margin`` times its own.
+        Every so many rounds (0: never) each client reports the loss of each cluster's model on its
+        validation examples. It moves to the best cluster if the loss there is below ``margin``
+        times the loss in its own.
     margin : float in (0, 1], default 0.8
-        See there.
+        See ``revise_every``.
     others
         As in :class:`GroupAveraging`.
 
@@ -212,18 +198,19 @@ class GradientClusters(GroupAveraging):
         )
         log(INFO, "Asking %d nodes for their gradients at the start", len(nodes))
         found: dict[int, Signature] = {}
-        replies = self.ask(nodes, content, GRADIENT_QUERY, "gradient", with_arrays=True)
-        sizes = [reply.views[GRADIENT].size for reply in replies if GRADIENT in reply.views]
-        lengths = Counter([len(s.values) for s in self.signatures.values()] or sizes)
+        known = {len(signature.values) for signature in self.signatures.values()}
+        check = partial(check_gradient, lengths=known)
+        replies = self.ask(
+            nodes, content, GRADIENT_QUERY, "gradient", with_arrays=True, check=check
+        )
+        lengths = Counter(reply.views[GRADIENT].size for reply in replies)
+        usual = max(lengths, key=lambda n: (lengths[n], n), default=0)
         for reply in replies:
-            values = reply.views.get(GRADIENT)
-            if reply.weight < 1:
-                log(WARNING, "Node %d: a gradient of %g examples", reply.node_id, reply.weight)
+            values = reply.views[GRADIENT]
+            if len(values) != usual:
+                words = "Node %d reports no gradient: %d values, others reported %d"
+                log(WARNING, words, reply.node_id, len(values), usual)
                 continue
-            if words := _unusable(values, max(lengths, key=lambda n: (lengths[n], n), default=0)):
-                log(WARNING, "Node %d reports no gradient: %s", reply.node_id, words)
-                continue
-            assert values is not None
             reported = reply.metrics.get(GRADIENT_RELIABILITY)
             reliability = float(reported) if isinstance(reported, float | int) else np.nan
             found[reply.client] = Signature(np.array(values), int(reply.weight), reliability)
@@ -275,19 +262,6 @@ class GradientClusters(GroupAveraging):
                 self.assign_client(
                     current.number, client, best, losses[best], "a lower validation loss"
                 )
-
-
-def _unusable(values: NDArray[Any] | None, length: int) -> str:
-    """Say why an array is no gradient of that length; an empty string if it is one."""
-    if values is None:
-        return f"no array {GRADIENT!r}"
-    if values.ndim != 1 or not np.issubdtype(values.dtype, np.floating):
-        return f"an array of {values.dtype} {values.shape} instead of a vector"
-    if len(values) != length:
-        return f"{len(values)} values, others reported {length}"
-    if not np.isfinite(values).all():
-        return "values that are not finite"
-    return "" if values.any() else "it is zero"
 
 
 def _score(

@@ -30,10 +30,7 @@ from strategies.clustered.assignments import (
 )
 from strategies.clustered.group_losses import group_losses, lowest_of
 from strategies.errors import ArgumentError
-from strategies.protocol import (
-    ADAPTATION_EXAMPLES,
-    GROUP,
-)
+from strategies.protocol import ADAPTATION_EXAMPLES, GROUP
 from strategies.replies import Reply
 from strategies.rounds import Round
 
@@ -245,13 +242,8 @@ class GroupAveraging(PartialAveraging):
         return current.once(group, lambda: self.arrays_of(group, current.sent))
 
     def aggregate_arrays(self, replies: list[Reply]) -> ArrayRecord:
-        """Return the means over everybody, and keep those of each group for its members.
-
-        Marks replies with non-finite values dropped; such a client has a part in no mean.
-        """
-        while (found := self._group_means(replies)) is None:
-            replies = [reply for reply in replies if not reply.dropped]
-        overall, means, weights = found
+        """Return the means over everybody, and keep those of each group for its members."""
+        overall, means, weights = self._group_means(replies)
         sent = self.round.sent
         shared = self.step(overall, sent)
         stepped: dict[int, ArrayRecord] = {}
@@ -262,26 +254,23 @@ class GroupAveraging(PartialAveraging):
         self.models |= {g: record for g, record in stepped.items() if g != NO_GROUP and record}
         return ArrayRecord({**shared, **everybody})
 
-    def _group_means(
-        self, replies: Sequence[Reply]
-    ) -> tuple[Means, dict[int, Means], list[float]] | None:
-        """Return means over everybody, those of each group, and the groups' weights.
-
-        None if there are replies to be marked dropped first.
-        """
+    def _group_means(self, replies: Sequence[Reply]) -> tuple[Means, dict[int, Means], list[float]]:
+        """Return means over everybody, those of each group, and the groups' weights."""
         names = list(replies[0].spec) if replies else []
         members: dict[int, list[Reply]] = {}
         for reply in sorted(replies, key=lambda reply: self.groups.get(reply.client, NO_GROUP)):
             members.setdefault(self.groups.get(reply.client, NO_GROUP), []).append(reply)
+        grouped = [name for name in names if name in self.group_names]
+        privacy = self.round.privacy
         inside: dict[int, Means] = {}
         for group, own in members.items():
-            means = self.means(own, [name for name in names if name in self.group_names])
-            if means is None:
-                return None
+            means = self.means(own, grouped)
+            if privacy and group != NO_GROUP:  # its wrapper sees only what is over all
+                means = {name: privacy.noisy(mean, len(own)) for name, mean in means.items()}
             inside[group] = means
         overall = self.means(replies, [name for name in names if name not in self.group_names])
         weights = [sum(self.weights(own)) for own in members.values()]
-        return None if overall is None else (overall, inside, weights)
+        return overall, inside, weights
 
     def report_fields(self, client: int) -> dict[str, float]:
         """Return the client's group."""

@@ -1,7 +1,7 @@
 """Several models; every client trains the one that fits its examples best."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from logging import INFO, WARNING
 from typing import Any
 
@@ -19,6 +19,9 @@ from strategies.rounds import Round
 
 __all__ = ["IFCA"]
 
+SPREAD = 0.1
+"""Standard deviation of the noise on a perturbed copy, relative to that of an array's entries."""
+
 _MOST_REINITIALISED = 3
 """How often a model that nobody picks is reinitialised; then it is given up."""
 
@@ -28,21 +31,26 @@ class IFCA(GroupAveraging):
 
     Every round the clients that take part are asked for the loss of every model on their training
     examples, and train the one with the lowest (of equals the first). Clients have to answer the
-    query ``query.losses``, as :class:`clients.ClusteredClient` does. A client that has not been
-    asked yet is when it is to be evaluated.
+    query ``query.losses``, as :class:`clients.ClusteredClient` does. A client that is
+    evaluated before it has trained is asked then.
 
-    The models start differently: each is the start with the values of every parameter array
-    shuffled. Where the start's entries are independent draws, that is another draw of the same
-    initialisation. A model that nobody picks has collapsed. It is reinitialised: it becomes a copy
+    The models start differently. As in the authors' code (github.com/jichan3751/ifca) each is
+    another draw of the network's own initialisation (``starts``), in which pretrained values are
+    the same. Where there is none, or nothing in it differs, they are perturbed copies: normal noise
+    on every parameter array, of :data:`SPREAD` times the standard deviation of its entries. A model
+    that nobody picks has collapsed. It is reinitialised: it becomes a copy
     of the model of the client with the highest loss, which trains it alone in that round; clients
     that are like it follow.
 
     Parameters
     ----------
-    clusters : int, default 2
+    clusters : int, default 3
         Number of models.
     restart : int, default 0
-        Names another start. The outcome depends on it, so compare the training losses of some.
+        Number of a start: in another one the models are drawn in another way. The outcome depends
+        on it, so try a few and keep the one with the lowest training loss.
+    starts : callable, optional
+        (number of a start, number of a model) -> name -> first values of its parameters.
     others
         As in :class:`GroupAveraging`; ``parameter_names`` are needed with several models.
 
@@ -55,15 +63,23 @@ class IFCA(GroupAveraging):
 
     finds_groups = True
 
-    def __init__(self, *args: Any, clusters: int = 2, restart: int = 0, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        *args: Any,
+        clusters: int = 3,
+        restart: int = 0,
+        starts: Callable[[int, int], Mapping[str, NDArray[Any]]] | None = None,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(*args, **kwargs)
         if clusters < 1:
             raise ArgumentError("clusters", clusters, "at least 1")
         if clusters > 1 and not self.parameter_names:
-            wanted = "given for several models, so that no buffer is shuffled"
+            wanted = "given for several models, so that no buffer is drawn anew"
             raise ArgumentError("parameter_names", [], wanted)
         self.clusters = clusters
         self.restart = restart
+        self.starts = starts
         self._reinitialised = dict.fromkeys(range(clusters), 0)
 
     def summary(self) -> None:
@@ -102,14 +118,21 @@ class IFCA(GroupAveraging):
 
     def _start(self, group: int, arrays: ArrayRecord) -> ArrayRecord:
         """Return the first arrays of a group; the first group of the first start has the start."""
-        record = ArrayRecord()
-        for name in (name for name in arrays if name in self.group_names):
-            record[name] = arrays[name]
-            if name in self.parameter_names and (group or self.restart):
-                draw = generator(self.seed, "ifca", self.restart, group, name)
-                values = view(arrays[name])
-                record[name] = encode(draw.permutation(values.ravel()).reshape(values.shape))
-        return record
+        record = ArrayRecord({n: array for n, array in arrays.items() if n in self.group_names})
+        if not (group or self.restart):
+            return record
+        own = {name: view(record[name]) for name in record if name in self.parameter_names}
+        drawn = {} if self.starts is None else self.starts(self.restart, group)
+        if not any(name in drawn and (drawn[name] != own[name]).any() for name in own):
+            drawn = {name: self._perturbed(name, group, values) for name, values in own.items()}
+        return ArrayRecord({**record, **{n: encode(drawn[n]) for n in own if n in drawn}})
+
+    def _perturbed(self, name: str, group: int, values: NDArray[Any]) -> NDArray[Any]:
+        if not np.issubdtype(values.dtype, np.inexact):
+            return values
+        draw = generator(self.seed, "ifca", self.restart, group, name)
+        noise = draw.normal(scale=SPREAD * float(values.std(dtype=np.float64)), size=values.shape)
+        return np.asarray(values + noise, dtype=values.dtype)
 
     def _replant(self, server_round: int, lowest: dict[int, float]) -> None:
         """Give a model that nobody picks to the client with the highest loss."""

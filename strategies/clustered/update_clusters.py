@@ -33,22 +33,22 @@ class UpdateClusters(UpdateDirections):
     the client needs beyond the mean. Its *update direction* in a round is the direction of its
     change, less the mean direction of everybody who took part. Directions are summed over rounds,
     by which the noise of minibatches is averaged out. Clients whose update directions have a high
-    cosine need the same.
+    cosine are put in one community.
 
-    For ``warm_up`` rounds a client is in no community and has the mean over everybody. Once that
-    is behind half of the clients, communities are found among those
-    (:func:`strategies.clustered.community_detection.find_communities`). Where none are evident
-    everybody keeps the mean, and they are looked for again in each round. A client that comes later
-    joins the community with whose members its update directions have the highest mean cosine, if
-    that is nearer to what it is between members than to what it is across communities. Clients that
-    agree with none but with each other become a new one, unless the number of communities was
-    given.
+    In its first ``warm_up`` rounds a client is in no community and gets the mean over everybody.
+    Communities are looked for as soon as half of the clients have trained that often, among these
+    clients (:func:`strategies.clustered.community_detection.find_communities`). If none are
+    evident, everybody keeps the mean, and the next round looks again. A client that gets there
+    later is compared with each community by the mean cosine of its update direction with those of
+    the members. It joins the community with the highest one, if this mean is nearer to the mean
+    cosine of two members of one community than to that of two clients of different ones. Clients
+    that fit no community but fit each other become a new one, unless ``clusters`` was given.
 
-    By these a client was assigned; they are kept. What its updates point to afterwards is summed
-    anew. Every ``revise_every`` rounds a client moves whose new directions have a higher mean
-    cosine with those of another community than with those of its own (see
-    :func:`strategies.clustered.community_detection.reassignments`). Every assignment is logged; its
-    score is the mean cosine, or for a move by how much it was higher.
+    The directions by which a client was assigned are kept, and sums of new ones begin. Every
+    ``revise_every`` rounds a client moves to another community if its new directions have a higher
+    mean cosine with those of that community than with those of its own
+    (:func:`strategies.clustered.community_detection.reassignments`). Every assignment is logged.
+    Its score is the mean cosine, or for a move the difference of the two.
 
     An unseen client has trained nothing, so nothing is known of it: it is evaluated with the mean.
 
@@ -61,8 +61,8 @@ class UpdateClusters(UpdateDirections):
     revise_every : int, default 2
         Rounds between revisions; 0 for none.
     margin : float, at least 0, default 0.5
-        By how much the cosine must be higher for a move, in units of the difference between what
-        it was between members and across communities when they were assigned.
+        How much higher the mean cosine has to be for a move, as a fraction of the difference
+        between the mean cosine within communities and that across, when they were found.
     others
         As in :class:`strategies.clustered.update_directions.UpdateDirections`, and
         :class:`GroupAveraging`.

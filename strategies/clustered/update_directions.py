@@ -8,12 +8,13 @@ import numpy as np
 from flwr.app import ArrayRecord
 from numpy.typing import NDArray
 
-from strategies.arrays import as_part, part_of, project, view
+from strategies.arrays import as_part, part_of, view
 from strategies.clustered.assignments import NO_GROUP, Grouping
 from strategies.clustered.block_design import Blocks
 from strategies.clustered.community_detection import direction_of
 from strategies.clustered.gradient_similarity import Floats, cosine_similarities
 from strategies.clustered.group_averaging import GroupAveraging
+from strategies.clustered.projection import project
 from strategies.errors import ArgumentError
 from strategies.replies import Reply
 

@@ -81,6 +81,29 @@ def pooled_variance(variance: NDArray[Any], count: int, weight: float) -> NDArra
     return floored
 
 
+def positive_variance(variance: NDArray[Any], otherwise: float) -> NDArray[Any]:
+    """Return variances above zero, for those that noise has made negative.
+
+    Where the noise is larger than a variance, the mean over the tensor tells more of it: that is
+    what a variance of zero or below becomes; ``otherwise`` if that mean is not above zero either.
+
+    Parameters
+    ----------
+    variance : ndarray
+        Of the parameters of one tensor, any shape.
+    otherwise : float
+        Above zero.
+
+    Returns
+    -------
+    ndarray
+        Of the same shape and dtype.
+    """
+    mean = variance.mean(dtype=np.float64) if variance.size else 0.0
+    fill = mean if mean > SMALLEST_VARIANCE else otherwise
+    return np.where(variance > 0, variance, np.asarray(fill, dtype=variance.dtype))
+
+
 class HierarchicalBayes(PartialAveraging):
     """Learn a Gaussian prior over a part of the model; average the rest.
 
@@ -132,6 +155,7 @@ class HierarchicalBayes(PartialAveraging):
         self.prior_variance = prior_variance
         self.prior_weight = prior_weight
         self.parameter_names -= frozenset(prior_names)
+        self._variance_names = frozenset(map(_variance_of, prior_names))
 
     def summary(self) -> None:
         """Log what this strategy averages, and what has a prior."""
@@ -156,16 +180,32 @@ class HierarchicalBayes(PartialAveraging):
             first.setdefault(
                 f"{PRIOR_VARIANCE}/{name}", encode(np.full_like(values, self.prior_variance))
             )
-        return first
+        return self._with_positive_variances(first)
 
-    def aggregate_arrays(self, replies: list[Reply]) -> ArrayRecord:
-        """Return the new prior and the mean of the rest; marks impossible replies dropped."""
-        for reply in replies:
-            if odd := [name for name in self.prior_names if self._is_impossible(name, reply)]:
-                reply.dropped = (
-                    f"second moments of {odd} are below the square of the distance from the prior"
-                )
-        return super().aggregate_arrays([reply for reply in replies if not reply.dropped])
+    def valid(self, arrays: ArrayRecord) -> ArrayRecord:
+        """Return the arrays with variances above zero, as noise for privacy can make them negative.
+
+        See :func:`positive_variance`.
+        """
+        return self._with_positive_variances(super().valid(arrays))
+
+    def _with_positive_variances(self, arrays: ArrayRecord) -> ArrayRecord:
+        found = {name: view(arrays[name]) for name in arrays if name in self._variance_names}
+        repaired = {
+            name: encode(positive_variance(values, self.prior_variance))
+            for name, values in found.items()
+            if (values <= 0).any()
+        }
+        return ArrayRecord({**arrays, **repaired}) if repaired else arrays
+
+    def check_reply(self, reply: Reply) -> None:
+        """Refuse second moments that are less than what a posterior's mean alone makes of them."""
+        if reply.has_local_noise:
+            return  # any second moment is possible then
+        if odd := [name for name in self.prior_names if self._is_impossible(name, reply)]:
+            raise ValueError(
+                f"second moments of {odd} are below the square of the distance from the prior"
+            )
 
     def _is_impossible(self, name: str, reply: Reply) -> bool:
         """Return whether a second moment is less than what its mean alone makes of it."""
@@ -176,16 +216,12 @@ class HierarchicalBayes(PartialAveraging):
             least = np.square(mean.astype(np.float64) - view(self.round.sent[name]))
         return bool((moment < np.where(np.isfinite(least), (1 - ROUNDING) * least, 0.0)).any())
 
-    def means(
-        self, replies: Sequence[Reply], names: Iterable[str]
-    ) -> dict[str, NDArray[Any]] | None:
+    def means(self, replies: Sequence[Reply], names: Iterable[str]) -> dict[str, NDArray[Any]]:
         """Return the means, with the new prior variances in the place of the second moments.
 
         A variance stays as it was sent where clients do not say all that it takes.
         """
         means = super().means(replies, names)
-        if means is None:
-            return None
         sent = self.round.sent
         for name in self.prior_names:
             moment = means.pop(_variance_of(name), None)

@@ -41,7 +41,8 @@ from strategies.hierarchical.mixed_effects_em import (
     spread,
 )
 from strategies.protocol import PROTOCOL
-from strategies.replies import Reply, drop_outliers
+from strategies.replies import Reply
+from strategies.reply_comparison import Sizes
 from strategies.rounds import Round
 
 __all__ = ["HierarchicalLinear"]
@@ -92,6 +93,8 @@ class HierarchicalLinear(PartialAveraging):
     ArgumentError
         If an argument is unknown, or there is server momentum, which is for averaged parameters.
     """
+
+    refuses_privacy = "clients send sums over their examples instead of parameters"
 
     def __init__(
         self,
@@ -151,23 +154,23 @@ class HierarchicalLinear(PartialAveraging):
             current.nodes = [n for n in current.nodes if client_of(n) not in self.moments]
             current.config = ConfigRecord({**current.config, PROTOCOL: self.protocol})
 
+    def check_reply(self, reply: Reply) -> None:
+        """Refuse arrays that no client's data can give."""
+        check_declared(reply.views, reply.weight, self.protocol)
+
+    def reply_sizes(self, replies: Sequence[Reply]) -> Sizes:
+        """Return the squares for an example in replies: norms, traces, and sums of squares."""
+        return _sizes(replies)
+
     def aggregate_arrays(self, replies: list[Reply]) -> ArrayRecord:
-        """Return the prior after a step; marks replies dropped that no client's data can give."""
-        for reply in replies:
-            try:
-                check_declared(reply.views, reply.weight, self.protocol)
-            except ValueError as error:
-                reply.dropped = str(error)
-        possible = [reply for reply in replies if not reply.dropped]
-        drop_outliers(possible, _sizes(possible))
-        good = [reply for reply in replies if not reply.dropped]
+        """Return the prior after a step; marks all replies dropped if there is no such prior."""
         sent = self.round.sent
-        if not good:
+        if not replies:
             return sent
         try:
-            prior = self._fitted(good) if self.protocol == "one-shot" else self._stepped(good)
+            prior = (self._fitted if self.protocol == "one-shot" else self._stepped)(replies)
         except np.linalg.LinAlgError as error:
-            for reply in good:
+            for reply in replies:
                 reply.dropped = f"no prior can be made of the reports: {error}"
             return sent
         return to_record(prior_arrays(prior))

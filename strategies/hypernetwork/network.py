@@ -29,9 +29,8 @@ class Hypernetwork(nn.Module):
     """Generate each client's parameters from its metadata and a free embedding.
 
     pFedHN (Shamsian et al. 2021, arXiv:2103.04628) with metadata. For the metadata ``m_i`` as a
-    vector and the free embedding ``e_i``:
-
-        ``v_i = W m_i + e_i``,  ``theta_i = theta_0 + s * h(v_i)``
+    vector and the free embedding ``e_i``, a client's parameters are
+    ``theta_i = theta_0 + s * h(v_i)`` with ``v_i = W m_i + e_i``.
 
     ``h`` is a network of one hidden layer and a linear output layer whose initial values are near
     zero. ``theta_0`` are the initial values of the client's model, whose variances suit its layers.

@@ -22,7 +22,8 @@ from strategies.hypernetwork.network import Hypernetwork
 from strategies.hypernetwork.updates import usable_changes
 from strategies.protocol import METADATA
 from strategies.randomness import named_seed
-from strategies.replies import Reply, drop_deviants, drop_duplicates
+from strategies.replies import Reply
+from strategies.reply_validation import good_ones
 from strategies.rounds import Round
 
 __all__ = ["PFedHN"]
@@ -226,10 +227,8 @@ class PFedHN(PartialAveraging):
         optimizer = torch.optim.Adam(own, lr=learning_rate)
         for _ in range(rounds):
             replies = grid.send_and_receive(self.messages(current), timeout=timeout)
-            parsed, _ = self._take_apart(replies, with_arrays=True)
-            drop_deviants(parsed, current.arrays)
-            drop_duplicates(parsed)
-            _, found, moved = self._changes(parsed)
+            judged, _ = self._judged(replies)
+            _, found, moved = self._changes(good_ones(judged))
             if found:
                 self._known.fit(found, self._metadata_of(found), moved, optimizer)
 
@@ -277,13 +276,13 @@ class PFedHN(PartialAveraging):
     def aggregate_arrays(self, replies: list[Reply]) -> ArrayRecord:
         """Train the network by what clients made of what they were sent; average the buffers.
 
-        Marks replies with non-finite values dropped; such a client has a part in nothing.
+        Marks replies dropped that changed too much; such a client has a part in nothing.
         """
         good, clients, moved = self._changes(replies)
         if not good:
             return ArrayRecord()
         rest = [name for name in good[0].spec if name not in self._known.network.shapes]
-        means = self.means(good, rest) or {}
+        means = self.means(good, rest)
         weights = np.array(self.weights(good))
         shares = (weights / weights.sum()).tolist()
         self._known.step(clients, self._metadata_of(clients), moved, shares, self._left_out)
@@ -296,5 +295,5 @@ class PFedHN(PartialAveraging):
         """Return the usable replies, their clients, and what was sent less what came back."""
         written, self._written = self._written, {}
         sent = {node: row for node, (_, row) in written.items()}
-        good, changes = usable_changes(replies, sent, self._known.network)
+        good, changes = usable_changes(replies, sent, self._known.network, self.round.privacy)
         return good, [written[reply.node_id][0] for reply in good], changes

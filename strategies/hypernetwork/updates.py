@@ -9,7 +9,8 @@ from torch import Tensor
 
 from strategies.hypernetwork.metadata_encoder import Metadata
 from strategies.hypernetwork.network import Hypernetwork
-from strategies.replies import Reply, drop_non_finite
+from strategies.privacy import Privacy
+from strategies.replies import Reply
 
 VALUES_AT_ONCE = 2**24
 """Largest number of generated values in one backward pass (64 MB of float32)."""
@@ -86,12 +87,15 @@ def clip_updates(
 
 
 def usable_changes(
-    replies: Sequence[Reply], sent: Mapping[int, NDArray[np.float32]], network: Hypernetwork
+    replies: Sequence[Reply],
+    sent: Mapping[int, NDArray[np.float32]],
+    network: Hypernetwork,
+    privacy: Privacy | None = None,
 ) -> tuple[list[Reply], NDArray[np.float32]]:
     """Return the replies that the network can learn from, and what was sent less what came back.
 
-    Marks the others dropped: those with values that are not finite, without a generated array, and
-    outliers (:func:`clip_updates`).
+    Marks the others dropped: those without a generated array, or too far from it to be told apart
+    from infinity, and outliers (:func:`clip_updates`).
 
     Parameters
     ----------
@@ -101,21 +105,25 @@ def usable_changes(
         Node -> the generated parameters that it was sent, ``(P,)``.
     network : Hypernetwork
         The network that generated them.
+    privacy : Privacy, optional
+        Adds the noise of a mean of one client to each change, as the network learns from them one
+        by one.
 
     Returns
     -------
     tuple of a list of Reply and a ndarray
         N replies, and their changes ``(N, P)``, clipped.
     """
-    drop_non_finite(replies)
     good: list[Reply] = []
     moved: list[NDArray[np.float32]] = []
-    for reply in [reply for reply in replies if not reply.dropped]:
+    for reply in replies:
         if missing := [name for name in network.shapes if name not in reply.views]:
             reply.dropped = f"missing {missing}"
             continue
         with np.errstate(over="ignore"):
             change = sent[reply.node_id] - network.flat(reply.views)
+        if privacy:
+            change = privacy.noisy(change, 1)
         if np.isfinite(change).all():
             good.append(reply)
             moved.append(change)

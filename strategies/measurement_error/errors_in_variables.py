@@ -26,7 +26,8 @@ from strategies.measurement_error.corrected_moments import (
     coefficients,
     pooled_errors,
 )
-from strategies.replies import Reply, drop_outliers
+from strategies.replies import Reply
+from strategies.reply_comparison import Sizes
 
 __all__ = ["ErrorsInVariables"]
 
@@ -65,8 +66,8 @@ class ErrorsInVariables(PartialAveraging):
 
     What leaves a device is not harmless: moments hold the sums of products of the client's
     features and targets, and with one example that example. Of what clients state only what cannot
-    be is refused, and what is far beyond that of most (:func:`drop_outliers`): a client that
-    lies within that counts.
+    be is refused, and what is far beyond that of most
+    (:func:`strategies.reply_comparison.drop_outliers`): a client that lies within that counts.
 
     Parameters
     ----------
@@ -78,6 +79,8 @@ class ErrorsInVariables(PartialAveraging):
     ArgumentError
         If there is server momentum, which is for averaged parameters.
     """
+
+    refuses_privacy = "clients send sums over their examples instead of parameters"
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **{**kwargs, "weighting": "examples"})
@@ -114,17 +117,20 @@ class ErrorsInVariables(PartialAveraging):
             client: moments_of(part) for client, part in numbered_parts(arrays, "moments").items()
         }
 
+    def check_reply(self, reply: Reply) -> None:
+        """Refuse moments that no client's data can give."""
+        if missing := [name for name in NAMES if name not in reply.views]:
+            raise ArgumentError("arrays", list(reply.views), f"{list(NAMES)}; missing {missing}")
+        check_moments(moments_of(reply.views), reply.weight)
+
+    def reply_sizes(self, replies: Sequence[Reply]) -> Sizes:
+        """Return how large the moments for an example are that clients report."""
+        return _sizes(replies)
+
     def aggregate_arrays(self, replies: list[Reply]) -> ArrayRecord:
-        """Return the solution; marks replies dropped that no client's data can give."""
+        """Return the solution; marks all replies dropped if there is no finite one."""
         sent = self.round.sent
-        for reply in replies:
-            try:
-                check_moments(moments_of(reply.views), reply.weight)
-            except (ValueError, np.linalg.LinAlgError) as error:
-                reply.dropped = str(error)
-        possible = [reply for reply in replies if not reply.dropped]
-        drop_outliers(possible, _sizes(possible))
-        new = {r.client: moments_of(r.views) for r in possible if not r.dropped}
+        new = {reply.client: moments_of(reply.views) for reply in replies}
         if not new:
             return sent
         known = self.moments | new
@@ -135,7 +141,7 @@ class ErrorsInVariables(PartialAveraging):
             found, lowest = np.array(np.nan), 0.0
         if not is_finite(found):
             for reply in replies:
-                reply.dropped = reply.dropped or "no finite model can be made of the reports"
+                reply.dropped = "no finite model can be made of the reports"
             return sent
         self.moments = known
         if lowest < LEAST_RELIABILITY:

@@ -14,7 +14,7 @@ from strategies.arrays import view
 from strategies.averaging import PartialAveraging
 from strategies.errors import ArgumentError
 from strategies.protocol import EFFECTIVE_EXAMPLES, MISSING_RATE, RELIABILITY
-from strategies.replies import Reply, drop_non_finite
+from strategies.replies import Reply
 
 __all__ = ["QualityWeighted"]
 
@@ -220,16 +220,13 @@ class QualityWeighted(PartialAveraging):
         words = "examples x quality, shares up to %s, updates up to %g medians, quality from %g"
         log(INFO, f"\t└──> Weights: {words}", bound, self.update_clip, self.least_quality)
 
+    def check_reply(self, reply: Reply) -> None:
+        """Refuse a report on the client's data that is impossible."""
+        reported_quality(reply.metrics, reply.weight)
+
     def aggregate_arrays(self, replies: list[Reply]) -> ArrayRecord:
-        """Return the mean over clients that count; marks impossible replies dropped."""
+        """Return the mean over clients that count."""
         self._shares = {}
-        for reply in replies:
-            try:
-                reported_quality(reply.metrics, reply.weight)
-            except ValueError as error:
-                reply.dropped = f"its report on its data is impossible: {error}"
-        drop_non_finite([reply for reply in replies if not reply.dropped])
-        replies = [reply for reply in replies if not reply.dropped]
         if not replies:
             return super().aggregate_arrays(replies)
         self._shares = dict(
@@ -290,5 +287,5 @@ def _shortened(
     for name, values in views.items():
         if name in sent and np.issubdtype(values.dtype, np.inexact):
             before = sent[name]
-            step = factor * (values.astype(np.float64) - before)
-            yield name, (before + step).astype(values.dtype)
+            step = factor * (before.astype(np.float64) - values)
+            yield name, (before - step).astype(values.dtype)

@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from flwr.app import ArrayRecord, Context, Message, RecordDict
+from flwr.app import ArrayRecord, Context, Message, MetricRecord, RecordDict
 from flwr.client import NumPyClient
 from flwr.clientapp import ClientApp
 from flwr.clientapp.mod import LocalDpMod, fixedclipping_mod
@@ -13,6 +13,7 @@ from clients import PersonalState, client_app
 from pfl_flower.grid import InProcessGrid
 from strategies import PartialAveraging
 from strategies.arrays import to_record
+from strategies.protocol import GRADIENT_QUERY
 from tests.helpers import config, decoded, flat, tiny_client
 
 
@@ -103,6 +104,20 @@ def test_one_that_raises_ends_neither_the_run_nor_the_work_of_others():
     assert "personal.personal" in grid.contexts[101].state.array_records
 
 
+def test_a_reply_has_the_order_of_the_message_whatever_that_is():
+    arrays = initial()
+    turned = dict(reversed(arrays.items()))
+    replies = []
+    for order in (arrays, turned):
+        content = RecordDict({"arrays": ArrayRecord(dict(order)), "config": config(server_round=1)})
+        grid = InProcessGrid(client_app(build), 1)
+        (reply,) = grid.send_and_receive([Message(content, 100, "train")])
+        replies.append(decoded(reply.content["arrays"]))
+    assert [list(reply) for reply in replies] == [list(arrays), list(turned)]
+    for name, values in replies[0].items():
+        np.testing.assert_array_equal(values, replies[1][name])
+
+
 def test_it_is_a_numpy_client_for_projects_with_a_client_fn():
     client = tiny_client()
     assert isinstance(client, NumPyClient)
@@ -127,3 +142,27 @@ def test_an_empty_record_for_clients_that_share_nothing(monkeypatch):
     result = strategy.start(InProcessGrid(client_app(build), 2), ArrayRecord(), num_rounds=2)
     assert not any(report.dropped for report in strategy.reports)
     assert flat(list(decoded(result.arrays).values())).size == 0
+
+
+def answer_of(made):
+    """What a federation of one client answers to a question of clustered strategies."""
+    grid = InProcessGrid(client_app(made), 1)
+    (reply,) = grid.send_and_receive(
+        [Message(RecordDict({"arrays": initial()}), 100, GRADIENT_QUERY)]
+    )
+    return reply
+
+
+def test_a_client_answers_questions_by_a_hook_whatever_its_class():
+    def counting(context, message_config):
+        client = build(context, message_config)
+        client.answer = lambda question, arrays, config: RecordDict(
+            {"metrics": MetricRecord({question: len(arrays)})}
+        )
+        return client
+
+    assert dict(answer_of(counting).content["metrics"]) == {GRADIENT_QUERY: len(initial())}
+
+
+def test_a_client_without_the_hook_is_an_error_to_the_server():
+    assert "PersonalClient" in answer_of(build).error.reason

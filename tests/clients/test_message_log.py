@@ -77,4 +77,4 @@ def test_the_line_has_the_name_and_the_number_of_a_client_before_it_trains(monke
     _, said = play_with(monkeypatch, "fedper", name="ward", **{INSPECT: True})
     asked = next(words for _, words in said if "query: " in words)
     assert asked.startswith("ward (client 0), round -, query: received no arrays; keeps no arrays;")
-    assert asked.endswith("reports partition-id, num-partitions, client-schema")
+    assert asked.endswith("reports partition-id, num-partitions, client-schema, client-name")

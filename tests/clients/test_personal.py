@@ -28,7 +28,7 @@ from clients import (
     joint,
     train,
 )
-from clients.loaders import count_examples, in_memory_loader
+from clients.data.loaders import count_examples, in_memory_loader
 from strategies.errors import ArgumentError
 from tests.errors import refused
 from tests.helpers import TinyNet, examples, flat, tiny_client

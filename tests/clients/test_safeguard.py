@@ -6,6 +6,7 @@ import pytest
 from clients import Classification, Regression
 from clients.safeguard import SafeguardedClient
 from strategies.errors import ArgumentError
+from strategies.protocol import SERVER_ROUND
 from tests.errors import refused
 
 
@@ -17,8 +18,12 @@ class Candidate:
         self.task = task or Classification()
         self.validation, self.test = validation, test
         self.received = None
+        self.kept_at = []
 
-    def evaluate(self, parameters, config):
+    def keep_model(self, server_round, thresholds):
+        self.kept_at.append((server_round, thresholds))
+
+    def scored(self, parameters, config):
         self.received = parameters
         score = self.task.score
         return 0.1, 7, {score: self.test, f"validation-{score}": self.validation}
@@ -31,10 +36,13 @@ def choose(*pairs, task=None):
     }
     client = SafeguardedClient(candidates)
     arrays = [np.full(2, place) for place in range(len(pairs))]
-    loss, examples, metrics = client.evaluate(arrays, {})
+    loss, examples, metrics = client.evaluate(arrays, {SERVER_ROUND: 4})
     assert (loss, examples) == (0.1, 7)
     for candidate, array in zip(candidates.values(), arrays, strict=True):
         assert candidate.received == [array] or np.array_equal(candidate.received[0], array)
+    kept = [place for place, each in enumerate(candidates.values()) if each.kept_at]
+    assert kept == [metrics["chosen"]]  # the model of that one, and no other
+    assert candidates[f"m{kept[0]}"].kept_at == [(4, {})]
     return metrics["chosen"]
 
 
@@ -61,7 +69,7 @@ def test_a_model_that_cannot_be_evaluated_is_no_candidate():
     def diverged(parameters, config):
         raise RuntimeError("diverged")
 
-    broken.evaluate = diverged
+    broken.scored = diverged
     client = SafeguardedClient({"fedper": broken, "local": fine})
     assert client.evaluate([np.zeros(1), np.zeros(1)], {})[2]["chosen"] == 1
     with pytest.raises(RuntimeError, match="diverged"):

@@ -104,7 +104,7 @@ def test_a_rule_that_matches_nothing_lists_what_there_is(rule):
 
 
 def test_a_model_without_a_head_says_so():
-    with refused(ScopeError, rule="head", choices=("all",)):
+    with refused(ScopeError, rule="head", choices=("0",)):
         assign_scopes(nn.Sequential(nn.Linear(2, 2)), personal="head")
     parts = {"head": ("1",)}
     model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
@@ -176,3 +176,18 @@ def test_torchvision_is_not_imported_to_find_that_a_model_has_none_of_it():
         "assert len(components(SqueezeExcitation(4, 2))['se']) == 4\n"
     )
     run_alone(script)
+
+
+@pytest.mark.parametrize(
+    ("wrap", "path"),
+    [
+        (nn.DataParallel, "module."),
+        (nn.Sequential, "0."),
+        (lambda model: torch.compile(model, backend="eager"), "_orig_mod."),
+        (lambda model: nn.Sequential(nn.DataParallel(model)), "0.module."),
+    ],
+)
+def test_a_wrapped_network_has_the_parts_of_the_one_inside(wrap, path):
+    bare = assign_scopes(TinyNet(), personal="head")
+    wrapped = assign_scopes(wrap(TinyNet()), personal="head")
+    assert wrapped == {f"{path}{name}": scope for name, scope in bare.items()}

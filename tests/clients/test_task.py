@@ -12,6 +12,7 @@ from sklearn.metrics import (
     root_mean_squared_error,
 )
 from torch import nn
+from torch.nn.functional import binary_cross_entropy_with_logits
 
 from clients import (
     Classification,
@@ -23,7 +24,7 @@ from clients import (
     in_memory_loader,
 )
 from clients.evaluation import Evaluation
-from clients.fine_tuning import cross_fitted, quality
+from clients.local_training.fine_tuning import cross_fitted, quality
 from clients.scopes import assign_scopes
 from tests.helpers import tiny_client
 
@@ -89,7 +90,7 @@ def test_fine_tuning_a_regression_takes_the_epochs_with_the_smallest_error():
 def test_a_client_reports_the_scores_of_its_task():
     client = tiny_client(model=nn.Sequential(nn.Linear(4, 1)), personal="none", task=Regression())
     for loader in (client.test_loader, client.validation_loader, client.train_loader):
-        loader.dataset.tensors = tuple(t.float() for t in loader.dataset.tensors)
+        loader.inputs, loader.targets = loader.inputs.float(), loader.targets.float()
     _, _, metrics = client.evaluate(client.get_parameters({}), {})
     assert {"rmse", "r2", "validation-rmse", "validation-r2"} <= metrics.keys()
     assert "accuracy" not in metrics
@@ -229,10 +230,23 @@ ONE = torch.tensor([[9.0], [-9.0], [2.0], [-3.0], [-1.0]])
 @pytest.mark.parametrize("kind", [torch.int64, torch.float32])
 def test_one_output_is_the_logit_of_class_1(shape, kind):
     targets = (ONE[:, 0] > 0).to(kind)
-    task = Classification()
+    task = Classification(binary_cross_entropy_with_logits)
     assert task.scores(task.sums(ONE.reshape(shape), targets), 5) == {"accuracy": 1.0}
     assert task.scores(task.sums(-ONE.reshape(shape), targets), 5) == {"accuracy": 0.0}
     assert task.scores(task.sums(ONE.reshape(shape), targets[:, None]), 5) == {"accuracy": 1.0}
+
+
+def test_the_chances_of_one_output_are_those_of_its_sigmoid():
+    classes, chances = Classification(binary_cross_entropy_with_logits).outcomes(ONE)
+    assert classes.tolist() == [[0] * 5, [1] * 5]
+    torch.testing.assert_close(chances, torch.stack([(-ONE[:, 0]).sigmoid(), ONE[:, 0].sigmoid()]))
+
+
+def test_the_only_class_there_is_is_always_right():
+    task = Classification()
+    targets = torch.zeros(5, dtype=torch.long)
+    assert task.scores(task.sums(ONE, targets), 5) == {"accuracy": 1.0}
+    assert task.outcomes(ONE)[1].tolist() == [[1.0] * 5]
 
 
 @pytest.mark.parametrize(

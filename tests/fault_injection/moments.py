@@ -7,7 +7,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from clients import training
+from clients.local_training import training
 from clients.personal import PersonalClient
 from clients.state import state_file as personal_file
 

@@ -450,9 +450,9 @@ def test_all_bytes_come_through_a_slow_network():
 
 
 @pytest.mark.deployment
-def test_after_five_faults_nothing_is_lost_or_torn(tmp_path):
+def test_after_two_faults_nothing_is_lost_or_torn(tmp_path):
     console = Console(width=120)
-    status = faults.run(["--n", "5", "--seed", "0", "--out", str(tmp_path)], console)
+    status = faults.run(["--n", "2", "--seed", "0", "--out", str(tmp_path)], console)
     found = json.loads((tmp_path / "faults.json").read_text())
-    assert (found["injected"], found["completed"]) == (5, 5), found
+    assert (found["injected"], found["completed"]) == (2, 2), found
     assert (found["lost"], found["torn"], status) == (0, 0, 0), found

@@ -2,7 +2,7 @@
 
 import pytest
 
-from clients import training
+from clients.local_training import training
 from clients.personal import PersonalClient
 from clients.state import state_file
 from pfl_flower.engines import simulate

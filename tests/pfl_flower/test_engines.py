@@ -7,9 +7,10 @@ import pytest
 import torch
 
 from pfl_flower.client_app import make_app
+from pfl_flower.config.errors import ConfigError
 from pfl_flower.config.run_config import RunConfig
 from pfl_flower.data import Federation
-from pfl_flower.engines import simulate
+from pfl_flower.engines import gpu_share, simulate
 from pfl_flower.grid import InProcessGrid
 from pfl_flower.methods import METHODS
 from pfl_flower.model_setup import initial_model
@@ -22,7 +23,7 @@ from tests.grids import FailingGrid
 from tests.helpers import assert_identical, metrics_of
 from tests.tiers import quick_first
 
-SMALL = {"num-server-rounds": 3, "local-epochs": 1, "baselines": "", "fine-tuning-epochs": "0,1"}
+SMALL = {"num-server-rounds": 3, "local-epochs": 1, "baselines": ""}
 
 
 @pytest.mark.integration
@@ -30,6 +31,7 @@ def test_the_same_numbers_on_ray_bit_for_bit():
     config = SMALL | {
         "method": "fedrep",
         "baselines": "fedavg,fedbabu,ditto,apfl",
+        "fine-tuning-epochs": "0,1",
         "personal": "head,norm",
         "fraction-train": 0.5,
         "seed": 3,
@@ -42,6 +44,26 @@ def test_the_same_numbers_on_ray_bit_for_bit():
     assert {r.client for r in here[0].reports if r.phase == "evaluate"} == set(range(6))
     trained = [r.client for r in here[0].reports if r.phase == "train" and r.round == 1]
     assert len(trained) == 3
+
+
+def test_a_device_that_no_client_has_ends_the_run_before_round_1():
+    rounds = []
+    with refused(FederationError, nodes=(100, 101)) as caught:
+        simulate(SMALL | {"device": "cuda:99"}, 2, progress=rounds.append)
+    assert "cuda:99" in caught.value.reason
+    assert not rounds
+    with refused(ConfigError, key="device", value="gpu"):
+        simulate(SMALL | {"device": "gpu"}, 2)
+
+
+@pytest.mark.parametrize(
+    ("device", "gpus", "share"),
+    [("cpu", 1, 0.0), ("cuda", 0, 0.0), ("cuda", 1, 0.125), ("auto", 2, 0.25), ("cuda", 16, 1.0)],
+)
+def test_clients_on_ray_share_the_gpus(monkeypatch, device, gpus, share):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+    monkeypatch.setattr("os.cpu_count", lambda: 8)
+    assert gpu_share(device) == share
 
 
 @pytest.mark.deployment
@@ -158,7 +180,7 @@ def test_every_method_learns_more_than_chance_on_plain_digits(method):
     # hierarchical-linear solves systems of 650 coefficients, and needs no more rounds
     rounds = 2 if method == "hierarchical-linear" else 6
     config = SMALL | {"method": method, "heterogeneity": "none", "num-server-rounds": rounds}
-    (run,) = simulate(config, 3)
+    (run,) = simulate(RunConfig.used(config | {"fine-tuning-epochs": "0,1"}), 3)
     assert run.values().mean() > 0.5
 
 

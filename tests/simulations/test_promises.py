@@ -2,8 +2,8 @@
 
 import pytest
 
+from pfl_flower.comparison.advice.recommendation import recommend
 from pfl_flower.comparison.compare import Comparison, compare
-from pfl_flower.comparison.scores import recommend
 
 pytestmark = pytest.mark.study
 

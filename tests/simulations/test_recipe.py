@@ -11,7 +11,7 @@ COMMANDS = [*STUDIES, "compare"]
 
 def test_every_study_has_a_recipe_with_its_own_seeds():
     for name, study in STUDIES.items():
-        seeds = ",".join(str(seed) for seed in range(study.num_seeds))
+        seeds = ",".join(str(seed) for seed in study.seeds)
         assert words_of(f"{name}.toml", COMMANDS) == [name, f"--seeds={seeds}", "--check"]
 
 
@@ -50,4 +50,6 @@ def test_a_recipe_that_cannot_be_followed(tmp_path, text, key):
 def test_a_recipe_that_is_not_there_names_those_that_are(tmp_path):
     with refused(RecipeError, key="file", choices=("taste.toml",)):
         words_of("none.toml", COMMANDS)
+    with refused(RecipeError, key="file"):
+        words_of("elsewhere/taste.toml", COMMANDS)
     assert main(["none.toml"]) == 2

@@ -51,6 +51,14 @@ def test_runs_side_by_side_are_the_same_runs():
     assert summary_of(study, alone)["methods"].keys() == {"fedavg", "fedper"}
 
 
+def test_an_arm_has_no_use_for_what_the_study_has_for_others_but_for_its_own():
+    assert Arm("plain", {"method": "fedavg"}).on_top_of({"head-epochs": 3}) == {
+        "method": "fedavg",
+        "baselines": "",
+    }
+    assert Arm("odd", {"head-epochs": 3}).on_top_of({})["head-epochs"] == 3  # which a run refuses
+
+
 def test_a_claim():
     assert Claim("x", 0.5, 0.5).holds
     assert not Claim("x", 0.49, 0.5).holds
@@ -118,8 +126,11 @@ ELSEWHERE = ("social-large",)
 """In test_social.py."""
 
 REAL_GRAPHS = ("social-cora", "social-citeseer", "social-twitch")
-LONG = ("gallery", "proximal", "borrowing-digits", *REAL_GRAPHS)
-"""Five to ten minutes each on two cores: before a release, not at every change."""
+LONG = (
+    *("gallery", "safeguard", "proximal", "clusters", "clusters-sizes", "cold-start"),
+    *("borrowing-digits", "social", *REAL_GRAPHS),
+)
+"""Over three minutes of a core each: before a release, not at every change."""
 
 
 def promising(name):

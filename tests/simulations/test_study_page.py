@@ -1,12 +1,18 @@
 """The page of a study has its command, table, further tables, pictures, claims and origin."""
 
+import pytest
 from PIL import Image
 
-from simulations.study_page import write_study_page
+from simulations.__main__ import STUDIES
+from simulations.study_page import ROOT, write_study_page
+
+PAGES = ROOT / "docs" / "studies"
 
 SUMMARY = {
     "study": "taste",
     "question": "Does it help?",
+    "answer": "Yes, by a point.",
+    "reading": "Taste is a permutation of labels.",
     "clients": 3,
     "seeds": [0, 1],
     "config": {"dataset": "digits"},
@@ -32,9 +38,23 @@ def test_the_page_of_a_study(tmp_path):
     write_study_page(page, SUMMARY, tmp_path / "results", command)
     lines = page.read_text().splitlines()
     assert lines[0] == "# taste"
+    assert lines[2:5] == ["Does it help?", "", "Yes, by a point."]
     assert "python -m simulations taste --check" in lines
     assert "| fedper | 95.6 | 2.0 | 91.0 | 2 + 1 kB | 0.50 |" in lines
     assert "| a/b | 0.25 |" in lines
+    assert any(
+        line.endswith("over clients and seeds. Taste is a permutation of labels.") for line in lines
+    )
+    assert "*Accuracy*" in lines
     assert "- **fails**: fedper is good  (95.0 against 97.0)" in lines
     with Image.open(page.parent / "taste-accuracy.png") as picture:
         assert picture.size == (8, 4)
+
+
+@pytest.mark.parametrize("page", sorted(PAGES.glob("*.md")), ids=lambda page: page.stem)
+def test_a_page_asks_and_answers_what_its_study_does(page):
+    if page.stem != "index":
+        study, lines = STUDIES[page.stem], page.read_text().splitlines()
+        assert lines[2] == study.question
+        assert study.answer
+        assert lines[4] == study.answer

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from clients.data_quality import check_reliability, noise_of_replicates
+from clients.data.data_quality import check_reliability, noise_of_replicates
 from pfl_flower.data.errors import DataError
 from pfl_flower.data.moments import KnownValues
 from pfl_flower.data.readers.array_checks import as_array

@@ -112,6 +112,12 @@ def check_devices(settings: DataSettings) -> None:
         )
 
 
+def simulated_devices(settings: DataSettings) -> list[str]:
+    """Return the run keys by which devices change measurements; empty if they are perfect."""
+    changing = [name for name, values in tier_values(settings).items() if any(values)]
+    return changing + (["corrupted-clients"] if settings.corrupted_clients else [])
+
+
 def _numbers(text: str) -> list[float]:
     return [float(word) for word in split_words(text)] or [0.0]
 

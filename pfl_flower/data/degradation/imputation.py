@@ -2,14 +2,19 @@
 
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
+from clients.data.preprocessing import Preprocessing
 from pfl_flower.data.moments import KnownValues
 from strategies.randomness import named_seed
+
+if TYPE_CHECKING:
+    from sklearn.impute import IterativeImputer
 
 Floats = NDArray[np.float64]
 
@@ -31,6 +36,10 @@ class Imputation:
         (splits, seed) -> the splits, filled in. Splits are ``(N, d)`` with NaN where a value is
         missing, and 0 is the federated mean. The first split has the training examples, and only
         they are used to fit the imputation.
+    fitted : callable
+        (training examples, seed) -> the same imputation as
+        :class:`~clients.data.preprocessing.Preprocessing`, for a model file. It fills in NaN where
+        the imputation cannot be repeated for an example by itself.
     vectors : bool, default False
         Whether an example must be a vector.
     allows_missing : bool, default True
@@ -43,6 +52,7 @@ class Imputation:
     """
 
     fill: Callable[[Sequence[Floats], int], tuple[Floats, ...]]
+    fitted: Callable[[Floats, int], Preprocessing]
     vectors: bool = False
     allows_missing: bool = True
     masks: bool = False
@@ -61,6 +71,11 @@ def empty_columns(training: Floats) -> NDArray[np.int64]:
     return found
 
 
+def _keep_missing(training: Floats, seed: int) -> Preprocessing:
+    """Fill in nothing."""
+    return Preprocessing.filling(np.full(training.shape[1], np.nan))
+
+
 def _none(parts: Sequence[Floats], seed: int) -> tuple[Floats, ...]:
     """Change nothing."""
     return tuple(parts)
@@ -72,14 +87,45 @@ def _mean(parts: Sequence[Floats], seed: int) -> tuple[Floats, ...]:
     return tuple(np.where(np.isnan(part), means, part) for part in parts)
 
 
+def _fitted_mean(training: Floats, seed: int) -> Preprocessing:
+    return Preprocessing.filling(KnownValues.of(training).means)
+
+
 def _zero(parts: Sequence[Floats], seed: int) -> tuple[Floats, ...]:
     """Fill in the federated mean."""
     return tuple(np.nan_to_num(part, nan=0.0) for part in parts)
 
 
+def _fitted_mask(training: Floats, seed: int) -> Preprocessing:
+    return Preprocessing.filling(np.zeros(training.shape[1]), mask=True)
+
+
 def _conditional(parts: Sequence[Floats], seed: int) -> tuple[Floats, ...]:
     """Fill in the mean of a value given the known ones, by chained linear regressions."""
     return _chained(parts, named_seed(seed, "conditional"), sample=False)
+
+
+def _fitted_conditional(training: Floats, seed: int) -> Preprocessing:
+    """Return the regressions of :func:`_conditional`.
+
+    They are fitted again, and not kept by whoever filled in: these are several times d^2 numbers
+    of each client, and only a client that exports its model needs them.
+    """
+    (filled,) = _fill_empty((training,))
+    start = KnownValues.of(filled).means
+    imputer = _imputer(named_seed(seed, "conditional"), sample=False)
+    _fit(imputer, filled)
+    empty = set(empty_columns(training).tolist())  # these stay at 0
+    steps = [step for step in imputer.imputation_sequence_ if step.feat_idx not in empty]
+    coefficients = np.zeros((len(steps), len(start)))
+    for row, step in zip(coefficients, steps, strict=True):
+        row[step.neighbor_feat_idx] = step.estimator.coef_
+    return replace(
+        Preprocessing.filling(start),
+        features=np.array([step.feat_idx for step in steps], dtype=np.int64),
+        coefficients=coefficients,
+        intercepts=np.array([float(step.estimator.intercept_) for step in steps]),
+    )
 
 
 def _multiple(parts: Sequence[Floats], seed: int) -> tuple[Floats, ...]:
@@ -94,27 +140,39 @@ def _multiple(parts: Sequence[Floats], seed: int) -> tuple[Floats, ...]:
 
 def _chained(parts: Sequence[Floats], seed: int, sample: bool) -> tuple[Floats, ...]:
     """Fill in by scikit-learn's IterativeImputer, fitted on the training examples."""
-    from sklearn.exceptions import ConvergenceWarning
-    from sklearn.experimental import enable_iterative_imputer  # noqa: F401
-    from sklearn.impute import IterativeImputer
-
     parts = _fill_empty(parts)
     if not any(np.isnan(part).any() for part in parts):
         return tuple(parts)
-    imputer = IterativeImputer(
+    imputer = _imputer(seed, sample)
+    others = np.concatenate((parts[0][:0], *parts[1:]))
+    training = _fit(imputer, parts[0])
+    with threadpool_limits(1, user_api="blas"):
+        others = imputer.transform(others) if len(others) else others
+    ends = np.cumsum([len(part) for part in parts[1:]])[:-1]
+    return training, *np.split(others, ends)
+
+
+def _imputer(seed: int, sample: bool) -> "IterativeImputer":
+    from sklearn.experimental import enable_iterative_imputer  # noqa: F401
+    from sklearn.impute import IterativeImputer
+
+    return IterativeImputer(
         sample_posterior=sample,
         max_iter=DRAW_ROUNDS if sample else MEAN_ROUNDS,
         random_state=seed % 2**32,
         keep_empty_features=True,
     )
-    others = np.concatenate((parts[0][:0], *parts[1:]))
+
+
+def _fit(imputer: "IterativeImputer", training: Floats) -> Floats:
+    """Fit an imputer; return the training examples, filled in."""
+    from sklearn.exceptions import ConvergenceWarning
+
     # One thread, again: scikit-learn may just have loaded another library, not limited yet.
     with warnings.catch_warnings(), threadpool_limits(1, user_api="blas"):
         warnings.simplefilter("ignore", ConvergenceWarning)
-        training = imputer.fit_transform(parts[0])
-        others = imputer.transform(others) if len(others) else others
-    ends = np.cumsum([len(part) for part in parts[1:]])[:-1]
-    return training, *np.split(others, ends)
+        found: Floats = imputer.fit_transform(training)
+    return found
 
 
 def _fill_empty(parts: Sequence[Floats]) -> tuple[Floats, ...]:
@@ -127,11 +185,11 @@ def _fill_empty(parts: Sequence[Floats]) -> tuple[Floats, ...]:
 
 
 IMPUTATIONS: Mapping[str, Imputation] = {
-    "none": Imputation(_none, allows_missing=False),
-    "mean": Imputation(_mean),
-    "conditional": Imputation(_conditional, vectors=True),
-    "multiple": Imputation(_multiple, vectors=True, draws=DRAWS),
-    "mask": Imputation(_zero, vectors=True, masks=True),
+    "none": Imputation(_none, _keep_missing, allows_missing=False),
+    "mean": Imputation(_mean, _fitted_mean),
+    "conditional": Imputation(_conditional, _fitted_conditional, vectors=True),
+    "multiple": Imputation(_multiple, _keep_missing, vectors=True, draws=DRAWS),
+    "mask": Imputation(_zero, _fitted_mask, vectors=True, masks=True),
 }
 """Name of an imputation -> how it fills in missing values. A new one is one row."""
 

@@ -5,6 +5,7 @@ The data quality is that of the measurements before imputation.
 
 import math
 from dataclasses import replace
+from functools import partial
 from logging import WARNING
 from typing import Any
 
@@ -15,7 +16,8 @@ from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 from torch import Tensor
 
-from clients.data_quality import DataQuality, calibration, reliability_of
+from clients.data.data_quality import DataQuality, calibration, reliability_of
+from clients.data.preprocessing import Preprocessing
 from pfl_flower.data.client_data import ClientData
 from pfl_flower.data.client_records import RawClient
 from pfl_flower.data.degradation.devices import PER_TIER, Device, take_measurements, tier_values
@@ -34,7 +36,7 @@ ENOUGH_TO_VARY = 20
 
 
 def check_measurements(
-    settings: DataSettings, shape: tuple[int, ...], graph: bool, streams: bool
+    settings: DataSettings, shape: tuple[int, ...], graph: bool, streams: bool, named: bool = False
 ) -> None:
     """Check that devices and imputation apply to the data.
 
@@ -46,6 +48,8 @@ def check_measurements(
         Shape of one example.
     graph, streams : bool
         Whether examples are nodes of a graph, or come as a stream of phases.
+    named : bool, default False
+        Whether inputs have names, as token ids and their mask.
 
     Raises
     ------
@@ -56,10 +60,11 @@ def check_measurements(
     names = (*PER_TIER, "tiers", "corrupted_clients", "calibrate_inputs")
     changed = {name: value for name in names if (value := getattr(settings, name))}
     changed |= {"imputation": settings.imputation} if settings.imputation != "none" else {}
-    if (graph or streams) and changed:
+    if (graph or streams or named) and changed:
         keys = ", ".join(name.replace("_", "-") for name in changed)
+        what = "data of inputs by name" if named else "a stream of phases"
         raise DataError(
-            f"{settings.dataset!r} is {'a graph' if graph else 'a stream of phases'}, which has no "
+            f"{settings.dataset!r} is {'a graph' if graph else what}, which has no "
             f"devices, imputation or calibration of inputs; leave {keys} at the default",
             key=keys,
             value=next(iter(changed.values())),
@@ -94,7 +99,8 @@ def check_raw(raw: RawClient, settings: DataSettings) -> None:
         See :func:`check_measurements`; or if values are missing without an imputation.
     """
     inputs = raw.train[0]
-    check_measurements(settings, inputs.shape[1:], raw.graph is not None, bool(raw.phases))
+    shape, graph = inputs.shape[1:], raw.graph is not None
+    check_measurements(settings, shape, graph, bool(raw.phases), bool(raw.inputs))
     parts = [part[0] for part in (raw.train, raw.validation, raw.test) if part is not None]
     has_missing = raw.graph is None and any(bool(np.isnan(part).any()) for part in parts)
     if has_missing and not IMPUTATIONS[settings.imputation].allows_missing:
@@ -137,6 +143,9 @@ def apply_device(
     imputation = IMPUTATIONS[settings.imputation]
     calibrates = settings.calibrate_inputs and bool(declared is not None or device.noise)
     changes = not device.perfect or has_missing or calibrates
+    if settings.imputation != "none" or settings.calibrate_inputs:
+        own = partial(_fitted, data.train[0], device, declared, schema, settings, client)
+        data = replace(data, fit_preprocessing=own)
     if not changes and not imputation.masks and imputation.draws == 1:
         rows = data.train[0].flatten(1).numpy()  # not copied, because images may be large
         return replace(data, quality=_quality(rows, device, declared, schema))
@@ -161,6 +170,50 @@ def apply_device(
     )
 
 
+def _fitted(
+    inputs: Tensor,
+    device: Device,
+    declared: Floats | None,
+    schema: DataSchema,
+    settings: DataSettings,
+    client: int,
+) -> Preprocessing:
+    """Return what :func:`apply_device` does to measurements, as a model file has it.
+
+    It is fitted to the training ``inputs``. The device itself is no part of it: it takes the
+    measurements.
+    """
+    imputation, seed = IMPUTATIONS[settings.imputation], _imputation_seed(settings, client)
+    rows = _flat(inputs)
+    with threadpool_limits(1, user_api="blas"):
+        training, *_ = take_measurements(device, (rows, rows[:0], rows[:0]), settings.seed, client)
+        centre = federated_means(schema)
+        found = imputation.fitted(training - centre, seed).moved(centre)
+        quality = _after_imputation(
+            _quality(training, device, declared, schema), training, settings.imputation
+        )
+        if not (settings.calibrate_inputs and quality.noise.any()):
+            return found
+        filled = imputation.fill((training - centre,), seed)[0] + centre
+        return found.calibrated(*calibration(filled, quality.noise))
+
+
+def _imputation_seed(settings: DataSettings, client: int) -> int:
+    return named_seed(settings.seed, "imputation", client)
+
+
+def _after_imputation(quality: DataQuality, training: Floats, name: str) -> DataQuality:
+    """Return the quality with the noise that is left: an imputed value has no measurement error.
+
+    So the mean noise of a feature is in proportion to the share of its values that were measured.
+    Values of multiple imputation have the error of measurements.
+    """
+    if IMPUTATIONS[name].draws > 1:
+        return quality
+    lost = np.isnan(training).sum(axis=0) / max(len(training), 1)
+    return replace(quality, noise=(1.0 - lost) * quality.noise)
+
+
 def _filled(
     parts: tuple[Floats, ...],
     quality: DataQuality,
@@ -170,17 +223,13 @@ def _filled(
 ) -> tuple[tuple[Floats, ...], DataQuality]:
     """Return imputed and, if set, calibrated measurements, and the quality after that.
 
-    An imputed value has no measurement error, so the mean noise of a feature is in proportion to
-    the share of its values that were measured. Calibrated measurements have no error left to
-    correct. Reliability does not change.
+    Calibrated measurements have no error left to correct. Reliability does not change.
     """
     imputation = IMPUTATIONS[settings.imputation]
-    if imputation.draws == 1:  # values of multiple imputation have the error of measurements
-        lost = np.isnan(parts[0]).sum(axis=0) / max(len(parts[0]), 1)
-        quality = replace(quality, noise=(1.0 - lost) * quality.noise)
+    quality = _after_imputation(quality, parts[0], settings.imputation)
     centre = federated_means(schema)
     centred = tuple(part - centre for part in parts)  # 0 is the federated mean
-    filled = imputation.fill(centred, named_seed(settings.seed, "imputation", client))
+    filled = imputation.fill(centred, _imputation_seed(settings, client))
     filled = tuple(part + centre for part in filled)
     if settings.calibrate_inputs:
         matrix, mean = calibration(filled[0], quality.noise)

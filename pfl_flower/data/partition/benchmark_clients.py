@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from clients.graphs.graph import Graph
+from clients.logs import warn_once
 from pfl_flower.data.client_records import RawClient, RawSplit
 from pfl_flower.data.errors import DataError
 from pfl_flower.data.partition.link_split import link_splits
@@ -50,6 +51,7 @@ class BenchmarkClients:
 
     def __init__(self, settings: DataSettings, num_clients: int) -> None:
         self.settings = settings
+        self.num_clients = num_clients
         self.source = SOURCES[settings.dataset]
         streams = self.source.num_phases > 1
         if (streams or self.source.natural) and settings.partition != "natural":
@@ -71,6 +73,7 @@ class BenchmarkClients:
             seed=named_seed(settings.seed, "partition") % 2**32,
         )
         self.indices = partition(self.examples, settings.partition, request)
+        self._warn_of_unused()
         poor = [c for c in range(num_clients) if min(map(len, self._phases(c))) < 2]
         if poor:
             where = " in a phase" if self.source.num_phases > 1 else ""
@@ -82,6 +85,20 @@ class BenchmarkClients:
                 value=num_clients,
                 client=poor[0],
             )
+
+    def _warn_of_unused(self) -> None:
+        """Say how many examples, and which classes, no client has."""
+        used = np.concatenate(self.indices)
+        if len(used) == len(self.examples):
+            return
+        targets = self.examples.targets
+        classes = () if targets.is_floating_point() else np.unique(targets.numpy()).tolist()
+        lost = sorted(set(classes) - set(np.unique(targets[used].numpy()).tolist()))
+        warn_once(
+            f"{len(self.examples) - len(used)} of {len(self.examples)} examples of "
+            f"{self.settings.dataset!r} are no client's (partition {self.settings.partition!r} "
+            f"among {self.num_clients} clients)" + (f"; nobody has classes {lost}" if lost else "")
+        )
 
     def load(self, client: int) -> RawClient:
         """Return the splits of one client, and of each of its phases where it has some.
@@ -173,7 +190,9 @@ class BenchmarkClients:
         indices = self.indices[client][mine]
         fold = None if self.examples.fold is None else self.examples.fold[indices] == 1
         number = phase if self.source.num_phases > 1 else None
-        train, validation, test = split(self.settings, client, len(mine), fold, number)
+        train, validation, test = split(
+            self.settings, client, len(mine), fold, number, self.examples.targets[indices].numpy()
+        )
         limited = train[: quantity_limit(self.settings, client, number)]
         return [mine[rows] for rows in (limited, validation, test)]
 

@@ -1,6 +1,7 @@
 """Checks of a user's arrays: whether inputs and targets have a shape and a type to learn from."""
 
-from collections.abc import Sequence
+import re
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,9 @@ from pfl_flower.data.errors import DataError
 
 KINDS = {"i": "integers", "u": "integers", "f": "floats", "U": "strings"}
 """Kind of numpy dtype -> what targets of it are."""
+
+MOST_NUMBERED_CLASSES = 20
+"""Whole numbers with more values in a table are as likely amounts as classes."""
 
 
 def as_array(value: Any, name: str, where: str) -> np.ndarray:
@@ -59,10 +63,14 @@ def checked_inputs(
     allow_missing: bool = False,
     hint: str = "",
 ) -> np.ndarray:
-    """Return inputs ``(N, ...)`` as finite float32; pictures of uint8 stay uint8.
+    """Return inputs ``(N, ...)`` as finite float32, integers as int64; pictures stay uint8.
+
+    Features with names are float64: they are standardised later, and of a time in seconds since
+    1970 float32 tells no two minutes apart.
 
     Pictures are uint8 of three axes or more: pixels, which are scaled to 0 to 1 later. Grey ones
-    ``(N, H, W)`` get the axis of their one channel. Other uint8 are numbers as any (codes, ages).
+    ``(N, H, W)`` get the axis of their one channel. Other uint8 are integers as any (codes, ages).
+    Booleans, and integers that int64 cannot hold (uint64), become float32.
 
     Parameters
     ----------
@@ -101,12 +109,20 @@ def checked_inputs(
         )
     if is_pixels(array):
         array = array[:, None] if array.ndim == 3 else array
+    elif array.dtype != bool and np.can_cast(array.dtype, np.int64):
+        array = array.astype(np.int64)
     else:
-        with np.errstate(over="ignore"):  # what becomes infinite is refused below
-            array = array.astype(np.float32)
+        array = array.astype(np.float64) if len(columns) else _as_single(array)
     known = np.where(np.isnan(array), 0, array) if allow_missing else array
-    _check_finite(known, name, where, columns, hint)
+    single = known if known.dtype.kind in "iu" else _as_single(known)  # what is too large is found
+    _check_finite(single, name, where, columns, hint)
     return array
+
+
+def _as_single(array: np.ndarray) -> np.ndarray:
+    """Return float32; what is too large becomes infinite."""
+    with np.errstate(over="ignore"):
+        return array.astype(np.float32, copy=False)
 
 
 def is_pixels(array: np.ndarray) -> bool:
@@ -129,8 +145,8 @@ def _check_finite(
         each = ", ".join(f"{column!r} ({count})" for column, count in places.items())
         what = f"values in these columns (how many): {each}"
     raise DataError(
-        f"{where}: {name} has missing (NaN), infinite or too large {what}; fill them in or leave "
-        f"the examples out{hint}",
+        f"{where}: {'the table' if len(columns) else name} has missing (NaN), infinite or too "
+        f"large {what}; fill them in or leave the examples out{hint}",
         key=name,
         value=places,
     )
@@ -187,3 +203,49 @@ def _is_one_hot(array: np.ndarray) -> bool:
     """Return whether every row has a single 1 and else zeros."""
     numbers = array.ndim == 2 and array.dtype.kind in "iuf"
     return numbers and bool(np.isin(array, (0, 1)).all() and (array.sum(axis=1) == 1).all())
+
+
+def unnamed_columns(names: Iterable[object]) -> list[str]:
+    """Return the columns that pandas has made of an index, which are no features.
+
+    The number of a row, say, tells its class where rows are sorted by it.
+
+    Parameters
+    ----------
+    names : iterable
+        Names of the columns.
+    """
+    return [str(name) for name in names if _UNNAMED.fullmatch(str(name))]
+
+
+_UNNAMED = re.compile(r"Unnamed: .*|__index_level_\d+__")
+
+
+def check_few_classes(targets: np.ndarray, task: str, where: str) -> None:
+    """Refuse whole numbers of many values in a table, of which nobody said what they are.
+
+    Parameters
+    ----------
+    targets : ndarray
+        ``(N,)`` targets of the table.
+    task : str
+        The run key ``task``.
+    where : str
+        Table and column, for the error message.
+
+    Raises
+    ------
+    DataError
+        If there are more than :data:`MOST_NUMBERED_CLASSES` values, and the task is ``"auto"``.
+    """
+    if task != "auto" or targets.dtype.kind not in "iu":
+        return
+    if (count := len(np.unique(targets))) > MOST_NUMBERED_CLASSES:
+        raise DataError(
+            f"{where} holds {count} different whole numbers, from {targets.min()} to "
+            f"{targets.max()}: say what they are, amounts with task=regression or classes with "
+            f"task=classification",
+            key="task",
+            value=task,
+            choices=("classification", "regression"),
+        )

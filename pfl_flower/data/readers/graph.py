@@ -1,15 +1,14 @@
 """Own graphs: a reader of PyG's ``Data`` of one client, with every check on it."""
 
 from collections.abc import Mapping
-from logging import WARNING
 from typing import Any
 
 import numpy as np
 import torch
-from flwr.common.logger import log
 from numpy.typing import NDArray
 
 from clients.graphs.graph import Graph
+from clients.logs import warn_once
 from pfl_flower.data.client_records import RawClient, RawSplit
 from pfl_flower.data.errors import DataError
 from pfl_flower.data.readers.array_checks import as_array, checked_inputs, checked_targets
@@ -38,7 +37,7 @@ def parts_of_graph(value: Any) -> dict[str, Any] | None:
     Raises
     ------
     DataError
-        If it is another type of PyG.
+        If it is another type of PyG, or has several kinds of nodes or edges.
     """
     if any(kind.__module__.startswith("torch_geometric.") for kind in type(value).__mro__):
         if not hasattr(value, "to_dict"):
@@ -50,14 +49,23 @@ def parts_of_graph(value: Any) -> dict[str, Any] | None:
         value = value.to_dict()
     elif not isinstance(value, Mapping) or "edge_index" not in value:
         return None
-    names = (name for name in map(str, value) if not name.startswith("_"))  # PyG has its own
-    return {name: value[name] for name in names if value[name] is not None}
+    if several := [name for name in value if not isinstance(name, str)]:
+        raise DataError(
+            f"the graph has edges {', '.join(map(str, several))}, so several kinds of nodes or "
+            f"edges (PyG's HeteroData); a client's graph has one kind of each: return "
+            f"graph.to_homogeneous()",
+            key="edge_index",
+            value=several,
+            choices=("to_homogeneous",),
+        )
+    # PyG's own names begin with an underscore
+    return {n: part for n, part in value.items() if part is not None and not n.startswith("_")}
 
 
 def checked_graph(parts: Mapping[str, Any], where: str, task: str = "auto") -> RawClient:
     """Return a client's graph as a :class:`RawClient`, whose examples are its labelled nodes.
 
-    Edges count in both directions, each once; self loops are dropped. Nodes may have no edges. An
+    Edges are made undirected, duplicates and self loops are dropped. Nodes may have no edges. An
     integer label of -1 (except in a regression) or a NaN means that a node is not labelled: it is
     in the graph, but in no split.
 
@@ -66,8 +74,8 @@ def checked_graph(parts: Mapping[str, Any], where: str, task: str = "auto") -> R
     parts : mapping
         ``x`` (N, F) numbers; ``edge_index`` (2, E) integers from 0 to N - 1; ``y`` (N,) integers,
         floats or strings; optionally the masks ``train_mask``, ``val_mask`` and ``test_mask``,
-        (N,) booleans, and ``community``, a number from 0. Other names are ignored, those of edge
-        weights and features with a warning.
+        (N,) booleans, and ``community``, an integer from 0 on. Other names are ignored, those of
+        edge weights and features with a warning.
     where : str
         Name of the client, for error messages.
     task : str, default "auto"
@@ -89,9 +97,10 @@ def checked_graph(parts: Mapping[str, Any], where: str, task: str = "auto") -> R
             choices=sorted(parts),
         )
     features = _features(parts["x"], where)
-    edges = _edges(parts["edge_index"], len(features), where)
+    given = as_array(parts["edge_index"], "edge_index", where)
+    edges = _edges(given, len(features), where)
     graph = Graph(features, edges)
-    _warn_of_dropped(parts, edges, where)
+    _warn_of_dropped(parts, same_edges=edges.shape[1] == given.shape[1])
     community = _community(parts.get("community"), where)
     if task == "link-prediction":
         nothing = np.empty(0, dtype=np.int64)
@@ -112,9 +121,8 @@ def _features(value: Any, where: str) -> torch.Tensor:
     return torch.from_numpy(array.astype(np.float32))
 
 
-def _edges(value: Any, num_nodes: int, where: str) -> torch.Tensor:
+def _edges(array: np.ndarray, num_nodes: int, where: str) -> torch.Tensor:
     """Return edges in both directions, each once; an array without edges may have any type."""
-    array = as_array(value, "edge_index", where)
     if array.ndim != 2 or len(array) != 2:
         transposed = array.ndim == 2 and array.shape[1] == 2
         raise DataError(
@@ -143,13 +151,13 @@ def _edges(value: Any, num_nodes: int, where: str) -> torch.Tensor:
     return both_ways(connections(torch.from_numpy(array), num_nodes))
 
 
-def _warn_of_dropped(parts: Mapping[str, Any], edges: torch.Tensor, where: str) -> None:
+def _warn_of_dropped(parts: Mapping[str, Any], same_edges: bool) -> None:
     """Say what of the edges is not used: weights, features, direction, repetition."""
     dropped = [name for name in EDGE_VALUES if parts.get(name) is not None]
-    if edges.shape[1] != as_array(parts["edge_index"], "edge_index", where).shape[1]:
+    if not same_edges:
         dropped.append("direction (edges count both ways), repetition, loops")
     if dropped:
-        log(WARNING, "%s: not used of the edges: %s", where, ", ".join(dropped))
+        warn_once(f"Graphs have more than is used; not used of their edges: {', '.join(dropped)}")
 
 
 def _community(value: Any, where: str) -> int | None:

@@ -4,16 +4,19 @@ import math
 from collections.abc import Mapping, Sequence
 from contextlib import redirect_stderr
 from dataclasses import replace
+from functools import cached_property
 from io import StringIO
-from logging import WARNING
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from flwr.common.logger import log
 
+from clients.logs import warn_once
+from clients.natural_order import in_natural_order
 from pfl_flower.data.client_records import OwnRequest, RawClient, checked, client_index
 from pfl_flower.data.errors import DataError, error_context
+from pfl_flower.data.readers.array_checks import check_few_classes, unnamed_columns
+from pfl_flower.data.readers.huggingface_pictures import read_pictures
 
 _NUMBERS = ("int", "uint", "float", "bool")
 
@@ -24,7 +27,7 @@ class HubData:
     Other splits, such as a test split, are ignored: a client's test examples must have the same
     distribution as its training examples. Inputs are the column of images, if there is one: uint8
     ``(N, 1, H, W)`` if grey, else ``(N, 3, H, W)`` (transparency is dropped). Otherwise they are
-    all columns of numbers except the label and the client, sorted by name: float32 ``(N, F)``;
+    all columns of numbers except the label and the client, sorted by name: float64 ``(N, F)``;
     other columns are dropped, with a warning. Targets are the label column. If none is named, they
     are the only ``ClassLabel`` column, or the column "label"; a ``ClassLabel`` gives the names of
     its classes, since its numbers are those of one file.
@@ -35,21 +38,28 @@ class HubData:
     ----------
     request : OwnRequest
         ``location`` is the name of the data set or the folder. Without a ``partitioner``, client
-        number i has the i-th of the sorted values of ``client_column`` (a single value belongs to
-        any number), or, without that column, an even share.
+        number i has the i-th value of ``client_column``, sorted (words in natural order; a single
+        value belongs to any number), or, without that column, an even share.
     """
 
     def __init__(self, request: OwnRequest) -> None:
         self.request = request
         self._federated: dict[int, Any] = {}
+        self._counted: set[int] = set()
 
     def count(self) -> int | None:
         """Return the number of clients if a column names them, else None; see :class:`OwnData`."""
         return len(self._clients(self._partitioner(0).dataset)) if self._natural else None
 
     def names(self) -> list[str]:
-        """Return an empty list: the clients have no names; see :class:`OwnData`."""
-        return []
+        """Return the values of the client column, in order, if it names clients, else none."""
+        return self._names
+
+    @cached_property
+    def _names(self) -> list[str]:
+        if not self._natural:
+            return []
+        return [str(client) for client in self._clients(self._partitioner(0).dataset)]
 
     def load(self, partition_id: int, num_partitions: int) -> RawClient:
         """Return a client's examples, not split; see :class:`OwnData`."""
@@ -58,11 +68,14 @@ class HubData:
         partitioner = self._partitioner(number)
         index = partition_id
         if self._natural:
-            index = client_index(index, sorted(self._clients(partitioner.dataset)), where)
+            clients = self._clients(partitioner.dataset)
+            name = clients[client_index(index, clients, where)]
+            index = sorted(clients).index(name)  # as the partitioner numbers them
         try:
             # some partitioners draw a progress bar of their own
             with redirect_stderr(StringIO()):
                 part = self._federated[number].load_partition(index, "train")
+                self._warn_of_unused(partitioner, num_partitions)
         except (ValueError, KeyError, IndexError) as error:
             raise DataError(
                 f"{where} cannot be split among {num_partitions} clients: {error}; use fewer "
@@ -102,11 +115,31 @@ class HubData:
                 ) from error
             column, location = self.request.client_column, self.request.location
             _require("client-column", column, columns, location)
+            if others := sorted({*(getattr(data, "_dataset", None) or {})} - {"train"}):
+                warn_once(
+                    f"Data set {location!r}: the splits {', '.join(others)} are not used; each "
+                    "client's test examples are split off its part of the train split"
+                )
             self._federated[num_partitions] = data
         return self._federated[num_partitions].partitioners["train"]
 
+    def _warn_of_unused(self, partitioner: Any, num_partitions: int) -> None:
+        """Say how many rows no client has, of the one partitioner that leaves some out."""
+        from flwr_datasets.partitioner import PathologicalPartitioner
+
+        if num_partitions in self._counted or not isinstance(partitioner, PathologicalPartitioner):
+            return
+        self._counted.add(num_partitions)
+        total = len(partitioner.dataset)
+        used = sum(len(partitioner.load_partition(i)) for i in range(num_partitions))
+        if used < total:
+            warn_once(
+                f"{total - used} of {total} rows of {self.request.location!r} are no client's "
+                f"(partition 'pathological' among {num_partitions} clients)"
+            )
+
     def _clients(self, dataset: Any) -> list[Any]:
-        """Return the values of the client column."""
+        """Return the values of the client column, in order."""
         clients: list[Any] = dataset.unique(self.request.client_column)
         if None in clients:
             raise DataError(
@@ -116,7 +149,7 @@ class HubData:
                 value=self.request.client_column,
                 path=self.request.location,
             )
-        return clients
+        return in_natural_order(clients)
 
     def _make(self, num_partitions: int) -> Any:
         from flwr_datasets.partitioner import IidPartitioner, NaturalIdPartitioner
@@ -170,8 +203,10 @@ def _client(part: Any, request: OwnRequest, where: str) -> RawClient:
             choices=images,
         )
     if images:
-        return checked({"x_train": _pixels(part, images[0], where), "y_train": targets}, where)
-    names = _features(part.features, {label, request.client_column}, where)
+        return checked(
+            {"x_train": read_pictures(part, images[0], where), "y_train": targets}, where
+        )
+    names = _features(part.features, {label, request.client_column}, request.location)
     if not names:
         raise DataError(
             f"{where} has neither images nor numbers to learn from; its columns are: "
@@ -179,7 +214,8 @@ def _client(part: Any, request: OwnRequest, where: str) -> RawClient:
             key="columns",
             value=list(part.features),
         )
-    inputs = np.stack([np.asarray(list(part[name]), dtype=np.float32) for name in names], axis=1)
+    check_few_classes(targets, request.task, f"column {label!r} of {where}")
+    inputs = np.stack([np.asarray(list(part[name]), dtype=np.float64) for name in names], axis=1)
     arrays = {"x_train": inputs, "y_train": targets}
     found = checked(arrays, where, names, allow_missing=request.allow_missing)
     return replace(found, columns=tuple(names))
@@ -228,7 +264,7 @@ def _labels(part: Any, column: str, where: str) -> np.ndarray:
     return np.asarray(feature.int2str(values) if named and values else values)
 
 
-def _features(features: Mapping[str, Any], leave_out: set[str], where: str) -> list[str]:
+def _features(features: Mapping[str, Any], leave_out: set[str], location: str) -> list[str]:
     """Return the columns of numbers by name, which is their order at every client.
 
     Raises
@@ -239,10 +275,10 @@ def _features(features: Mapping[str, Any], leave_out: set[str], where: str) -> l
     from datasets import Value
 
     others = [name for name in features if name not in leave_out]
-    if unnamed := [name for name in others if name.startswith("Unnamed: ")]:
+    if unnamed := unnamed_columns(others):
         raise DataError(
-            f"{where} has columns without a name ({', '.join(unnamed)}), such as the index that "
-            f"pandas writes; write it without (index=False), or name them",
+            f"data set {location!r} has columns without a name ({', '.join(unnamed)}), such as the "
+            f"index that pandas writes; write it without (index=False), or name them",
             key=", ".join(unnamed),
         )
     numbers = [
@@ -251,38 +287,6 @@ def _features(features: Mapping[str, Any], leave_out: set[str], where: str) -> l
         if isinstance(features[name], Value) and features[name].dtype.startswith(_NUMBERS)
     ]
     if dropped := sorted(set(others) - set(numbers)):
-        log(WARNING, "%s: columns that are no numbers are not used: %s", where, ", ".join(dropped))
+        columns = ", ".join(dropped)
+        warn_once(f"Data set {location!r}: columns that are no numbers are not used: {columns}")
     return sorted(numbers)
-
-
-def _pixels(part: Any, column: str, where: str) -> np.ndarray:
-    """Return a column of images as uint8 ``(N, C, H, W)``."""
-    pixels = []
-    try:
-        for image in part[column]:
-            if image is None or image.mode.startswith(("I", "F")):
-                kind = "missing" if image is None else f"of mode {image.mode!r}"
-                raise DataError(
-                    f"{where}: an image of column {column!r} is {kind}; it must have pixels of 8 "
-                    f"bits",
-                    key=column,
-                    value=None if image is None else image.mode,
-                )
-            grey = image.mode in ("1", "L", "LA")
-            array = np.asarray(image.convert("L" if grey else "RGB"), dtype=np.uint8)
-            pixels.append(array[None] if grey else array.transpose(2, 0, 1))
-    except OSError as error:
-        raise DataError(
-            f"{where}: an image of column {column!r} is damaged: {error}",
-            key=column,
-            value=str(error),
-        ) from error
-    shapes = sorted({array.shape for array in pixels})
-    if len(shapes) > 1:
-        raise DataError(
-            f"{where}: images of column {column!r} differ in (channels, height, width): "
-            f"{', '.join(map(str, shapes[:5]))}; resize or convert them to one shape",
-            key=column,
-            value=shapes,
-        )
-    return np.stack(pixels) if pixels else np.empty((0, 1, 1, 1), dtype=np.uint8)

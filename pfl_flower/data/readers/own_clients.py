@@ -5,12 +5,12 @@ from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from hashlib import blake2b
-from logging import WARNING
+from pathlib import Path
 from typing import Any
 
 import numpy as np
-from flwr.common.logger import log
 
+from clients.logs import info_once, warn_once
 from pfl_flower.data.client_records import RawClient, RawSplit
 from pfl_flower.data.degradation.imputation import IMPUTATIONS
 from pfl_flower.data.errors import DataError
@@ -49,19 +49,42 @@ def open_own(settings: DataSettings) -> OwnData:
     kind, _, location = settings.dataset.partition(":")
     if kind not in OWN:
         kind, location = "function", settings.dataset
-    columns = (settings.client_column, settings.label_column)
+    columns = (client_column(settings), settings.label_column)
     if kind == "table":
-        columns = (columns[0] or "client", columns[1] or "label")
+        columns = (columns[0], columns[1] or "label")
     if kind in ("folder", "table"):
         location = str(find(location, settings.data_dir))
     if kind == "huggingface":
         with suppress(DataError):  # a local folder, or else a name on the Hub
             location = str(find(location, settings.data_dir))
+    if Path(location).is_absolute():
+        info_once(f"Data are read from {location}")
     natural = kind != "huggingface" or settings.partition == "natural"
+    if kind == "huggingface" and natural and not (settings.client_column or settings.whole):
+        raise DataError(
+            f"partition 'natural' of {settings.dataset!r} needs client-column, the column that "
+            f"names the client of each row",
+            key="client-column",
+            value="",
+        )
     partitioner = None if natural else partial(_partitioner, settings)
     missing = IMPUTATIONS[settings.imputation].allows_missing
-    request = OwnRequest(location, *columns, partitioner, settings.seed, settings.task, missing)
+    request = OwnRequest(
+        *(location, *columns, partitioner, settings.seed, settings.task, missing, settings.whole)
+    )
     return OWN[kind](request)
+
+
+def client_column(settings: DataSettings) -> str:
+    """Return the column that names the client of each row; empty where there is none.
+
+    Parameters
+    ----------
+    settings : DataSettings
+        The run keys that decide the data.
+    """
+    default = "client" if settings.dataset.startswith("table:") else ""
+    return settings.client_column or default
 
 
 def _partitioner(settings: DataSettings, num_clients: int) -> Any:
@@ -102,22 +125,16 @@ class OwnClients:
         self.data = open_own(settings)
         held = self.data.count()
         if num_clients > 1 and held == 1:
-            log(
-                WARNING,
-                "%s holds one client, so every node on this machine reads the same data",
-                settings.dataset,
+            warn_once(
+                f"{settings.dataset} holds one client, so every node on this machine reads the "
+                f"same data"
             )
         elif held is not None and held > num_clients:
-            log(
-                WARNING,
-                "%s holds %d clients, but %d take part; the data of the others are not used: %s. "
-                "For all of them start num-supernodes=%d nodes (compare: --clients %d)",
-                settings.dataset,
-                held,
-                num_clients,
-                _some(self.data.names()[num_clients:] or range(num_clients, held)),
-                held,
-                held,
+            others = _some(self.data.names()[num_clients:] or range(num_clients, held))
+            warn_once(
+                f"{settings.dataset} holds {held} clients, but {num_clients} take part; the data "
+                f"of the others are not used: {others}. For all of them start "
+                f"num-supernodes={held} nodes (compare: --clients {held})"
             )
 
     def load(self, client: int) -> RawClient:
@@ -151,7 +168,7 @@ class OwnClients:
         if raw.validation is not None:
             settings = replace(settings, validation_fraction=0.0)
         given = None if raw.test is None else np.zeros(count, dtype=bool)
-        train, validation, test = split(settings, client, count, given)
+        train, validation, test = split(settings, client, count, given, labels=raw.train[1])
         return replace(
             raw,
             train=_take(raw.train, train[: quantity_limit(settings, client)]),

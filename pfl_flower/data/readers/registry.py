@@ -1,6 +1,5 @@
 """OWN, the table of readers of own data; readers of a folder of ``.npz`` and of a function."""
 
-import re
 import zipfile
 import zlib
 from collections.abc import Callable, Mapping
@@ -9,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from clients.natural_order import natural_order
 from pfl_flower.data.client_records import (
     SPLITS,
     OwnData,
@@ -23,7 +23,7 @@ from pfl_flower.data.errors import DataError, error_context
 from pfl_flower.data.readers.graph import checked_graph, parts_of_graph
 from pfl_flower.data.readers.huggingface import HubData
 from pfl_flower.data.readers.table import TableData
-from pfl_flower.utils.imports import ResolveError, resolve
+from pfl_flower.utils.imports import ResolveError, resolve, takes
 
 CONVERTER = "python -m pfl_flower.data.readers.pfllib SOURCE TARGET"
 
@@ -31,7 +31,7 @@ CONVERTER = "python -m pfl_flower.data.readers.pfllib SOURCE TARGET"
 class FolderData:
     """A folder with one file per client: ``<client>.npz``.
 
-    Each file has the arrays ``x_train``, ``y_train``, ``x_test`` and ``y_test``, optionally
+    Each file has the arrays ``x_train`` and ``y_train``, optionally ``x_test`` and ``y_test``,
     ``x_val`` and ``y_val``, and one that declares how exact inputs are
     (:mod:`pfl_flower.data.degradation.declared_errors`). Client number i is the i-th file in the
     natural order of names (2 before 10); a single file belongs to any client number. Nothing is
@@ -62,7 +62,7 @@ class FolderData:
             names = [file.name for file in files]
             file = files[client_index(partition_id, names, f"folder {self.folder}")]
         with error_context(client=partition_id, path=str(file)):
-            return checked(_read_npz(file), str(file), (), ("train", "test"), self.allow_missing)
+            return checked(_read_npz(file), str(file), allow_missing=self.allow_missing)
 
 
 def client_files(folder: Path) -> list[Path]:
@@ -94,13 +94,7 @@ def client_files(folder: Path) -> list[Path]:
             path=str(folder.absolute()),
             choices=(CONVERTER,) if is_pfllib else (),
         )
-    return sorted(files, key=_natural_order)
-
-
-def _natural_order(file: Path) -> tuple[list[str | int], str]:
-    """Return a sort key by which 2 comes before 10, and 02 before 2 (never equal)."""
-    words = re.split(r"(\d+)", file.stem)
-    return [int(word) if word.isdecimal() else word for word in words], file.name
+    return sorted(files, key=lambda file: natural_order(file.stem))
 
 
 def _read_npz(file: Path) -> dict[str, np.ndarray]:
@@ -150,10 +144,11 @@ def _damaged(file: Path, error: Exception) -> DataError:
 class FunctionData:
     """A user's function ``load(partition_id, num_partitions)``, which returns a client's data.
 
-    It returns a mapping with ``x_train`` and ``y_train``, and optionally ``x_val``, ``y_val``,
-    ``x_test`` and ``y_test``: numpy arrays or tensors; and optionally one that declares how exact
-    inputs are (:mod:`pfl_flower.data.degradation.declared_errors`). Or it returns a graph: PyG's
-    ``Data``, or a mapping with its names (see :mod:`pfl_flower.data.readers.graph`).
+    One that draws its data may have a third argument, ``seed``: it gets the run's. It returns a
+    mapping with ``x_train`` and ``y_train``, and optionally ``x_val``, ``y_val``, ``x_test`` and
+    ``y_test``: numpy arrays or tensors; and optionally one that declares how exact inputs are
+    (:mod:`pfl_flower.data.degradation.declared_errors`). Or it returns a graph: PyG's ``Data``, or
+    a mapping with its names (see :mod:`pfl_flower.data.readers.graph`).
 
     Parameters
     ----------
@@ -164,6 +159,7 @@ class FunctionData:
     def __init__(self, request: OwnRequest) -> None:
         self.name = request.location
         self.task = request.task
+        self.seed = request.seed
         self.allow_missing = request.allow_missing
 
     def count(self) -> None:
@@ -180,8 +176,9 @@ class FunctionData:
         except ResolveError as error:
             raise DataError(str(error), key="dataset", value=self.name) from error
         call = f"{self.name}({partition_id}, {num_partitions})"
+        drawn = {"seed": self.seed} if takes(function, "seed") else {}
         try:
-            arrays: Any = function(partition_id, num_partitions)
+            arrays: Any = function(partition_id, num_partitions, **drawn)
         except Exception as error:  # a user's code can raise anything
             raise DataError(
                 f"{call} failed with {type(error).__name__}: {error}",

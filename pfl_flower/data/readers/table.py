@@ -8,8 +8,10 @@ from typing import Any
 
 import numpy as np
 
+from clients.natural_order import in_natural_order
 from pfl_flower.data.client_records import OwnRequest, RawClient, checked, client_index
 from pfl_flower.data.errors import DataError, error_context
+from pfl_flower.data.readers.array_checks import check_few_classes, unnamed_columns
 
 SUFFIXES = (".csv", ".csv.gz", ".parquet", ".pq")
 
@@ -29,8 +31,8 @@ class TableData:
     """A CSV or Parquet file: a client column, a label column, and all others numeric features.
 
     Features are sorted by name, so the order of columns in the tables of two devices may differ.
-    Client number i is the i-th of the sorted values of the client column; a single client belongs
-    to any number. Features are float32, also where the file has uint8.
+    Client number i is the i-th value of the client column, sorted (words in natural order); a
+    single client belongs to any number. Features are float64, also where the file has uint8.
 
     Parameters
     ----------
@@ -41,7 +43,8 @@ class TableData:
     def __init__(self, request: OwnRequest) -> None:
         self.file = Path(request.location).expanduser()
         self.client_column, self.label_column = request.client_column, request.label_column
-        self.allow_missing = request.allow_missing
+        self.task, self.allow_missing = request.task, request.allow_missing
+        self.whole = request.whole
 
     def count(self) -> int:
         """Return the number of clients in the table; see :class:`OwnData`."""
@@ -76,30 +79,64 @@ class TableData:
                 about.st_size,
                 self.client_column,
                 self.label_column,
+                self.task,
                 self.allow_missing,
+                self.whole,
             )
 
 
 @lru_cache(maxsize=2)
 def _read(
-    file: Path, _mtime: int, _size: int, client_column: str, label_column: str, allow_missing: bool
+    file: Path,
+    _mtime: int,
+    _size: int,
+    client_column: str,
+    label_column: str,
+    task: str,
+    allow_missing: bool,
+    whole: str,
 ) -> _Rows:
     """Read a table once per process, again if the file has changed (time in ns, size in bytes)."""
-    frame = _frame(file)
+    frame = _frame(file, client_column)
+    if whole and client_column not in frame.columns:
+        frame = frame.assign(**{client_column: whole})
     _check_columns(frame, file, client_column, label_column)
-    clients, owner = np.unique(_values(frame[client_column], file), return_inverse=True)
+    clients, owner = _owners(_values(frame[client_column], file))
     features = sorted(
         (column for column in frame.columns if column not in (client_column, label_column)), key=str
     )
     arrays = {
-        "x_train": frame[features].to_numpy(dtype=np.float32, na_value=np.nan),
+        "x_train": frame[features].to_numpy(dtype=np.float64, na_value=np.nan),
         "y_train": _values(frame[label_column], file),
     }
     train = checked(arrays, str(file), columns=features, allow_missing=allow_missing).train
-    return _Rows(clients.tolist(), owner, *train, tuple(map(str, features)))
+    check_few_classes(train[1], task, f"column {label_column!r} of table {file}")
+    return _Rows(clients, owner, *train, tuple(map(str, features)))
 
 
-def _frame(file: Path) -> Any:
+def _owners(values: np.ndarray) -> tuple[list[Any], np.ndarray]:
+    """Return the clients in order, and the index ``(N,)`` of each row's client."""
+    found, owner = np.unique(values, return_inverse=True)
+    clients = in_natural_order(found.tolist())
+    places = {client: place for place, client in enumerate(clients)}
+    return clients, np.array([places[client] for client in found.tolist()], dtype=int)[owner]
+
+
+def _check_spellings(words: Sequence[str], file: Path, column: str) -> None:
+    """Refuse numbers of clients that are written differently, as 7 and 007."""
+    written: dict[int, list[str]] = {}
+    for word in words:
+        written.setdefault(int(word), []).append(word)
+    if alike := next((found for found in written.values() if len(found) > 1), None):
+        raise DataError(
+            f"column {column!r} of table {file} has the numbers {', '.join(alike)}, which are one; "
+            f"write them alike if they are one client, and else as words (c{alike[0]})",
+            key="client-column",
+            value=alike,
+        )
+
+
+def _frame(file: Path, client_column: str) -> Any:
     import pandas as pd  # half a second to import, so only where needed
 
     name = file.name.lower()
@@ -109,9 +146,18 @@ def _frame(file: Path) -> Any:
         )
     try:
         if name.endswith((".parquet", ".pq")):
-            return pd.read_parquet(file)
+            frame = pd.read_parquet(file)
+            # A column without any value has no type; of a CSV file pandas makes numbers of it.
+            empty = [n for n, column in frame.items() if len(frame) and column.isna().all()]
+            return frame.astype(dict.fromkeys(empty, np.float64))
         # low_memory would let pandas guess the type of a column chunk by chunk
-        return pd.read_csv(file, low_memory=False)
+        frame = pd.read_csv(file, low_memory=False)
+        if client_column in frame.columns and frame[client_column].dtype.kind == "i":
+            words = pd.read_csv(file, usecols=[client_column], dtype=str)[client_column]
+            _check_spellings(words.str.strip().unique(), file, client_column)
+        return frame
+    except DataError:
+        raise
     except (ValueError, OSError, EOFError, ImportError) as error:
         raise DataError(f"table {file} cannot be read: {error}", value=str(error)) from error
 
@@ -138,8 +184,7 @@ def _check_columns(frame: Any, file: Path, client_column: str, label_column: str
             value=label_column,
         )
     features = frame.drop(columns=[client_column, label_column])
-    unnamed = [c for c in features.columns if str(c).startswith("Unnamed: ")]
-    if unnamed:
+    if unnamed := unnamed_columns(features.columns):
         raise DataError(
             f"table {file} has columns without a name ({', '.join(unnamed)}), such as the index "
             f"that pandas writes; write it without (index=False), or name them",

@@ -13,8 +13,7 @@ import torch
 
 from pfl_flower.data.errors import DataError
 from pfl_flower.data.records import Examples, SourceRequest
-from pfl_flower.data.settings import default_cache
-from pfl_flower.data.sources.stored import not_found
+from pfl_flower.data.sources.stored import data_folder, not_found
 
 FOLDER = "heart_disease"
 HOSPITALS = ("cleveland", "hungarian", "switzerland", "va")
@@ -49,7 +48,7 @@ def heart_disease(request: SourceRequest) -> Examples:
     DataError
         If a file is missing or damaged.
     """
-    root = (request.data_dir or default_cache()) / FOLDER
+    root = data_folder(request) / FOLDER
     names = HOSPITALS[: request.num_clients]
     tables = [_read(root / f"processed.{name}.data") for name in names]
     rows = np.concatenate(tables)

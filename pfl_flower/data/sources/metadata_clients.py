@@ -177,7 +177,7 @@ def regression(world: World) -> Load:
 def source(
     load: Callable[[World], Load], world: World, shape: tuple[int, ...], num_classes: int
 ) -> Source:
-    """Return the row of one of these data sets for the table of sources.
+    """Return the registry entry of a data set with metadata.
 
     Parameters
     ----------

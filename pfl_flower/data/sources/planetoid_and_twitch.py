@@ -18,7 +18,7 @@ from torch import Tensor
 from pfl_flower.data.errors import DataError
 from pfl_flower.data.records import Examples, SourceRequest
 from pfl_flower.data.settings import default_cache
-from pfl_flower.data.sources.stored import read_arrays
+from pfl_flower.data.sources.stored import data_folder, read_arrays
 from pfl_flower.data.subgraph import both_ways, connections
 from pfl_flower.utils.pickle_imports import check_pickle
 
@@ -74,7 +74,7 @@ def planetoid(name: str) -> Callable[[SourceRequest], Examples]:
 
 def _planetoid_folder(name: str, request: SourceRequest) -> Path:
     """Return where all raw files are: in the data folder, else in the cache."""
-    root = (request.data_dir or default_cache()) / "planetoid"
+    root = data_folder(request) / "planetoid"
     folders = [base / name / "raw" for base in (root, default_cache() / "planetoid")]
     files = [f"ind.{name.lower()}.{part}" for part in PARTS]
     for folder in folders:
@@ -85,7 +85,7 @@ def _planetoid_folder(name: str, request: SourceRequest) -> Path:
         raise DataError(
             f"{name} was not found in {root} (there is no {folders[0] / missing}). Put the files "
             f"where PyG's Planetoid keeps them under that folder, name another folder with "
-            f"data-dir or $PFL_DATA_DIR, or let it be downloaded with --run-config 'download=true'",
+            f"the run key data-dir, or let it be downloaded with --run-config 'download=true'",
             key="dataset",
             value=name,
             path=str(folders[0] / missing),
@@ -146,7 +146,7 @@ def twitch(request: SourceRequest) -> Examples:
     DataError
         If a file is missing, or its arrays have other shapes, types or values.
     """
-    root = (request.data_dir or default_cache()) / "twitch"
+    root = data_folder(request) / "twitch"
     files = [root / name / "raw" / f"{name}.npz" for name in LANGUAGES[: request.num_clients]]
     small = [_links(file) for file in files]
     sizes = [len(targets) for targets, _ in small]

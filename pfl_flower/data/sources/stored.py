@@ -6,7 +6,26 @@ from pathlib import Path
 
 import numpy as np
 
+from clients.logs import info_once
 from pfl_flower.data.errors import DataError
+from pfl_flower.data.records import SourceRequest
+from pfl_flower.data.settings import default_cache
+
+
+def data_folder(request: SourceRequest) -> Path:
+    """Return the folder that data sets lie in, the cache if the user named none; log it once.
+
+    What a node reads is not always what its user thinks: the SuperLink that ``flwr run`` leaves in
+    the background keeps the environment variables of its first run.
+
+    Parameters
+    ----------
+    request : SourceRequest
+        The arguments of the data set's loader.
+    """
+    found = request.data_dir or default_cache()
+    info_once(f"Data folder: {found} (run key data-dir names another)")
+    return found
 
 
 def not_found(dataset: str, path: Path, what: str) -> DataError:
@@ -23,7 +42,7 @@ def not_found(dataset: str, path: Path, what: str) -> DataError:
     """
     return DataError(
         f"{dataset} was not found: there is no {path}. Put {what}, or name another data folder "
-        f"with data-dir or $PFL_DATA_DIR",
+        f"with the run key data-dir",
         key="dataset",
         value=dataset,
         path=str(path),

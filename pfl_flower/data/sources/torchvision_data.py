@@ -16,6 +16,7 @@ import torch
 from pfl_flower.data.errors import DataError
 from pfl_flower.data.records import Examples, SourceRequest
 from pfl_flower.data.settings import default_cache
+from pfl_flower.data.sources.stored import data_folder
 
 
 def torchvision_data(name: str) -> Callable[[SourceRequest], Examples]:
@@ -36,15 +37,15 @@ def torchvision_data(name: str) -> Callable[[SourceRequest], Examples]:
     def load(request: SourceRequest) -> Examples:
         from torchvision import datasets
 
-        root = request.data_dir or default_cache()
+        root = data_folder(request)
         make = getattr(datasets, name)
         try:
             splits = [_open(make, name, root, train, request.download) for train in (True, False)]
         except (RuntimeError, OSError, EOFError, zlib.error) as error:
             raise DataError(
                 f"{name} was not found in {root} ({error}). Put the files where torchvision keeps "
-                f"them under that folder, name another folder with data-dir or $PFL_DATA_DIR, or "
-                f"let it be downloaded with --run-config 'download=true'",
+                f"them under that folder, name another folder with the run key data-dir, "
+                f"or let it be downloaded with --run-config 'download=true'",
                 key="dataset",
                 value=name,
                 path=str(root),

@@ -14,8 +14,7 @@ import torch
 
 from pfl_flower.data.errors import DataError
 from pfl_flower.data.records import Examples, SourceRequest
-from pfl_flower.data.settings import default_cache
-from pfl_flower.data.sources.stored import read_arrays
+from pfl_flower.data.sources.stored import data_folder, read_arrays
 
 FILE = "wisdm51/watch_accel.npz"
 NUM_FEATURES, NUM_ACTIVITIES = 91, 18
@@ -51,7 +50,7 @@ def wisdm(request: SourceRequest) -> Examples:
     DataError
         If the file is missing, or its arrays have other shapes or values.
     """
-    inputs, targets, subjects = _read((request.data_dir or default_cache()) / FILE)
+    inputs, targets, subjects = _read(data_folder(request) / FILE)
     _, owner = np.unique(subjects, return_inverse=True)
     phase = _phases(targets, owner)
     return Examples(torch.from_numpy(inputs), torch.from_numpy(targets), owner, phase=phase)

@@ -16,9 +16,10 @@ from clients import (
     evaluate,
 )
 from clients.clustered.start_gradient import start_gradient
-from clients.loaders import in_memory_loader
+from clients.data.loaders import in_memory_loader
 from pfl_flower.grid import InProcessGrid
-from strategies.arrays import as_part, project, to_record
+from strategies.arrays import as_part, to_record
+from strategies.clustered.projection import project
 from strategies.errors import ArgumentError
 from tests.errors import refused
 from tests.helpers import TinyNet, config, decoded, examples, tiny_client

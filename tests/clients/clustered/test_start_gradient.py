@@ -161,6 +161,23 @@ def test_frozen_parameters_can_be_left_out():
     assert torch.equal(gradient(model, *examples(20), names=names), whole[40:])
 
 
+def test_normalization_of_a_frozen_base_keeps_its_own_statistics():
+    model, others = TinyNet(), TinyNet()
+    for network in (model, others):
+        network.bn.running_mean.fill_(0.3)
+        network.bn.running_var.fill_(4.0)
+    model.bn.requires_grad_(False)
+    as_layer = nn.Linear(8, 8)  # what batch norm is in eval mode
+    with torch.no_grad():
+        scale = (4.0 + others.bn.eps) ** -0.5
+        as_layer.weight.copy_(scale * torch.eye(8))
+        as_layer.bias.fill_(-0.3 * scale)
+    others.bn = as_layer
+    head = ["head.weight", "head.bias"]
+    found, expected = (gradient(each, *examples(20), names=head) for each in (model, others))
+    torch.testing.assert_close(found, expected)
+
+
 def test_a_parameter_without_influence_has_a_gradient_of_zero():
     model = linear()
     model.unused = nn.Parameter(torch.ones(2, dtype=torch.float64))

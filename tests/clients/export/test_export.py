@@ -5,6 +5,7 @@ import io
 import json
 import math
 import os
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -16,36 +17,24 @@ from clients.__main__ import main
 from clients.export.example_files import ExampleFileError, read_examples
 from clients.export.export import export_model
 from clients.export.model_card import MEASUREMENTS, NETWORK, TRUSTED, ExportError
-from clients.export.predict import build_network, table
+from clients.export.predict import build_network, preprocessing_of, table
+from clients.export.whose import rows_of_others
 from clients.state import personal_state
 from clients.state.model_file import PersonalizedModel, model_files, read_model, write_model
 from clients.state.state_file import CorruptStateError, ForeignStateError, PersonalStateError
 from pfl_flower.client.model_card import rebuild
+from pfl_flower.config.run_config import RunConfig
 from pfl_flower.data import federation
 from pfl_flower.engines import simulate
+from tests.clients.export.device_models import exported, own_test, predicted
+from tests.errors import refused
 
 SMALL = {"num-server-rounds": 2, "local-epochs": 1, "baselines": "", "heterogeneity": "none"}
 
 
 def run(tmp_path, **config):
     settings = SMALL | {"personal-dir": str(tmp_path / "device")} | config
-    return simulate(settings, 3)[0]
-
-
-def exported(tmp_path, client="client-1"):
-    target = tmp_path / "model.safetensors"
-    command = ["export", "--personal-dir", str(tmp_path / "device"), "--out", str(target)]
-    assert main([*command, "--client", client]) == 0
-    return target
-
-
-def predicted(tmp_path, model, inputs):
-    np.savez(tmp_path / "inputs.npz", x=inputs)
-    out = tmp_path / "predictions.csv"
-    paths = ["--model", str(model), "--inputs", str(tmp_path / "inputs.npz"), "--out", str(out)]
-    assert main(["predict", *paths]) == 0
-    with out.open() as stream:
-        return list(csv.DictReader(stream))
+    return simulate(RunConfig.used(settings), 3)[0]
 
 
 def test_a_model_of_a_table_finds_its_columns_by_name(tmp_path):
@@ -67,11 +56,6 @@ def test_a_model_of_a_table_finds_its_columns_by_name(tmp_path):
         answers.append(out.read_text())
     assert answers[0] == answers[1]
     assert answers[0].startswith("patient,prediction,probability-0,probability-1\np0,")
-
-
-def own_test(run, client=1):
-    """The client's test examples as they are before anything is done to them."""
-    return federation(run.config.data, 3)._load(client).test
 
 
 @pytest.mark.parametrize(
@@ -143,6 +127,20 @@ def stored(tmp_path, **about):
     return path, model
 
 
+def uncounted(shape, outputs):
+    norm = nn.BatchNorm1d(shape[0])
+    norm.register_buffer("num_batches_tracked", None)
+    return norm
+
+
+def test_batch_norm_that_counts_nothing_is_loaded():
+    entries = {name: value + 1 for name, value in uncounted((3,), 2).state_dict().items()}
+    model = PersonalizedModel(entries, 4, {"shape": "[3]", "outputs": "2"}, {})
+    network = build_network(model, "tests.clients.export.test_export:uncounted")
+    assert network.state_dict().keys() == entries.keys()
+    assert torch.equal(network.running_var, entries["running_var"])
+
+
 def test_code_is_trusted_from_the_user_only(tmp_path, capsys):
     path, model = stored(tmp_path, **{NETWORK: "tests.clients.export.test_export:build_own"})
     np.save(tmp_path / "x.npy", np.ones((2, 3), np.float32))
@@ -158,6 +156,27 @@ def test_code_is_trusted_from_the_user_only(tmp_path, capsys):
         with pytest.raises(ExportError) as raised:
             build_network(model, missing)
         assert (raised.value.key, raised.value.value) == (NETWORK, missing)
+
+
+def reads_a_base(shape, outputs):
+    raise FileNotFoundError(2, "No such file or directory", "base.safetensors")
+
+
+def test_a_function_that_fails_is_named_with_its_error(tmp_path, capsys, monkeypatch):
+    path, model = stored(tmp_path)
+    np.save(tmp_path / "x.npy", np.ones((2, 3), np.float32))
+    (tmp_path / "reads_at_import.py").write_text("open('nowhere/base.safetensors')\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    for name in ("tests.clients.export.test_export:reads_a_base", "reads_at_import:network"):
+        with refused(ExportError, key=NETWORK, value=name) as caught:
+            build_network(model, name)
+        assert isinstance(caught.value.__cause__, FileNotFoundError)
+        words = ["predict", "--model", str(path), "--inputs", str(tmp_path / "x.npy")]
+        assert main([*words, "--network", name]) == 2
+        assert "base.safetensors" in capsys.readouterr().err
+    shapeless = replace(model, about={"outputs": "2"})
+    with refused(ExportError, key="shape"):
+        build_network(shapeless, "tests.clients.export.test_export:reads_a_base")
 
 
 def called(**_):
@@ -251,6 +270,8 @@ def attributes(error, names):
     [
         ("x.csv", b"a,b,c\n1,2,3\n"),
         ("x.csv", b"a,b,c\n\n1,2,3\n\n"),
+        ("x.csv", b"a,b,c\nTrue,2,3\n"),
+        ("x.csv", b"a,b,c\n TRUE,2,3\n"),
         ("x.CSV", b"\xef\xbb\xbfa,b,c\r\n1,2,3\r\n"),
         ("x.npy", npy(np.array([[1, 2, 3]]))),
         ("x.npy", npz(x=np.array([[1.0, 2.0, 3.0]]))),
@@ -501,6 +522,76 @@ def test_whose_it_is_must_be_clear_and_nothing_is_overwritten(tmp_path):
     assert (tmp_path / "a").read_bytes() == content
 
 
+def clinics(tmp_path):
+    """A table of three clinics, in whose order of words the last comes second."""
+    draw = np.random.default_rng(0)
+    names = ["Clinic 1", "Clinic 2", "Clinic 10"]
+    lines = [f"{names[i % 3]},{int(a > 0)},{a:.3f}" for i, a in enumerate(draw.normal(size=90))]
+    (tmp_path / "clinics.csv").write_text("\n".join(["clinic,label,age", *lines]) + "\n")
+    columns = {"dataset": f"table:{tmp_path / 'clinics.csv'}", "client-column": "clinic"}
+    return run(tmp_path, method="fedper", **columns)
+
+
+def test_a_client_is_known_by_its_name(tmp_path, capsys):
+    clinics(tmp_path)
+    about = read_model(exported(tmp_path, "Clinic 2")).about
+    assert (about["client"], about["name"], about["client-column"]) == (
+        "client-1",
+        "Clinic 2",
+        "clinic",
+    )
+    assert "client-1 (Clinic 2)" in capsys.readouterr().out
+    with refused(ExportError, key="client", value="Clinic 3", choices=("client-2",)) as error:
+        export_model(tmp_path / "device", "Clinic 3", tmp_path / "a")
+    assert "client-2 (Clinic 10)" in str(error.value)
+
+
+def test_a_name_of_two_models_is_refused_until_the_file_is_named(tmp_path):
+    (device := tmp_path / "device").mkdir()
+    for file, name in (("client-0", "client-1"), ("client-1", "client-2"), ("client-10", "x")):
+        path, model = stored(tmp_path)
+        path.unlink()
+        about = {**model.about, "name": name}
+        write_model(device / f"{file}.model.safetensors", replace(model, about=about))
+    files = ("client-0.model.safetensors", "client-1.model.safetensors")
+    with refused(ExportError, key="client", value="client-1", choices=files):
+        export_model(device, "client-1", tmp_path / "a")
+    for file in files:
+        found = export_model(device, file, tmp_path / f"of {file}")
+        assert found.about["name"] == {"0": "client-1", "1": "client-2"}[file[7]]
+    assert list(model_files(device)) == ["client-0", "client-1", "client-10"]
+
+
+@pytest.mark.parametrize(
+    ("name", "cells", "others"),
+    [
+        ("Clinic 2", ["Clinic 2", " Clinic 2 ", ""], {}),
+        ("Clinic 2", ["Clinic 10", "Clinic 2", "Clinic 10"], {"Clinic 10": 2}),
+        ("7", ["7", "007", "7.0", "8"], {"8": 1}),
+        ("", ["Clinic 10"], {}),
+    ],
+)
+def test_rows_of_other_clients_are_found(name, cells, others):
+    model = PersonalizedModel({}, 0, {"name": name, "client-column": "clinic"}, {})
+    assert rows_of_others(model, [{"clinic": cell} for cell in cells]) == others
+    assert rows_of_others(model, [{"other": cell} for cell in cells]) == {}
+
+
+def test_who_predicts_for_another_client_is_warned(tmp_path, capsys):
+    clinics(tmp_path)
+    model = exported(tmp_path, "Clinic 2")
+    (tmp_path / "new.csv").write_text("clinic,age\nClinic 10,0.5\nClinic 2,0.5\n")
+    capsys.readouterr()
+    assert main(["predict", "--model", str(model), "--inputs", str(tmp_path / "new.csv")]) == 0
+    answer = capsys.readouterr()
+    assert answer.out.startswith("clinic,prediction,")
+    assert "'Clinic 10'" in answer.err
+    assert "Clinic 2" in answer.err
+    (tmp_path / "new.csv").write_text("clinic,age\nClinic 2,0.5\n")
+    assert main(["predict", "--model", str(model), "--inputs", str(tmp_path / "new.csv")]) == 0
+    assert not capsys.readouterr().err
+
+
 def test_a_damaged_or_another_file_is_not_used(tmp_path):
     path, _ = stored(tmp_path)
     content = bytearray(path.read_bytes())
@@ -514,11 +605,28 @@ def test_a_damaged_or_another_file_is_not_used(tmp_path):
     with pytest.raises(ForeignStateError) as foreign:
         read_model(other)
     assert (foreign.value.path, foreign.value.key) == (other, "format")
-    assert (foreign.value.value, foreign.value.expected) == ("1", "model-1")
+    assert (foreign.value.value, foreign.value.expected) == ("1", "model-2")
+
+
+def test_files_of_the_first_format_are_read(tmp_path, monkeypatch):
+    monkeypatch.setattr("clients.state.model_file.MODEL_FORMAT", "model-1")
+    path, model = stored(tmp_path)
+    found = read_model(path)
+    assert found.about["format"] == "model-1"
+    assert torch.equal(found.entries["layer.weight"], model.entries["layer.weight"])
+    assert (found.draws, found.preprocessing) == ({}, {})
+
+
+def test_half_a_preprocessing_is_refused(tmp_path):
+    _, model = stored(tmp_path)
+    assert preprocessing_of(model) is None
+    half = replace(model, preprocessing={"fill": torch.zeros(3)})
+    with refused(ExportError, key="preprocessing", value=["fill"]):
+        preprocessing_of(half)
 
 
 def test_a_disk_that_refuses_the_whole_model_costs_nothing_else(tmp_path, monkeypatch):
-    def full(path, model):
+    def full(path, model, apart):
         raise PersonalStateError("no space left on device")
 
     monkeypatch.setattr(personal_state, "write_model", full)
@@ -528,13 +636,9 @@ def test_a_disk_that_refuses_the_whole_model_costs_nothing_else(tmp_path, monkey
     assert (tmp_path / "device" / "client-0.safetensors").exists()
 
 
-def test_imputed_measurements_are_an_error(tmp_path, capsys):
-    config = {"dataset": "breast-cancer", "missing": 0.2, "imputation": "mean"}
-    run(tmp_path, method="fedper", **config)
-    model = exported(tmp_path)
-    assert json.loads(read_model(model).about["shape"]) == [30]
-    np.save(tmp_path / "x.npy", np.ones((1, 30)))
-    assert main(["predict", "--model", str(model), "--inputs", str(tmp_path / "x.npy")]) == 2
-    done = read_model(model).about[MEASUREMENTS]
-    assert "(mean)" in done
-    assert done in capsys.readouterr().err
+def test_a_file_that_cannot_repeat_what_was_done_to_examples_is_not_used(tmp_path, capsys):
+    words = {MEASUREMENTS: "filled in (mean)", NETWORK: "x:y"}
+    path, _ = stored(tmp_path, **words)  # as files of the first format were
+    np.save(tmp_path / "x.npy", np.ones((1, 3)))
+    assert main(["predict", "--model", str(path), "--inputs", str(tmp_path / "x.npy")]) == 2
+    assert words[MEASUREMENTS] in capsys.readouterr().err

@@ -270,3 +270,31 @@ def test_a_part_that_holds_all_neighbours_says_the_same_of_nodes_and_pairs(layer
         bind(model, graph, whole=0, fanout=20)
         model.train()
         torch.testing.assert_close(model(examples), whole, rtol=1e-5, atol=1e-5)
+
+
+class Writing(GraphNetwork):
+    """A network that writes in the features, in training only, as dropout in place does."""
+
+    def __init__(self):
+        super().__init__()
+        self.head = nn.Linear(FEATURES, CLASSES)
+
+    def encode(self, features, edges):
+        return features.mul_(2.0) if self.training else features
+
+    def classify(self, hidden):
+        return self.head(hidden)
+
+
+@pytest.mark.parametrize("inference", [False, True])
+def test_a_network_that_writes_in_the_features_leaves_the_graph_as_it_is(inference):
+    graph = random_graph(6)
+    before, nodes = graph.features.clone(), torch.arange(6)
+    model = Writing()
+    bind(model, graph)
+    for training in (False, True, True, False):
+        model.train(training)
+        with torch.inference_mode(inference):
+            outputs = model(nodes)
+        torch.testing.assert_close(outputs, model.head(before * (2.0 if training else 1.0)))
+    assert torch.equal(graph.features, before)

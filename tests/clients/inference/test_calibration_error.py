@@ -4,6 +4,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as some
+from torch.nn.functional import binary_cross_entropy_with_logits
 
 from clients.inference.calibration_error import (
     BINS,
@@ -51,9 +52,9 @@ def test_a_task_scores_logits_and_says_nothing_of_what_are_none():
     logits = torch.tensor([[0.9, 0.1], [0.3, 0.7]]).log()
     found = task.scores(task.sums(logits, torch.tensor([0, 0])), 2)
     assert found == pytest.approx({"accuracy": 0.5, "calibration-error": (0.1 + 0.7) / 2}, rel=1e-5)
-    one = task.scores(
-        task.sums(torch.tensor([[0.9 / 0.1], [3 / 7]]).log(), torch.tensor([0, 0])), 2
-    )
+    binary = CalibratedClassification(binary_cross_entropy_with_logits)
+    logits = torch.tensor([[0.9 / 0.1], [3 / 7]]).log()
+    one = binary.scores(binary.sums(logits, torch.tensor([0, 0])), 2)
     assert one == pytest.approx({"accuracy": 0.5, "calibration-error": (0.9 + 0.3) / 2}, rel=1e-5)
     none = task.scores(task.sums(torch.zeros(2, 1), torch.full((2,), 0.5)), 2)
     assert all(math.isnan(value) for value in none.values())

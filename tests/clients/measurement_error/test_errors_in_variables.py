@@ -11,7 +11,7 @@ from clients import (
     assign_scopes,
     in_memory_loader,
 )
-from clients.data_quality import DataQuality, calibration
+from clients.data.data_quality import DataQuality, calibration
 from clients.measurement_error.errors_in_variables import Calibrated
 from strategies.errors import ArgumentError
 from strategies.measurement_error.corrected_moments import coefficients, error_moments

@@ -20,7 +20,7 @@ from clients import (
     joint,
     train,
 )
-from clients.fine_tuning import Choice
+from clients.local_training.fine_tuning import Choice
 from clients.personalized_models.apfl import APFLClient, Mixture, mix
 from clients.personalized_models.ditto import DittoClient
 from clients.personalized_models.l2gd import L2GDClient, approach, coin_runs, largest_l2gd_strength

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from torch import nn
 
 from clients import ClientDetails, PersonalState
+from clients.data.loaders import count_examples, in_memory_loader
 from clients.evaluation import Predictions
-from clients.loaders import count_examples, in_memory_loader
 from clients.thresholds.rules import RULES, Evidence, thresholds_of
 from clients.thresholds.threshold_client import (
     SCORES,
@@ -21,6 +21,7 @@ from clients.thresholds.threshold_client import (
     kept_thresholds,
     one_against_rest,
     scores_at,
+    thresholds_of_round,
 )
 from strategies.errors import ArgumentError
 from strategies.protocol import (
@@ -302,7 +303,7 @@ def prevalence_reported(client, monkeypatch):
 def counted(client):
     """The classes among a client's training and validation examples, and how many there are."""
     parts = (client.train_loader, client.validation_loader)
-    targets = torch.cat([loader.dataset.tensors[1] for loader in parts])
+    targets = torch.cat([loader.targets for loader in parts])
     return [(int((targets == place).sum()), len(targets)) for place in range(3)]
 
 
@@ -313,7 +314,7 @@ def test_every_example_to_learn_from_counts_once_in_the_prevalence(monkeypatch):
 
 def test_examples_that_no_epoch_takes_count_in_the_prevalence(monkeypatch):
     plain = tiny_client(count=21)
-    inputs, targets = plain.train_loader.dataset.tensors
+    inputs, targets = plain.train_loader.inputs, plain.train_loader.targets
     short = tiny_client(count=21, details=ClientDetails(num_examples=21))
     short.train_loader = in_memory_loader(inputs, targets, 8, shuffle=True, drop_last=True)
     assert count_examples(short.train_loader) == 16
@@ -322,7 +323,7 @@ def test_examples_that_no_epoch_takes_count_in_the_prevalence(monkeypatch):
 
 def test_examples_with_several_fillings_count_once_in_the_prevalence(monkeypatch):
     plain = tiny_client(count=21)
-    inputs, targets = plain.train_loader.dataset.tensors
+    inputs, targets = plain.train_loader.inputs, plain.train_loader.targets
     filled = tiny_client(count=21, details=ClientDetails(num_examples=21))
     filled.train_loader = in_memory_loader(inputs.repeat(4, 1), targets.repeat(4), 8)
     assert prevalence_reported(thresholding(filled), monkeypatch) == counted(plain)
@@ -336,6 +337,33 @@ def test_the_evaluated_model_is_the_one_that_is_evaluated():
     loss, _, metrics = plain.evaluate(plain.get_parameters({}), {})
     assert accuracy_score(said.targets, said.chances.argmax(axis=1)) == metrics["accuracy"]
     assert said.loss == loss
+
+
+@pytest.mark.parametrize("personal", ["none", "head"])
+def test_thresholds_are_those_of_one_round_of_one_run(tmp_path, personal):
+    """Kept ones of an earlier run are of another model; so is what was trained since."""
+
+    def build(run):
+        state = PersonalState(RecordDict(), "fedper", "client-0", tmp_path, run=run)
+        return tiny_client(personal, count=40, state=state)
+
+    client = thresholding(build("first"))
+    assert thresholds_of_round(client.client, 3) == {}
+    asked(client, "choose", **reported_of(client))
+    kept = kept_thresholds(client.client)
+    found = thresholds_of_round(client.client, 3)
+    assert tuple(found["values"].tolist()) == kept
+    assert thresholds_of_round(client.client, 4) == {}
+    later = build("second")
+    later.fit(later.get_parameters({}), {SERVER_ROUND: 3})
+    assert kept_thresholds(later) == kept
+    assert thresholds_of_round(later, 3) == {}
+
+
+def test_who_could_keep_no_thresholds_has_none(tmp_path):
+    model = tiny_client(state=PersonalState(RecordDict(), "fedper", "client-0", tmp_path))
+    (tmp_path / "client-0.safetensors").write_bytes(b"another file")
+    assert thresholds_of_round(model, 0) == {}
 
 
 @pytest.mark.parametrize("personal", ["none", "head"])

@@ -1,6 +1,7 @@
 """A file of a whole model says what its client does to examples."""
 
 import json
+import sys
 from dataclasses import replace
 
 from clients.export.model_card import SCALES
@@ -21,7 +22,8 @@ def scales(**schema):
 
 
 def test_features_are_standardised_where_the_clients_do_it():
-    assert scales() == {"inputs": [[1.0, 5.0], [2.0, 1.0]]}  # a constant one is only moved
+    largest = sys.float_info.max  # divided by it, a constant one is 0
+    assert scales() == {"inputs": [[1.0, 5.0], [2.0, largest]]}
     assert scales(standardize=False) == {}  # some client prepared its own
     target = Moments(10, (3.0,), (16.0,))
     found = scales(task="regression", labels=(), target=target, features=None)

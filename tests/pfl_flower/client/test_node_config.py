@@ -1,13 +1,16 @@
 """A node says who it is, and may have data of its own."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
+from clients.state.model_file import read_model
 from pfl_flower.client.node_config import Node, node_of, number_of
 from pfl_flower.client_app import make_app
 from pfl_flower.config.errors import ConfigError
 from pfl_flower.config.run_config import RunConfig
-from pfl_flower.data import DataSettings
+from pfl_flower.data import DataError, DataSettings, number_of_clients
 from pfl_flower.grid import InProcessGrid
 from pfl_flower.server.run import play
 from tests.errors import refused
@@ -120,3 +123,43 @@ def test_a_key_with_an_underscore_is_not_passed_over():
     wanted = {"key": "personal_dir", "value": "/var/lib/pfl", "choices": ("personal-dir",)}
     with refused(ConfigError, **wanted):
         node_of(context)
+
+
+def tables(tmp_path):
+    """Three devices, each with a table of its own rows, in which no column names a client."""
+    for number in range(3):
+        folder = tmp_path / f"device-{number}"
+        folder.mkdir()
+        draw = np.random.default_rng(number)
+        rows = [f"{value:.3f},{int(value > 0)}" for value in draw.normal(size=60)]
+        (folder / "data.csv").write_text("\n".join(["pressure,label", *rows]))
+
+
+def test_all_rows_of_a_devices_own_table_are_its_own(tmp_path):
+    tables(tmp_path)
+    values = {"method": "fedper", "dataset": "table:own", "baselines": "", "min-nodes": 3}
+    config = RunConfig.parse(values | {"num-server-rounds": 1, "model": "mlp"})
+    grid = grid_of(tmp_path, config)
+    for context in grid.contexts.values():
+        context.node_config["data-path"] += ".csv"
+    (run,) = play(grid, config)
+    assert len(run.by_client()) == 3
+    assert run.names == {}  # what a device calls itself stays there
+    about = read_model(tmp_path / "device-1/personal/ward-1.model.safetensors").about
+    assert (about["name"], about["client-column"]) == ("ward-1", "client")
+
+
+def test_a_column_of_clients_that_the_run_names_has_to_be_there(tmp_path):
+    tables(tmp_path)
+    node = node_of(context_of(name="ward-0", data_path=str(tmp_path / "device-0" / "data.csv")))
+    run = DataSettings(dataset="table:own", client_column="ward")
+    with refused(DataError, key="client-column", value="ward"):
+        number_of_clients(node.settings(run))
+    assert number_of_clients(node.settings(replace(run, client_column=""))) == 1
+    numbered = replace(node, name=f"client-{node.number}")  # may hold everybody's rows
+    with refused(DataError, key="client-column", value="client"):
+        number_of_clients(numbered.settings(replace(run, client_column="")))
+
+
+def test_what_only_a_node_can_say_is_no_part_of_what_data_are():
+    assert DataSettings(whole="ward").describe() == DataSettings().describe()

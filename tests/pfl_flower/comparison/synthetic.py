@@ -45,6 +45,20 @@ def cell(
     return CellResult(method, seed, {"method": method, "seed": seed}, **(values | options))
 
 
+def one_round(method: str, validation: Any, test: Any) -> CellResult:
+    """A cell of one round with nothing but scores of its clients."""
+    return CellResult(
+        method,
+        0,
+        {},
+        rounds=np.array([1]),
+        clients=np.arange(len(test)),
+        validation=np.array([validation]),
+        test=np.array([test]),
+        r2=np.full((1, len(test)), np.nan),
+    )
+
+
 def comparison(
     methods: Sequence[str] = METHODS,
     seeds: int = 3,

@@ -6,19 +6,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pfl_flower.comparison.advice.recommendation import recommend
 from pfl_flower.comparison.cells import CellResult
-from pfl_flower.comparison.gains import bootstrap_interval, signed_rank
+from pfl_flower.comparison.gains import bootstrap_interval, compare, paired_gains, signed_rank
 from pfl_flower.comparison.scores import (
-    compare,
     cost_of,
-    paired_gains,
-    recommend,
-    select_round,
     summarize_method,
     unseen_scores,
     weighted_mean,
 )
-from pfl_flower.comparison.selection import known_mean
+from pfl_flower.comparison.selection import known_mean, select_round
 from tests.pfl_flower.comparison.synthetic import cell, comparison
 
 CLIENTS = 20
@@ -338,17 +335,85 @@ def test_what_is_not_shown_is_not_said_to_be_so(level, best):
     assert "does not pay here" in recommend(sure).sentences[0]
 
 
-def test_a_method_that_came_to_nothing_and_a_client_left_out_are_said_to_have():
+def test_a_method_that_diverged_and_a_client_left_out_are_said_to_have():
+    constants = {f"constant_{name}": np.full((2, 6), 2.0) for name in ("validation", "test")}
+    rounds = {"fedavg": (3.0, 1.0), "local": (3.0, 90.0), "fedper": (3.0, 1.1), "ditto": (90, 80)}
     cells = [
-        cell(method, errors := np.full(6, error), errors, task="regression", r2=np.full((1, 6), r2))
-        for method, error, r2 in (("fedavg", 1.0, 0.5), ("local", 90.0, -1e6), ("fedper", 1.1, 0.4))
+        cell(method, errors, errors, task="regression", **constants)
+        for method, pair in rounds.items()
+        for errors in [np.repeat([pair], 6, axis=0).T]
     ]
     cells = [replace(c, left_out=("client 6: 6.npz is damaged.",)) for c in cells]
     words = recommend(cells).sentences
     assert words[1] == "Left out of everything, client 6: 6.npz is damaged."
-    assert words[2].startswith("local did far worse than always answering the mean (R2 below -1)")
+    assert words[2].startswith("The training of local diverged")
     blind = [replace(c, validation=np.full(c.test.shape, np.nan)) for c in cells]
     assert words[1] in recommend(blind).sentences
+
+
+def constant(name, level, **options):
+    """Always answering the same: equally good for all clients."""
+    scores = np.full(CLIENTS, level)
+    return cell(name, scores, scores, constant=True, **options)
+
+
+def test_a_global_model_at_chance_is_not_recommended():
+    """Four classes, 26 %: better than training alone, and than nothing else."""
+    guess = constant("commonest class", 0.25)
+    noise = np.where(np.arange(CLIENTS) % 2, 0.2, -0.2)
+    cells = [cell("fedavg", 0.26 + noise, 0.26 + noise), settled("local", 0.2), guess]
+    found = recommend(cells)
+    assert (found.kind, found.method) == ("none", "")
+    assert found.sentences[0].startswith("Nothing here is shown to beat always answering the com")
+    worse = recommend([settled("fedavg", 0.2), settled("local", 0.2), guess])
+    assert worse.sentences[0].startswith("Nothing here beats always answering the commonest class")
+    assert (worse.kind, recommend([settled("fedavg", 0.6), guess]).kind) == ("none", "global")
+
+
+def test_only_what_beats_always_answering_the_same_can_be_chosen():
+    guess = constant("commonest class", 0.5)
+    cells = [settled("fedavg", 0.4), settled("local", 0.3), guess]
+    found = recommend([*cells, settled("fedper", 0.8)])
+    assert (found.kind, found.method) == ("personalized", "fedper")
+    assert any("fedavg and local did not clearly beat" in words for words in found.sentences)
+    alone = recommend([settled("fedavg", 0.4), settled("local", 0.8), guess])
+    assert (alone.kind, alone.method) == ("alone", "local")
+    own = constant("own commonest class", 0.9)
+    assert recommend([*cells, settled("fedper", 0.8), own]).kind == "none"
+
+
+def test_diverged_baselines_do_not_drown_the_others_in_rounding():
+    def errors(method, level):
+        scores = np.full(CLIENTS, level)
+        return cell(method, scores, scores, task="regression")
+
+    cells = [errors("fedavg", 1e17), errors("local", 2e17), errors("fedper", 3.0)]
+    cells += [errors("ditto", 2.0), constant("mean target", 10.0, task="regression")]
+    assert recommend(cells).method == "ditto"
+
+
+def test_the_answer_that_is_not_beaten_is_named():
+    """The mean of one is higher, and of the other the gain is less sure."""
+    spread = np.where(np.arange(CLIENTS) % 2, 0.9, 0.06)
+    pooled = cell("commonest class", spread, spread, constant=True)
+    own = constant("own commonest class", 0.485)
+    scores = np.full(CLIENTS, 0.52)
+    found = recommend([cell("fedavg", scores, scores), pooled, own])
+    assert found.kind == "none"
+    assert "always answering the commonest class" in found.sentences[0]
+
+
+def test_where_one_class_is_common_accuracy_is_said_to_tell_little():
+    scores = np.full(CLIENTS, 0.96)
+    cells = [cell("fedavg", scores, scores), constant("commonest class", 0.96)]
+    assert "threshold" in recommend(cells).sentences[-1]
+
+
+def test_without_validation_the_gain_over_always_answering_the_same_is_said():
+    blind = cell("fedavg", np.full(CLIENTS, 0.26))
+    found = recommend([blind, constant("commonest class", 0.25)])
+    assert found.kind == "none"
+    assert any("over always answering the commonest class" in s for s in found.sentences)
 
 
 @pytest.mark.parametrize(
@@ -361,6 +426,7 @@ def test_a_method_that_came_to_nothing_and_a_client_left_out_are_said_to_have():
         ({"fedavg": 0.5, "local": 0.6, "fedper": (0.55, 0.8)}, "there training alone would have"),
         ({"fedavg": 0.8, "local": (0.9, 0.7), "fedper": 0.6}, "there training alone would have"),
         ({"fedavg": 0.8, "local": 0.7, "fedper": (0.9, 0.6)}, "there fedper would have"),
+        ({"fedavg": 0.5, "local": 0.7, "fedper": 0.6, "ditto": (0.9, 0.55)}, "there ditto would"),
     ],
 )
 def test_whether_test_data_agree(scores, words):

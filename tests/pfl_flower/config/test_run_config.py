@@ -122,7 +122,7 @@ def test_a_lambda_that_overshoots_names_the_largest(method, largest):
 
 
 def test_whole_numbers_are_fine_where_fractions_are_expected():
-    assert RunConfig.parse({"alpha": 1, "mu": 2}).proximal_rules[0] == ProximalRule(
+    assert RunConfig.parse({"momentum": 0, "mu": 2}).proximal_rules[0] == ProximalRule(
         Scope.SHARED, "received", 2.0
     )
 

@@ -219,7 +219,10 @@ def test_torchvision_data_sets_are_read_from_the_data_folder(tmp_path, monkeypat
     files = sorted((tmp_path / "MNIST" / "raw").iterdir())
     monkeypatch.setenv("PFL_DATA_DIR", str(tmp_path))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    said = []
+    monkeypatch.setattr("pfl_flower.data.sources.stored.info_once", said.append)
     federation = Federation(DataSettings(dataset="mnist"), 4)
+    assert str(tmp_path) in said[0]
     assert len(federation.clients.examples) == 80
     inputs, _ = federation.client(0).train
     assert inputs.shape[1:] == (1, 28, 28)
@@ -261,7 +264,9 @@ def test_many_processes_may_unpack_at_once(tmp_path):
 
 
 def test_settings_of_the_config_reach_the_data():
-    config = RunConfig.parse({"alpha": 0.1, "min-examples": 3, "max-examples": 7, "seed": 4})
-    assert config.data == DataSettings(
-        heterogeneity="taste", alpha=0.1, min_examples=3, max_examples=7, seed=4
+    skewed = {"partition": "dirichlet", "alpha": 0.1}
+    few = {"min_examples": 3, "max_examples": 7}
+    given = skewed | {"min-examples": 3, "max-examples": 7, "seed": 4}
+    assert RunConfig.parse(given).data == DataSettings(
+        heterogeneity="taste", **skewed, **few, seed=4
     )

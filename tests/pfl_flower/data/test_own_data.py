@@ -3,23 +3,30 @@
 import logging
 import sys
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from torch import nn
 
+from clients.export.model_card import INTEGERS, ExportError
+from clients.export.predict import build_network, predict
+from clients.state.model_file import model_files, read_model
 from pfl_flower.client_app import make_app
 from pfl_flower.config.errors import ConfigError
 from pfl_flower.config.run_config import RunConfig
 from pfl_flower.data import DataError, DataSettings, Federation, number_of_clients
 from pfl_flower.data.moments import FEWEST_ROWS
-from pfl_flower.data.schema import merge_schemas
+from pfl_flower.data.schema_merging import merge_schemas
 from pfl_flower.engines import simulate
 from pfl_flower.grid import InProcessGrid
 from pfl_flower.results.files import describe, write
 from pfl_flower.server.discovery import FederationError, wait_for_clients
 from pfl_flower.server.holdout import choose_unseen
+from tests.errors import refused
+from tests.helpers import assert_identical
 
 SHORT = {"num-server-rounds": 3, "baselines": "", "learning-rate": 0.05}
 
@@ -52,11 +59,12 @@ def test_a_folder_of_clients_learns(folder):
 
 
 def test_labels_that_are_mapped_are_said_to_be(folder, caplog):
-    with caplog.at_level(logging.WARNING, logger="flwr"):
+    with caplog.at_level(logging.INFO, logger="flwr"):
         logging.getLogger("flwr").addHandler(caplog.handler)
-        simulate({**SHORT, "dataset": f"folder:{folder}"}, 4)
+        simulate({**SHORT, "dataset": f"folder:{folder}"}, 4, quiet=False)
         logging.getLogger("flwr").removeHandler(caplog.handler)
-    assert "Labels [3, 7] become classes 0 to 1" in caplog.text
+    said = [r for r in caplog.records if r.getMessage().startswith("Labels [3, 7] become classes")]
+    assert {record.levelno for record in said} == {logging.INFO}
 
 
 @pytest.fixture
@@ -74,7 +82,7 @@ def test_clients_of_the_data_that_no_node_has_are_named(tmp_path, warnings):
     settings = DataSettings(dataset=f"table:{path}", label_column="ill")
     Federation(settings, 10)
     said = warnings()
-    assert [args for args in said if args and "h10, h11" in args]
+    assert [args for args in said if "h10, h11" in str(args)]
     Federation(settings, 12)
     assert warnings() == said
 
@@ -83,10 +91,10 @@ def test_one_class_and_classes_that_look_alike_are_said(folder, warnings):
     for number in range(4):
         write_client(folder, number, 80, labels=("ill", "ill"), seed=number)
     simulate({**SHORT, "num-server-rounds": 1, "dataset": f"folder:{folder}"}, 4)
-    assert ("ill",) in warnings()
+    assert any("All labels are 'ill'" in str(args) for args in warnings())
     write_client(folder, 0, 80, labels=("ill", "Ill "))
     simulate({**SHORT, "num-server-rounds": 1, "dataset": f"folder:{folder}"}, 4)
-    assert (["Ill ", "ill"],) in warnings()
+    assert any("['Ill ', 'ill'] look alike" in str(args) for args in warnings())
 
 
 def test_odd_clients_take_part(folder):
@@ -282,7 +290,17 @@ def test_what_is_given_is_not_split_and_what_is_not_is(tmp_path):
     assert [len(split[1]) for split in (part.train, part.validation, part.test)] == [48, 12, 20]
 
 
-def test_paths_are_looked_for_where_a_user_would_put_them(tmp_path, monkeypatch):
+@pytest.fixture
+def said(caplog):
+    """What is logged, as a user reads it."""
+    logger = logging.getLogger("flwr")
+    caplog.set_level(logging.INFO, logger="flwr")
+    logger.addHandler(caplog.handler)
+    yield lambda: [record.getMessage() for record in caplog.records]
+    logger.removeHandler(caplog.handler)
+
+
+def test_paths_are_looked_for_where_a_user_would_put_them(tmp_path, monkeypatch, said):
     write_client(tmp_path / "mine", 0, 20)
     settings = DataSettings(dataset="folder:mine")
     with pytest.raises(DataError) as error:
@@ -291,6 +309,7 @@ def test_paths_are_looked_for_where_a_user_would_put_them(tmp_path, monkeypatch)
     assert str(Path.cwd() / "mine") in error.value.choices
     monkeypatch.setenv("PFL_DATA_DIR", str(tmp_path))
     assert len(Federation(settings, 1).client(0).test[1]) == 5
+    assert [line for line in said() if str(tmp_path / "mine") in line]
     monkeypatch.delenv("PFL_DATA_DIR")
     monkeypatch.chdir(tmp_path)
     assert len(Federation(settings, 1).client(0).test[1]) == 5
@@ -362,3 +381,93 @@ def test_a_data_set_of_hugging_face_has_another_order_for_another_seed(tmp_path)
         for seed in (0, 1, 0)
     ]
     assert sorted(rows[0]) == sorted(rows[2]) != sorted(rows[1])
+
+
+def tokens(client, _, kind="int64"):
+    """Ten texts of two tokens out of five, the first of which is the class."""
+    draw = np.random.default_rng(client)
+    y = draw.integers(2, size=60)
+    return {"x_train": np.stack([y, draw.integers(5, size=60)], axis=1).astype(kind), "y_train": y}
+
+
+def float_tokens(client, count):
+    return tokens(client, count, "float32")
+
+
+class Texts(nn.Module):
+    """An embedding, whose inputs must be integers."""
+
+    parts: ClassVar = {"head": ("out",)}
+
+    def __init__(self, shape, num_outputs):
+        super().__init__()
+        self.embedding, self.out = nn.Embedding(5, 4), nn.Linear(4 * shape[0], num_outputs)
+
+    def forward(self, inputs):
+        return self.out(self.embedding(inputs).flatten(1))
+
+
+def own(data, model="linear", **more):
+    return {**SHORT, "dataset": f"{__name__}:{data}", "model": model, **more}
+
+
+def test_a_network_with_an_embedding_gets_integers_as_they_are(tmp_path):
+    config = own("tokens", f"{__name__}:Texts", method="fedper")
+    (run,) = simulate(config | {"learning-rate": 0.3, "personal-dir": str(tmp_path)}, 3)
+    assert min(run.by_client().values()) > 0.9
+    (file,) = [file for client, file in model_files(tmp_path).items() if client == "client-1"]
+    model = read_model(file)
+    network = build_network(model, f"{__name__}:Texts")
+    given = tokens(1, 3)
+    rows = predict(network, model, given["x_train"].astype(np.float32))
+    assert np.mean([row["prediction"] for row in rows] == given["y_train"]) > 0.9
+    with refused(ExportError, key=INTEGERS, value=0.5):
+        predict(network, model, np.full((1, 2), 0.5, np.float32))
+
+
+def test_integers_give_other_networks_the_numbers_that_floats_give():
+    as_integers, as_floats = (simulate(own(name), 3) for name in ("tokens", "float_tokens"))
+    assert not as_integers[0].config.required_schema.integers
+    assert_identical(as_integers, as_floats)
+
+
+class Sequences(nn.Module):
+    """Looks at what is no padding, as a packed sequence does; padding alone is an error."""
+
+    parts: ClassVar = {"head": ("out",)}
+
+    def __init__(self, shape, num_outputs):
+        super().__init__()
+        self.embedding, self.out = nn.Embedding(5, 4), nn.Linear(4, num_outputs)
+
+    def forward(self, inputs):
+        if not inputs.any():
+            raise ValueError("length of all samples has to be greater than 0")
+        return self.out(self.embedding(inputs).mean(dim=1))
+
+
+def test_a_network_that_takes_no_padding_alone_gets_integers():
+    run, *_ = simulate(own("tokens", f"{__name__}:Sequences", method="fedavg"), 3)
+    assert run.config.required_schema.integers
+    assert len(run.by_client()) == 3
+
+
+def test_floats_for_an_embedding_are_refused_before_round_1():
+    model = f"{__name__}:Texts"
+    with refused(ConfigError, key="model", value=model):
+        simulate(own("float_tokens", model), 3)
+    with refused(ConfigError, key="model", value=model):  # what fills values in makes fractions
+        simulate(own("tokens", model, imputation="mean"), 3)
+
+
+def test_0_and_1_are_classes_in_all_splits_and_amounts_where_that_is_said(tmp_path):
+    """A split that happens to hold one class only has the type of the others."""
+    x = np.zeros((4, 2), np.float32)
+    arrays = {"x_train": x, "y_train": np.array([0.0, 1.0, 1.0, 0.0])}
+    arrays |= {"x_test": x[:2], "y_test": np.array([1.0, 1.0])}
+    np.savez(tmp_path / "a.npz", **arrays)
+    for task, found in (("auto", "classification"), ("regression", "regression")):
+        settings = DataSettings(dataset=f"folder:{tmp_path}", task=task)
+        schema = Federation(settings, 1).schema
+        assert schema.task == found
+        assert schema.labels == ((0, 1) if task == "auto" else ())

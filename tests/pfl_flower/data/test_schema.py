@@ -10,7 +10,9 @@ from hypothesis.extra.numpy import arrays
 from pfl_flower.data.errors import SchemaError
 from pfl_flower.data.fitting import check_columns, fit_inputs, fit_targets
 from pfl_flower.data.moments import Moments, merge_moments, moments
-from pfl_flower.data.schema import ClientSchema, look_alikes, merge_schemas, target_scale
+from pfl_flower.data.schema import ClientSchema, target_scale
+from pfl_flower.data.schema_merging import merge_schemas
+from pfl_flower.server.data_remarks import look_alikes
 from strategies.errors import ArgumentError
 from tests.errors import refused
 
@@ -135,6 +137,19 @@ def test_features_become_standard_and_a_constant_one_becomes_zero():
     assert fit_inputs(rows, client_schema((3,))) is rows
 
 
+def test_integers_stay_integers_where_the_schema_says_so():
+    rows = torch.tensor([[3, 2**30]])
+    assert fit_inputs(rows, client_schema()).dtype == torch.float32
+    whole = client_schema(integers=True)
+    assert torch.equal(fit_inputs(rows, whole), rows)
+    assert torch.equal(fit_inputs(torch.tensor([[3.0, 7.0]]), whole), torch.tensor([[3, 7]]))
+    with refused(SchemaError, key="integers", value=0.5):
+        fit_inputs(torch.tensor([[3.0, 0.5]]), whole)
+    merged, _ = merge_schemas({0: whole, 1: whole, 2: client_schema(integers=False)})
+    assert not merged.integers  # one client has fractions
+    assert ClientSchema.from_json(whole.to_json()) == whole
+
+
 def test_targets_of_a_regression_become_standard():
     targets = np.array([10.0, 30.0])
     schema = client_schema(task="regression", labels=(), target=moments(torch.from_numpy(targets)))
@@ -187,3 +202,23 @@ def test_counts_that_cannot_be_are_not_everybodys(counts):
 def test_labels_that_look_alike():
     assert look_alikes(("Ill ", "ill", "well", 0, "0")) == [["Ill ", "ill"], [0, "0"]]
     assert look_alikes(("a", "b", 0, 1)) == []
+
+
+def numbers(*labels):
+    """The schema of a client with floats; with labels if all are 0.0 or 1.0."""
+    return ClientSchema((2,), "regression", labels, target=Moments(9, (0.5,), (0.2,)))
+
+
+def test_floats_are_classes_only_if_all_of_all_clients_are_0_or_1():
+    merged, reasons = merge_schemas({0: numbers(0), 1: numbers(0, 1), 2: numbers(1)})
+    assert (merged.task, merged.labels, merged.target, reasons) == (
+        "classification",
+        (0, 1),
+        None,
+        {},
+    )
+    merged, reasons = merge_schemas({0: numbers(0), 1: numbers(0, 1), 2: numbers()})
+    assert (merged.task, merged.labels, merged.target.count, reasons) == ("regression", (), 27, {})
+    whole = ClientSchema((2,), "classification", (0, 1))
+    merged, reasons = merge_schemas({0: whole, 1: numbers(0)})
+    assert (merged.task, merged.labels, reasons) == ("classification", (0, 1), {})

@@ -9,7 +9,7 @@ import pytest
 from flwr.app import Message
 
 from clients import Scope
-from clients.adaptation import ALL
+from clients.local_training.adaptation import ALL
 from clients.scopes import names_of
 from pfl_flower.client_app import make_app
 from pfl_flower.config.run_config import RunConfig

@@ -9,7 +9,7 @@ import torch
 from flwr.app import Context, Message, RecordDict
 
 from clients import Scope
-from clients.adaptation import ALL
+from clients.local_training.adaptation import ALL
 from clients.scopes import names_of
 from pfl_flower.client.build import build_client
 from pfl_flower.client_app import make_app

@@ -38,7 +38,7 @@ METHODS = ("quality-weighted", "errors-in-variables")
 
 def run_of(**changes):
     values = {name.replace("_", "-"): value for name, value in changes.items()}
-    return simulate({**NOISY, **values}, CLIENTS)[0]
+    return simulate(RunConfig.used({**NOISY, **values}), CLIENTS)[0]
 
 
 def test_a_better_device_has_a_larger_share_by_the_formula_that_is_stated():
@@ -95,19 +95,20 @@ class Stopped(Exception):
 
 @pytest.mark.parametrize("method", METHODS)
 def test_a_run_that_is_resumed_ends_as_one_never_stopped(tmp_path, method):
-    config = {"method": method, "fraction-train": 0.5, "num-server-rounds": 6}
-    whole = simulate({**NOISY, **config}, CLIENTS)
+    changes = {"method": method, "fraction-train": 0.5, "num-server-rounds": 6}
+    config = RunConfig.used({**NOISY, **changes})
+    whole = simulate(config, CLIENTS)
 
     def stop(news):
         if news.round == 3:
             raise Stopped
 
     with pytest.raises(Stopped):
-        simulate({**NOISY, **config}, CLIENTS, progress=stop, folder=tmp_path)
+        simulate(config, CLIENTS, progress=stop, folder=tmp_path)
     at = Checkpoints.__new__(Checkpoints)
     at.folder = tmp_path / "checkpoint"
     assert 1 <= at.load(method).round < 6
-    resumed = simulate({**NOISY, **config, "resume": str(tmp_path)}, CLIENTS)
+    resumed = simulate({**config, "resume": str(tmp_path)}, CLIENTS)
     assert numbers_of(resumed) == numbers_of(whole)
 
 

@@ -15,11 +15,9 @@ from clients.thresholds.threshold_client import SCORES, ThresholdClient
 from pfl_flower.client_app import make_app
 from pfl_flower.config.errors import ConfigError
 from pfl_flower.config.run_config import RunConfig
-from pfl_flower.data import federation
-from pfl_flower.data.sources.hospitals import SIZES, TESTS, hospitals_of
 from pfl_flower.engines import simulate
 from pfl_flower.results.files import describe, write
-from pfl_flower.results.thresholds import threshold_summary
+from pfl_flower.results.thresholds import describe_thresholds, threshold_summary
 from pfl_flower.server.run import play
 from pfl_flower.server.thresholds import histograms_of
 from strategies import ClientReport
@@ -39,7 +37,6 @@ CONFIG = {
     "baselines": "",
     "num-server-rounds": 2,
     "local-epochs": 1,
-    "fine-tuning-epochs": "0,1",
     "threshold": "shared-curve",
 }
 REPORTED = {f"{score}-{rule}" for score in SCORES for rule in RULES}
@@ -62,7 +59,8 @@ def recorded(config, clients):
     quick_first(["fedper", "ditto", "fedavg", "fedavg-ft", "local", "apfl", "ifca", "pfedhn"], 2),
 )
 def test_every_kind_of_method_has_thresholds(method):
-    (run,) = simulate(CONFIG | {"method": method, "model": "mlp", "unseen": 0.25}, 5)
+    config = CONFIG | {"method": method, "model": "mlp", "unseen": 0.25}
+    (run,) = simulate(RunConfig.used(config | {"fine-tuning-epochs": "0,1"}), 5)
     assert not any(report.dropped for report in run.thresholds)
     assert all(report.metrics.keys() >= REPORTED for report in run.thresholds)
     unseen_clients = {r.client for reports in run.unseen.values() for r in reports}
@@ -116,11 +114,15 @@ def test_no_threshold_is_in_any_message_and_only_histograms_and_scores_are(confi
 
 def test_every_method_of_a_run_has_thresholds_and_what_is_written(tmp_path):
     runs = simulate(CONFIG | {"baselines": "local", "safeguard": True}, 4)
-    assert [bool(run.thresholds) for run in runs] == [True, True, False]  # the last one chooses
+    *candidates, safe = runs
+    assert all(run.thresholds for run in candidates)
+    chosen = safe.by_client("chosen")  # and with the model its thresholds
+    of = [{r.client: r for r in run.thresholds} for run in candidates]
+    assert list(safe.thresholds) == [of[int(place)][c] for c, place in chosen.items()]
     write(tmp_path, runs)
     with (tmp_path / "thresholds.csv").open() as stream:
         rows = list(csv.DictReader(stream))
-    assert len(rows) == 2 * 4 * len(RULES)
+    assert len(rows) == 3 * 4 * len(RULES)
     assert list(rows[0]) == ["method", "client", "rule", *(s.replace("-", "_") for s in SCORES)]
     summary = json.loads((tmp_path / "summary.json").read_text())
     own = [float(r["f1"]) for r in rows if (r["method"], r["rule"]) == ("local", "personal")]
@@ -233,6 +235,9 @@ def test_a_hospital_that_tests_on_nobody_ill_is_left_out_of_the_means(monkeypatc
     (run,) = simulate(CONFIG, 4)
     reported = [report.metrics["f1-personal"] for report in run.thresholds]
     assert np.isnan(reported).tolist() == [False, False, True, False]
+    clients = threshold_summary(run)["threshold_clients"]["personal"]
+    assert (clients["f1"], clients["accuracy"]) == (3, 4)
+    assert "on average over 3 of 4 clients" in describe_thresholds(run)[0]
     found = threshold_summary(run)["thresholds"]["personal"]
     assert found["f1"] == pytest.approx(np.nanmean(reported))
     assert 0 < found["accuracy"] < 1
@@ -350,7 +355,7 @@ def test_what_is_refused(change, key, choices):
 @pytest.mark.parametrize("metric", ["balanced-accuracy", "cost", "precision-at-recall"])
 def test_the_other_metrics(metric):
     config = CONFIG | {"threshold-metric": metric, "cost-ratio": 4.0, "wanted-recall": 0.95}
-    (run,) = simulate(config, 4)
+    (run,) = simulate(RunConfig.used(config), 4)
     (f1,) = simulate(CONFIG, 4)
     recall = [
         np.mean([report.metrics["recall-global"] for report in each.thresholds])
@@ -359,57 +364,3 @@ def test_the_other_metrics(metric):
     assert recall[0] != recall[1]
     if metric != "balanced-accuracy":
         assert recall[0] > recall[1]
-
-
-# ---------------------------------------------------------------------- the data
-
-
-def test_hospitals_are_what_they_promise():
-    config = RunConfig.parse(CONFIG | {"seed": 5})
-    data = federation(config.data, 10)
-    about = hospitals_of(5, 10)
-    np.testing.assert_allclose(sorted(h.prevalence for h in about), np.linspace(0.05, 0.6, 10))
-    sizes = sorted(h.size for h in about)
-    assert (sizes[0], sizes[-1]) == SIZES
-    np.testing.assert_allclose(np.diff(np.log(sizes)), np.log(400 / 60) / 9, atol=0.02)
-    for client, hospital in enumerate(about):
-        own = data.client(client)
-        learn = torch.cat([own.train[1], own.validation[1]])
-        assert len(learn) == hospital.size
-        assert len(own.test[1]) == TESTS * hospital.size
-        assert len(own.validation[1]) == pytest.approx(0.4 * hospital.size, abs=1)
-        for labels in (learn, own.test[1]):
-            assert int(labels.sum()) == round(hospital.prevalence * len(labels))
-    other = hospitals_of(6, 10)
-    assert [h.prevalence for h in other] != [h.prevalence for h in about]
-    assert [h.size for h in other] != [h.size for h in about]
-
-
-def test_patients_to_test_on_are_not_those_to_learn_from(monkeypatch):
-    from sklearn.datasets import load_breast_cancer
-
-    from pfl_flower.data.records import SourceRequest
-    from pfl_flower.data.sources import hospitals as module
-
-    monkeypatch.setattr(module, "NOISE", 0.0)
-    found = module.hospitals(SourceRequest(None, False, 3, 6))
-    rows = {row.tobytes(): place for place, row in enumerate(found.inputs.numpy())}
-    folds = [{r.tobytes() for r in found.inputs[found.fold == f].numpy()} for f in (0, 1)]
-    assert folds[0].isdisjoint(folds[1])
-    features, benign = load_breast_cancer(return_X_y=True)
-    known = {
-        row.tobytes(): y == 0 for row, y in zip(features.astype(np.float32), benign, strict=True)
-    }
-    assert all(known[row] == bool(found.targets[place]) for row, place in rows.items())
-
-
-def test_the_noise_is_three_deviations():
-    from pfl_flower.data.records import SourceRequest
-    from pfl_flower.data.sources import hospitals as module
-
-    found = module.hospitals(SourceRequest(None, False, 3, 6))
-    from sklearn.datasets import load_breast_cancer
-
-    deviation = load_breast_cancer(return_X_y=True)[0].std(axis=0)
-    spread = found.inputs.numpy().astype(float).std(axis=0)
-    np.testing.assert_allclose(spread / deviation, np.sqrt(1 + 3.0**2), rtol=0.06)

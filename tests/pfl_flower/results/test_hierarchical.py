@@ -13,15 +13,15 @@ CONFIG = {
     "min-examples": 2,
     "max-examples": 200,
     "num-server-rounds": 2,
-    "local-epochs": 1,
-    "learning-rate": 0.02,
     "seed": 100,
 }
+STEPS = {"local-epochs": 1, "learning-rate": 0.02}
+"""Of methods that train in steps."""
 
 
 @pytest.mark.integration
 def test_a_row_a_client_of_methods_that_shrink_and_fewer_examples_shrink_more(tmp_path):
-    runs = simulate(CONFIG | {"baselines": "fedavg", "protocol": "one-shot"}, 12)
+    runs = simulate(CONFIG | {"baselines": "fedavg", **STEPS, "protocol": "one-shot"}, 12)
     write_shrinkage(tmp_path, runs)
     with (tmp_path / "shrinkage.csv").open() as stream:
         rows = list(csv.DictReader(stream))

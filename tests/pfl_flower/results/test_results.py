@@ -10,14 +10,13 @@ from safetensors.numpy import load_file
 
 from pfl_flower.engines import simulate
 from pfl_flower.results.files import (
-    _round_rows,
     describe,
     results_folder,
-    spread,
     summarize,
-    worst_tenth,
     write,
 )
+from pfl_flower.results.rows import client_rows, round_rows
+from pfl_flower.results.spread import spread, worst_tenth
 from pfl_flower.utils.files import write_csv, write_json
 from tests.helpers import decoded
 
@@ -35,6 +34,21 @@ def test_the_worst_tenth_is_the_mean_of_the_lowest_tenth():
     assert math.isnan(worst_tenth([]))
     assert spread([1.0, math.nan, 3.0]) == spread([1.0, 3.0])
     assert spread([1.0, 3.0]) == {"mean": 2.0, "std": 1.0, "worst_tenth": 1.0}
+
+
+def test_means_say_over_how_many_clients_they_are(runs):
+    def spoilt(report):
+        if (report.phase, report.client) != ("evaluate", 2):
+            return report
+        return replace(report, metrics={**report.metrics, "accuracy": math.nan})
+
+    run, *others = [replace(r, reports=[spoilt(each) for each in r.reports]) for r in runs]
+    assert summarize(run)["accuracy"]["clients"] == 3
+    assert summarize(run)["validation_accuracy"]["clients"] == 4
+    assert "of the time over 3 of 4 clients (" in describe([run])[0]
+    assert "of the time (" in describe(runs)[0]
+    assert "nan" not in describe([run, *others])[1]
+    assert "of 3 clients" in describe([run, *others])[1]
 
 
 def test_everything_is_on_disk(runs, tmp_path):
@@ -77,7 +91,7 @@ def test_the_table_of_rounds_reads_the_reports_once_however_many_rounds_there_ar
             return super().__iter__()
 
     def rows_of(run, name):
-        write_csv(tmp_path / name, _round_rows(run))
+        write_csv(tmp_path / name, round_rows(run))
         return list(csv.DictReader((tmp_path / name).open()))
 
     first, times = runs[0], 0
@@ -147,3 +161,14 @@ def test_a_results_folder_has_a_plain_name_whatever_the_data_set_is_called(tmp_p
     folder = results_folder(str(tmp_path), "fedper-folder:/data/my hospitals")
     assert folder.parent == tmp_path
     assert folder.name.endswith("-fedper-folder-data-my-hospitals")
+
+
+def test_clients_that_have_names_are_named(tmp_path, runs):
+    lines = [f"Clinic {10 if i % 2 else 2},{i % 3},{(i // 2) % 2}" for i in range(80)]
+    (tmp_path / "t.csv").write_text("\n".join(["client,age,label", *lines]))
+    config = {"dataset": f"table:{tmp_path / 't.csv'}", "num-server-rounds": 1, "baselines": ""}
+    (run,) = simulate(config, 2)
+    write(tmp_path / "named", [run])
+    rows = list(csv.DictReader((tmp_path / "named" / "clients.csv").open()))
+    assert [(row["client"], row["name"]) for row in rows] == [("0", "Clinic 2"), ("1", "Clinic 10")]
+    assert "name" not in client_rows(runs[0])[0]  # of digits nobody has a name

@@ -5,6 +5,7 @@ import time
 from dataclasses import replace
 
 import pytest
+from flwr.app import Error, Message
 
 from pfl_flower.client_app import make_app
 from pfl_flower.config.run_config import RunConfig
@@ -116,3 +117,59 @@ def test_the_error_has_the_nodes_and_the_commonest_reason_where_no_client_can_st
         wait_for_clients(slow_grid({}, broken=[0, 1, 2]), CONFIG)
     assert caught.value.nodes == (100, 101, 102)
     assert "partition-id 9" in caught.value.reason
+
+
+ODD = {
+    "no properties": lambda content: content.pop("properties"),
+    "no number": lambda content: content["properties"].pop("partition-id"),
+    "a negative number": lambda content: content["properties"].update({"partition-id": -1}),
+    "a number in words": lambda content: content["properties"].update({"partition-id": "1"}),
+    "no schema": lambda content: content["properties"].pop("client-schema"),
+    "no JSON": lambda content: content["properties"].update({"client-schema": "{"}),
+    "other JSON": lambda content: content["properties"].update({"client-schema": "[]"}),
+}
+
+
+class OddGrid(InProcessGrid):
+    """A grid whose node 101 answers in another way."""
+
+    odd = staticmethod(lambda content: None)
+
+    def answer(self, message):
+        reply = super().answer(message)
+        if message.metadata.dst_node_id == 101:
+            self.odd(reply.content)
+        return reply
+
+
+@pytest.mark.parametrize("kind", ODD)
+def test_an_answer_that_cannot_be_read_leaves_out_its_node_and_no_other(kind):
+    grid = OddGrid(make_app(CONFIG.dump()), 3)
+    grid.odd = ODD[kind]
+    found = wait_for_clients(grid, CONFIG)
+    assert dict(found.clients) == {100: 0, 102: 2}
+    assert list(found.schemas) == [0, 2]
+    assert list(found.failures) == [101]
+
+
+class SuperNodeGrid(InProcessGrid):
+    """A grid that writes errors as a SuperNode does, which begins them with the class."""
+
+    def answer(self, message):
+        reply = super().answer(message)
+        if not reply.has_error():
+            return reply
+        kind, _, text = reply.error.reason.partition(": ")
+        reason = f"<class 'pfl_flower.data.errors.{kind}'>:<'{text}'>"
+        return Message(Error(reply.error.code, reason), reply_to=message)
+
+
+def test_the_reason_is_in_words_whoever_writes_it(tmp_path):
+    config = replace(CONFIG, dataset=f"folder:{tmp_path}")
+    found = []
+    for kind in (InProcessGrid, SuperNodeGrid):
+        with pytest.raises(FederationError) as caught:
+            wait_for_clients(kind(make_app(config.dump()), 2), config)
+        found.append(caught.value.reason)
+    assert found[0] == found[1]
+    assert found[0].startswith(("client 0: folder ", "client 1: folder "))

@@ -79,7 +79,7 @@ def killed(config, folder, engine, delay):
     ],
 )
 def test_a_killed_run_that_is_resumed_ends_as_one_never_killed(tmp_path, method, engine, delay):
-    config = {**CONFIG, "method": method}
+    config = RunConfig.used({**CONFIG, "method": method})
     whole = simulate({**config, "personal-dir": str(tmp_path / "whole")}, CLIENTS, engine)
     interrupted = {**config, "personal-dir": str(tmp_path / "devices")}
     killed(interrupted, tmp_path / "run", engine, delay)
@@ -117,10 +117,10 @@ def complete(tmp_path):
 def test_another_config_is_refused_with_the_one_to_repeat(complete):
     config, folder = complete
     with refused(FederationError, key="method", value="fedrep") as error:
-        simulate({**config, "method": "fedrep", "alpha": 0.7}, 3)
+        simulate({**config, "method": "fedrep", "momentum": 0.7}, 3)
     text = str(error.value)
     assert "'fedper'" in text
-    assert "alpha is 0.5 there and 0.7 here" in error.value.reason
+    assert "momentum is 0.9 there and 0.7 here" in error.value.reason
     assert f'resume="{folder / "run"}"' in text
     assert 'baselines=""' in text
     with refused(FederationError, key="dataset", value="breast-cancer"):

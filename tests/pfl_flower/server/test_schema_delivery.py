@@ -6,7 +6,7 @@ import pytest
 from flwr.app import ConfigRecord, Message, RecordDict
 from flwr.clientapp import ClientApp
 
-from clients.data_schema import digest_of, keep_schema
+from clients.data.data_schema import digest_of, keep_schema
 from pfl_flower.client_app import make_app
 from pfl_flower.config.run_config import RunConfig
 from pfl_flower.grid import InProcessGrid

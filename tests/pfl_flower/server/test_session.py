@@ -1,6 +1,8 @@
 """What a run does beyond its rounds: unseen_clients, a safeguard, tracking."""
 
 import csv
+import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,6 +13,7 @@ from pfl_flower.engines import simulate
 from pfl_flower.grid import GridWithout, InProcessGrid
 from pfl_flower.results.files import describe, write
 from pfl_flower.server.callbacks import RoundNews, TensorBoard, news_of
+from pfl_flower.server.fallback import _thresholds_of_chosen
 from pfl_flower.server.holdout import LOCAL_EXAMPLES, choose_unseen
 from strategies import ClientReport
 from tests.tiers import quick_first
@@ -115,11 +118,22 @@ def test_candidates_of_a_safeguard_share_no_network(monkeypatch):
     seen = []
 
     class Watched(SafeguardedClient):
-        def __init__(self, candidates):
+        def __init__(self, candidates, thresholds):
             seen.append([id(client.model) for client in candidates.values()])
-            super().__init__(candidates)
+            super().__init__(candidates, thresholds)
 
     monkeypatch.setattr("pfl_flower.client_app.SafeguardedClient", Watched)
     simulate({**SHORT, "method": "fedper", "safeguard": True}, 3)
     assert len(seen) == 3
     assert all(len(set(models)) == 3 for models in seen)
+
+
+@pytest.mark.parametrize("chosen", [None, 2, -1, 0.5, math.nan])
+def test_thresholds_of_a_choice_that_cannot_be_are_nobodys(chosen):
+    one = ClientReport(3, "evaluate", 100, 0, {"f1-shrunk": 0.5}, 0, 0)
+    run = SimpleNamespace(thresholds=[one])
+    said = {} if chosen is None else {"chosen": chosen}
+    answer = ClientReport(3, "evaluate", 100, 0, said, 0, 0)
+    assert _thresholds_of_chosen([run, run], [answer]) == []
+    sound = ClientReport(3, "evaluate", 100, 0, {"chosen": 1.0}, 0, 0)
+    assert _thresholds_of_chosen([run, run], [sound]) == [one]

@@ -3,6 +3,7 @@ import json
 import numpy as np
 import pytest
 
+from pfl_flower.config.run_config import RunConfig
 from pfl_flower.engines import simulate
 from simulations.__main__ import main
 from simulations.studies.sensors import (
@@ -46,7 +47,7 @@ def test_bias_is_that_of_the_mean_over_seeds_and_not_its_spread():
 def test_slopes_are_measured_in_the_unit_of_the_truth(config):
     rounds = 1 if config["method"] == CORRECTED else 60
     exact = {"noise": "", "tiers": "", "baselines": "", "seed": 100, "num-server-rounds": rounds}
-    (run,) = simulate({**STUDY.config, **exact, **config}, 6)
+    (run,) = simulate(RunConfig.used({**STUDY.config, **exact, **config}), 6)
     np.testing.assert_allclose(measure_slopes(run)["slopes"], TRUTH, atol=0.1)
 
 

@@ -126,7 +126,7 @@ def run_of(name, links=False):
     """One round of an arm with few labels; kept, since several tests look at it."""
     study = social.LINKS_STUDY if links else STUDY
     changes = {"baselines": "", "seed": 100, "num-server-rounds": 1}
-    config = {**study.config, **arm_of(study, name).config, **changes}
+    config = {**arm_of(study, name).on_top_of(study.config), **changes}
     return simulate(config, NUM_CLIENTS)[-1]
 
 

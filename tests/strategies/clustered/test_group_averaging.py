@@ -6,7 +6,7 @@ from flwr.app import ConfigRecord, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 from safetensors.numpy import load, save
 
-from pfl_flower.grid import InProcessGrid
+from pfl_flower.grid import GridWithout, InProcessGrid
 from strategies import (
     CFL,
     IFCA,
@@ -17,7 +17,8 @@ from strategies import (
     PartialAveraging,
 )
 from strategies.arrays import to_record
-from strategies.clustered.gradient_clusters import Signature
+from strategies.clustered.gradient_signatures import Signature
+from strategies.clustered.ifca import SPREAD
 from strategies.errors import ArgumentError
 from strategies.rounds import Round
 from tests.errors import refused
@@ -248,7 +249,7 @@ def test_every_group_has_momentum_of_its_own():
         sent(strategy, grid, means, server_round)
         means = aggregate(strategy, replies_of(values), server_round)
         for group, (other, arrays) in alone.items():
-            node = InProcessGrid(answering_app(), 1)
+            node = GridWithout(grid, {101 - group})
             list(other.configure_train(server_round, to_record(arrays), ConfigRecord(), node))
             after = aggregate(other, replies_of({group: values[group]}), server_round)
             alone[group] = other, after
@@ -346,8 +347,37 @@ def test_each_model_is_picked_by_the_clients_that_it_fits_best():
     found = sent(strategy, InProcessGrid(answering_app(losses=losses), 4))
     assert strategy.groups == {0: 0, 1: 1, 2: 0, 3: 1}
     np.testing.assert_array_equal(found[0]["w"], W)
-    assert not np.array_equal(found[1]["w"], W)
-    np.testing.assert_array_equal(np.sort(found[1]["w"], axis=None), W.ravel())
+    moved = found[1]["w"] - W
+    assert moved.all()
+    assert np.abs(moved).max() < 5 * SPREAD * W.std()
+
+
+def test_models_start_as_they_are_drawn_and_where_nothing_is_drawn_anew_they_are_perturbed():
+    """An array that is the same in every draw is pretrained: only the others start differently."""
+    start = {"base": W, "head": W, "count": np.array(3)}
+
+    def starts(restart, number):
+        return {"base": W, "head": W + 10 * restart + number}
+
+    for restart, drawn in ((0, starts), (2, starts), (0, lambda *_: {"base": W, "head": W})):
+        strategy = IFCA(
+            group_names=start,
+            parameter_names=["base", "head"],
+            clusters=2,
+            restart=restart,
+            starts=drawn,
+        )
+        found = sent(
+            strategy, InProcessGrid(answering_app(losses={0: [1.0, 2.0], 1: [2.0, 1.0]}), 2), start
+        )
+        if drawn is starts:
+            np.testing.assert_array_equal(found[0]["head"], W + 10 * restart)
+            np.testing.assert_array_equal(found[1]["head"], W + 10 * restart + 1)
+            np.testing.assert_array_equal(found[1]["base"], W)
+        else:
+            assert (found[1]["base"] != W).all()
+            assert (found[1]["head"] != W).all()
+        assert found[1]["count"] == 3
 
 
 def collapsed(losses):

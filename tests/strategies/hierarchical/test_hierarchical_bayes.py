@@ -2,13 +2,10 @@ import re
 
 import numpy as np
 import pytest
-from flwr.app import ConfigRecord
-from flwr.clientapp import ClientApp
 from hypothesis import given
 from hypothesis import strategies as some
 from hypothesis.extra.numpy import arrays as some_arrays
 
-from pfl_flower.grid import InProcessGrid
 from strategies import HierarchicalBayes
 from strategies.arrays import to_record
 from strategies.errors import ArgumentError
@@ -17,6 +14,7 @@ from strategies.hierarchical.hierarchical_bayes import (
     moment_matching,
     pooled_variance,
 )
+from strategies.rounds import Round
 from tests.errors import refused
 from tests.helpers import decoded, error_reply, reply
 
@@ -33,7 +31,7 @@ def strategy_of(prior_weight=0.0, **options):
         prior_names=[NAME], prior_variance=2.0, prior_weight=prior_weight, **options
     )
     sent = strategy.first_arrays(to_record({"body": BODY, NAME: MU}))
-    list(strategy.configure_train(1, sent, ConfigRecord(), InProcessGrid(ClientApp(), 2)))
+    strategy.round = Round(1, "train", sent)
     return strategy
 
 

@@ -318,15 +318,14 @@ def test_what_is_far_beyond_what_most_tell_is_dropped(what):
     np.testing.assert_array_equal(found, coefficients(pooled_errors(DATA[1:]))[0])
     (bad,) = [report for report in strategy.reports if report.dropped]
     assert bad.client == 0
-    assert "outlier" in bad.dropped
+    assert "outlier" in bad.dropped or "largest value" in bad.dropped
 
 
 def test_sums_beyond_all_numbers_never_end_a_run():
-    """Of two clients nobody can say who lies, so that neither counts; the run goes on."""
     strategy = ErrorsInVariables()
     replies = [reported(c, errors=np.full(3, 1.7e308)) for c in range(2)]
     assert solved(strategy, replies) is None
-    assert all("no finite model" in report.dropped for report in strategy.reports)
+    assert all("largest value in ['errors']" in report.dropped for report in strategy.reports)
     assert not strategy.moments
     wanted, _ = coefficients(DATA[2])
     np.testing.assert_array_equal(solved(strategy, [reported(2)]), wanted)

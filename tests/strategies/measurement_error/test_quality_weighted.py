@@ -19,6 +19,7 @@ from strategies.measurement_error.quality_weighted import (
     reported_quality,
     update_length,
 )
+from strategies.reply_validation import take_apart
 from tests.errors import refused
 from tests.helpers import decoded, reply
 
@@ -241,7 +242,7 @@ def test_small_updates_are_untouched_and_a_long_one_keeps_its_direction():
     replies = [reported(c) for c in range(3)] + [reported(3, scale=1e6)]
     strategy = QualityWeighted(update_clip=1.5, largest_share=1.0)
     strategy.round.arrays = to_record(SENT)
-    parsed, _ = strategy._take_apart(replies, with_arrays=True)
+    parsed = [take_apart(each, "num-examples", with_arrays=True) for each in replies]
     before = {reply.client: dict(reply.views) for reply in parsed}
     strategy._clip(parsed)
     lengths = []
@@ -263,13 +264,21 @@ def test_small_updates_are_untouched_and_a_long_one_keeps_its_direction():
 def test_a_corrupted_client_moves_the_mean_by_no_more_than_its_share_of_clipped_medians(
     scale, seed, share, clip
 ):
-    """Whatever it sends and says, the mean is within the closed form of what it would be."""
+    """Whatever it sends and says, the mean is within the closed form of what it would be.
+
+    What is far beyond all others does not count at all.
+    """
     honest = [reply(100 + c, arrays(c), {"num-examples": 10}) for c in range(9)]
     noise = np.random.default_rng(seed).normal(size=(2, 3))
     lie = {**arrays(9), "body": (scale * noise).astype(np.float32)}
     corrupted = reply(109, lie, {"num-examples": 10**9, "reliability": 1.0, "missing-rate": 0.0})
     strategy = QualityWeighted(largest_share=share, update_clip=clip)
     found = averaged(strategy, [*honest, corrupted])
+    if dropped(strategy):
+        without = averaged(QualityWeighted(largest_share=share, update_clip=clip), honest)
+        assert all(np.array_equal(found[name], without[name]) for name in without)
+        assert scale > 1e7
+        return
     mine = {r.client: r.metrics[WEIGHT_SHARE] for r in strategy.reports}[9]
     assert mine <= share * (1 + 1e-6)
     lengths = [update_length(arrays(c), SENT) for c in range(9)] + [update_length(lie, SENT)]

@@ -6,7 +6,8 @@ from torch import Tensor
 
 from clients.evaluation import Evaluation
 from clients.local_client import PERSONAL_PART, Scalars
-from clients.personal import LocalRound, PersonalClient
+from clients.method_hooks import LocalRound
+from clients.personal import PersonalClient
 from clients.state.personal_state import tensor_spec
 from strategies.arrays import Spec
 from strategies.errors import ArgumentError

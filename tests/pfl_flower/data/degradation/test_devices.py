@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from clients.data_quality import reliability_of
+from clients.data.data_quality import reliability_of
 from pfl_flower.config.errors import ConfigError
 from pfl_flower.config.run_config import RunConfig
 from pfl_flower.data import DataError, DataSettings, Federation
@@ -349,7 +349,7 @@ def test_missing_values_need_an_imputation():
 
 
 def test_sizes_of_tiers_are_not_checked_before_the_number_of_clients_is_known():
-    config = {"dataset": "breast-cancer", "tiers": "3,3,4"}
+    config = {"dataset": "breast-cancer", "tiers": "3,3,4", "noise": "0,1,2"}
     assert RunConfig.parse(config).data.tiers == "3,3,4"
 
 

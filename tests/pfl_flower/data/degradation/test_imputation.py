@@ -7,19 +7,22 @@ import os
 import re
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
+from clients.data.preprocessing import Preprocessing
 from pfl_flower.client.build import build_client
 from pfl_flower.config.run_config import RunConfig
 from pfl_flower.data import ClientData, DataError, DataSchema, DataSettings, Federation
-from pfl_flower.data.degradation.devices import Device
+from pfl_flower.data.degradation.devices import Device, take_measurements
 from pfl_flower.data.degradation.imputation import DRAWS, IMPUTATIONS
 from pfl_flower.data.degradation.measurements import apply_device
 from pfl_flower.engines import simulate
 from strategies.randomness import generator
+from tests.tiers import quick_first
 
 COUNT, CORRELATION, RATE = 20_000, 0.7, 0.4
 
@@ -122,6 +125,55 @@ def test_only_training_examples_are_learnt_from():
         np.testing.assert_array_equal(one, other)
 
 
+REPEATABLE = [n for n in IMPUTATIONS if IMPUTATIONS[n].fitted(np.zeros((1, 1)), 0).fills]
+
+
+@pytest.mark.parametrize("name", REPEATABLE)
+@pytest.mark.parametrize(
+    ("rows", "size", "gap", "empty"),
+    [
+        (30, 4, 0.3, False),
+        (30, 4, 0.3, True),
+        (30, 4, 0.0, False),
+        (2, 3, 0.3, False),
+        (12, 1, 0.3, False),
+    ],
+)
+def test_what_was_fitted_does_the_same_again_row_by_row(name, rows, size, gap, empty):
+    draw, centre = generator(100, "again"), np.arange(size) * 10.0
+    mixed = draw.normal(size=(size, size))
+    training, others = (draw.normal(size=(n, size)) @ mixed for n in (rows, 9))
+    training[draw.random(training.shape) < gap] = np.nan
+    others[draw.random(others.shape) < 0.3] = np.nan
+    if empty:
+        training[:, 1] = np.nan
+    wanted = fill(name, training, others)[1] + centre
+    found = IMPUTATIONS[name].fitted(training, 100).moved(centre)
+    assert "conditional" not in name or size == 1 or len(found.features)
+    stored = Preprocessing.from_tensors(found.tensors())
+    rows_alone = [stored(row[None])[0] for row in others + centre]
+    np.testing.assert_allclose(np.array(rows_alone)[:, :size], wanted, rtol=1e-9, atol=1e-9)
+    assert np.isfinite(rows_alone).all()
+
+
+def test_the_values_of_a_regression_follow_from_one_another():
+    """x1 = 2 x0 + 1 and x2 = x1 - x0, by hand, in another unit."""
+    chained = replace(
+        Preprocessing.filling(np.array([5.0, 7.0, 9.0])),
+        features=np.array([1, 2]),
+        coefficients=np.array([[2.0, 0.0, 0.0], [-1.0, 1.0, 0.0]]),
+        intercepts=np.array([1.0, 0.0]),
+    )
+    rows = np.array([[3.0, np.nan, np.nan], [np.nan, np.nan, 1.0]])
+    np.testing.assert_array_equal(chained(rows), [[3.0, 7.0, 4.0], [5.0, 11.0, 1.0]])
+    centre = np.array([1.0, 10.0, 100.0])
+    np.testing.assert_allclose(chained.moved(centre)(rows + centre), chained(rows) + centre)
+    halved = chained.calibrated(0.5 * np.eye(3), np.ones(3))
+    np.testing.assert_allclose(halved(rows), 1 + 0.5 * (chained(rows) - 1))
+    masked = replace(halved, mask=np.array([True]))
+    np.testing.assert_array_equal(masked(rows)[:, 3:], [[0, 1, 1], [1, 1, 0]])
+
+
 # ---------------------------------------------------------------------- through the federation
 
 
@@ -152,6 +204,44 @@ with threadpool_limits(1, user_api="blas"):
     command = [sys.executable, "-c", code]
     reported = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
     assert set(json.loads(reported.stdout)) == {1}
+
+
+@pytest.mark.parametrize(
+    ("name", "calibrates"),
+    quick_first([*((n, c) for n in REPEATABLE for c in (False, True)), ("multiple", True)], 4),
+)
+def test_a_clients_preprocessing_does_what_was_done_to_its_measurements(name, calibrates):
+    made = data(name, "diabetes", missing="0.1", noise="0.5", calibrate_inputs=calibrates)
+    client, true = made.client(0), perfect(made).client(0)
+    splits = [part[0].double().numpy() for part in (true.train, true.validation, true.test)]
+    measured = take_measurements(made.devices[0], splits, 100, 0)[2]
+    wanted = client.test[0].numpy()
+    if name == "multiple":  # all draws of what was measured are alike
+        complete = ~np.isnan(measured).any(axis=1)
+        measured, wanted = measured[complete], wanted[complete, 0]
+    assert len(measured)
+    found = client.preprocessing(measured)
+    np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-5)
+    assert bool(len(client.preprocessing.mean)) is calibrates
+
+
+def test_pixels_are_filled_in_as_they_were_too():
+    made = data("mean", "digits", missing="0.2")
+    client, true = made.client(0), perfect(made).client(0)
+    splits = [p[0].flatten(1).double().numpy() for p in (true.train, true.validation, true.test)]
+    measured = take_measurements(made.devices[0], splits, 100, 0)[2]
+    found = client.preprocessing(measured).reshape(client.test[0].shape)
+    np.testing.assert_allclose(found, client.test[0].numpy(), rtol=1e-6, atol=1e-6)
+
+
+def perfect(made):
+    """The same clients, with devices that measure exactly."""
+    settings = replace(made.settings, missing="0", noise="0", imputation="none")
+    return Federation(replace(settings, calibrate_inputs=False), 4)
+
+
+def test_nothing_is_done_to_measurements_by_default():
+    assert perfect(data("mean")).client(0).preprocessing is None
 
 
 def test_a_mask_says_what_was_missing():

@@ -5,6 +5,7 @@ import pytest
 import torch
 from torch_geometric.data import Data, HeteroData
 
+from clients.logs import forget
 from pfl_flower.data import DataError, DataSettings, Federation
 from pfl_flower.data.readers.graph import checked_graph, parts_of_graph
 from pfl_flower.data.readers.registry import FunctionData, OwnRequest
@@ -135,6 +136,13 @@ def test_what_is_a_graph():
     with pytest.raises(DataError) as error:
         checked_graph(parts_of_graph(HeteroData({"user": {"x": torch.zeros(1, 1)}})), "here")
     assert (error.value.key, error.value.choices) == ("x, edge_index, y", ("user",))
+    several = HeteroData({"user": {"x": torch.zeros(3, 2)}})
+    several["user", "rates", "film"].edge_index = torch.tensor([[0], [0]])
+    for graph in (several, {"edge_index": [[0], [0]], ("user", "rates", "film"): None}):
+        with pytest.raises(DataError) as error:
+            parts_of_graph(graph)
+        assert error.value.value == [("user", "rates", "film")]
+        assert error.value.choices == ("to_homogeneous",)
 
 
 def test_features_can_be_bytes_or_sparse():
@@ -215,6 +223,7 @@ def test_an_amount_of_minus_one_is_an_amount():
 
 
 def test_what_is_dropped_of_the_edges_is_said(caplog):
+    forget()
     logging.getLogger("flwr").addHandler(caplog.handler)
     parts = {"x": np.eye(3), "y": [0, 1, 0], "edge_index": [[0, 1, 1, 2], [1, 0, 2, 1]]}
     checked_graph(parts, "here")
@@ -222,6 +231,6 @@ def test_what_is_dropped_of_the_edges_is_said(caplog):
     one_way = {**parts, "edge_index": [[0, 1], [1, 2]], "edge_weight": [1.0, 100.0]}
     checked_graph(one_way, "here")
     logging.getLogger("flwr").removeHandler(caplog.handler)
-    (what,) = {record.args[1] for record in caplog.records}
+    (what,) = {record.args[0] for record in caplog.records}
     assert "edge_weight" in what
     assert "direction" in what

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import datasets
 import huggingface_hub.constants
 import numpy as np
@@ -5,10 +7,11 @@ import pandas as pd
 import pytest
 from datasets import ClassLabel, Dataset, Features, Image, Value
 from flwr_datasets.common import telemetry
-from flwr_datasets.partitioner import LinearPartitioner
+from flwr_datasets.partitioner import LinearPartitioner, PathologicalPartitioner
 from PIL import Image as Pillow
 
-from pfl_flower.data import DataError
+from pfl_flower.data import DataError, DataSettings, number_of_clients
+from pfl_flower.data.readers.own_clients import open_own
 from pfl_flower.data.readers.registry import OWN, OwnRequest
 from tests.errors import refused
 
@@ -91,6 +94,7 @@ def test_class_numbers_of_two_sites_become_the_same_names(hub):
 def test_a_column_may_name_the_clients(hub):
     data = reader(table(hub), client_column="who")
     assert data.count() == 3
+    assert data.names() == ["0", "1", "2"]
     inputs, _ = data.load(1, 3).train
     assert sorted(inputs[:, 0]) == [1, 4, 7, 10]
     assert inputs.shape == (4, 2)  # who is no feature
@@ -99,11 +103,42 @@ def test_a_column_may_name_the_clients(hub):
     assert (error.value.client, error.value.choices) == (3, ("0", "1", "2"))
 
 
+def test_words_that_name_clients_are_sorted_naturally(hub):
+    data = reader(table(hub, who=["c1", "c10", "c2"] * 4), client_column="who")
+    assert data.names() == ["c1", "c2", "c10"]
+    assert sorted(data.load(1, 3).train[0][:, 0]) == [2, 5, 8, 11]
+    assert sorted(data.load(2, 3).train[0][:, 0]) == [1, 4, 7, 10]
+
+
+def test_clients_of_the_data_need_the_column_that_names_them(hub):
+    settings = DataSettings(dataset=f"huggingface:{table(hub)}", partition="natural")
+    with refused(DataError, key="client-column", value=""):
+        number_of_clients(settings)  # without, everybody's rows were shared out at random
+    assert number_of_clients(replace(settings, client_column="who")) == 3
+    of_a_device = open_own(replace(settings, whole="ward-7"))
+    assert len(of_a_device.load(0, 1).train[1]) == 12
+
+
 def test_a_partitioner_may_be_given(hub):
     data = reader(table(hub), partitioner=LinearPartitioner, client_column="who")
     assert data.count() is None
     assert [len(data.load(i, 3).train[1]) for i in range(3)] == [2, 4, 6]
     assert data.load(0, 3).train[0].shape == (2, 2)
+
+
+def test_rows_that_a_partition_gives_to_nobody_are_counted(hub, monkeypatch):
+    said = []
+    monkeypatch.setattr("pfl_flower.data.readers.huggingface.warn_once", said.append)
+
+    def pathological(count):
+        return PathologicalPartitioner(count, "label", num_classes_per_partition=1)
+
+    table(hub, label=[f"c{i % 3}" for i in range(12)])
+    data = reader(hub, partitioner=pathological)
+    sizes = [len(data.load(client, 2).train[1]) for client in range(2)]
+    unused = [line for line in said if "'pathological'" in line]
+    assert len(unused) == 1
+    assert f"{12 - sum(sizes)} of 12 " in unused[0]
 
 
 def pictures(mode, size=(4, 3), count=4):
@@ -210,3 +245,12 @@ def test_a_data_set_that_is_nowhere_says_where_it_was_looked_for(hub, monkeypatc
     with pytest.raises(DataError, match="'train'") as error:
         reader(hub).load(0, 1)
     assert (error.value.key, error.value.path) == ("dataset", str(hub))
+
+
+def test_many_whole_numbers_are_refused_until_it_is_said_what_they_are(hub):
+    count = 30
+    columns = {"a": [0.5] * count, "b": [1] * count, "word": ["w"] * count, "who": [0] * count}
+    table(hub, **columns, label=list(range(count)))
+    with refused(DataError, key="task", value="auto"):
+        reader(hub).load(0, 1)
+    assert reader(hub, task="regression").load(0, 1).train[1].dtype.kind == "i"

@@ -8,8 +8,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pfl_flower.data import DataError
-from pfl_flower.data.readers.registry import CONVERTER, OWN, OwnRequest, _natural_order, checked
+from clients.natural_order import in_natural_order
+from pfl_flower.data import DataError, DataSettings, Federation
+from pfl_flower.data.readers.registry import CONVERTER, OWN, OwnRequest, checked
 from pfl_flower.utils.imports import ResolveError, resolve
 
 
@@ -29,7 +30,7 @@ def test_bytes_are_pixels_where_they_are_pictures_and_numbers_elsewhere(shape, w
     given = {"x_train": np.full((5, *shape), 2, np.uint8), "y_train": np.arange(5)}
     inputs, _ = checked(given, "here").train
     assert inputs.shape == wanted
-    assert inputs.dtype == (np.float32 if len(shape) == 1 else np.uint8)
+    assert inputs.dtype == (np.int64 if len(shape) == 1 else np.uint8)
     assert (inputs == 2).all()
 
 
@@ -43,19 +44,27 @@ def test_targets_may_be_a_column():
     [
         (np.float64, np.float32),
         (np.float16, np.float32),
-        (np.int64, np.float32),
-        (np.int8, np.float32),
+        (np.int64, np.int64),
+        (np.int8, np.int64),
+        (np.uint32, np.int64),
+        (np.uint64, np.float32),
         (np.bool_, np.float32),
         (np.uint8, np.uint8),
     ],
 )
-def test_inputs_become_float32_but_for_pixels(given_type, expected):
+def test_inputs_become_float32_but_for_integers_and_pixels(given_type, expected):
     given_arrays = arrays(shape=(1, 4, 4), fill=1)
     given_arrays |= {name: given_arrays[name].astype(given_type) for name in ("x_train", "x_test")}
     client = checked(given_arrays, "here")
     for inputs, _ in (client.train, client.test):
         assert inputs.dtype == expected
         assert np.array_equal(inputs, np.ones((5, 1, 4, 4)))
+
+
+def test_integers_of_one_split_become_floats_where_another_has_floats():
+    given = arrays(fill=1.0) | {"x_train": np.full((5, 2), 3)}
+    client = checked(given, "here")
+    assert [part[0].dtype for part in (client.train, client.test)] == [np.float32, np.float32]
 
 
 @pytest.mark.parametrize(
@@ -148,10 +157,19 @@ def test_clients_of_a_folder_are_numbered_in_natural_order(tmp_path):
 
 
 @given(st.lists(st.text("ab019.²٣", min_size=1), min_size=2, max_size=6, unique=True))
-def test_any_names_have_one_order(tmp_path_factory, names):
-    files = [tmp_path_factory.getbasetemp() / f"{name}.npz" for name in names]
-    backwards = files[::-1]
-    assert sorted(files, key=_natural_order) == sorted(backwards, key=_natural_order)
+def test_any_names_have_one_order(names):
+    assert in_natural_order(names) == in_natural_order(names[::-1])
+
+
+def test_a_file_that_is_not_split_is_split_by_the_fractions(tmp_path):
+    x, y = np.arange(40.0).reshape(20, 2), np.arange(20) % 2
+    np.savez(tmp_path / "0.npz", x_train=x, y_train=y)
+    np.savez(tmp_path / "1.npz", x_train=x[:10], y_train=y[:10], x_test=x[10:], y_test=y[10:])
+    federation = Federation(DataSettings(dataset=f"folder:{tmp_path}", test_fraction=0.2), 2)
+    parts = [federation.clients.load(client) for client in range(2)]
+    assert [len(part.test[1]) for part in parts] == [4, 10]
+    rows = np.concatenate([x for x, _ in (parts[0].train, parts[0].validation, parts[0].test)])
+    assert sorted(rows[:, 0]) == x[:, 0].tolist()  # each once
 
 
 def test_the_only_file_of_a_folder_is_the_client_whatever_its_number(tmp_path):
@@ -183,7 +201,7 @@ def test_missing_arrays_are_named_and_so_is_what_is_there(tmp_path):
     with pytest.raises(DataError) as error:
         reader("folder", tmp_path).load(0, 1)
     assert (error.value.key, error.value.choices) == (
-        "x_test, y_test, y_train",
+        "y_train",
         ("images", "x_train"),
     )
     assert (error.value.client, error.value.path) == (0, str(tmp_path / "0.npz"))
@@ -249,6 +267,8 @@ def load(partition_id, num_partitions):
 def half(partition_id, num_partitions):
     return {"x_train": torch.ones(3, 2, dtype=torch.bfloat16), "y_train": [0, 1, 2],
             "x_test": np.ones((1, 2)), "y_test": np.ones(1, int)}
+def drawn(partition_id, num_partitions, seed):
+    return {"x_train": np.full((SIZE, 2), float(seed)), "y_train": np.arange(SIZE)}
 def nothing(partition_id, num_partitions): pass
 def bad(partition_id, num_partitions): return {"x": 1}
 def broken(partition_id, num_partitions): return 1 / partition_id
@@ -281,6 +301,12 @@ def test_a_function_makes_clients_of_tensors_or_arrays(module):
     client = reader("function", "own_code:half").load(0, 1)
     assert client.train[0].dtype == np.float32
     assert client.test[0].shape == (1, 2)
+
+
+def test_a_function_that_draws_its_data_gets_the_seed(module):
+    for seed in (0, 7):
+        client = reader("function", "own_code:drawn", seed=seed).load(0, 2)
+        assert client.train[0].tolist() == [[seed, seed]] * 3
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,1 @@
+"""Components of a network: its head, and layers by their type."""

@@ -1,0 +1,1 @@
+"""The report of a comparison: a page with tables, pictures and notes."""

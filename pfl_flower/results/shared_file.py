@@ -1,0 +1,67 @@
+"""The file of a run's shared arrays, which says what their places stand for."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from numpy.typing import NDArray
+from safetensors import safe_open
+
+from pfl_flower.data.schema import DataSchema
+from pfl_flower.utils.files import write_bytes
+from strategies.array_file import array_bytes
+
+NAME = "shared.safetensors"
+LABELS, COLUMNS, BASE = "labels", "columns", "base"
+"""Metadata: the classes in the order of the outputs, the features of a table in that of inputs, the
+fingerprint of the frozen base that the arrays were trained on."""
+
+
+def meaning(schema: DataSchema, base: str) -> dict[str, str]:
+    """Return what places in shared arrays stand for, and beside what, as the file says it (JSON).
+
+    Parameters
+    ----------
+    schema : DataSchema
+        Of the run's data.
+    base : str
+        Fingerprint of the network's frozen base; ``""`` where nothing is frozen.
+    """
+    said = {LABELS: schema.labels, COLUMNS: schema.columns, BASE: base}
+    return {key: json.dumps(value) for key, value in said.items()}
+
+
+def write_shared(
+    folder: Path, arrays: Mapping[str, NDArray[Any]], schema: DataSchema, base: str
+) -> None:
+    """Write the file into a results folder.
+
+    Parameters
+    ----------
+    folder, arrays : Path and mapping of str to ndarray
+        Where, and what.
+    schema : DataSchema
+        Of the run's data.
+    base : str
+        Fingerprint of the network's frozen base; ``""`` where nothing is frozen.
+    """
+    write_bytes(folder / NAME, array_bytes(arrays, meaning(schema, base)))
+
+
+def read_shared(path: Path) -> tuple[dict[str, NDArray[Any]], dict[str, str]]:
+    """Return the arrays of a file, and its metadata; those of earlier versions have none.
+
+    Parameters
+    ----------
+    path : Path
+        The file, or a results folder.
+
+    Raises
+    ------
+    OSError, SafetensorError
+        If it cannot be read.
+    """
+    with safe_open(path / NAME if path.is_dir() else path, "numpy") as file:
+        names = file.keys()
+        return {name: file.get_tensor(name) for name in names}, file.metadata() or {}

@@ -1,0 +1,104 @@
+"""Who has another frozen base than the server, or than the run to be resumed had."""
+
+import json
+from collections.abc import Mapping
+from logging import WARNING
+from typing import Any
+
+from flwr.app import ConfigRecord, Message, MessageType, RecordDict
+from flwr.common.logger import log
+from flwr.serverapp import Grid
+
+from pfl_flower.config.run_config import RunConfig
+from pfl_flower.frozen_base import base_of
+from pfl_flower.server.discovery import FederationError, after_kind
+from strategies.protocol import CONFIG, DATA_SCHEMA, FROZEN_BASE, PROPERTIES
+from strategies.replies import failure_of
+
+_MOST_NAMED = 3
+"""How many of the entries that differ are named."""
+
+
+def other_bases(grid: Grid, config: RunConfig, clients: Mapping[int, int]) -> dict[int, str]:
+    """Return client -> in what its frozen base differs, or why it has none.
+
+    One that does not answer is not among them: it refuses by itself when it comes
+    (:func:`pfl_flower.client.frozen_base.check_base`). Nobody is asked where nothing is frozen.
+
+    Parameters
+    ----------
+    grid : Grid
+        To ask.
+    config : RunConfig
+        Of the run, with the schema of the data.
+    clients : mapping of int to int
+        Node id -> client, of those to ask.
+    """
+    expected = base_of(config)
+    if not expected:
+        return {}
+    schema = config.required_schema.to_json()
+    question = RecordDict({CONFIG: ConfigRecord({PROPERTIES: FROZEN_BASE, DATA_SCHEMA: schema})})
+    messages = [Message(question, node, MessageType.QUERY) for node in sorted(clients)]
+    found: dict[int, str] = {}
+    for reply in grid.send_and_receive(messages, timeout=config.timeout):
+        node = reply.metadata.src_node_id
+        if node in clients and (words := _in_words(reply, expected)):
+            found[clients[node]] = words
+            log(WARNING, "Node %d (client %d) cannot take part: %s", node, clients[node], words)
+    return dict(sorted(found.items()))
+
+
+def _in_words(reply: Message, expected: Mapping[str, str]) -> str:
+    """Return what is wrong with a reply; empty if the base is that which is expected."""
+    if reply.has_error():
+        return f"its network cannot be built: {after_kind(failure_of(reply))}"
+    try:
+        digests = json.loads(str(reply.content.config_records[PROPERTIES][FROZEN_BASE]))
+        differing = base_difference(expected, digests)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:  # JSON from the wire
+        return f"its answer cannot be read: {type(error).__name__}: {error}"
+    return differing and f"its frozen base is not the server's: {differing}"
+
+
+def base_difference(expected: Mapping[str, str], found: Mapping[str, Any]) -> str:
+    """Return in words how digests of a base differ; empty if they do not.
+
+    Parameters
+    ----------
+    expected, found : mapping
+        Entry -> digest, as :func:`clients.frozen.base_digests` returns them.
+    """
+    words = [f"{name!r} is not frozen or not there" for name in expected if name not in found]
+    words += [f"{name!r} is frozen, too" for name in found if name not in expected]
+    for name in expected:
+        if name in found and found[name] != expected[name]:
+            kind, wanted = (str(each[name]).rpartition(" ")[0] for each in (found, expected))
+            how = "has other values" if kind == wanted else f"is {kind}, not {wanted}"
+            words.append(f"{name!r} {how}")
+    more = len(words) - _MOST_NAMED
+    return "; ".join(words[:_MOST_NAMED]) + (f"; and {more} more" if more > 0 else "")
+
+
+def other_schema(there: str, here: str, folder: str) -> FederationError:
+    """Return the error for a run to be resumed whose data, or whose base alone, are other ones.
+
+    Parameters
+    ----------
+    there, here : str
+        The schema of then and of now, as JSON.
+    folder : str
+        Of the run.
+    """
+    was, now = json.loads(there), json.loads(here)
+    key, value = "schema", here
+    reason = f"the clients' data are not what they were. They were {there} and are {here}"
+    if {**was, "base": ""} == {**now, "base": ""}:
+        key, value = "base", now["base"]
+        reason = (
+            f"the frozen base of the network is not what it was. Its fingerprint was "
+            f"{was.get('base') or 'none'} and is {value or 'none'}; give the network the file that "
+            f"it had"
+        )
+    words = f"{folder} cannot be resumed: {reason}"
+    return FederationError(words, key=key, value=value, reason=reason)
