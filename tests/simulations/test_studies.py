@@ -3,7 +3,9 @@ import os
 
 import pytest
 
+from pfl_flower.data import DataError
 from simulations.__main__ import STUDIES, main
+from simulations.studies.assistants_network import encoder_folder
 from simulations.studies.proximal import STRENGTHS, chosen_inside, gains
 from simulations.study import Arm, Claim, Outcome, Result, Study, run_study
 from simulations.summary import summary_of
@@ -126,9 +128,11 @@ ELSEWHERE = ("social-large",)
 """In test_social.py."""
 
 REAL_GRAPHS = ("social-cora", "social-citeseer", "social-twitch")
+REAL_TEXTS = ("assistants", "assistants-settings")
+"""These read pretrained weights, which come with a package of their own (80 MB)."""
 LONG = (
     *("gallery", "safeguard", "proximal", "clusters", "clusters-sizes", "cold-start"),
-    *("borrowing-digits", "social", *REAL_GRAPHS),
+    *("borrowing-digits", "social", *REAL_GRAPHS, *REAL_TEXTS),
 )
 """Over three minutes of a core each: before a release, not at every change."""
 
@@ -137,10 +141,19 @@ def promising(name):
     return pytest.param(name, marks=pytest.mark.long if name in LONG else pytest.mark.study)
 
 
+def encoder_or_skip():
+    try:
+        encoder_folder()
+    except DataError as error:
+        pytest.skip(str(error))
+
+
 @pytest.mark.parametrize(
     "name", [promising(n) for n in STUDIES if n not in PROMISE_NOTHING + ELSEWHERE]
 )
 def test_every_promise_of_every_study(name, tmp_path):
-    if name in REAL_GRAPHS and not os.environ.get("PFL_DATA_DIR"):
+    if name in (*REAL_GRAPHS, *REAL_TEXTS) and not os.environ.get("PFL_DATA_DIR"):
         pytest.skip("needs $PFL_DATA_DIR")
+    if name in REAL_TEXTS:
+        encoder_or_skip()
     assert main([name, "--check", "--out", str(tmp_path)]) == 0
