@@ -51,6 +51,7 @@ def test_imports_run_one_way(path):
         assert not names & {"torch", "torchvision"}
 
 
+@pytest.mark.integration
 def test_the_data_sets_and_studies_are_unknown_below():
     command = "import sys, strategies, clients; print('pfl_flower' in sys.modules)"
     done = subprocess.run(
@@ -96,6 +97,7 @@ def declared(*extras: str) -> set[str]:
     return {re.split(r"[^\w.-]", words)[0].lower().replace("_", "-") for words in wanted}
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize(
     ("paths", "extras"),
     [(FILES, ("metis", "tensorboard", "timm", "hf")), (TESTS, ("test", "hf"))],

@@ -367,6 +367,7 @@ def test_heads_of_own_networks_are_found(model, example, paths):
     assert select(model, "head", example=example) == expected
 
 
+@pytest.mark.integration
 @given(
     st.lists(st.sampled_from(["linear", "relu", "dropout", "norm"]), max_size=6),
     st.sampled_from([nn.Identity(), nn.Softmax(1), nn.LayerNorm(3), nn.BatchNorm1d(3)]),

@@ -42,6 +42,7 @@ def test_an_adapter_that_is_registered_twice_is_one():
     assert len(low_rank_pairs(network)) == 1
 
 
+@pytest.mark.integration
 def test_layers_of_peft_have_theirs_of_every_adapter():
     model = peft_model(Some(), target_modules=["table", "wide", "last"], lora_bias=False)
     model.add_adapter("second", model.peft_config["default"])

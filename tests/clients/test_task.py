@@ -135,6 +135,7 @@ guesses = st.lists(
 ).filter(lambda pairs: len({link for _, link in pairs}) == 2)
 
 
+@pytest.mark.integration
 @given(guesses, st.integers(1, 60))
 def test_link_scores_are_those_of_scikit_learn_whatever_the_batches(pairs, batch_size):
     outputs, targets = map(list, zip(*pairs, strict=True))

@@ -79,6 +79,7 @@ def test_the_other_methods_give_the_same_numbers_on_ray_too():
     assert_identical(simulate(config, 6), simulate(config, 6, engine="ray"))
 
 
+@pytest.mark.integration
 def test_the_same_seed_twice_and_another_seed():
     config = SMALL | {"method": "fedper"}
     assert_identical(simulate(config, 4), simulate(config, 4))
@@ -110,6 +111,7 @@ def test_no_personal_part_is_fedavg():
     assert metrics_of(fedavg) == metrics_of(fedper)
 
 
+@pytest.mark.integration
 def test_mu_zero_is_fedavg():
     fedavg = simulate(SMALL | {"method": "fedavg"}, 4)[0]
     fedprox = simulate(SMALL | {"method": "fedprox", "mu": 0.0}, 4)[0]
@@ -129,6 +131,7 @@ def scores_of_end(method):
     return scores_of(method)
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize(
     ("method", "options", "other"),
     quick_first(
@@ -168,6 +171,7 @@ def test_untrained_adapters_are_the_core_bitwise():
 QUICK = {"fedavg", "fedper", "ditto", "gradient-clusters", "errors-in-variables"}
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize(
     "method",
     [
@@ -184,6 +188,7 @@ def test_every_method_learns_more_than_chance_on_plain_digits(method):
     assert run.values().mean() > 0.5
 
 
+@pytest.mark.integration
 def test_two_and_a_hundred_nodes():
     for count in (2, 100):
         (run,) = simulate(SMALL | {"num-server-rounds": 1}, count)
@@ -322,6 +327,7 @@ def test_the_networks_are_made_once_a_process():
     assert initial_model(config.architecture, 0)[0] is initial_model(config.architecture, 0)[0]
 
 
+@pytest.mark.integration
 def test_a_later_run_goes_on_where_an_earlier_one_ended(tmp_path, monkeypatch):
     monkeypatch.setenv("PFL_PERSONAL_DIR", str(tmp_path / "personal"))
     config = SMALL | {"num-server-rounds": 4}
@@ -339,6 +345,7 @@ def test_a_later_run_goes_on_where_an_earlier_one_ended(tmp_path, monkeypatch):
         simulate(config | {"initial": str(tmp_path / "nowhere")}, 3)
 
 
+@pytest.mark.integration
 def test_personal_files_of_another_run_end_it_with_the_reason(tmp_path, monkeypatch):
     monkeypatch.setenv("PFL_PERSONAL_DIR", str(tmp_path))
     simulate(SMALL, 3)

@@ -231,6 +231,7 @@ def test_complete_clients_fill_in_by_what_they_measured(tmp_path):
     assert fill.tolist() == pytest.approx(known.tolist())
 
 
+@pytest.mark.integration
 def test_draws_are_a_limit_that_is_told_before_training(tmp_path, capsys, caplog):
     told = []  # before the end of every round
 

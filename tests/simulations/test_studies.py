@@ -18,6 +18,7 @@ def test_the_list(capsys):
         assert name in printed
 
 
+@pytest.mark.integration
 def test_a_small_run_writes_what_is_promised(tmp_path, capsys):
     code = main(["taste", "--seeds", "0", "--rounds", "1", "--jobs", "1", "--out", str(tmp_path)])
     assert code == 0
@@ -36,6 +37,7 @@ def test_a_small_run_writes_what_is_promised(tmp_path, capsys):
     assert "FAILS" in printed  # one round is not enough
 
 
+@pytest.mark.integration
 def test_check_fails_when_a_claim_does(tmp_path):
     arguments = ["taste", "--seeds", "0", "--rounds", "1", "--jobs", "1", "--out", str(tmp_path)]
     assert main([*arguments, "--check"]) == 1

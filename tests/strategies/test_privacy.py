@@ -118,6 +118,7 @@ def test_with_little_noise_clients_learn_as_without(name, wrapper):
 # ---------------------------------------------------------------------- several models
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("name", OWN_MODELS)
 def test_little_and_much_noise_make_different_messages(name):
     runs = [play(name, "client, fixed", noise) for noise in (0.0, 0.0, 100.0)]

@@ -32,6 +32,7 @@ def test_it_is_welchs_test():
     assert not all(decisions)
 
 
+@pytest.mark.integration
 def test_false_alarms_are_as_rare_as_it_says():
     draw = np.random.default_rng(1)
     alarms = [

@@ -117,6 +117,7 @@ def test_infinity_means_exactly_the_anchor(optimization):
     assert theta["w"].tolist() == anchor.tolist()
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("strength", [0.0, 1.0, 50.0])
 def test_adam_has_the_same_fixed_point(strength):
     theta = {"w": parameter(-1.0)}

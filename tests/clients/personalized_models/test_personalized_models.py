@@ -96,6 +96,7 @@ def test_ditto_ends_at_its_closed_form(strength):
     np.testing.assert_allclose(mine, expected, atol=1e-5)
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("strength", [0.3, 2.0, 20.0])
 @pytest.mark.parametrize("steps", [1, 4])
 def test_mr_mtl_ends_at_its_closed_form_which_is_not_dittos(strength, steps):
@@ -106,6 +107,7 @@ def test_mr_mtl_ends_at_its_closed_form_which_is_not_dittos(strength, steps):
     assert abs(anchor - CURVATURES @ OPTIMA / CURVATURES.sum()) > 0.02
 
 
+@pytest.mark.integration
 def test_mr_mtls_anchor_is_the_mean_of_all_when_only_some_take_part():
     clients = Quadratics(MRMTLClient, 4, rate=0.2, lambda_=2.0, participation=2 / 3)
     anchor, mine = clients.run(400, per_round=2)
@@ -113,6 +115,7 @@ def test_mr_mtls_anchor_is_the_mean_of_all_when_only_some_take_part():
     assert anchor == pytest.approx(envelope_mean(2.0), abs=1e-5)
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("strength", [0.5, 3.0])
 def test_pfedme_ends_at_the_minimizer_of_the_envelopes(strength):
     clients = Quadratics(PFedMeClient, lambda_=strength, inner_steps=25, outer_learning_rate=0.25)

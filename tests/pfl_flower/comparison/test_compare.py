@@ -310,6 +310,7 @@ def test_a_cells_name_changes_with_the_users_own_files(tmp_path):
     assert replace(cell).name != before
 
 
+@pytest.mark.integration
 def test_the_command_writes_a_report_and_says_what_it_recommends(tmp_path, capsys):
     arguments = ["compare", "--methods", "fedper", "--clients", "3", "--seeds", "0", "--jobs", "1"]
     arguments += ["--num-server-rounds", "2", "--heterogeneity", "taste", "--out", str(tmp_path)]
@@ -338,6 +339,7 @@ def test_a_wrong_value_is_one_line(tmp_path, capsys):
     assert "Traceback" not in printed
 
 
+@pytest.mark.integration
 def test_tensorboard_gets_the_news_of_every_round(tmp_path):
     reader = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
     comparison = Comparison(["fedper"], SHORT, 3, (0,))

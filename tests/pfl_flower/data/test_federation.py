@@ -124,6 +124,7 @@ def test_gallery_pictures_hold_three_different_digits_and_clients_care_about_one
     assert error.value.choices == ("interest",)
 
 
+@pytest.mark.integration
 @settings(max_examples=20)
 @given(st.integers(1, 30), st.integers(0, 60))
 def test_quantity_skew_limits_training_only(low, more):

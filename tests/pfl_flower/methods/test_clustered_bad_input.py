@@ -425,6 +425,7 @@ def test_groups_are_written_and_summarized(tmp_path):
     assert {row["group"] for row in rows(tmp_path / "clients.csv")} == {"0", "1"}
 
 
+@pytest.mark.integration
 def test_a_client_in_none_is_summarized_too(tmp_path):
     run, _ = odd_run(lambda v: {"gradient": -v}, 0, **{"smallest-cluster": 2})
     assert run.grouping.groups[0] == NO_GROUP
@@ -437,6 +438,7 @@ def test_a_client_in_none_is_summarized_too(tmp_path):
     assert summary["groups"]["in_none"] == 1
 
 
+@pytest.mark.integration
 def test_groups_of_a_baseline_are_written_under_its_name(tmp_path):
     runs = simulate(BASE | {"method": "ifca", "baselines": "gradient-clusters,fedavg"}, CLIENTS)
     write(tmp_path, runs)

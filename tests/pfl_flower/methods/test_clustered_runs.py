@@ -127,6 +127,7 @@ def test_one_group_is_fedavg_bit_for_bit(options, fraction):
         assert list(models_of(found).values()) == [bits(found.arrays)]
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("momentum", [0.0, 0.5])
 def test_known_groups_are_fedavg_in_each_group_alone_bit_for_bit(momentum):
     common = {"server-momentum": momentum, "min-examples": 0, "max-examples": 0}
@@ -355,6 +356,7 @@ def test_nothing_that_unseen_clients_report_is_kept(place):
     np.testing.assert_array_equal(found.similarity, expected.similarity)
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("place", range(1, len(UNSEEN)))
 def test_questions_to_unseen_clients_are_no_cost_of_finding_groups(place):
     run, without = with_and_without_unseen_clients(place)
@@ -365,6 +367,7 @@ def test_questions_to_unseen_clients_are_no_cost_of_finding_groups(place):
 # ---------------------------------------------------------------------- safeguard, revision
 
 
+@pytest.mark.integration
 def test_under_a_safeguard_a_client_chooses_among_its_own_clusters_model_and_the_fallbacks():
     options = {"method": "gradient-clusters", "safeguard": True, "num-server-rounds": 4}
     (own, *others, chosen), grid = played(options, RecordingGrid)
@@ -385,6 +388,7 @@ def test_under_a_safeguard_a_client_chooses_among_its_own_clusters_model_and_the
     assert len(set(chosen.by_client("chosen").values())) > 1
 
 
+@pytest.mark.integration
 def test_a_client_in_a_wrong_cluster_moves_when_groups_are_revised():
     options = {"method": "gradient-clusters", "revise-every": 3, "num-server-rounds": 8}
     sizes = {"min-examples": 0, "max-examples": 0}
@@ -449,6 +453,7 @@ REVISED_WITH_HEADS = {"method": "gradient-clusters", "personal": "head", "revise
 LATE = {"late": 0.3, "fraction-train": 0.6, "server-momentum": 0.5, "num-server-rounds": 5}
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize(
     ("options", "message_type", "count"),
     quick_first(

@@ -157,6 +157,7 @@ EVERYTHING_ELSE = {
 }
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("method", quick_first(EVERYTHING_ELSE))
 def test_nor_do_options_touch_it(method, monkeypatch):
     options = EVERYTHING_ELSE[method] | {"validation-fraction": 0.3}
@@ -480,6 +481,7 @@ def test_ray_gives_the_same_numbers():
     assert_identical(simulate(config, CLIENTS), simulate(config, CLIENTS, engine="ray"))
 
 
+@pytest.mark.integration
 def test_shared_arrays_are_a_start_on_the_base_they_were_trained_on_only(tmp_path):
     """By whatever rule: what is personal does not make the network's base another one."""
     write(tmp_path, simulate(config_of("fedper", personal=BY_PATH, baselines="fedavg"), CLIENTS))
@@ -519,6 +521,7 @@ def nbytes(setup, *scopes):
     return sum(setup.initial[name].nbytes for name in names_of(setup.scopes, *scopes))
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("method", quick_first(["ditto", "fedavg", "fedper"]))
 def test_a_round_takes_the_bytes_of_what_is_trained_and_a_file_those_of_what_is_personal(
     method, tmp_path
@@ -595,6 +598,7 @@ def test_noise_for_privacy_does_not_land_on_it(method):
     assert grid.changed == set()
 
 
+@pytest.mark.integration
 def test_all_frozen_but_the_head_is_regularised_multinomial_regression():
     """One full-batch step a round is gradient descent on everybody's examples together."""
     decay = 0.05

@@ -126,6 +126,7 @@ class StoppedError(Exception):
     """The run was interrupted."""
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize(
     "options",
     [

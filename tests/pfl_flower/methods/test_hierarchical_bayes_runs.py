@@ -20,6 +20,7 @@ SMALL = {
 }
 
 
+@pytest.mark.integration
 def test_unseen_clients_a_safeguard_and_few_clients_a_round():
     extras = {"unseen": 0.25, "safeguard": True, "fraction-train": 0.5, "posterior-samples": 2}
     runs = simulate(SMALL | extras, 4)

@@ -89,6 +89,7 @@ class Interrupted(Exception):
     """Somebody pulled the plug."""
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize(
     ("use_metadata", "stopped"), quick_first([(True, 3), (True, 1), (False, 2)])
 )

@@ -165,6 +165,7 @@ def honest_accuracy(method, length=None):
     return np.mean([score for client, score in run.by_client().items() if client])
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("length", quick_first([1e3, 1.0, 1e30]))
 def test_a_client_that_says_it_is_perfect_and_sends_noise_of_any_length_costs_little(length):
     fair = honest_accuracy("quality-weighted")

@@ -112,6 +112,7 @@ def test_no_threshold_is_in_any_message_and_only_histograms_and_scores_are(confi
     assert travelled.isdisjoint(np.concatenate(own).tolist())
 
 
+@pytest.mark.integration
 def test_every_method_of_a_run_has_thresholds_and_what_is_written(tmp_path):
     runs = simulate(CONFIG | {"baselines": "local", "safeguard": True}, 4)
     *candidates, safe = runs

@@ -71,6 +71,7 @@ def test_only_no_group_is_grey():
     assert group_color(-1) not in {group_color(group) for group in range(30)} | {"C7"}
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("n", [1, 2, 5, 60])
 def test_pictures_are_written(n, tmp_path):
     groups = [place % 13 - 1 for place in range(n)] if n > 2 else [0] * n

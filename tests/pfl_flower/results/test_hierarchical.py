@@ -35,6 +35,7 @@ def test_a_row_a_client_of_methods_that_shrink_and_fewer_examples_shrink_more(tm
     assert (tmp_path / "shrinkage.png").stat().st_size > 1000
 
 
+@pytest.mark.integration
 def test_clients_that_never_trained_have_a_row_without_examples(tmp_path):
     (run,) = simulate(CONFIG | {"baselines": "", "num-server-rounds": 1, "fraction-train": 0.5}, 6)
     rows = shrinkage_rows(run)

@@ -224,6 +224,7 @@ def test_unseen_clients_stay_unseen_whoever_is_there_when_it_goes_on(tmp_path, c
     assert {report.client for report in resumed.unseen[0]} == unseen
 
 
+@pytest.mark.integration
 def test_late_clients_stay_late_whoever_is_there_when_it_goes_on(tmp_path):
     config = {"method": "fedavg", "baselines": "", "num-server-rounds": 4, "late": 0.4}
     run_config = RunConfig.parse(config)

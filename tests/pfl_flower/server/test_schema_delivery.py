@@ -62,6 +62,7 @@ class EveryMessageInFull(SchemaDelivery):
         return self.grid.send_and_receive(messages, timeout=timeout)
 
 
+@pytest.mark.integration
 def test_a_node_is_sent_the_schema_once_a_run_whatever_it_is_asked():
     values = {**SMALL, "method": "gradient-clusters", "baselines": "fedavg,local"}
     config = RunConfig.parse({**values, "safeguard": True, "threshold": "shrunk", "unseen": 0.2})

@@ -63,6 +63,7 @@ def test_unseen_clients_gain_from_more_examples_and_from_a_shared_body():
     assert mean(shared, 20) > mean(alone, 20) + 0.1
 
 
+@pytest.mark.integration
 def test_a_safeguard_says_who_stays_and_who_falls_back():
     config = {**SHORT, "method": "fedper", "heterogeneity": "none", "safeguard": True}
     runs = simulate(config, 5)

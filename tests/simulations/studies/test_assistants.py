@@ -164,6 +164,7 @@ def test_gains_are_paired_by_household_and_chosen_by_number_of_texts():
             assert (1000 * group - 100 * seed).round().astype(int).tolist() == expected
 
 
+@pytest.mark.integration
 def test_the_page_has_a_row_for_each_pair_and_number_of_texts(tmp_path):
     summary = write_outcome(STUDY, outcome_of(lambda client, seed: 0.1), tmp_path)
     by_words, by_texts = summary["tables"].values()

@@ -87,6 +87,7 @@ def test_the_share_of_a_gap():
     assert np.isnan(share_closed(scores | {ORACLE: scores["global"]}, "half"))
 
 
+@pytest.mark.integration
 def test_a_small_run_writes_tables_and_pictures(tmp_path, capsys):
     arguments = ["hospitals", "--seeds", "100", "--rounds", "1", "--jobs", "1"]
     assert main([*arguments, "--out", str(tmp_path)]) == 0

@@ -86,6 +86,7 @@ def test_tiers_are_of_honest_clients_and_a_corrupted_client_costs_what_they_lose
     assert np.isnan(tier_accuracy(only, WEIGHTED, 2)).all()
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize(
     ("name", "picture"), [("sensors", "slope.png"), ("sensors-classes", "devices.png")]
 )

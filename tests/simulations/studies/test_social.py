@@ -174,6 +174,7 @@ def test_pictures_and_tables_are_written(tmp_path):
     assert json.loads((tmp_path / "summary.json").read_text())["score"] == "accuracy"
 
 
+@pytest.mark.integration
 def test_links_are_predicted_in_the_same_networks():
     found = {name: run_of(name, links=True) for name in (OWN, FEDAVG)}
     for run in found.values():

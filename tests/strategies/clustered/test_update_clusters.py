@@ -127,6 +127,7 @@ def test_in_noise_there_are_no_communities(seed):
     assert len(set(find_communities(similarity, 3).tolist())) == 3
 
 
+@pytest.mark.integration
 @settings(max_examples=20, deadline=None)
 @given(st.permutations(range(16)))
 def test_the_order_of_clients_does_not_matter(order):

@@ -160,6 +160,7 @@ def test_without_a_good_reply_the_prior_stays():
         assert stepped(strategy, []) is None
 
 
+@pytest.mark.integration
 def test_one_shot_is_the_fit_of_everybody_who_has_reported_whenever_that_was():
     strategy = HierarchicalLinear(protocol="one-shot")
     stepped(strategy, [reported(client, protocol="one-shot") for client in (4, 1)])
@@ -220,6 +221,7 @@ def final(run):
     return prior_of({name: view(array) for name, array in run.arrays.items()})
 
 
+@pytest.mark.integration
 def test_both_protocols_end_with_the_same_prior_and_models():
     # with so many examples each step comes much nearer
     many = {**CONFIG, "min-examples": 100, "partition": "natural"}
@@ -232,6 +234,7 @@ def test_both_protocols_end_with_the_same_prior_and_models():
     np.testing.assert_allclose(once.values(), steps.values(), rtol=1e-6)
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("protocol", ["iterative", "one-shot"])
 def test_a_run_that_is_resumed_ends_as_one_never_interrupted(tmp_path, protocol):
     config = CONFIG | {"protocol": protocol, "late": 0.3}

@@ -195,6 +195,7 @@ def test_a_whole_number_above_any_float_counts_as_the_largest():
     assert read_metadata('{"a": 1' + "0" * 400 + "}") == {"a": LARGEST}
 
 
+@pytest.mark.integration
 @given(st.dictionaries(st.text(max_size=3), values))
 def test_what_is_sent_as_json_arrives(metadata):
     assert read_metadata(json.dumps(metadata)) == metadata

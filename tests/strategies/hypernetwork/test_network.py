@@ -445,6 +445,7 @@ def test_of_two_nobody_knows_who_is_right_and_neither_is_endless():
     assert sizes_after(0.3, scale=0.001) == pytest.approx([0.03])
 
 
+@pytest.mark.integration
 def test_torch_is_not_imported_before_it_is_needed():
     script = (
         "import sys, strategies, strategies.hypernetwork.metadata_encoder\n"

@@ -77,6 +77,7 @@ def test_a_method_has_its_color_and_keeps_it():
     assert all(colors[method] == color for method, color in fewer.items())
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("task", ["classification", "regression"])
 def test_pictures_of_what_there_is(task):
     cells = comparison(("local", "fedper"), 1, 3, 2, task)

@@ -273,6 +273,7 @@ def test_examples_of_several_draws_count_once():
     assert torch.equal(first[known], single.train[0][known])
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("imputation", ["none", *IMPUTATIONS])
 def test_a_run_with_every_imputation(imputation):
     config = {
@@ -301,6 +302,7 @@ def test_predictions_are_averaged_under_other_methods_too(method):
         assert np.isfinite(run.values(run.score, 1)).all()
 
 
+@pytest.mark.integration
 def test_every_test_example_has_one_prediction():
     """The loss that a client reports is that of predictions averaged by hand."""
     from flwr.app import Context, RecordDict

@@ -202,6 +202,7 @@ def test_the_command_warns_and_reports(tmp_path, capsys):
     assert "error: " in capsys.readouterr().err
 
 
+@pytest.mark.integration
 @pytest.mark.skipif(not REAL.is_dir(), reason="needs this data set in $PFL_DATA_DIR")
 def test_a_real_data_set_of_pfllib(tmp_path):
     assert convert(REAL, tmp_path / "target") == 20
