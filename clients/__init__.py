@@ -6,6 +6,7 @@
 
 from clients.adapters.feddpa import FedDPAClient
 from clients.app import client_app
+from clients.base_client import ClientDetails
 from clients.clustered.clustered_client import ClusteredClient
 from clients.clustered.start_gradient import start_gradient
 from clients.data.inputs import pad_sequences
@@ -18,7 +19,6 @@ from clients.hierarchical.hierarchical_bayes import HierarchicalBayesClient
 from clients.hierarchical.hierarchical_linear import HierarchicalLinearClient
 from clients.inference.fisher import fisher_diagonal
 from clients.lifelong.lifelong import LifelongClient
-from clients.local_client import ClientDetails
 from clients.local_training.fine_tuning import FineTuning, fine_tune
 from clients.local_training.local_step import LocalState, Optimization, gradient, local_step
 from clients.local_training.proximal import ProximalRule, ProximalTerm
@@ -35,7 +35,7 @@ from clients.method_hooks import LocalRound
 from clients.model_components.errors import ScopeError
 from clients.model_components.low_rank import LowRankPair, low_rank_pairs
 from clients.model_components.outputs import take_logits
-from clients.personal import PersonalClient
+from clients.personal_client import PersonalClient
 from clients.personalized_models.apfl import APFLClient
 from clients.personalized_models.ditto import DittoClient
 from clients.personalized_models.l2gd import L2GDClient

@@ -10,9 +10,9 @@ from flwr.clientapp.typing import Mod
 from flwr.common.logger import log
 from numpy.typing import NDArray
 
+from clients.base_client import NDArrays, Scalars
 from clients.data.data_schema import keep_schema
 from clients.entries import match
-from clients.local_client import NDArrays, Scalars
 from clients.message_log import log_message
 from clients.privacy import clippable, is_clipped, is_noisy
 from strategies.arrays import to_record, view

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from clients.local_training.adaptation import take_examples
 from clients.local_training.training import device_of
-from clients.personal import PersonalClient
+from clients.personal_client import PersonalClient
 from clients.task import Regression
 from strategies.errors import ArgumentError
 from strategies.hierarchical.mixed_effects import Floats

@@ -6,8 +6,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from clients.base_client import PERSONAL_PART, BaseClient, Scalars
 from clients.evaluation import Evaluation
-from clients.local_client import PERSONAL_PART, LocalClient, Scalars
 from clients.local_training.adaptation import adapt
 from clients.local_training.fine_tuning import FineTuning, fine_tune
 from clients.local_training.proximal import ProximalRule, ProximalTerm, terms_of
@@ -42,7 +42,7 @@ class LocalRound:
     before: Snapshot | None = None
 
 
-class MethodHooks(LocalClient):
+class MethodHooks(BaseClient):
     """A local client's hooks: :class:`clients.PersonalClient` says what each of them is for."""
 
     def __init__(

@@ -6,8 +6,8 @@ from typing import Any
 
 from flwr.client import NumPyClient
 
-from clients.local_client import NDArrays, Scalars
-from clients.personal import PersonalClient
+from clients.base_client import NDArrays, Scalars
+from clients.personal_client import PersonalClient
 from clients.thresholds.threshold_client import thresholds_of_round
 from strategies.errors import ArgumentError
 from strategies.protocol import SERVER_ROUND

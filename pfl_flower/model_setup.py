@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from clients import GraphNetwork, Scope, assign_scopes, trained_parameters
 from clients.data.inputs import Inputs
 from clients.entries import UNKNOWN_TO_NUMPY, check_replaceable, entries_of, put_entries
-from clients.local_training.normalization import settle_spectral_norm, spectral_vectors
+from clients.local_training.normalization_buffers import settle_spectral_norm, spectral_vectors
 from clients.logs import info_once, warn_once
 from clients.model_components.low_rank import draw_zero_halves
 from clients.model_components.words import shortened

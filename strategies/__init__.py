@@ -8,7 +8,6 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from strategies.adapters.exact_mean import LowRankAveraging, mean_of_products
-from strategies.averaging import PartialAveraging
 from strategies.client_reports import ClientReport
 from strategies.client_strategy import ClientStrategy
 from strategies.clustered.assignments import NO_GROUP, Assignment, Grouping
@@ -22,6 +21,7 @@ from strategies.hierarchical.hierarchical_bayes import HierarchicalBayes
 from strategies.hierarchical.hierarchical_linear import HierarchicalLinear
 from strategies.measurement_error.errors_in_variables import ErrorsInVariables
 from strategies.measurement_error.quality_weighted import QualityWeighted
+from strategies.partial_averaging import PartialAveraging
 from strategies.privacy import Privacy
 from strategies.replies import Reply, mean_metrics
 from strategies.rounds import Round

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from flwr.app import Array, ConfigRecord, Error, Message
 
-from clients.local_client import PERSONAL_PART
+from clients.base_client import PERSONAL_PART
 from clients.state.personal_state import RECORD
 from pfl_flower.grid import InProcessGrid
 from strategies.arrays import view

@@ -5,7 +5,7 @@ import pytest
 from flwr.app import MetricRecord
 
 from clients import Scope
-from clients.personal import PersonalClient
+from clients.personal_client import PersonalClient
 from clients.scopes import names_of
 from pfl_flower.client_app import make_app
 from pfl_flower.config.run_config import RunConfig

@@ -8,14 +8,14 @@ from typing import Any
 from torch import Tensor, nn
 
 from clients.adapters.mixed_adapters import MixedAdapters
+from clients.base_client import PERSONAL_PART, Scalars
 from clients.data.inputs import to_device
 from clients.evaluation import Evaluation
-from clients.local_client import PERSONAL_PART, Scalars
 from clients.local_training.adaptation import ALL, adapt, take_examples
 from clients.local_training.proximal import ProximalTerm, terms_of
 from clients.local_training.training import device_of
 from clients.method_hooks import LocalRound
-from clients.personal import PersonalClient
+from clients.personal_client import PersonalClient
 from clients.scopes import Scope
 from clients.state.personal_state import Snapshot, tensor_spec
 from strategies.arrays import Spec

@@ -9,15 +9,15 @@ from flwr.app import Array, MetricRecord, RecordDict
 from numpy.typing import NDArray
 from torch.nn.functional import cosine_similarity
 
+from clients.base_client import NDArrays, Scalars
 from clients.clustered.start_gradient import halves, start_gradient
 from clients.data.inputs import Inputs, take
 from clients.data.loaders import Loader, in_memory_loader
 from clients.entries import match
 from clients.evaluation import evaluate
 from clients.frozen import trained_parameters
-from clients.local_client import NDArrays, Scalars
 from clients.local_training.adaptation import ALL, take_examples
-from clients.personal import PersonalClient
+from clients.personal_client import PersonalClient
 from strategies.arrays import to_record
 from strategies.clustered.projection import project
 from strategies.errors import ArgumentError

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from clients.base_client import PERSONAL_PART, Scalars
 from clients.data.loaders import Loader
 from clients.entries import canonical_names
 from clients.evaluation import Evaluation
@@ -14,13 +15,12 @@ from clients.frozen import trained_parameters
 from clients.inference.calibration_error import CalibratedClassification
 from clients.inference.fisher import fisher_diagonal
 from clients.inference.gaussian_posterior import Gaussian, PosteriorAverage, Values
-from clients.local_client import PERSONAL_PART, Scalars
 from clients.local_training.adaptation import ALL, take_examples
-from clients.local_training.normalization import settle_spectral_norm
+from clients.local_training.normalization_buffers import settle_spectral_norm
 from clients.local_training.proximal import ProximalTerm
 from clients.method_hooks import LocalRound
 from clients.model_components.errors import ScopeError
-from clients.personal import PersonalClient
+from clients.personal_client import PersonalClient
 from clients.scopes import Scope, names_of, select
 from clients.state.personal_state import Snapshot, tensor_spec
 from clients.task import Classification

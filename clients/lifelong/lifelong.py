@@ -7,12 +7,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from clients.base_client import Scalars
 from clients.data.loaders import Loader, count_examples
 from clients.evaluation import Evaluation
 from clients.frozen import trained_parameters
 from clients.inference.fisher import fisher_diagonal, normalized
 from clients.lifelong.change_detection import LossStatistics, has_jumped, loss_statistics
-from clients.local_client import Scalars
 from clients.local_training.proximal import ProximalTerm
 from clients.local_training.training import EVERYTHING
 from clients.method_hooks import LocalRound

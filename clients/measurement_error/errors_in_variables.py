@@ -9,11 +9,11 @@ from threadpoolctl import threadpool_limits
 from torch import Tensor, nn
 from torch.nn.functional import one_hot
 
+from clients.base_client import NDArrays
 from clients.data.data_quality import calibration
 from clients.entries import by_name
 from clients.evaluation import evaluate
 from clients.linear_client import LinearClient, numbers
-from clients.local_client import NDArrays
 from clients.local_training.adaptation import ALL
 from clients.method_hooks import LocalRound
 from clients.state.personal_state import Snapshot

@@ -6,13 +6,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from clients.base_client import Scalars
 from clients.data.inputs import Inputs, clone
 from clients.entries import entries_of, functional, put_entries
 from clients.evaluation import Evaluation
 from clients.frozen import copy_beside, trained_parameters
-from clients.local_client import Scalars
 from clients.local_training.local_step import Step
-from clients.local_training.normalization import settle_spectral_norm
+from clients.local_training.normalization_buffers import settle_spectral_norm
 from clients.local_training.proximal import ProximalTerm
 from clients.local_training.training import EVERYTHING
 from clients.method_hooks import LocalRound

@@ -5,7 +5,7 @@ from typing import Any
 from torch import Tensor
 
 from clients.frozen import trained_parameters
-from clients.personal import PersonalClient
+from clients.personal_client import PersonalClient
 from clients.state.personal_state import Snapshot, tensor_spec
 from strategies.arrays import Spec
 from strategies.errors import ArgumentError

@@ -4,10 +4,10 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+from clients.base_client import Scalars
 from clients.data.loaders import count_examples
 from clients.evaluation import Evaluation
 from clients.frozen import trained_parameters
-from clients.local_client import Scalars
 from clients.local_training.fine_tuning import Choice
 from clients.local_training.proximal import ProximalTerm
 from clients.local_training.training import EVERYTHING

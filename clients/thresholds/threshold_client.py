@@ -9,9 +9,9 @@ from flwr.client import NumPyClient
 from numpy.typing import NDArray
 from torch import Tensor
 
+from clients.base_client import NDArrays, Scalars
 from clients.evaluation import Predictions
-from clients.local_client import NDArrays, Scalars
-from clients.personal import PersonalClient
+from clients.personal_client import PersonalClient
 from clients.state.model_file import THRESHOLDS
 from clients.state.state_file import PersonalStateError
 from clients.thresholds.rules import RULES, Evidence, thresholds_of

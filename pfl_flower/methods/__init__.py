@@ -1,4 +1,8 @@
-"""The methods: one file a family. A family's rows are its ``METHODS``, and are found here."""
+"""The methods: one file a family. A family's rows are its ``METHODS``, and are found here.
+
+Thresholds and the safeguard are no methods: any method takes them. Their server parts are
+``pfl_flower/server/thresholds.py`` and ``fallback.py``, their run keys are common ones.
+"""
 
 from collections.abc import Mapping
 from dataclasses import Field, fields

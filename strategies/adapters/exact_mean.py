@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from strategies.arrays import weighted_mean
-from strategies.averaging import PartialAveraging
+from strategies.partial_averaging import PartialAveraging
 from strategies.replies import Reply
 
 __all__ = ["LowRankAveraging", "mean_of_products"]

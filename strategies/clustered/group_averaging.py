@@ -19,7 +19,6 @@ from strategies.arrays import (
     view,
     weighted_mean,
 )
-from strategies.averaging import PartialAveraging
 from strategies.clustered.assignments import (
     NO_GROUP,
     Assignment,
@@ -30,6 +29,7 @@ from strategies.clustered.assignments import (
 )
 from strategies.clustered.group_losses import group_losses, lowest_of
 from strategies.errors import ArgumentError
+from strategies.partial_averaging import PartialAveraging
 from strategies.protocol import ADAPTATION_EXAMPLES, GROUP
 from strategies.replies import Reply
 from strategies.rounds import Round

@@ -17,8 +17,8 @@ from flwr.common.logger import log
 from numpy.typing import NDArray
 
 from strategies.arrays import encode, view, weighted_mean
-from strategies.averaging import PartialAveraging
 from strategies.errors import ArgumentError
+from strategies.partial_averaging import PartialAveraging
 from strategies.protocol import PRIOR_VARIANCE
 from strategies.replies import Reply
 

@@ -16,7 +16,6 @@ from strategies.arrays import (
     to_record,
     view,
 )
-from strategies.averaging import PartialAveraging
 from strategies.errors import ArgumentError
 from strategies.hierarchical.linear_arrays import (
     COVARIANCE,
@@ -40,6 +39,7 @@ from strategies.hierarchical.mixed_effects_em import (
     fit,
     spread,
 )
+from strategies.partial_averaging import PartialAveraging
 from strategies.protocol import PROTOCOL
 from strategies.replies import Reply
 from strategies.reply_comparison import Sizes

@@ -14,12 +14,12 @@ from flwr.serverapp import Grid
 from numpy.typing import NDArray
 
 from strategies.arrays import encode, to_record, view
-from strategies.averaging import PartialAveraging
 from strategies.errors import ArgumentError
 from strategies.hypernetwork.embeddings import Embeddings
 from strategies.hypernetwork.metadata_encoder import Columns, Metadata, reported_metadata
 from strategies.hypernetwork.network import Hypernetwork
 from strategies.hypernetwork.updates import usable_changes
+from strategies.partial_averaging import PartialAveraging
 from strategies.protocol import METADATA
 from strategies.randomness import named_seed
 from strategies.replies import Reply

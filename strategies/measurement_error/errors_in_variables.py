@@ -16,7 +16,6 @@ from strategies.arrays import (
     numbered_parts,
     to_record,
 )
-from strategies.averaging import PartialAveraging
 from strategies.errors import ArgumentError
 from strategies.hierarchical.mixed_effects import Floats
 from strategies.measurement_error.corrected_moments import (
@@ -26,6 +25,7 @@ from strategies.measurement_error.corrected_moments import (
     coefficients,
     pooled_errors,
 )
+from strategies.partial_averaging import PartialAveraging
 from strategies.replies import Reply
 from strategies.reply_comparison import Sizes
 

@@ -11,8 +11,8 @@ from flwr.common.logger import log
 from numpy.typing import ArrayLike, NDArray
 
 from strategies.arrays import view
-from strategies.averaging import PartialAveraging
 from strategies.errors import ArgumentError
+from strategies.partial_averaging import PartialAveraging
 from strategies.protocol import EFFECTIVE_EXAMPLES, MISSING_RATE, RELIABILITY
 from strategies.replies import Reply
 

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from clients.local_training import training
-from clients.personal import PersonalClient
+from clients.personal_client import PersonalClient
 from clients.state import state_file as personal_file
 
 Strike = Callable[[], None]

@@ -3,7 +3,7 @@
 import pytest
 
 from clients.local_training import training
-from clients.personal import PersonalClient
+from clients.personal_client import PersonalClient
 from clients.state import state_file
 from pfl_flower.engines import simulate
 from tests.fault_injection.moments import MOMENTS

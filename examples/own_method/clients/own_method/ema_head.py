@@ -4,10 +4,10 @@ from typing import Any
 
 from torch import Tensor
 
+from clients.base_client import PERSONAL_PART, Scalars
 from clients.evaluation import Evaluation
-from clients.local_client import PERSONAL_PART, Scalars
 from clients.method_hooks import LocalRound
-from clients.personal import PersonalClient
+from clients.personal_client import PersonalClient
 from clients.state.personal_state import tensor_spec
 from strategies.arrays import Spec
 from strategies.errors import ArgumentError

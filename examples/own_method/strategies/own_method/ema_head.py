@@ -6,7 +6,7 @@ from typing import Any
 
 from flwr.app import ArrayRecord
 
-from strategies.averaging import PartialAveraging
+from strategies.partial_averaging import PartialAveraging
 from strategies.replies import Reply
 
 __all__ = ["EmaHeadAveraging"]

@@ -16,7 +16,7 @@ from clients.entries import by_name, canonical_names, check_replaceable, check_t
 from clients.evaluation import Stream
 from clients.frozen import base_digests, base_fingerprint
 from clients.local_training.local_step import Optimization
-from clients.local_training.normalization import check_variances, settle_spectral_norm
+from clients.local_training.normalization_buffers import check_variances, settle_spectral_norm
 from clients.local_training.proximal import ProximalRule, ProximalTerm
 from clients.local_training.training import Schedule, joint, train
 from clients.model_components.outputs import take_logits
@@ -68,7 +68,7 @@ class ClientDetails:
     preprocessing: Callable[[], Mapping[str, Tensor]] = dict
 
 
-class LocalClient(NumPyClient):
+class BaseClient(NumPyClient):
     """Hold a network, data and personal state; train and keep what is asked for.
 
     See :class:`clients.PersonalClient`, which makes a Flower client of it, for the parameters.

@@ -7,9 +7,9 @@ from typing import Any
 from numpy.typing import NDArray
 from torch import nn
 
+from clients.base_client import NDArrays, Scalars
 from clients.data.loaders import labels_of
 from clients.evaluation import Evaluation, Predictions, Stream, evaluate, predictions
-from clients.local_client import NDArrays, Scalars
 from clients.method_hooks import LocalRound, MethodHooks
 from clients.task import Classification
 from strategies.errors import ArgumentError

@@ -5,7 +5,7 @@ from torch import nn
 from torch.nn.utils import parametrizations, spectral_norm
 
 from clients import PersonalClient, assign_scopes, in_memory_loader
-from clients.local_training.normalization import settle_spectral_norm, spectral_vectors
+from clients.local_training.normalization_buffers import settle_spectral_norm, spectral_vectors
 from pfl_flower.engines import simulate
 from strategies.arrays import view
 from strategies.errors import ArgumentError
@@ -80,7 +80,7 @@ def test_runs_with_spectral_norm_end_with_unit_vectors(method):
     config = {
         "dataset": "digits",
         "heterogeneity": "taste",
-        "model": "tests.clients.local_training.test_normalization:Spectral",
+        "model": "tests.clients.local_training.test_normalization_buffers:Spectral",
         "method": method,
         "baselines": "",
         "num-server-rounds": 2,
