@@ -16,7 +16,7 @@ from strategies.clustered.gradient_clusters import GradientClusters
 from strategies.clustered.group_averaging import GroupAveraging
 from strategies.clustered.ifca import IFCA
 from strategies.clustered.similarity_clustering import ClusteringRules
-from strategies.clustered.update_clusters import UpdateClusters
+from strategies.graphs.update_clusters import UpdateClusters
 from strategies.hierarchical.hierarchical_bayes import HierarchicalBayes
 from strategies.hierarchical.hierarchical_linear import HierarchicalLinear
 from strategies.measurement_error.errors_in_variables import ErrorsInVariables

@@ -11,8 +11,8 @@ from torch.nn.functional import normalize
 
 from clients.data.inputs import MASK, Inputs, clone
 from clients.entries import entries_of, put_entries
+from clients.model_components.layer_types import holds_values
 from clients.model_components.low_rank import low_rank_pairs
-from clients.model_components.table import holds_values
 from strategies.errors import ArgumentError
 
 _OWN, _REFERENCES, _MIXING = "own", "references", "mixing"

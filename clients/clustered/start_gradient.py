@@ -11,7 +11,7 @@ from clients.entries import functional
 from clients.frozen import modules_at_rest
 from clients.graphs.graph import GraphNetwork
 from clients.local_training.training import device_of
-from clients.model_components.table import is_norm
+from clients.model_components.layer_types import is_norm
 from clients.task import Task
 
 __all__ = ["start_gradient"]

@@ -11,7 +11,7 @@ from clients.base_client import NDArrays, Scalars
 from clients.data.loaders import gathered
 from clients.entries import by_name
 from clients.evaluation import Evaluation, evaluate
-from clients.inference.softmax_laplace import laplace
+from clients.hierarchical.softmax_laplace import laplace
 from clients.linear_client import LinearClient, numbers
 from clients.local_training.adaptation import ALL
 from clients.method_hooks import LocalRound

@@ -8,7 +8,7 @@ from torch import nn
 
 from clients.logs import info_once
 from clients.model_components.errors import ScopeError
-from clients.model_components.table import component_of, holds_values, is_a, layer_of
+from clients.model_components.layer_types import component_of, holds_values, is_a, layer_of
 from clients.model_components.tracing import Makers, makers_of
 from clients.model_components.wrappers import below, inside
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from clients.model_components.table import (
+from clients.model_components.layer_types import (
     component_of,
     declaration,
     declares_component,
@@ -36,8 +36,8 @@ def low_rank_pairs(model: nn.Module) -> list[LowRankPair]:
     """Return the low-rank adapters of a network, in its order.
 
     They are modules that are an adapter by their type (LoRA layers of ``peft``), or declare it, and
-    have the halves ``A`` and ``B`` (:data:`clients.model_components.table.LAYERS`). An adapter that
-    is registered twice is one.
+    have the halves ``A`` and ``B`` (:data:`clients.model_components.layer_types.LAYERS`). An
+    adapter that is registered twice is one.
 
     Parameters
     ----------

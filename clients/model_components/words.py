@@ -8,7 +8,7 @@ from torch import nn
 
 from clients.model_components.errors import ScopeError
 from clients.model_components.head import head_of
-from clients.model_components.table import (
+from clients.model_components.layer_types import (
     NONE,
     NORM_NAME,
     SAYS_NORM,

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from torch import nn
 
-from clients.model_components.table import declares_component, holds_values, is_a
+from clients.model_components.layer_types import declares_component, holds_values, is_a
 
 WRAPPERS = (
     ("torch._dynamo", "OptimizedModule", "_orig_mod"),

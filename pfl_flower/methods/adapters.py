@@ -10,7 +10,7 @@ from torch import nn
 
 from clients import GraphNetwork, Scope, low_rank_pairs, trained_parameters
 from clients.adapters.feddpa import FedDPAClient
-from clients.model_components.table import layer_of
+from clients.model_components.layer_types import layer_of
 from clients.scopes import names_of
 from pfl_flower.config.errors import ConfigError
 from pfl_flower.config.validators import between, key

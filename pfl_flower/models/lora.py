@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import nn
 
-from clients.model_components.table import is_a
+from clients.model_components.layer_types import is_a
 from clients.model_components.words import shortened
 from pfl_flower.models.architecture import Architecture
 from strategies.errors import ArgumentError

@@ -1,4 +1,8 @@
-"""Pictures of which clients are alike: a heat map, a tree and a map of them."""
+"""Pictures of which clients are alike: a heat map, a tree and a map of them.
+
+Of methods that measure similarity (``gradient-clusters``, communities by updates); ``cfl`` and
+``ifca`` have none to draw.
+"""
 
 from collections.abc import Sequence
 from itertools import pairwise

@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 
 from pfl_flower.results.divergence import divergence
-from pfl_flower.results.lifelong import STREAM_SCORES, num_phases, stream_scores
 from pfl_flower.results.method_run import MethodRun
 from pfl_flower.results.rows import client_rows, round_rows, unseen_rows
 from pfl_flower.results.shared_file import write_shared
 from pfl_flower.results.spread import known_spread, of_clients, spread
+from pfl_flower.results.streams import STREAM_SCORES, num_phases, stream_scores
 from pfl_flower.results.thresholds import (
     describe_thresholds,
     threshold_summary,

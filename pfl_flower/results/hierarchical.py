@@ -49,7 +49,7 @@ def write_shrinkage(folder: Path, runs: Sequence[MethodRun]) -> None:
     rows = [row for run in runs for row in shrinkage_rows(run)]
     if not rows:
         return
-    from pfl_flower.plots.client_plots import plot_shrinkage  # matplotlib takes a second to import
+    from pfl_flower.plots.hierarchical import plot_shrinkage  # matplotlib takes a second to import
 
     write_csv(folder / "shrinkage.csv", rows)
     dots: dict[str, list[tuple[int, float, float]]] = {}

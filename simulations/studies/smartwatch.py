@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from pfl_flower.plots.client_plots import plot_curves
-from pfl_flower.results.lifelong import phase_curves, stream_scores
 from pfl_flower.results.method_run import MethodRun
+from pfl_flower.results.streams import phase_curves, stream_scores
 from simulations.study import Arm, Claim, Measures, Outcome, Study
 
 ALL_THREE = "all three"

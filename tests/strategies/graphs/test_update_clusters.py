@@ -10,14 +10,14 @@ from pfl_flower.grid import InProcessGrid
 from strategies import NO_GROUP, PartialAveraging, UpdateClusters
 from strategies.arrays import to_record
 from strategies.clustered.assignments import Assignment
-from strategies.clustered.community_detection import (
+from strategies.clustered.gradient_similarity import cosine_similarities
+from strategies.errors import ArgumentError
+from strategies.graphs.community_detection import (
     assign_to_communities,
     find_communities,
     reassignments,
 )
-from strategies.clustered.community_evidence import evidence, levels
-from strategies.clustered.gradient_similarity import cosine_similarities
-from strategies.errors import ArgumentError
+from strategies.graphs.community_evidence import evidence, levels
 from tests.errors import refused
 from tests.helpers import decoded, error_reply, reply
 

@@ -9,15 +9,15 @@ from flwr.app import ArrayRecord
 from flwr.common.logger import log
 
 from strategies.clustered.assignments import NO_GROUP
-from strategies.clustered.community_detection import (
+from strategies.clustered.gradient_similarity import Floats, Labels, agreements, cosine_similarities
+from strategies.errors import ArgumentError
+from strategies.graphs.community_detection import (
     assign_to_communities,
     find_communities,
     reassignments,
 )
-from strategies.clustered.community_evidence import levels
-from strategies.clustered.gradient_similarity import Floats, Labels, agreements, cosine_similarities
-from strategies.clustered.update_directions import UpdateDirections
-from strategies.errors import ArgumentError
+from strategies.graphs.community_evidence import levels
+from strategies.graphs.update_directions import UpdateDirections
 from strategies.rounds import Round
 
 __all__ = ["UpdateClusters"]
@@ -37,7 +37,7 @@ class UpdateClusters(UpdateDirections):
 
     In its first ``warm_up`` rounds a client is in no community and gets the mean over everybody.
     Communities are looked for as soon as half of the clients have trained that often, among these
-    clients (:func:`strategies.clustered.community_detection.find_communities`). If none are
+    clients (:func:`strategies.graphs.community_detection.find_communities`). If none are
     evident, everybody keeps the mean, and the next round looks again. A client that gets there
     later is compared with each community by the mean cosine of its update direction with those of
     the members. It joins the community with the highest one, if this mean is nearer to the mean
@@ -47,7 +47,7 @@ class UpdateClusters(UpdateDirections):
     The directions by which a client was assigned are kept, and sums of new ones begin. Every
     ``revise_every`` rounds a client moves to another community if its new directions have a higher
     mean cosine with those of that community than with those of its own
-    (:func:`strategies.clustered.community_detection.reassignments`). Every assignment is logged.
+    (:func:`strategies.graphs.community_detection.reassignments`). Every assignment is logged.
     Its score is the mean cosine, or for a move the difference of the two.
 
     An unseen client has trained nothing, so nothing is known of it: it is evaluated with the mean.
@@ -64,7 +64,7 @@ class UpdateClusters(UpdateDirections):
         How much higher the mean cosine has to be for a move, as a fraction of the difference
         between the mean cosine within communities and that across, when they were found.
     others
-        As in :class:`strategies.clustered.update_directions.UpdateDirections`, and
+        As in :class:`strategies.graphs.update_directions.UpdateDirections`, and
         :class:`GroupAveraging`.
 
     Raises

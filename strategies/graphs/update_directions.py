@@ -10,12 +10,12 @@ from numpy.typing import NDArray
 
 from strategies.arrays import as_part, part_of, view
 from strategies.clustered.assignments import NO_GROUP, Grouping
-from strategies.clustered.block_design import Blocks
-from strategies.clustered.community_detection import direction_of
 from strategies.clustered.gradient_similarity import Floats, cosine_similarities
 from strategies.clustered.group_averaging import GroupAveraging
 from strategies.clustered.projection import project
 from strategies.errors import ArgumentError
+from strategies.graphs.block_design import Blocks
+from strategies.graphs.community_detection import direction_of
 from strategies.replies import Reply
 
 
@@ -25,7 +25,7 @@ class UpdateDirections(GroupAveraging):
     A client's *update direction* in a round is the direction of its change, less the mean direction
     of everybody who took part. Directions are summed over rounds, by which the noise of minibatches
     is averaged out. Where only some clients take part, whom a client met is taken out of the sum
-    (:class:`strategies.clustered.block_design.Blocks`). Once a client is put in a group its sum is
+    (:class:`strategies.graphs.block_design.Blocks`). Once a client is put in a group its sum is
     kept, and what its updates point to afterwards is summed anew.
 
     Parameters

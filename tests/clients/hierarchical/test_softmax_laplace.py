@@ -3,7 +3,7 @@ import pytest
 from scipy.optimize import check_grad
 from sklearn.linear_model import LogisticRegression
 
-from clients.inference.softmax_laplace import derivatives, laplace, log_likelihood, mode
+from clients.hierarchical.softmax_laplace import derivatives, laplace, log_likelihood, mode
 from strategies.hierarchical.mixed_effects import Prior, posterior
 
 FEATURES = 3

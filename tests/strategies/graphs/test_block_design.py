@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from strategies.clustered.block_design import Blocks
+from strategies.graphs.block_design import Blocks
 
 
 def summed(rounds, own, memory=1.0):

@@ -8,8 +8,8 @@ import pytest
 
 from pfl_flower.engines import simulate
 from pfl_flower.results.files import describe, write
-from pfl_flower.results.lifelong import STREAM_SCORES, num_phases, phase_curves, stream_scores
 from pfl_flower.results.stream_metrics import accuracy_matrix, average_accuracy, forgetting
+from pfl_flower.results.streams import STREAM_SCORES, num_phases, phase_curves, stream_scores
 
 STREAM = {
     "dataset": "smartwatch",

@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 
 from strategies.clustered.assignments import NO_GROUP
 from strategies.clustered.clusterers import agglomerative, renumbered
-from strategies.clustered.community_evidence import STRONG, evidence, null_cosines
 from strategies.clustered.gradient_similarity import Floats, Labels, nearest
 from strategies.clustered.similarity_clustering import ClusteringRules, refine
+from strategies.graphs.community_evidence import STRONG, evidence, null_cosines
 from strategies.randomness import generator
 
 _MOST = 32
@@ -51,10 +51,10 @@ def find_communities(similarity: Floats, clusters: int = 0, seed: int = 0) -> La
     """Find communities by average linkage and refinement.
 
     If the number is not given, the function takes the one with the most
-    :func:`~strategies.clustered.community_evidence.evidence`, up to half the clients and 32. A
+    :func:`~strategies.graphs.community_evidence.evidence`, up to half the clients and 32. A
     search finds communities in pure noise too, and the more, the fewer dimensions the directions
     have. A parametric bootstrap therefore repeats the search in cosines without communities
-    (:func:`~strategies.clustered.community_evidence.null_cosines`). There are no communities unless
+    (:func:`~strategies.graphs.community_evidence.null_cosines`). There are no communities unless
     the evidence is strong and exceeds the bootstrap's mean by 6 standard deviations. Clients that
     are alone are then in no community.
 
