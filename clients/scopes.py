@@ -8,8 +8,8 @@ entries of a scope. It is a comma-separated list of
 - components: ``all``, ``none``; ``norm`` (normalization), ``se`` (squeeze-and-excitation) and
   ``adapter`` by the type of a layer (:mod:`clients.model_components.layer_types`), with
   ``adapter.A`` and ``adapter.B`` for the two halves of low-rank adapters; ``head``, declared or
-  found (:mod:`clients.model_components.head`); ``body``, everything that is not ``head``; and any other
-  part that the model declares;
+  found (:mod:`clients.model_components.head`); ``body``, everything that is not ``head``; and any
+  other part that the model declares;
 - module paths, with ``*``, ``?`` and ``[]`` as in :mod:`fnmatch`: ``body.0``, ``layer4.*.bn1``;
   everything below a matched module belongs to it. The path of a single entry
   (``head.bias``) is allowed, too. The words above are never paths: a submodule that is called

@@ -133,10 +133,20 @@ REAL_GRAPHS = ("social-cora", "social-citeseer", "social-twitch")
 REAL_TEXTS = ("assistants", "assistants-settings")
 """These read pretrained weights, which come with a package of their own (80 MB)."""
 LONG = (
-    *("gallery", "safeguard", "proximal", "clusters", "clusters-sizes", "cold-start"),
+    *(
+        "lighting",
+        "sensors",
+        "smartwatch",
+        "gallery",
+        "safeguard",
+        "proximal",
+        "clusters",
+        "clusters-sizes",
+        "cold-start",
+    ),
     *("borrowing-digits", "social", *REAL_GRAPHS, *REAL_TEXTS),
 )
-"""Over three minutes of a core each: before a release, not at every change."""
+"""Over two minutes of a core each: before a release, not at every change."""
 
 
 def promising(name):
