@@ -12,13 +12,14 @@ from pfl_flower.results.divergence import divergence
 from pfl_flower.results.lifelong import STREAM_SCORES, num_phases, stream_scores
 from pfl_flower.results.method_run import MethodRun
 from pfl_flower.results.rows import client_rows, round_rows, unseen_rows
-from pfl_flower.results.shared_file import write_shared
+from pfl_flower.results.shared_file import write_base, write_shared
 from pfl_flower.results.spread import known_spread, of_clients, spread
 from pfl_flower.results.thresholds import (
     describe_thresholds,
     threshold_summary,
     write_thresholds,
 )
+from pfl_flower.sent_bases import held_base
 from pfl_flower.utils.files import file_name, under_home, write_csv, write_json
 from pfl_flower.utils.text import commonest
 from strategies import ClientReport
@@ -56,6 +57,7 @@ def summarize(run: MethodRun) -> dict[str, Any]:
             "down": float(each["train"][0] + each["evaluate"][0] + finding[0]),
             "up": float(each["train"][1] + finding[1]),
         },
+        **({"base_bytes": run.base_bytes} if run.base_bytes else {}),
         "parameters": run.parameters,
         "seconds_per_round": run.seconds / rounds,
         **_stream_summary(run),
@@ -83,8 +85,9 @@ def write(folder: Path, runs: Sequence[MethodRun]) -> None:
     """Write everything about a run, and its baselines, into ``folder``.
 
     ``config.json``, ``rounds.csv``, ``clients.csv`` (a row a method, client and round),
-    ``summary.json``, ``shared.safetensors`` (the first method's final shared arrays) and
-    ``accuracy.png`` (``rmse.png``); ``unseen.csv`` if there are unseen clients, and
+    ``summary.json``, ``shared.safetensors`` (the first method's final shared arrays),
+    ``base.safetensors`` if the file of first arrays gave a frozen base, and ``accuracy.png``
+    (``rmse.png``); ``unseen.csv`` if there are unseen clients, and
     ``stream.csv`` (a row a method and client) if data came in phases; of methods with groups what
     :func:`write_groups` writes, of those that report shrinkage what :func:`write_shrinkage` does,
     of those with decision thresholds what :func:`write_thresholds` does,
@@ -106,7 +109,11 @@ def write(folder: Path, runs: Sequence[MethodRun]) -> None:
     if streams:
         write_csv(folder / "stream.csv", streams)
     arrays = {name: view(array) for name, array in runs[0].arrays.items()}
-    write_shared(folder, arrays, runs[0].config.required_schema, runs[0].base)
+    schema = runs[0].config.required_schema
+    write_shared(folder, arrays, schema, runs[0].base)
+    if schema.sends_base:
+        base = held_base(schema.base)
+        write_base(folder, {name: tensor.numpy() for name, tensor in base.items()})
     for write_own in dict.fromkeys(run.config.row.write for run in runs):
         if write_own is not None:
             write_own(folder, runs)

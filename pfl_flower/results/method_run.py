@@ -76,6 +76,9 @@ class MethodRun:
         (:func:`pfl_flower.frozen_base.network_fingerprint`).
     names : mapping of int to str, default {}
         The client's number -> its own name in the run's data, where it has one.
+    base_bytes : int, default 0
+        Payload bytes of a frozen base that was sent to the nodes that did not have it, of all
+        together. Where a run was resumed, those since then.
     """
 
     config: "RunConfig"
@@ -93,6 +96,7 @@ class MethodRun:
     schema_bytes: int = 0
     base: str = ""
     names: Mapping[int, str] = field(default_factory=dict)
+    base_bytes: int = 0
 
     @property
     def method(self) -> str:
