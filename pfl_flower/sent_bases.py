@@ -11,7 +11,7 @@ from torch import Tensor
 
 from pfl_flower.data.schema import DataSchema
 
-_MOST = 2
+_MOST = 4
 """How many are held: a base may take most of the memory of a small device."""
 
 _bases: dict[str, Mapping[str, Tensor]] = {}

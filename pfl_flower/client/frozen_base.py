@@ -4,8 +4,6 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
-import torch
 from flwr.app import Array, ConfigRecord, Context, RecordDict
 from flwr.client import NumPyClient
 from torch import Tensor
@@ -14,12 +12,12 @@ from clients import base_fingerprint
 from clients.frozen import base_digests
 from clients.missing_base import MissingBaseError
 from clients.state.personal_state import tensor_spec
-from pfl_flower.client.kept_base import keep_base, kept_base
+from pfl_flower.client.kept_base import keep_base, kept_base, tensors_of
 from pfl_flower.config.errors import ConfigError
 from pfl_flower.config.run_config import RunConfig
 from pfl_flower.frozen_base import base_entries, base_of, own_fingerprints, without_sent_base
 from pfl_flower.sent_bases import hold_base, is_held
-from strategies.arrays import difference, view
+from strategies.arrays import difference
 from strategies.protocol import FROZEN_BASE, PROPERTIES
 
 _FINGERPRINT = "fingerprint"
@@ -70,9 +68,9 @@ class BaseReporter(NumPyClient):
         PersonalStateError
             If the disk refuses.
         """
-        base = {name: torch.from_numpy(np.array(view(array))) for name, array in arrays.items()}
+        base = tensors_of(arrays)
         _check_sent(self.config, base)
-        keep_base(self.config, self.context, base)
+        keep_base(self.config, self.context, arrays)
         fingerprint = self.config.required_schema.base
         hold_base(fingerprint, base)
         return RecordDict({PROPERTIES: ConfigRecord({FROZEN_BASE: fingerprint})})

@@ -19,7 +19,6 @@ from pfl_flower.results.thresholds import (
     threshold_summary,
     write_thresholds,
 )
-from pfl_flower.sent_bases import held_base
 from pfl_flower.utils.files import file_name, under_home, write_csv, write_json
 from pfl_flower.utils.text import commonest
 from strategies import ClientReport
@@ -109,11 +108,9 @@ def write(folder: Path, runs: Sequence[MethodRun]) -> None:
     if streams:
         write_csv(folder / "stream.csv", streams)
     arrays = {name: view(array) for name, array in runs[0].arrays.items()}
-    schema = runs[0].config.required_schema
-    write_shared(folder, arrays, schema, runs[0].base)
-    if schema.sends_base:
-        base = held_base(schema.base)
-        write_base(folder, {name: tensor.numpy() for name, tensor in base.items()})
+    write_shared(folder, arrays, runs[0].config.required_schema, runs[0].base)
+    if runs[0].given_base:
+        write_base(folder, runs[0].given_base)
     for write_own in dict.fromkeys(run.config.row.write for run in runs):
         if write_own is not None:
             write_own(folder, runs)

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from flwr.app import ArrayRecord
+from numpy.typing import NDArray
 
 from strategies import ClientReport, Grouping
 
@@ -79,6 +80,8 @@ class MethodRun:
     base_bytes : int, default 0
         Payload bytes of a frozen base that was sent to the nodes that did not have it, of all
         together. Where a run was resumed, those since then.
+    given_base : mapping of str to ndarray, default {}
+        The frozen base, where the file of first arrays gave it.
     """
 
     config: "RunConfig"
@@ -97,6 +100,7 @@ class MethodRun:
     base: str = ""
     names: Mapping[int, str] = field(default_factory=dict)
     base_bytes: int = 0
+    given_base: Mapping[str, NDArray[Any]] = field(default_factory=dict)
 
     @property
     def method(self) -> str:

@@ -9,6 +9,7 @@ from typing import Any
 from flwr.app import ConfigRecord, Message, MessageType, RecordDict
 from flwr.common.logger import log
 from flwr.serverapp import Grid
+from numpy.typing import NDArray
 
 from clients import base_fingerprint
 from clients.frozen import base_digests
@@ -45,11 +46,27 @@ def with_base(config: RunConfig) -> RunConfig:
         return config
     given = given_base(config, made)
     whole = {name: given.get(name, values) for name, values in made.items()}
-    base = base_fingerprint(base_digests(whole, whole))
+    digests = base_digests(whole, whole)
+    base = base_fingerprint(digests)
     if given:
         hold_base(base, whole)
     schema = replace(config.required_schema, base=base, sends_base=bool(given))
-    return config.with_schema(schema)
+    found = config.with_schema(schema)
+    found.once("base", lambda: digests)  # not to be hashed again
+    return found
+
+
+def given_base_of(config: RunConfig) -> Mapping[str, NDArray[Any]]:
+    """Return the frozen base of a run, if its file of first arrays gave it; empty otherwise.
+
+    Parameters
+    ----------
+    config : RunConfig
+        Of the run, as :func:`with_base` returns it.
+    """
+    if not config.required_schema.sends_base:
+        return {}
+    return {name: tensor.numpy() for name, tensor in base_entries(config).items()}
 
 
 def other_bases(grid: Grid, config: RunConfig, clients: Mapping[int, int]) -> dict[int, str]:

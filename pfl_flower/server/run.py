@@ -19,6 +19,7 @@ from pfl_flower.server.callbacks import Progress, news_of
 from pfl_flower.server.checkpoint import Saved
 from pfl_flower.server.discovery import FederationError, wait_for_clients
 from pfl_flower.server.fallback import candidates_of, let_choose
+from pfl_flower.server.frozen_bases import given_base_of
 from pfl_flower.server.holdout import adapt_unseen
 from pfl_flower.server.initial_arrays import first_arrays
 from pfl_flower.server.session import Session, open_session, saved_state
@@ -138,6 +139,7 @@ def run_method(session: Session, setup: ModelSetup, progress: Progress | None = 
         schema_bytes=session.grid.schema_bytes - schema_bytes,  # of all that is asked above, too
         base=network_fingerprint(config),
         base_bytes=session.grid.take_base_bytes(),
+        given_base=given_base_of(session.config),
         names=session.names,
     )
 
