@@ -6,7 +6,8 @@ from contextlib import suppress
 
 from torch import nn
 
-from clients.logs import warn_once
+from clients.entries import canonical_names
+from clients.logs import info_once, warn_once
 from clients.model_components.errors import ScopeError
 from clients.model_components.table import is_a
 from clients.model_components.words import Components, shortened
@@ -56,7 +57,8 @@ def keep_trainable(model: nn.Module, new: Iterable[str], architecture: Architect
             f"trainable={architecture.trainable} freezes random values of {architecture.model}: "
             "pretrained=true starts from those of its library"
         )
-    head = _head(model, architecture) | frozenset(new if architecture.weights else ())
+    head = _with_tied(model, _head(model, architecture))
+    head |= frozenset(new if architecture.weights else ())
     kept = KEEP[word](model, int(number or 0), head, architecture)
     # peft freezes all but its own; what the network's builder froze stays frozen
     allowed = kept.intersection(before) | (kept - there)
@@ -88,6 +90,17 @@ def _head(model: nn.Module, architecture: Architecture) -> frozenset[str]:
     a = architecture
     with trial_inputs(model, a.shape, has_embedding(model), a.links, a.inputs) as example:
         return select(model, "head", example=example)
+
+
+def _with_tied(model: nn.Module, head: frozenset[str]) -> frozenset[str]:
+    """Return entries of a head under all names of each: a tied weight is trained wherever it is."""
+    first = canonical_names(model)
+    own = {first[name] for name in head}
+    every = frozenset(name for name, named_first in first.items() if named_first in own)
+    if other := sorted(every - head):
+        kind = type(model).__name__
+        info_once(f"The head of {kind} is tied to {shortened(other)}, which is trained with it")
+    return every
 
 
 def blocks_of(model: nn.Module) -> list[str]:

@@ -211,6 +211,36 @@ def test_blocks_are_the_modules_that_repeat(name, first, count):
     assert first is None or found[0] == first
 
 
+class TiedHead(nn.Module):
+    """A head whose weight is that of the first layer."""
+
+    parts = {"head": ("fc",)}
+
+    def __init__(self):
+        super().__init__()
+        self.embed, self.middle = nn.Linear(8, 8, bias=False), nn.Linear(8, 8)
+        self.fc = nn.Linear(8, 8)
+        self.fc.weight = self.embed.weight
+
+    def forward(self, x):
+        return self.fc(self.middle(self.embed(x)).relu())
+
+
+class UndeclaredTiedHead(TiedHead):
+    """The same, where the head has to be found."""
+
+    parts = {}
+
+
+@pytest.mark.parametrize("kind", [TiedHead, UndeclaredTiedHead])
+@pytest.mark.parametrize("word", ["head", pytest.param("lora", marks=needs("peft"))])
+def test_a_tied_head_is_trained_under_all_its_names(kind, word):
+    model = kind()
+    keep_trainable(model, (), architecture("own:net", (8,), 8, trainable=word))
+    lora = {f"middle.lora_{half}.default.weight" for half in "AB"} if word == "lora" else set()
+    assert trained(model) == {"embed.weight", "fc.bias"} | lora
+
+
 @needs("timm")
 @pytest.mark.parametrize(
     ("name", "first", "count"),
