@@ -171,11 +171,11 @@ class ModelSetup:
         return ArrayRecord({n: new.get(n, array) for n, array in arrays.items()})
 
     @cached_property
-    def shares_head(self) -> bool:
-        """Whether outputs are shared: where no head is found, all of the network may be one."""
+    def head_names(self) -> frozenset[str]:
+        """Entries that make the outputs: where no head is found, all of the network may be one."""
         with self.trial_inputs() as example:
             head = components(self.model, example=example).get("head")
-        return bool(self.shared_names if head is None else head.intersection(self.shared_names))
+        return frozenset(self.initial if head is None else head)
 
     @cached_property
     def shared_names(self) -> list[str]:

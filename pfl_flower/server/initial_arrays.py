@@ -58,8 +58,8 @@ def given_base(config: RunConfig, made: Mapping[str, Tensor]) -> Mapping[str, Te
 def first_arrays(setup: ModelSetup, fresh: ArrayRecord) -> ArrayRecord:
     """Return the first shared arrays: those of an earlier run where the config names it.
 
-    Where its file has the frozen base, too, shared entries that it does not have (a new head,
-    adapters) keep their first values, and so do personal ones.
+    Where its file has the frozen base, too, shared entries that it does not have (adapters) keep
+    their first values, and so do a head for other classes and what is personal.
 
     Parameters
     ----------
@@ -81,18 +81,32 @@ def first_arrays(setup: ModelSetup, fresh: ArrayRecord) -> ArrayRecord:
     base = network_digests(config).keys() & stored.keys()
     record = to_record({name: array for name, array in stored.items() if name not in base})
     if base:
-        new = [name for name in fresh if name not in record]
-        left = [name for name in record if name not in fresh and name in setup.initial]
-        if new or left:
-            words = "initial has the frozen base. New: %s. Personal, and not taken from it: %s"
-            log(INFO, words, shortened(new) or "nothing", shortened(left) or "nothing")
-        record = ArrayRecord(
-            {n: a for n, a in record.items() if n not in left} | {n: fresh[n] for n in new}
-        )
-    words = difference(spec_of(fresh), spec_of(record)) or _other_meaning(setup, about, base)
+        new = _new_head(setup, about) if setup.head_names.isdisjoint(base) else frozenset()
+        record = _beside_base(setup, fresh, record, new)
+    used = set(fresh) - new if base else set(fresh)
+    words = difference(spec_of(fresh), spec_of(record)) or _other_meaning(setup, about, base, used)
     if words:
         raise _unfit(config, f"does not fit {config.method}: {words}", words)
-    return ArrayRecord({name: record[name] for name in fresh}) if base else record
+    return record
+
+
+def _new_head(setup: ModelSetup, about: Mapping[str, str]) -> frozenset[str]:
+    """Return the entries of the head, if a file's is for other classes; else none."""
+    here = meaning(setup.config.required_schema, "")[LABELS]
+    return setup.head_names if about.get(LABELS, here) != here else frozenset()
+
+
+def _beside_base(
+    setup: ModelSetup, fresh: ArrayRecord, stored: ArrayRecord, new: Collection[str]
+) -> ArrayRecord:
+    """Return the first arrays of a run whose file has its base: the file's where it has them."""
+    new = [name for name in fresh if name in new or name not in stored]
+    left = [name for name in stored if name not in fresh and name in setup.initial]
+    if new or left:
+        words = "initial has the frozen base. New: %s. Personal, and not taken from it: %s"
+        log(INFO, words, shortened(new) or "nothing", shortened(left) or "nothing")
+    unknown = {n: a for n, a in stored.items() if n not in fresh and n not in left}
+    return ArrayRecord({n: fresh[n] if n in new else stored[n] for n in fresh} | unknown)
 
 
 def _read(config: RunConfig) -> File:
@@ -118,11 +132,14 @@ def _read_once(path: Path, *_version: int) -> File:
     return read_shared(path)
 
 
-def _other_meaning(setup: ModelSetup, about: Mapping[str, str], given: Collection[str]) -> str:
+def _other_meaning(
+    setup: ModelSetup, about: Mapping[str, str], given: Collection[str], used: Collection[str]
+) -> str:
     """Say what is not as it was when shared arrays were trained: classes, features, frozen base.
 
     Files of earlier versions do not say it. A base that is given is among what was trained, and
-    only what was frozen before that, if anything was, has to be as it was.
+    only what was frozen before that, if anything was, has to be as it was. Classes are of no matter
+    where neither what is given nor what else is used of the file makes outputs.
     """
     config = setup.config
     before = {n: digest for n, digest in network_digests(config).items() if n not in given}
@@ -130,7 +147,7 @@ def _other_meaning(setup: ModelSetup, about: Mapping[str, str], given: Collectio
     as_good = {json.dumps(base) for base in bases}
     for key, here in meaning(config.required_schema, base_fingerprint(before)).items():
         there = about.get(key, here)
-        if there == here or (key == LABELS and not setup.shares_head):
+        if there == here or (key == LABELS and setup.head_names.isdisjoint({*given, *used})):
             continue
         if key != BASE or there not in as_good:
             return f"{key}: {there} in the file, {here} in this run"

@@ -45,6 +45,14 @@ class WithoutBase(Network):
         self.base.requires_grad_(False)
 
 
+class FrozenHead(WithoutBase):
+    """The head is frozen as well."""
+
+    def __init__(self, shape: tuple[int, ...], outputs: int) -> None:
+        super().__init__(shape, outputs)
+        self.head.requires_grad_(False)
+
+
 class WithBase(WithoutBase):
     """The base frozen as another run trained it."""
 

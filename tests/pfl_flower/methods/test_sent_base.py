@@ -372,6 +372,28 @@ def test_a_personal_head_of_the_file_is_not_taken(body):
     assert (setup.initial["head.bias"].numpy() != read_shared(body)[0]["head.bias"]).any()
 
 
+def test_a_head_for_other_classes_is_new(body, tmp_path):
+    """A body may serve for other classes; a head that is frozen may not."""
+    arrays, about = read_shared(body)
+    other = about | {"labels": '["ham", "spam", "other"]'}
+    wider = {
+        n: np.zeros((3, *v.shape[1:]), np.float32) if "head" in n else v for n, v in arrays.items()
+    }
+    (tmp_path / NAME).write_bytes(array_bytes(wider, other))
+    run, grid = played(config_of("fedavg", tmp_path))
+    first = grid.of_type("train")[0].message.content["arrays"]
+    setup = model_setup(run.config)
+    for name in ("head.weight", "head.bias"):
+        np.testing.assert_array_equal(view(first[name]), setup.initial[name])
+    np.testing.assert_array_equal(
+        view(first["low_rank.down.weight"]), arrays["low_rank.down.weight"]
+    )
+    (tmp_path / NAME).write_bytes(array_bytes(arrays, other))
+    with refused(FederationError, key="initial", value=str(tmp_path), reason=SOME) as caught:
+        simulate(config_of("fedavg", tmp_path, "FrozenHead"), CLIENTS)
+    assert "labels" in caught.value.reason
+
+
 @pytest.mark.integration
 def test_lora_of_peft_finds_the_base_by_the_names_that_it_was_trained_with(tmp_path):
     pytest.importorskip("peft")
