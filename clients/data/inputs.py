@@ -11,7 +11,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from clients.model_components.table import is_a
 from strategies.errors import ArgumentError
 
 __all__ = ["pad_sequences"]
@@ -191,8 +190,7 @@ def named_inputs(stacked: Tensor, names: Sequence[str]) -> dict[str, Tensor]:
 def spread_inputs(model: nn.Module) -> None:
     """Make a network take a mapping as keyword arguments, and a tuple as positional ones.
 
-    A network whose ``forward`` takes one object gets the mapping or tuple as it is. Names that it
-    does not have are refused; those of transformers do not have what their ``**kwargs`` swallow.
+    A network whose ``forward`` takes one object gets the mapping or tuple as it is.
 
     Parameters
     ----------
@@ -215,19 +213,15 @@ def _hook(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> An
 
 
 def _by_name(model: nn.Module, inputs: Mapping[str, Any]) -> Any:
-    every = inspect.signature(model.forward).parameters.values()
-    takes_any = any(each.kind is each.VAR_KEYWORD for each in every)
-    # transformers passes what it does not know on to where nobody reads it
-    if takes_any and not is_a(type(model), "transformers", "PreTrainedModel"):
+    parameters = inspect.signature(model.forward).parameters
+    if any(each.kind is each.VAR_KEYWORD for each in parameters.values()):
         return (), dict(inputs)
-    several = (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL)
-    parameters = [each.name for each in every if each.kind not in several]
     if unknown := [name for name in inputs if name not in parameters]:
         own = _positional(model)
         if len(own) == 1 and own[0] not in inputs:
             return None  # it takes one object
         wanted = f"among the arguments of {type(model).__name__}.forward: {', '.join(parameters)}"
-        raise ArgumentError("names of inputs", unknown, wanted, parameters)
+        raise ArgumentError("names of inputs", unknown, wanted)
     return (), dict(inputs)
 
 
