@@ -14,11 +14,13 @@ from clients.base_client import NDArrays, Scalars
 from clients.data.data_schema import keep_schema
 from clients.entries import match
 from clients.message_log import log_message
+from clients.missing_base import MissingBaseError, ask_for_base
 from clients.privacy import clippable, is_clipped, is_noisy
 from strategies.arrays import to_record, view
 from strategies.errors import ArgumentError
 from strategies.protocol import (
     ARRAYS,
+    BASE_QUERY,
     CHANGES,
     CONFIG,
     FAILURE,
@@ -102,7 +104,7 @@ def client_app(
 
         app = client_app(build)
     """
-    app = ClientApp(mods=[log_message, keep_schema])
+    app = ClientApp(mods=[log_message, keep_schema, ask_for_base])
 
     @app.train(mods=mods)
     def train(message: Message, context: Context) -> Message:
@@ -124,7 +126,7 @@ def client_app(
         properties = build(context, config).get_properties(config)
         return Message(RecordDict({PROPERTIES: ConfigRecord(properties)}), reply_to=message)  # type: ignore[arg-type]
 
-    for question in QUESTIONS:
+    for question in (*QUESTIONS, BASE_QUERY):
         _answer(app, build, question)
     return app
 
@@ -138,7 +140,7 @@ def _training_reply(
     try:
         trained, metrics = _train(build(context, config), received, config)
     except Exception as error:
-        if PRIVACY not in config:
+        if PRIVACY not in config or isinstance(error, MissingBaseError):
             raise
         log(WARNING, "Training failed: %r", error, exc_info=True)
         notes[FAILURE] = repr(error)

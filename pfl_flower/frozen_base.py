@@ -6,11 +6,27 @@ Server and clients compute the same, once a process.
 from collections.abc import Mapping
 from dataclasses import replace
 
+from torch import Tensor
+
 from clients import Scope, base_fingerprint, frozen_entries
 from clients.frozen import base_digests
 from clients.scopes import names_of
 from pfl_flower.config.run_config import RunConfig
 from pfl_flower.model_setup import ModelSetup, initial_model, model_setup
+from pfl_flower.sent_bases import with_sent_base
+
+
+def base_entries(config: RunConfig) -> Mapping[str, Tensor]:
+    """Return entry -> value of all that is frozen under a method of a run.
+
+    Parameters
+    ----------
+    config : RunConfig
+        Of the run, with the schema of the data.
+    """
+    setups = [model_setup(config.for_method(name)) for name in config.method_names]
+    names = [name for each in setups for name in names_of(each.scopes, Scope.FROZEN)]
+    return {name: setups[0].initial[name] for name in names}
 
 
 def base_of(config: RunConfig) -> Mapping[str, str]:
@@ -23,12 +39,22 @@ def base_of(config: RunConfig) -> Mapping[str, str]:
     """
 
     def find() -> Mapping[str, str]:
-        setups = [model_setup(config.for_method(name)) for name in config.method_names]
-        names = [name for each in setups for name in names_of(each.scopes, Scope.FROZEN)]
-        initial = initial_model(config.architecture, config.seed)[1]
-        return base_digests(initial, dict.fromkeys(names))
+        entries = base_entries(config)
+        return base_digests(entries, entries)
 
     return config.once("base", find)
+
+
+def without_sent_base(config: RunConfig) -> RunConfig:
+    """Return a config by whose schema the network has the base that its builder makes.
+
+    Parameters
+    ----------
+    config : RunConfig
+        Of the run, with the schema of the data.
+    """
+    schema = replace(config.required_schema, base="", sends_base=False)
+    return config.once("without sent base", lambda: config.with_schema(schema))
 
 
 def own_fingerprints(config: RunConfig) -> Mapping[str, str]:
@@ -65,16 +91,22 @@ def network_fingerprint(config: RunConfig) -> str:
     config : RunConfig
         Of the run, with the schema of the data.
     """
-
-    def find() -> str:
-        model, entries = initial_model(config.architecture, config.seed)
-        frozen = frozen_entries(model)
-        return base_fingerprint(base_digests(entries, [n for n in entries if n in frozen]))
-
-    return config.once("network fingerprint", find)
+    digests = network_digests(config)
+    return config.once("network fingerprint", lambda: base_fingerprint(digests))
 
 
-def with_base(config: RunConfig) -> RunConfig:
-    """Return a config in whose schema the fingerprint of the frozen base is, where there is one."""
-    base = base_fingerprint(base_of(config))
-    return config.with_schema(replace(config.required_schema, base=base)) if base else config
+def network_digests(config: RunConfig) -> Mapping[str, str]:
+    """Return entry -> digest of all that the network's builder froze.
+
+    Parameters
+    ----------
+    config : RunConfig
+        Of the run, with the schema of the data.
+    """
+
+    def find() -> Mapping[str, str]:
+        model, made = initial_model(config.architecture, config.seed)
+        frozen, entries = frozen_entries(model), with_sent_base(config.schema, made)
+        return base_digests(entries, [name for name in entries if name in frozen])
+
+    return config.once("network digests", find)

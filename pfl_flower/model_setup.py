@@ -30,6 +30,7 @@ from pfl_flower.models.input_type import (
     needs_integers,
     trial_inputs,
 )
+from pfl_flower.sent_bases import with_sent_base
 from strategies.arrays import encode, view
 from strategies.errors import ArgumentError
 from strategies.randomness import named_seed
@@ -107,7 +108,7 @@ class ModelSetup:
     model : nn.Module
         The network; all clients of a process use it one after another.
     initial : mapping
-        State-dict name -> first value.
+        State-dict name -> first value; of a frozen base that the server sent, that.
     scopes : mapping
         State-dict name -> scope.
     hidden : HiddenState
@@ -170,11 +171,11 @@ class ModelSetup:
         return ArrayRecord({n: new.get(n, array) for n, array in arrays.items()})
 
     @cached_property
-    def shares_head(self) -> bool:
-        """Whether outputs are shared: where no head is found, all of the network may be one."""
+    def head_names(self) -> frozenset[str]:
+        """Entries that make the outputs: where no head is found, all of the network may be one."""
         with self.trial_inputs() as example:
             head = components(self.model, example=example).get("head")
-        return bool(self.shared_names if head is None else head.intersection(self.shared_names))
+        return frozenset(self.initial if head is None else head)
 
     @cached_property
     def shared_names(self) -> list[str]:
@@ -295,4 +296,4 @@ def _make_setup(config: RunConfig) -> ModelSetup:
     config.own_keys.check_network(config, model)
     rules = config.personal_rule, config.group_rule
     scopes = _scopes(*named, *rules, config.required_schema.integers)
-    return ModelSetup(config, model, initial, scopes, hidden)
+    return ModelSetup(config, model, with_sent_base(config.schema, initial), scopes, hidden)

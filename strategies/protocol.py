@@ -75,7 +75,16 @@ CLIENT_NAME = "client-name"
 
 FROZEN_BASE = "frozen-base"
 """Property: a digest of every frozen entry of the client's network, as JSON; asked once, before
-round 1, where the server's network has any."""
+round 1, where the server's network has any. In the reply to ``query.base``: the fingerprint."""
+
+BASE_QUERY = "query.base"
+"""Message type: the arrays are the frozen base, of the fingerprint in the data schema, which the
+client is to keep. It is sent to a client that misses it."""
+
+MISSING_BASE = "missing-base"
+"""``ConfigRecord`` that is all of the reply of a client without the frozen base that the server
+has; the fingerprint is in it, as ``frozen-base``. The server sends the base, and the request
+again."""
 
 DATA_SCHEMA = "data-schema"
 """Config: the data schema, merged from the schemas of all clients, as JSON. A node is sent it once;

@@ -1,6 +1,7 @@
 """The app on real processes: a SuperLink with TLS, SuperNodes with keys, on this machine."""
 
 import csv
+import json
 import time
 from contextlib import ExitStack
 
@@ -67,6 +68,31 @@ def test_a_killed_node_goes_on_from_its_last_completed_round(tmp_path):
         simulate(settings | {"personal-dir": str(tmp_path / "personal")}, 3)
     same_arrays_as(found, load_file(tmp_path / "personal" / "client-1.safetensors"))
     assert any((found[name] != values).any() for name, values in load(completed).items())
+
+
+def test_a_base_of_the_server_is_sent_to_a_device_once(tmp_path):
+    """The devices' networks begin with other values; what they need comes with the first run."""
+    body = tmp_path / "body"
+    with ExitStack() as up:
+        here = federation(tmp_path / "real", up)
+        settings = {"dataset": f"folder:{here.data}", "model": "mlp", "heterogeneity": "none"}
+        settings |= {"baselines": "", "num-server-rounds": 2}
+        write(body, simulate(settings | {"method": "fedavg"}, 3))
+        settings |= {"method": "fedavg", "trainable": "head", "initial": str(body)}
+        for results in ("first", "second"):
+            here.link.run(settings | {"results-dir": results})
+        real, again = (next((here.link.folder / name).iterdir()) for name in ("first", "second"))
+        kept = [len(list(here.disk(number).glob("*.base.safetensors"))) for number in range(3)]
+    (run,) = simulate(settings, 3)
+    simulated = tmp_path / "simulated"
+    write(simulated, [run])
+    assert rows(real) == rows(again) == rows(simulated)
+    same_arrays(real / "shared.safetensors", simulated / "shared.safetensors")
+    found = [
+        json.loads((folder / "summary.json").read_text())["fedavg"] for folder in (real, again)
+    ]
+    assert [each.get("base_bytes", 0) for each in found] == [run.base_bytes, 0]
+    assert kept == [1, 1, 1]
 
 
 def rows(folder):

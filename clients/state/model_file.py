@@ -143,10 +143,10 @@ def _has_base(place: Path, fingerprint: str) -> bool:
 @lru_cache(maxsize=64)
 def _check_base(place: Path, fingerprint: str, *_version: int) -> None:
     """Raise unless a base file is intact; each version of it is read once, not at every save."""
-    _read_base(place, fingerprint, "It is written again when a client is evaluated")
+    read_base(place, fingerprint, "It is written again")
 
 
-def _read_base(place: Path, fingerprint: str, way_out: str) -> Mapping[str, Tensor]:
+def read_base(place: Path, fingerprint: str, way_out: str) -> Mapping[str, Tensor]:
     """Return a frozen base from its file.
 
     Raises
@@ -166,7 +166,7 @@ def _read_base(place: Path, fingerprint: str, way_out: str) -> Mapping[str, Tens
 def _base_of(path: Path, fingerprint: str) -> Mapping[str, Tensor]:
     """Return the frozen base of a model file, from the directory that it is in."""
     way_out = f"It is the frozen base of {path}; restore it, or let the client be evaluated again"
-    return _read_base(path.parent / f"{fingerprint}{BASE_SUFFIX}", fingerprint, way_out)
+    return read_base(path.parent / f"{fingerprint}{BASE_SUFFIX}", fingerprint, way_out)
 
 
 def read_model(path: Path) -> PersonalizedModel:

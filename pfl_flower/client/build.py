@@ -1,9 +1,7 @@
 """From a node's config and the run config to its ``PersonalClient``."""
 
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -22,14 +20,13 @@ from clients.model_components.token_ids import check_token_ids, vocabulary_of
 from clients.scopes import names_of
 from pfl_flower.client.frozen_base import check_base
 from pfl_flower.client.model_card import about_client, about_model
-from pfl_flower.client.node_config import Node, node_of
+from pfl_flower.client.node_config import Node, node_of, personal_directory
 from pfl_flower.config.errors import ConfigError
 from pfl_flower.config.run_config import RunConfig
 from pfl_flower.data import ClientData, Federation, federation
 from pfl_flower.data.schema import Split
 from pfl_flower.model_setup import ModelSetup, model_setup
 from pfl_flower.models.libraries import is_of_library
-from pfl_flower.utils.files import under_home
 from strategies.protocol import NUM_PARTITIONS
 
 _EVALUATION_BATCH = 512
@@ -99,6 +96,8 @@ def build_client(
     ConfigError
         If the node config lacks ``partition-id`` and ``num-partitions``, or the node's frozen base
         is not the server's.
+    MissingBaseError
+        If the server has a base for the node, which does not have it yet.
     """
     node = node_of(context)
     torch.set_num_threads(config.threads)
@@ -208,7 +207,7 @@ def _state(
     # the numbering of the classes decides what each output of a head means
     labels = config.once("labels", lambda: ",".join(map(str, config.required_schema.labels)))
     described = config.once("described data", config.data.describe)
-    directory = _personal_directory(config, context)
+    directory = personal_directory(config, context)
     return PersonalState(
         context.state,
         config.method,
@@ -233,13 +232,6 @@ def _whose(node: Node, own_name: str) -> str:
         The client's name in the data; empty without.
     """
     return f" name={own_name}" if own_name and not node.named else ""
-
-
-def _personal_directory(config: RunConfig, context: Context) -> Path | None:
-    declared = context.node_config.get("personal-dir") or os.environ.get("PFL_PERSONAL_DIR")
-    if declared:
-        return under_home(str(declared))
-    return under_home(config.personal_dir) if config.personal_dir else None
 
 
 def _training_loader(config: RunConfig, data: ClientData) -> Loader:

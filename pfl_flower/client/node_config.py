@@ -1,16 +1,20 @@
 """Who a node is, and where its data are: what its node config says."""
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from hashlib import blake2b
+from pathlib import Path
 
 from flwr.app import Context
 
 from clients.message_log import INSPECT, PERSONAL_DIR
 from clients.state.personal_state import check_name
 from pfl_flower.config.errors import ConfigError
+from pfl_flower.config.run_config import RunConfig
 from pfl_flower.data import DataSettings, is_own
 from pfl_flower.data.readers.registry import OWN
+from pfl_flower.utils.files import under_home
 from strategies.protocol import NUM_PARTITIONS, PARTITION_ID
 
 NAME, DATA, DATA_PATH = "name", "data", "data-path"
@@ -120,6 +124,22 @@ def node_of(context: Context) -> Node:
             f"partition-id {number} is not in 0..{count - 1}", key=PARTITION_ID, value=number
         )
     return Node(number, name or f"client-{number}", number, count, data, path)
+
+
+def personal_directory(config: RunConfig, context: Context) -> Path | None:
+    """Return where a node keeps what outlives a run; None where it names no place.
+
+    Parameters
+    ----------
+    config : RunConfig
+        Its ``personal_dir`` is for nodes that name none.
+    context : Context
+        Of the node.
+    """
+    declared = context.node_config.get(PERSONAL_DIR) or os.environ.get("PFL_PERSONAL_DIR")
+    if declared:
+        return under_home(str(declared))
+    return under_home(config.personal_dir) if config.personal_dir else None
 
 
 def number_of(name: str) -> int:

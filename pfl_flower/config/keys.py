@@ -201,7 +201,9 @@ class CommonKeys:
     )
     resume: str = key("", "results folder of a run that was interrupted, to go on with")
     initial: str = key(
-        "", "results folder of an earlier run of this method, to start from its shared arrays"
+        "",
+        "results folder of an earlier run, to start from its shared arrays; what of them is frozen "
+        "in this run's network is sent to clients that have another base",
     )
     seed: int = key(0, "of every random choice", between(0))
     threads: int = key(1, "torch threads a worker", between(1))

@@ -73,6 +73,8 @@ class ClientSchema:
         ``shape`` is then their number and the length of the longest sequence.
     base : str, default ""
         In the schema that a server sends: the fingerprint of the frozen base, if there is one.
+    sends_base : bool, default False
+        In the schema that a server sends: whether a client that has another base is sent it.
     """
 
     shape: tuple[int, ...]
@@ -93,6 +95,7 @@ class ClientSchema:
     tests_on_training: bool = False
     inputs: tuple[str, ...] = ()
     base: str = ""
+    sends_base: bool = False
 
     def to_json(self) -> str:
         """Return the schema as JSON."""
@@ -127,6 +130,7 @@ class ClientSchema:
             values["tests_on_training"],
             tuple(values["inputs"]),
             values["base"],
+            values["sends_base"],
         )
 
 

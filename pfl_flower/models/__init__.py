@@ -11,7 +11,7 @@ from clients import take_logits
 from clients.data.inputs import spread_inputs
 from pfl_flower.models.architecture import Architecture
 from pfl_flower.models.blocks import BottleneckAdapter, LowRankAdapter
-from pfl_flower.models.input_type import trial_inputs
+from pfl_flower.models.input_type import check_input_names, trial_inputs
 from pfl_flower.models.libraries import build_of_library, is_of_library
 from pfl_flower.models.networks import CNN, MLP, LargeCNN, LinearModel, resnet
 from pfl_flower.models.trainable import freeze, keep_trainable
@@ -115,6 +115,7 @@ def _untouched(architecture: Architecture) -> tuple[nn.Module, frozenset[str]]:
         returned = f"not a {type(model).__name__}"
         wanted = f"a function that returns a torch.nn.Module, {returned}"
         raise ArgumentError("model", architecture.model, wanted)
+    check_input_names(model, architecture)
     take_logits(model)
     spread_inputs(model)
     _give_shapes(model, architecture)

@@ -1,5 +1,6 @@
 """Inputs to try a network on; whether it takes floats, or integers as an embedding does."""
 
+import inspect
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
@@ -8,7 +9,10 @@ from torch import nn
 
 from clients.data.inputs import MASK, Inputs
 from clients.graphs.graph import Graph, GraphNetwork, bind
+from clients.model_components.table import is_a
+from pfl_flower.models.architecture import Architecture
 from pfl_flower.models.networks import Shape
+from strategies.errors import ArgumentError
 
 
 def zeros_example(
@@ -79,6 +83,33 @@ def trial_inputs(
         bind(model, graph)
         for module, mode in modes:
             module.training = mode
+
+
+def check_input_names(model: nn.Module, architecture: Architecture) -> None:
+    """Refuse inputs that a network of transformers would pass on to where nobody reads them.
+
+    Its ``forward`` takes any name (``**kwargs``). Others are tried, and refuse by themselves.
+
+    Parameters
+    ----------
+    model : nn.Module
+        The network.
+    architecture : Architecture
+        Its ``inputs``.
+
+    Raises
+    ------
+    ArgumentError
+        With the names that ``forward`` does have as choices.
+    """
+    if not is_a(type(model), "transformers", "PreTrainedModel"):
+        return
+    arguments = inspect.signature(model.forward).parameters.values()
+    any_name = (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL)
+    known = [each.name for each in arguments if each.kind not in any_name]
+    if unknown := [name for name in architecture.inputs if name not in known]:
+        wanted = f"a network that takes {', '.join(unknown)}; its inputs are {', '.join(known)}"
+        raise ArgumentError("model", architecture.model, wanted, known)
 
 
 def needs_integers(model: nn.Module, shape: Shape) -> bool:

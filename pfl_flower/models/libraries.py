@@ -15,7 +15,7 @@ from clients.data.inputs import MASK, TOKENS, spread_inputs
 from clients.model_components.outputs import take_logits
 from clients.scopes import select
 from pfl_flower.models.architecture import Architecture
-from pfl_flower.models.input_type import trial_inputs
+from pfl_flower.models.input_type import check_input_names, trial_inputs
 from pfl_flower.models.pretrained_weights import check_fit, put_weights, read_weights
 from pfl_flower.utils.text import did_you_mean, nearest
 from strategies.errors import ArgumentError
@@ -75,6 +75,7 @@ def build_of_library(architecture: Architecture) -> tuple[nn.Module, New]:
             f"{library.module} to the dependencies in the pyproject.toml of your project",
         )
     model, new = library.build(architecture, name)
+    check_input_names(model, architecture)
     take_logits(model)
     spread_inputs(model)
     model.register_forward_pre_hook(_pad_as_known, with_kwargs=True)

@@ -6,8 +6,10 @@ from contextlib import suppress
 
 from torch import nn
 
-from clients.logs import warn_once
+from clients.entries import canonical_names
+from clients.logs import info_once, warn_once
 from clients.model_components.errors import ScopeError
+from clients.model_components.table import is_a
 from clients.model_components.words import Components, shortened
 from clients.scopes import select
 from pfl_flower.models.architecture import Architecture
@@ -19,6 +21,9 @@ from strategies.errors import ArgumentError
 
 CONTAINERS = (nn.ModuleList, nn.Sequential, nn.ModuleDict)
 """Modules that only hold others. A block is directly in one of them."""
+
+STAGES = (("timm", ".*Stage|NestLevel"), ("transformers", ".*Stage"))
+"""Package and names of classes that hold the blocks of one resolution, and are no blocks."""
 
 
 def keep_trainable(model: nn.Module, new: Iterable[str], architecture: Architecture) -> None:
@@ -52,7 +57,8 @@ def keep_trainable(model: nn.Module, new: Iterable[str], architecture: Architect
             f"trainable={architecture.trainable} freezes random values of {architecture.model}: "
             "pretrained=true starts from those of its library"
         )
-    head = _head(model, architecture) | frozenset(new if architecture.weights else ())
+    head = _with_tied(model, _head(model, architecture))
+    head |= frozenset(new if architecture.weights else ())
     kept = KEEP[word](model, int(number or 0), head, architecture)
     # peft freezes all but its own; what the network's builder froze stays frozen
     allowed = kept.intersection(before) | (kept - there)
@@ -86,11 +92,22 @@ def _head(model: nn.Module, architecture: Architecture) -> frozenset[str]:
         return select(model, "head", example=example)
 
 
+def _with_tied(model: nn.Module, head: frozenset[str]) -> frozenset[str]:
+    """Return entries of a head under all names of each: a tied weight is trained wherever it is."""
+    first = canonical_names(model)
+    own = {first[name] for name in head}
+    every = frozenset(name for name, named_first in first.items() if named_first in own)
+    if other := sorted(every - head):
+        kind = type(model).__name__
+        info_once(f"The head of {kind} is tied to {shortened(other)}, which is trained with it")
+    return every
+
+
 def blocks_of(model: nn.Module) -> list[str]:
     """Return the paths of a network's blocks, in its own order; none where it has no blocks.
 
-    Blocks are the modules that are directly in a container (a list, a sequence) and that have
-    parts themselves, of the class that has most values in all, twice or more: the layers of a
+    Blocks are the modules that are directly in a container (a list, a sequence, a stage) and that
+    have parts themselves, of the class that has most values in all, twice or more: the layers of a
     transformer, the residual blocks of a ResNet.
 
     Parameters
@@ -103,7 +120,7 @@ def blocks_of(model: nn.Module) -> list[str]:
     paths: dict[type[nn.Module], list[str]] = {}
     for path, module in modules.items():
         parent = modules[path.rpartition(".")[0]]
-        if not path or not isinstance(parent, CONTAINERS) or isinstance(module, CONTAINERS):
+        if not path or not _holds_blocks(parent) or _holds_blocks(module):
             continue
         if not any(True for _ in module.children()):
             continue
@@ -114,6 +131,12 @@ def blocks_of(model: nn.Module) -> list[str]:
         sizes[kind] += sum(parameter.numel() for parameter in module.parameters())
     several = [kind for kind, found in paths.items() if len(found) > 1 and sizes[kind]]
     return paths[max(several, key=lambda kind: sizes[kind])] if several else []
+
+
+def _holds_blocks(module: nn.Module) -> bool:
+    if isinstance(module, CONTAINERS):
+        return True
+    return any(is_a(type(module), package, names) for package, names in STAGES)
 
 
 def _last_blocks(

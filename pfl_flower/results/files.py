@@ -11,7 +11,7 @@ import numpy as np
 from pfl_flower.results.divergence import divergence
 from pfl_flower.results.method_run import MethodRun
 from pfl_flower.results.rows import client_rows, round_rows, unseen_rows
-from pfl_flower.results.shared_file import write_shared
+from pfl_flower.results.shared_file import write_base, write_shared
 from pfl_flower.results.spread import known_spread, of_clients, spread
 from pfl_flower.results.streams import STREAM_SCORES, num_phases, stream_scores
 from pfl_flower.results.thresholds import (
@@ -56,6 +56,7 @@ def summarize(run: MethodRun) -> dict[str, Any]:
             "down": float(each["train"][0] + each["evaluate"][0] + finding[0]),
             "up": float(each["train"][1] + finding[1]),
         },
+        **({"base_bytes": run.base_bytes} if run.base_bytes else {}),
         "parameters": run.parameters,
         "seconds_per_round": run.seconds / rounds,
         **_stream_summary(run),
@@ -83,8 +84,9 @@ def write(folder: Path, runs: Sequence[MethodRun]) -> None:
     """Write everything about a run, and its baselines, into ``folder``.
 
     ``config.json``, ``rounds.csv``, ``clients.csv`` (a row a method, client and round),
-    ``summary.json``, ``shared.safetensors`` (the first method's final shared arrays) and
-    ``accuracy.png`` (``rmse.png``); ``unseen.csv`` if there are unseen clients, and
+    ``summary.json``, ``shared.safetensors`` (the first method's final shared arrays),
+    ``base.safetensors`` if the file of first arrays gave a frozen base, and ``accuracy.png``
+    (``rmse.png``); ``unseen.csv`` if there are unseen clients, and
     ``stream.csv`` (a row a method and client) if data came in phases; of methods with groups what
     :func:`write_groups` writes, of those that report shrinkage what :func:`write_shrinkage` does,
     of those with decision thresholds what :func:`write_thresholds` does,
@@ -107,6 +109,8 @@ def write(folder: Path, runs: Sequence[MethodRun]) -> None:
         write_csv(folder / "stream.csv", streams)
     arrays = {name: view(array) for name, array in runs[0].arrays.items()}
     write_shared(folder, arrays, runs[0].config.required_schema, runs[0].base)
+    if runs[0].given_base:
+        write_base(folder, runs[0].given_base)
     for write_own in dict.fromkeys(run.config.row.write for run in runs):
         if write_own is not None:
             write_own(folder, runs)

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from flwr.app import ArrayRecord
+from numpy.typing import NDArray
 
 from strategies import ClientReport, Grouping
 
@@ -76,6 +77,11 @@ class MethodRun:
         (:func:`pfl_flower.frozen_base.network_fingerprint`).
     names : mapping of int to str, default {}
         The client's number -> its own name in the run's data, where it has one.
+    base_bytes : int, default 0
+        Payload bytes of a frozen base that was sent to the nodes that did not have it, of all
+        together. Where a run was resumed, those since then.
+    given_base : mapping of str to ndarray, default {}
+        The frozen base, where the file of first arrays gave it.
     """
 
     config: "RunConfig"
@@ -93,6 +99,8 @@ class MethodRun:
     schema_bytes: int = 0
     base: str = ""
     names: Mapping[int, str] = field(default_factory=dict)
+    base_bytes: int = 0
+    given_base: Mapping[str, NDArray[Any]] = field(default_factory=dict)
 
     @property
     def method(self) -> str:

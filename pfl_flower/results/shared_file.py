@@ -13,6 +13,9 @@ from pfl_flower.utils.files import write_bytes
 from strategies.array_file import array_bytes
 
 NAME = "shared.safetensors"
+BASE_NAME = "base.safetensors"
+"""The frozen base, where a file of first arrays gave it, for a later run that starts from here."""
+
 LABELS, COLUMNS, BASE = "labels", "columns", "base"
 """Metadata: the classes in the order of the outputs, the features of a table in that of inputs, the
 fingerprint of the frozen base that the arrays were trained on."""
@@ -49,8 +52,20 @@ def write_shared(
     write_bytes(folder / NAME, array_bytes(arrays, meaning(schema, base)))
 
 
+def write_base(folder: Path, entries: Mapping[str, NDArray[Any]]) -> None:
+    """Write a frozen base into a results folder."""
+    write_bytes(folder / BASE_NAME, array_bytes(entries))
+
+
+def shared_path(path: Path) -> Path:
+    """Return the file of a results folder; what is no folder is the file itself."""
+    return path / NAME if path.is_dir() else path
+
+
 def read_shared(path: Path) -> tuple[dict[str, NDArray[Any]], dict[str, str]]:
     """Return the arrays of a file, and its metadata; those of earlier versions have none.
+
+    With a file of a results folder, of whose run the frozen base was given, that is read, too.
 
     Parameters
     ----------
@@ -62,6 +77,13 @@ def read_shared(path: Path) -> tuple[dict[str, NDArray[Any]], dict[str, str]]:
     OSError, SafetensorError
         If it cannot be read.
     """
-    with safe_open(path / NAME if path.is_dir() else path, "numpy") as file:
+    path = shared_path(path)
+    arrays, about = _read(path)
+    base = path.with_name(BASE_NAME)
+    return (_read(base)[0] if path.name == NAME and base.exists() else {}) | arrays, about
+
+
+def _read(path: Path) -> tuple[dict[str, NDArray[Any]], dict[str, str]]:
+    with safe_open(path, "numpy") as file:
         names = file.keys()
         return {name: file.get_tensor(name) for name in names}, file.metadata() or {}

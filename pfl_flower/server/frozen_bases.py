@@ -1,17 +1,23 @@
-"""Who has another frozen base than the server, or than the run to be resumed had."""
+"""The base of a run, and who has another one than the server, or than a run to be resumed had."""
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from logging import WARNING
 from typing import Any
 
 from flwr.app import ConfigRecord, Message, MessageType, RecordDict
 from flwr.common.logger import log
 from flwr.serverapp import Grid
+from numpy.typing import NDArray
 
+from clients import base_fingerprint
+from clients.frozen import base_digests
 from pfl_flower.config.run_config import RunConfig
-from pfl_flower.frozen_base import base_of
+from pfl_flower.frozen_base import base_entries, base_of
+from pfl_flower.sent_bases import hold_base
 from pfl_flower.server.discovery import FederationError, after_kind
+from pfl_flower.server.initial_arrays import given_base
 from strategies.protocol import CONFIG, DATA_SCHEMA, FROZEN_BASE, PROPERTIES
 from strategies.replies import failure_of
 
@@ -19,18 +25,64 @@ _MOST_NAMED = 3
 """How many of the entries that differ are named."""
 
 
+def with_base(config: RunConfig) -> RunConfig:
+    """Return a config in whose schema the fingerprint of the frozen base is, where there is one.
+
+    Where the file of first arrays (``initial``) has frozen entries, these are the base, which
+    clients with another one are sent.
+
+    Parameters
+    ----------
+    config : RunConfig
+        Of the run, with the schema of the data.
+
+    Raises
+    ------
+    FederationError
+        If that file cannot be read, or its frozen entries do not fit.
+    """
+    made = base_entries(config)
+    if not made:
+        return config
+    given = given_base(config, made)
+    whole = {name: given.get(name, values) for name, values in made.items()}
+    digests = base_digests(whole, whole)
+    base = base_fingerprint(digests)
+    if given:
+        hold_base(base, whole)
+    schema = replace(config.required_schema, base=base, sends_base=bool(given))
+    found = config.with_schema(schema)
+    found.once("base", lambda: digests)  # not to be hashed again
+    return found
+
+
+def given_base_of(config: RunConfig) -> Mapping[str, NDArray[Any]]:
+    """Return the frozen base of a run, if its file of first arrays gave it; empty otherwise.
+
+    Parameters
+    ----------
+    config : RunConfig
+        Of the run, as :func:`with_base` returns it.
+    """
+    if not config.required_schema.sends_base:
+        return {}
+    return {name: tensor.numpy() for name, tensor in base_entries(config).items()}
+
+
 def other_bases(grid: Grid, config: RunConfig, clients: Mapping[int, int]) -> dict[int, str]:
     """Return client -> in what its frozen base differs, or why it has none.
 
-    One that does not answer is not among them: it refuses by itself when it comes
-    (:func:`pfl_flower.client.frozen_base.check_base`). Nobody is asked where nothing is frozen.
+    Where the server has a base to send, clients that miss it get it on the way to their answer
+    (:mod:`pfl_flower.server.base_delivery`). One that does not answer is not among them: it refuses
+    by itself when it comes (:func:`pfl_flower.client.frozen_base.check_base`). Nobody is asked
+    where nothing is frozen.
 
     Parameters
     ----------
     grid : Grid
         To ask.
     config : RunConfig
-        Of the run, with the schema of the data.
+        Of the run, with the schema of the data and of the base (:func:`with_base`).
     clients : mapping of int to int
         Node id -> client, of those to ask.
     """
@@ -52,7 +104,7 @@ def other_bases(grid: Grid, config: RunConfig, clients: Mapping[int, int]) -> di
 def _in_words(reply: Message, expected: Mapping[str, str]) -> str:
     """Return what is wrong with a reply; empty if the base is that which is expected."""
     if reply.has_error():
-        return f"its network cannot be built: {after_kind(failure_of(reply))}"
+        return f"it has no base to work with: {after_kind(failure_of(reply))}"
     try:
         digests = json.loads(str(reply.content.config_records[PROPERTIES][FROZEN_BASE]))
         differing = base_difference(expected, digests)
@@ -93,12 +145,13 @@ def other_schema(there: str, here: str, folder: str) -> FederationError:
     was, now = json.loads(there), json.loads(here)
     key, value = "schema", here
     reason = f"the clients' data are not what they were. They were {there} and are {here}"
-    if {**was, "base": ""} == {**now, "base": ""}:
+    no_base = {"base": "", "sends_base": False}
+    if was | no_base == now | no_base:
         key, value = "base", now["base"]
         reason = (
             f"the frozen base of the network is not what it was. Its fingerprint was "
-            f"{was.get('base') or 'none'} and is {value or 'none'}; give the network the file that "
-            f"it had"
+            f"{was.get('base') or 'none'} and is {value or 'none'}; give the network, or initial, "
+            f"the file that it had"
         )
     words = f"{folder} cannot be resumed: {reason}"
     return FederationError(words, key=key, value=value, reason=reason)

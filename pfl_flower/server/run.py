@@ -1,7 +1,7 @@
 """Play a federation on any ``Grid``: the method asked for, then its baselines."""
 
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from logging import INFO, WARNING
 from pathlib import Path
 
@@ -9,25 +9,24 @@ import torch
 from flwr.app import ArrayRecord, ConfigRecord
 from flwr.common.logger import log
 from flwr.serverapp import Grid
-from safetensors import SafetensorError
 
 from pfl_flower.config.run_config import RunConfig
 from pfl_flower.frozen_base import network_fingerprint
 from pfl_flower.model_setup import ModelSetup, model_setup
 from pfl_flower.results.divergence import divergence
 from pfl_flower.results.method_run import MethodRun
-from pfl_flower.results.shared_file import LABELS, meaning, read_shared
 from pfl_flower.server.callbacks import Progress, news_of
 from pfl_flower.server.checkpoint import Saved
 from pfl_flower.server.discovery import FederationError, wait_for_clients
 from pfl_flower.server.fallback import candidates_of, let_choose
+from pfl_flower.server.frozen_bases import given_base_of
 from pfl_flower.server.holdout import adapt_unseen
+from pfl_flower.server.initial_arrays import first_arrays
 from pfl_flower.server.session import Session, open_session, saved_state
 from pfl_flower.server.thresholds import let_threshold
-from pfl_flower.utils.files import under_home
 from pfl_flower.utils.text import commonest
 from strategies import ClientReport, PartialAveraging
-from strategies.arrays import difference, spec_of, to_record
+from strategies.arrays import to_record
 
 
 def play(
@@ -122,7 +121,7 @@ def run_method(session: Session, setup: ModelSetup, progress: Progress | None = 
                 value=getattr(error, "value", config.method),
                 reason=str(error),
             ) from error
-        saved = Saved(0, _first_arrays(setup, fresh), {}, [], 0.0)
+        saved = Saved(0, first_arrays(setup, fresh), {}, [], 0.0)
     log(INFO, "Method %s: %s", config.method, config.row.summary)
     saved = _play_rounds(session, config, strategy, saved, progress)
     return MethodRun(
@@ -139,6 +138,8 @@ def run_method(session: Session, setup: ModelSetup, progress: Progress | None = 
         thresholds=let_threshold(session, strategy, config, saved.arrays),
         schema_bytes=session.grid.schema_bytes - schema_bytes,  # of all that is asked above, too
         base=network_fingerprint(config),
+        base_bytes=session.grid.take_base_bytes(),
+        given_base=given_base_of(session.config),
         names=session.names,
     )
 
@@ -190,53 +191,6 @@ def _play_rounds(
             evaluate_fn=after_round,
         )
     return state
-
-
-def _first_arrays(setup: ModelSetup, fresh: ArrayRecord) -> ArrayRecord:
-    """Return the first shared arrays: those of an earlier run where the config names it.
-
-    Parameters
-    ----------
-    setup : ModelSetup
-        What the method trains.
-    fresh : ArrayRecord
-        Those to start from otherwise.
-
-    Raises
-    ------
-    FederationError
-        If the file cannot be read, its arrays do not fit, or they are of other classes, of other
-        features or trained on another frozen base.
-    """
-    config = setup.config
-    if not config.initial:
-        return fresh
-    try:
-        stored, about = read_shared(under_home(config.initial))
-    except (OSError, SafetensorError) as error:
-        raise _unfit(config, f"cannot be read: {error}", str(error)) from error
-    record = to_record(stored)
-    if words := difference(spec_of(fresh), spec_of(record)) or _other_meaning(setup, about):
-        raise _unfit(config, f"does not fit {config.method}: {words}", words)
-    return record
-
-
-def _other_meaning(setup: ModelSetup, about: Mapping[str, str]) -> str:
-    """Say what is not as it was when shared arrays were trained: classes, features, frozen base.
-
-    Files of earlier versions do not say it.
-    """
-    config = setup.config
-    for key, here in meaning(config.required_schema, network_fingerprint(config)).items():
-        there = about.get(key, here)
-        if there != here and (key != LABELS or setup.shares_head):
-            return f"{key}: {there} in the file, {here} in this run"
-    return ""
-
-
-def _unfit(config: RunConfig, what: str, reason: str) -> FederationError:
-    words = f"initial={config.initial!r} {what}"
-    return FederationError(words, key="initial", value=config.initial, reason=reason)
 
 
 def _check_progress(

@@ -15,15 +15,14 @@ from pfl_flower.config.run_config import RunConfig
 from pfl_flower.data.schema import DataSchema
 from pfl_flower.data.schema_merging import merge_schemas
 from pfl_flower.export_limits import export_limits
-from pfl_flower.frozen_base import with_base
 from pfl_flower.grid import GridWithout
 from pfl_flower.model_setup import with_input_type
+from pfl_flower.server.base_delivery import BaseDelivery
 from pfl_flower.server.checkpoint import Checkpoints, Saved, read_about
 from pfl_flower.server.data_remarks import log_data
 from pfl_flower.server.discovery import FederationError, Population
-from pfl_flower.server.frozen_bases import other_bases
+from pfl_flower.server.frozen_bases import other_bases, with_base
 from pfl_flower.server.holdout import choose_late, choose_unseen
-from pfl_flower.server.schema_delivery import SchemaDelivery
 from pfl_flower.utils.files import under_home
 from pfl_flower.utils.text import commonest
 from strategies import ClientReport, PartialAveraging
@@ -45,8 +44,8 @@ class Session:
 
     Attributes
     ----------
-    grid : SchemaDelivery
-        All nodes; it sends each of them the schema once.
+    grid : BaseDelivery
+        All nodes; it sends each of them the schema once, and the frozen base if it has another.
     config : RunConfig
         Of the run, with the schema of the data.
     clients : mapping of int to int
@@ -67,7 +66,7 @@ class Session:
         The client's number -> its own name in the run's data, where it has one.
     """
 
-    grid: SchemaDelivery
+    grid: BaseDelivery
     config: RunConfig
     clients: Mapping[int, int]
     misfits: frozenset[int] = frozenset()
@@ -153,7 +152,7 @@ def open_session(grid: Grid, config: RunConfig, there: Population, folder: Path 
     FederationError
         If there is nothing to resume, it is of another run, or no client has the server's base.
     """
-    delivery = SchemaDelivery(grid)
+    delivery = BaseDelivery(grid)
     schema, misfits = _merged(delivery, config, there)
     if folder is None and config.resume:
         folder = under_home(config.resume)
@@ -210,7 +209,7 @@ def _merged(
     """
     schema, misfits = merge_schemas(there.schemas)
     fit = {node: client for node, client in there.clients.items() if client not in misfits}
-    others = other_bases(grid, with_input_type(config.with_schema(schema)), fit)
+    others = other_bases(grid, with_base(with_input_type(config.with_schema(schema))), fit)
     if not others:
         return schema, misfits
     rest = {client: own for client, own in there.schemas.items() if client not in others}

@@ -3,16 +3,17 @@
 import csv
 import shutil
 import tracemalloc
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
 from flwr.app import ConfigRecord
-from flwr.serverapp.strategy import DifferentialPrivacyServerSideFixedClipping
+from flwr.clientapp.mod import LocalDpMod
 from safetensors import safe_open
 from sklearn.linear_model import LogisticRegression
 
-from clients import Scope
+from clients import Scope, client_app
 from clients.__main__ import main
 from clients.entries import entries_of
 from clients.scopes import MOVING, names_of
@@ -40,6 +41,7 @@ from tests.errors import SOME, refused
 from tests.grids import RecordingGrid
 from tests.helpers import assert_identical, data_for
 from tests.pfl_flower.methods import frozen_networks
+from tests.strategies.private_fleet import MODS, NORM, WRAPPERS
 from tests.tiers import quick_first
 
 NETWORKS = "tests.pfl_flower.methods.frozen_networks"
@@ -119,15 +121,18 @@ def mentions(names, wanted):
     return {name for name in names if any(name.endswith(each) for each in wanted)}
 
 
-FIRST = ["fedper", "ditto", "apfl", "lifelong", "ifca", "pfedhn", "fedavg-gnn"]
-"""One of every kind of client and server."""
+FIRST = ["fedper", "ditto", "apfl", "ifca", "pfedhn", "fedavg-gnn"]
+"""One of every kind of client and server that is quick."""
+
+ROUNDS = 5
 
 
 @pytest.mark.parametrize(
     "method", quick_first([*FIRST, *sorted(METHODS.keys() - LINEAR - {*FIRST})], quick=len(FIRST))
 )
 def test_the_base_is_what_it_was_and_is_nowhere(method, monkeypatch):
-    runs, grid, (setup, *_) = played(config_of(method), monkeypatch)
+    config = config_of(method) | {"num-server-rounds": ROUNDS}
+    runs, grid, (setup, *_) = played(config, monkeypatch)
     frozen = names_of(setup.scopes, Scope.FROZEN)
     of_method = {name for name in frozen if not name.startswith("base.")}
     assert of_method == ({"body.low_rank.down.weight"} if METHODS[method].freezes else set())
@@ -576,26 +581,47 @@ def test_averaging_takes_no_memory_for_the_base(monkeypatch):
 # ---------------------------------------------------------------------- noise, and an identity
 
 
-@pytest.mark.parametrize("method", quick_first(["known-groups", "fedavg", "fedper"]))
-def test_noise_for_privacy_does_not_land_on_it(method):
-    config = RunConfig.parse(config_of(method))
+PRIVATE = ["fedavg", "fedper", "ditto", "known-groups", "ifca", "pfedhn"]
+NOISE = 2.0
+NOISY = {**MODS, "LocalDpMod": [LocalDpMod(NORM, NORM, epsilon=4.8, delta=1e-5)]}
+"""Who adds noise -> the mods of clients. That of the last one has about the deviation of the others
+on the mean of all clients: it is drawn for each of them, sensitivity * sqrt(2 ln 1.25/delta) /
+epsilon."""
+
+
+@pytest.mark.parametrize(
+    ("wrapper", "method"),
+    quick_first([(wrapper, m) for wrapper in [*WRAPPERS, "LocalDpMod"] for m in PRIVATE]),
+)
+def test_noise_for_privacy_does_not_land_on_it(wrapper, method, monkeypatch):
+    app = partial(client_app, mods=NOISY.get(wrapper))
+    monkeypatch.setattr("pfl_flower.client_app.client_app", app)
+    config = RunConfig.parse(config_of(method) | {"num-server-rounds": ROUNDS})
     grid = WatchingGrid(config.dump())
     session = open_session(grid, config, wait_for_clients(grid, config), None)
     setup = model_setup(session.config)
     grid.watch(setup)
-    strategy = DifferentialPrivacyServerSideFixedClipping(
-        build_strategy(setup), noise_multiplier=0.3, clipping_norm=1.0, num_sampled_clients=CLIENTS
-    )
-    start = to_record({name: setup.initial[name].numpy() for name in setup.shared_names})
+    inner = build_strategy(setup)
+    start = {name: setup.initial[name].numpy() for name in setup.shared_names}
+    outer = inner
+    if wrapper in WRAPPERS:
+        sampled = {"num_sampled_clients": CLIENTS}
+        outer = WRAPPERS[wrapper](inner, noise_multiplier=NOISE, **sampled)
     about = ConfigRecord(session.about(method))
-    found = strategy.start(
-        session.grid, start, num_rounds=3, train_config=about, evaluate_config=about
-    )
-    assert found.arrays.keys() == set(setup.shared_names)
-    moved = view(found.arrays["body.enter.weight"]) - view(start["body.enter.weight"])
-    assert moved.std() > 0.03
-    assert len(grid.of_type("train")) == 3 * CLIENTS
+    first, rounds = inner.first_arrays(to_record(start)), {"num_rounds": ROUNDS}
+    outer.start(session.grid, first, **rounds, train_config=about, evaluate_config=about)
+    assert not [report.dropped for report in inner.reports if report.dropped]
     assert grid.changed == set()
+    frozen = names_of(setup.scopes, Scope.FROZEN)
+    assert not any(mentions(arrays_in(e.message.content), frozen) for e in grid.exchanges)
+    last = grid.of_type("train", server_round=ROUNDS)
+    assert len(last) == CLIENTS
+    for exchange in last if method != "pfedhn" else ():  # there it is on what makes the models
+        sent = {n: view(array) for n, array in arrays_in(exchange.message.content).items()}
+        moved = np.concatenate([np.ravel(sent[name] - start[name]) for name in start])
+        assert (moved != 0).all()
+        # without noise each round goes no further than the clipping norm
+        assert np.linalg.norm(moved) > 3 * ROUNDS * NORM
 
 
 @pytest.mark.integration

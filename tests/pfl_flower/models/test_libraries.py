@@ -211,6 +211,76 @@ def test_blocks_are_the_modules_that_repeat(name, first, count):
     assert first is None or found[0] == first
 
 
+class TiedHead(nn.Module):
+    """A head whose weight is that of the first layer."""
+
+    parts = {"head": ("fc",)}
+
+    def __init__(self):
+        super().__init__()
+        self.embed, self.middle = nn.Linear(8, 8, bias=False), nn.Linear(8, 8)
+        self.fc = nn.Linear(8, 8)
+        self.fc.weight = self.embed.weight
+
+    def forward(self, x):
+        return self.fc(self.middle(self.embed(x)).relu())
+
+
+class UndeclaredTiedHead(TiedHead):
+    """The same, where the head has to be found."""
+
+    parts = {}
+
+
+@pytest.mark.parametrize("kind", [TiedHead, UndeclaredTiedHead])
+@pytest.mark.parametrize("word", ["head", pytest.param("lora", marks=needs("peft"))])
+def test_a_tied_head_is_trained_under_all_its_names(kind, word):
+    model = kind()
+    keep_trainable(model, (), architecture("own:net", (8,), 8, trainable=word))
+    lora = {f"middle.lora_{half}.default.weight" for half in "AB"} if word == "lora" else set()
+    assert trained(model) == {"embed.weight", "fc.bias"} | lora
+
+
+@needs("timm")
+@pytest.mark.parametrize(
+    ("name", "first", "count"),
+    [
+        ("test_convnext", "stages.0.blocks.0", 9),
+        ("swin_tiny_patch4_window7_224", "layers.0.blocks.0", 12),
+        ("regnety_002", "s1.b1", 13),
+        ("test_vit", "blocks.0", 6),
+    ],
+)
+def test_stages_of_timm_hold_blocks_and_are_none(name, first, count):
+    import timm
+
+    with torch.device("meta"):
+        found = blocks_of(timm.create_model(name))
+    assert (found[0], len(found)) == (first, count)
+
+
+@needs("transformers")
+def test_nor_are_those_of_transformers():
+    import transformers
+
+    config = transformers.SwinConfig(embed_dim=8, depths=[1, 2], num_heads=[1, 2])
+    with torch.device("meta"):
+        found = blocks_of(transformers.SwinForImageClassification(config))
+    places = [(0, 0), (1, 0), (1, 1)]
+    assert found == [f"swin.encoder.layers.{stage}.blocks.{i}" for stage, i in places]
+
+
+@needs("transformers")
+def test_an_input_that_only_kwargs_would_take_is_refused_by_its_name(bert):
+    names = ("input_ids", "attention_mask", "loudness")
+    error = refused(model=f"hf:{bert}", shape=(12,), inputs=names)
+    assert error.argument == "model"
+    assert "takes loudness;" in error.wanted
+    assert {"input_ids", "token_type_ids"} <= set(error.choices)
+    assert "kwargs" not in error.choices
+    build_model(architecture(f"hf:{bert}", (12,), inputs=(*names[:2], "token_type_ids")), 0)
+
+
 @needs("transformers", "peft")
 def test_lora_leaves_outputs_as_they_were_and_trains_the_head(bert):
     options = {"pretrained": True, **TEXT}

@@ -10,6 +10,7 @@ from clients.data.data_schema import digest_of, keep_schema
 from pfl_flower.client_app import make_app
 from pfl_flower.config.run_config import RunConfig
 from pfl_flower.grid import InProcessGrid
+from pfl_flower.server.base_delivery import BaseDelivery
 from pfl_flower.server.run import play
 from pfl_flower.server.schema_delivery import SchemaDelivery
 from strategies.protocol import CONFIG, DATA_SCHEMA, DATA_SCHEMA_DIGEST, MISSING_SCHEMA
@@ -55,7 +56,7 @@ class Forgetful(RecordingGrid):
         return super().answer(message)
 
 
-class EveryMessageInFull(SchemaDelivery):
+class EveryMessageInFull(BaseDelivery):
     """A delivery that leaves the schema in every message."""
 
     def send_and_receive(self, messages, *, timeout=None):
@@ -84,7 +85,7 @@ def test_the_numbers_are_those_of_messages_that_have_the_schema_in_them(monkeypa
     values = {**SMALL, "method": "ditto", "baselines": "fedavg", "fraction-train": 0.5}
     config = RunConfig.parse(values)
     brief = list(play(InProcessGrid(make_app(config.dump()), 4), config))
-    monkeypatch.setattr("pfl_flower.server.session.SchemaDelivery", EveryMessageInFull)
+    monkeypatch.setattr("pfl_flower.server.session.BaseDelivery", EveryMessageInFull)
     grid = RecordingGrid(make_app(config.dump()), 4)
     assert_identical(brief, list(play(grid, config)))
     assert len(clients_sent_in_full(grid)) == len(grid.exchanges) - 4
