@@ -11,6 +11,7 @@ from pfl_flower.data.degradation.measurements import check_measurements
 from pfl_flower.data.heterogeneity import parse_heterogeneity
 from pfl_flower.data.pixels import are_channels_last
 from pfl_flower.models import GRAPH_MODELS, IMAGE_MODELS, MODELS
+from pfl_flower.utils.text import hyphenated
 
 if TYPE_CHECKING:
     from pfl_flower.config.run_config import RunConfig
@@ -46,12 +47,31 @@ def _check_examples(config: "RunConfig") -> None:
             value=True,
             choices=("false",),
         )
+    _check_split(config)
     if config.validation_fraction + config.test_fraction >= 1:
         raise ConfigError(
             "validation-fraction and test-fraction leave nothing to train on",
             key="test-fraction",
             value=config.test_fraction,
         )
+
+
+def _check_split(config: "RunConfig") -> None:
+    """Refuse a split by time without a time, or by something else as well."""
+    if config.split == "time" and not config.time_column:
+        raise ConfigError(
+            "split=time needs time-column, a column of numbers or dates",
+            key="time-column",
+            value="",
+        )
+    others = {"stratify": config.stratify, "split-column": config.split_column}
+    for key, value in others.items():
+        if config.split == "time" and value:
+            raise ConfigError(
+                f"split=time decides who tests, and so does {key}; leave one of them out",
+                key=key,
+                value=value,
+            )
 
 
 def _check_network(config: "RunConfig") -> None:
@@ -217,6 +237,15 @@ def _check_devices(config: "RunConfig") -> None:
             check_measurements(config.data, known.shape, known.graph, streams, bool(known.inputs))
     except DataError as error:
         raise ConfigError.from_error(error) from error
+    degrading = ("missing", "noise", "corrupted_clients", "calibrate_inputs")
+    for name in degrading if config.categories else ():
+        if value := getattr(config, name):
+            raise ConfigError(
+                f"{hyphenated(name)} changes measurements, and categories are none; leave one of "
+                f"them out",
+                key=hyphenated(name),
+                value=value,
+            )
     draws = IMPUTATIONS[config.data.imputation].draws
     if draws > 1 and config.row.sums:
         raise ConfigError(
