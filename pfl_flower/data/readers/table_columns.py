@@ -120,6 +120,9 @@ def check_named(frame: Any, file: Path, columns: TableColumns) -> None:
         taken.setdefault(column, key)
     taken.pop(columns.time if columns.time in columns.features else "", None)
     taken |= dict.fromkeys(columns.drop, "drop-columns")
+    if columns.features:
+        beside = set(columns.named_categories).difference(columns.features)
+        taken |= dict.fromkeys(beside, "none of feature-columns")
     for column in (*columns.features, *columns.named_categories):
         if column in taken:
             raise DataError(
