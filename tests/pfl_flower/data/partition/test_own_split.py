@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from pfl_flower.data import DataError, DataSettings
 from pfl_flower.data.client_records import RawClient
-from pfl_flower.data.partition.own_split import rarest_of_groups, split_own
+from pfl_flower.data.partition.own_split import rarest_of_groups, split_own, with_every_class
 from pfl_flower.data.partition.splits import split
 from pfl_flower.data.readers.table_columns import TableDetails
 from tests.errors import refused
@@ -123,3 +123,9 @@ def test_a_validation_part_that_is_there_stays(groups):
     raw = client(labels, groups)
     raw = RawClient(raw.train, validation=raw.train, table=raw.table)
     assert not len(split_own(OWN, 0, raw)[1])
+
+
+def test_a_part_does_not_lose_a_class_for_another():
+    parts = (np.array([0]), np.array([], int), np.array([1]))
+    found = with_every_class(parts, np.array([0, 1]))
+    assert [part.tolist() for part in found] == [[0], [], [1]]

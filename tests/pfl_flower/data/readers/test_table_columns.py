@@ -1,4 +1,4 @@
-"""Tables as people have them: words, dates, ids, several rows a patient, a column with the split."""
+"""Tables as people have them: words, dates, ids, several rows a patient, a given split."""
 
 import numpy as np
 import pandas as pd
