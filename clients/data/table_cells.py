@@ -90,7 +90,8 @@ def one_hot(values: Sequence[str], categories: Sequence[str]) -> NDArray[np.floa
     """
     places = {name: place for place, name in enumerate((*categories, OTHER, MISSING))}
     found = [places.get(value, len(categories)) for value in values]
-    return np.eye(len(places))[np.array(found, dtype=int)]
+    rows: NDArray[np.float64] = np.eye(len(places))[np.array(found, dtype=int)]
+    return rows
 
 
 def one_hot_names(column: str, categories: Sequence[str]) -> tuple[str, ...]:

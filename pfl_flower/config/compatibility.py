@@ -27,7 +27,7 @@ def check_compatibility(config: "RunConfig") -> None:
     """
     for check in (
         *(_check_examples, _check_network, _check_model_of_method, _check_phases),
-        *(_check_clients, _check_thresholds, _check_devices, _check_method),
+        *(_check_clients, _check_scores, _check_thresholds, _check_devices, _check_method),
     ):
         check(config)
 
@@ -196,6 +196,21 @@ def _check_clients(config: "RunConfig") -> None:
             key="baselines",
             value=config.baselines,
         )
+
+
+def _check_scores(config: "RunConfig") -> None:
+    """Refuse scores of classes where there are none."""
+    known = config.known_schema
+    if known is None or known.task == "classification":
+        return
+    for key, value in (("scores", config.scores), ("select-by", config.select_by)):
+        if value not in ("", "accuracy"):
+            raise ConfigError(
+                f"{key} names scores of classes, and {config.dataset!r} is for {known.task}",
+                key=key,
+                value=value,
+                choices=("accuracy",),
+            )
 
 
 def _check_thresholds(config: "RunConfig") -> None:

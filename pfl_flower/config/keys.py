@@ -5,6 +5,7 @@ The keys that only some methods have are in :mod:`pfl_flower.methods`.
 
 from dataclasses import dataclass
 
+from clients.inference.class_scores import CLASS_SCORES, SELECTING
 from clients.local_training.training import SCHEDULES
 from clients.thresholds.rules import RULES
 from pfl_flower.config.validators import (
@@ -197,6 +198,14 @@ class CommonKeys:
     adaptation_steps: int = key(100, "minibatch steps of an unseen client", between(0))
     safeguard: bool = key(
         False, "each client may fall back on the global model or one trained alone"
+    )
+    scores: str = key(
+        "accuracy", "of classes, that clients report beside accuracy", names(CLASS_SCORES)
+    )
+    select_by: str = key(
+        "accuracy",
+        "of classes, the score that models are compared and chosen by",
+        choice(*SELECTING),
     )
     threshold: str | None = key(
         None,

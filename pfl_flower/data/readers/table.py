@@ -87,7 +87,7 @@ class TableData:
             if column := rows.features.texts.get(index):
                 raise _text_of_one(self.file, column, rows.clients[index])
             mine = np.flatnonzero(rows.owner == index)
-            parts = (mine, None, None)
+            parts: Parts = (mine, None, None)
             if rows.part is not None:
                 parts = self._parts(rows, mine, str(rows.clients[index]))
         train, validation, test = (
