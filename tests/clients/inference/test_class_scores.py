@@ -7,7 +7,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from sklearn.metrics import brier_score_loss, f1_score, roc_auc_score
+from sklearn.metrics import average_precision_score, brier_score_loss, f1_score, roc_auc_score
 from sklearn.metrics import log_loss as sklearn_log_loss
 from torch import nn
 from torch.nn.functional import binary_cross_entropy_with_logits
@@ -49,6 +49,8 @@ def test_scores_are_those_of_scikit_learn(classes):
     assert found["macro-f1"] == pytest.approx(macro)
     ranked = chances[:, 1] if classes == 2 else chances
     assert found["auroc"] == pytest.approx(roc_auc_score(wanted, ranked, multi_class="ovr"))
+    of_class_1 = average_precision_score(wanted == 1, chances[:, 1])
+    assert classes > 2 or found["auprc"] == pytest.approx(of_class_1)
     assert found["log-loss"] == pytest.approx(sklearn_log_loss(wanted, chances))
     assert found["log-loss"] == pytest.approx(Classification().criterion(outputs, targets).item())
     assert found["brier"] == pytest.approx(brier_score_loss(wanted, chances))
