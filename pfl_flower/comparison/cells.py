@@ -119,7 +119,7 @@ class CellResult:
     network: str = ""
     score: str = "accuracy"
     score_names: tuple[str, ...] = ()
-    scores: np.ndarray = field(default_factory=lambda: np.zeros((0, 0, 0)))
+    scores: np.ndarray = field(default_factory=lambda: np.zeros((0, 0)))
     constant_validation: np.ndarray = field(default_factory=lambda: np.zeros((0, 0)))
     constant_test: np.ndarray = field(default_factory=lambda: np.zeros((0, 0)))
     constant_r2: np.ndarray = field(default_factory=lambda: np.zeros((0, 0)))
@@ -212,7 +212,7 @@ def result_of(run: MethodRun, config: Mapping[str, Any], num_clients: int) -> Ce
         network=run.config.architecture.model,
         score=run.score,
         score_names=reported_scores(run),
-        scores=np.array([table(name) for name in reported_scores(run)]),
+        scores=np.array([table(n) for n in reported_scores(run)] or np.zeros((0, 0))),
         **_constants(run, clients, num_clients),
         **_unseen(run),
     )
