@@ -81,10 +81,8 @@ class CellResult:
         Which network it trained, as the run key ``model`` names it.
     score : str, default "accuracy"
         Name of the score that ``test`` and ``validation`` hold.
-    score_names : tuple of str, default ()
-        Names of all S scores that classifiers report; () where that is accuracy alone.
-    scores : ndarray, optional
-        (S, R, C) these scores on the test examples.
+    score_names, scores : tuple of str and ndarray, optional
+        All S scores that classifiers report, (S, R, C) on test examples; () for accuracy alone.
     constant_validation, constant_test, constant_r2 : ndarray, optional
         (K, C) scores of always answering the same on the same examples, see
         :mod:`pfl_flower.comparison.constants`.
@@ -188,7 +186,6 @@ def result_of(run: MethodRun, config: Mapping[str, Any], num_clients: int) -> Ce
     costs = summarize(run)
     labels, counts = label_counts(run, clients, num_clients)
     trained = [r for r in run.reports if r.phase == "train" and not r.dropped]
-    regression = run.score == "rmse"
     return CellResult(
         method=run.method,
         seed=run.config.seed,
@@ -198,7 +195,7 @@ def result_of(run: MethodRun, config: Mapping[str, Any], num_clients: int) -> Ce
         clients=np.array(clients),
         test=table(run.score),
         validation=table(f"validation-{run.score}"),
-        r2=table("r2") if regression else np.full((len(rounds), len(clients)), np.nan),
+        r2=table("r2") if run.score == "rmse" else np.full((len(rounds), len(clients)), np.nan),
         train_examples=_last(trained, clients),
         test_examples=_last(evaluated, clients),
         labels=labels,
@@ -297,8 +294,7 @@ def load_cell(path: Path) -> CellResult | None:
         for name in arrays:
             found = np.array(values[name], dtype=object).astype(int if name in whole else float)
             values[name] = found if found.size or name not in tables else np.zeros((0, 0))
-        lists = ("labels", "names", "left_out", "score_names")
-        words = {name: tuple(values[name]) for name in lists}
+        words = {n: tuple(values[n]) for n in ("labels", "names", "left_out", "score_names")}
         return CellResult(**{**values, **words})
     except (OSError, ValueError, KeyError, TypeError):
         return None
