@@ -10,7 +10,6 @@ from typing import Any
 from clients.export.example_files import ExampleFileError, read_examples
 from clients.export.export import export_model
 from clients.export.model_card import (
-    COLUMNS,
     INPUTS,
     MEASUREMENTS,
     SHAPE,
@@ -18,6 +17,7 @@ from clients.export.model_card import (
     card_entry,
 )
 from clients.export.predict import build_network, predict, preprocessing_of, size_of, table
+from clients.export.table_form import table_form
 from clients.export.whose import own_name, rows_of_others
 from clients.state.model_file import PersonalizedModel, read_model
 from clients.state.state_file import PersonalStateError, write_bytes
@@ -76,10 +76,10 @@ def _predict(options: argparse.Namespace) -> None:
             value=done,
         )
     network = build_network(model, options.network)
-    columns = card_entry(model, COLUMNS) if COLUMNS in model.about else []
     fills = preprocessing is not None and preprocessing.fills
     names = card_entry(model, INPUTS) if INPUTS in model.about else []
-    examples = read_examples(options.inputs, card_entry(model, SHAPE), columns, fills, names)
+    shape, form = card_entry(model, SHAPE), table_form(model)
+    examples = read_examples(options.inputs, shape, form, fills, names)
     rows: list[dict[str, Any]] = predict(network, model, examples.inputs)
     for other, count in rows_of_others(model, examples.others).items():
         print(

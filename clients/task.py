@@ -75,8 +75,12 @@ class Classification(_Additive):
     """
 
     criterion: Criterion = cross_entropy
-    score: ClassVar[str] = "accuracy"
     higher_is_better: ClassVar[bool] = True
+
+    @property
+    def score(self) -> str:
+        """Name of the score by which models are compared."""
+        return "accuracy"
 
     def outcomes(self, outputs: Tensor) -> tuple[Tensor, Tensor]:
         """Return all classes and their probabilities; outputs are logits."""

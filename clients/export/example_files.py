@@ -11,6 +11,9 @@ from zipfile import BadZipFile
 import numpy as np
 from numpy.typing import NDArray
 
+from clients.data.table_cells import category_of, days_since_1970, one_hot
+from clients.export.table_form import TableForm
+
 _TRUTH = {"true": 1.0, "false": 0.0}
 
 
@@ -75,7 +78,7 @@ class ExampleFile:
 def read_examples(
     path: Path,
     shape: Sequence[int],
-    columns: Sequence[str] = (),
+    form: TableForm = TableForm(),
     allow_missing: bool = False,
     names: Sequence[str] = (),
 ) -> ExampleFile:
@@ -87,9 +90,9 @@ def read_examples(
         The file. Pixels of type uint8 are scaled to [0, 1].
     shape : sequence of int
         Shape of one example.
-    columns : sequence of str, default ()
-        Names of the model's features, in its order, if it was trained on a table. A ``.csv`` may
-        have them in any order, and further columns.
+    form : TableForm, optional
+        The model's features, if it was trained on a table. A ``.csv`` may have their columns in any
+        order, and further columns.
     allow_missing : bool, default False
         Whether values may be missing (NaN, an empty cell).
     names : sequence of str, default ()
@@ -105,7 +108,7 @@ def read_examples(
     others: Sequence[Mapping[str, str]] = ()
     try:
         if path.suffix.lower() == ".csv":
-            values, others = _table(path, columns)
+            values, others = _table(path, form)
         else:
             values = _array(path, names, shape)
     except ExampleFileError:
@@ -115,14 +118,14 @@ def read_examples(
     if values.dtype.kind not in "biuf":
         words = f"{path} has values of type {values.dtype}; examples consist of numbers"
         raise ExampleFileError(words, path=path, value=str(values.dtype), expected="numbers")
-    if pixels := values.dtype == np.uint8 and values.ndim > 2 and not (columns or names):
+    if pixels := values.dtype == np.uint8 and values.ndim > 2 and not (form.columns or names):
         values = values[:, None] if values.ndim == 3 else values  # grey pictures, as in training
     if (found := tuple(values.shape[1:])) != tuple(shape):
         words = f"the examples in {path} have shape {found}; the model takes {tuple(shape)}"
         raise ExampleFileError(words, path=path, value=found, expected=tuple(shape))
     with np.errstate(over="ignore"):  # infinite values are refused below
         single = values.astype(np.float32) / np.float32(255 if pixels else 1)
-    numbers = values.astype(np.float64) if columns else single
+    numbers = values.astype(np.float64) if form.columns else single
     finite = np.isfinite(single) | (allow_missing & np.isnan(single))
     if not finite.all():
         row = 1 + int(np.argwhere(~finite)[0, 0])
@@ -162,7 +165,7 @@ def _stacked(
     return np.pad(values, ((0, 0), (0, 0), (0, beyond)))
 
 
-def _table(path: Path, columns: Sequence[str]) -> tuple[NDArray[Any], list[dict[str, str]]]:
+def _table(path: Path, form: TableForm) -> tuple[NDArray[Any], list[dict[str, str]]]:
     """Return the features of a table, and the other columns of each row."""
     with path.open(newline="", encoding="utf-8-sig") as stream:
         lines = [*csv.reader(stream)]
@@ -173,8 +176,9 @@ def _table(path: Path, columns: Sequence[str]) -> tuple[NDArray[Any], list[dict[
     names, *rows = lines or [[]]
     # Blank lines are ignored, except in a table of one column, where they are missing values.
     rows = [row or [""] for row in rows if row or len(names) == 1]
-    places = _places(path, names, columns)
-    numbers = np.empty((len(rows), len(places)))
+    places = _places(path, names, form.in_tables)
+    count = len(places) - len(form.categories)
+    numbers = np.empty((len(rows), count))
     for line, row in enumerate(rows):
         if len(row) != len(names):
             raise ExampleFileError(
@@ -184,13 +188,20 @@ def _table(path: Path, columns: Sequence[str]) -> tuple[NDArray[Any], list[dict[
                 value=len(row),
                 expected=len(names),
             )
-        numbers[line] = [_number(path, line + 1, names[place], row[place]) for place in places]
+        numbers[line] = [
+            _number(path, line + 1, names[place], row[place], names[place].strip() in form.dates)
+            for place in places[:count]
+        ]
+    words = [
+        one_hot([category_of(row[place]) for row in rows], categories)
+        for place, (_, categories) in zip(places[count:], form.categories, strict=True)
+    ]
     rest = [place for place in range(len(names)) if place not in places]
     # Spreadsheets write columns that have neither names nor values.
     rest = [place for place in rest if names[place] or any(row[place] for row in rows)]
     _check_unique(path, [names[place] for place in rest])
     others = [{names[place]: row[place] for place in rest} for row in rows] if rest else []
-    return numbers, others
+    return np.column_stack([numbers, *words]), others
 
 
 def _places(path: Path, names: Sequence[str], columns: Sequence[str]) -> list[int]:
@@ -225,14 +236,20 @@ def _check_unique(path: Path, names: Sequence[str]) -> None:
         raise ExampleFileError(words, path=path, columns=twice)
 
 
-def _number(path: Path, row: int, column: str, text: str) -> float:
-    """Return a cell as a number: 1 or 0 for True or False, as in training; NaN for an empty one."""
+def _number(path: Path, row: int, column: str, text: str, is_date: bool) -> float:
+    """Return a cell as a number: 1 or 0 for True or False, as in training; NaN for an empty one.
+
+    A date is days since 1970.
+    """
     if not text.strip():
         return math.nan
+    if is_date and (days := days_since_1970(text)) is not None:
+        return days
     if (truth := _TRUTH.get(text.strip().lower())) is not None:
         return truth
     if not _is_number(text):
-        words = f"row {row} of {path} has {text!r} in column {column!r}, which is not a number"
+        kind = "a date, such as 2026-03-01" if is_date else "a number"
+        words = f"row {row} of {path} has {text!r} in column {column!r}, which is not {kind}"
         raise ExampleFileError(words, path=path, row=row, columns=[column], value=text)
     return float(text)
 

@@ -32,6 +32,10 @@ CLIENT_COLUMN = "client-column"
 COLUMNS = "columns"
 """Names of the features of a table, in the model's order (JSON); ``[]`` for other data."""
 
+CATEGORIES, DATES = "categories", "dates"
+"""Of a table (JSON): columns of words with their categories, ``[["ward", ["A", "B"]]]``, which are
+the last of :data:`COLUMNS` as ``ward=A``, and columns of dates, which are days since 1970."""
+
 SCALES = "scales"
 """``{"inputs": [means, deviations], "target": [mean, deviation]}`` (JSON): inputs are standardized
 before prediction, and the predicted target is transformed back."""
@@ -55,6 +59,8 @@ _KINDS: Mapping[str, type] = {
     INTEGERS: bool,
     INPUTS: list,
     COLUMNS: list,
+    CATEGORIES: list,
+    DATES: list,
     SCALES: dict,
 }
 

@@ -12,7 +12,7 @@ from clients.data.loaders import Loader
 from clients.entries import canonical_names
 from clients.evaluation import Evaluation
 from clients.frozen import trained_parameters
-from clients.inference.calibration_error import CalibratedClassification
+from clients.inference.class_scores import calibrated
 from clients.inference.fisher import fisher_diagonal
 from clients.inference.gaussian_posterior import Gaussian, PosteriorAverage, Values
 from clients.local_training.adaptation import ALL, take_examples
@@ -135,7 +135,7 @@ class HierarchicalBayesClient(PersonalClient):
             model, {**scopes, **dict.fromkeys(self.prior_names, Scope.PERSONAL)}, *args, **kwargs
         )
         if isinstance(self.task, Classification):
-            self.task = CalibratedClassification(self.task.criterion)
+            self.task = calibrated(self.task)
         self.personal_names = names_of(scopes, Scope.PERSONAL)
         # The variances stand beside the model's entries, so that they travel as these do.
         variances = {

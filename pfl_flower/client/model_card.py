@@ -9,8 +9,10 @@ from torch import nn
 
 from clients.export.model_card import (
     ARGUMENTS,
+    CATEGORIES,
     CLIENT_COLUMN,
     COLUMNS,
+    DATES,
     INPUTS,
     INTEGERS,
     LABELS,
@@ -81,6 +83,8 @@ def about_model(config: RunConfig) -> dict[str, str]:
         INPUTS: json.dumps(schema.inputs),
         PIXELS: schema.pixels,
         COLUMNS: json.dumps(schema.columns),
+        CATEGORIES: json.dumps(schema.categories),
+        DATES: json.dumps(schema.dates),
         SCALES: json.dumps(scales),
         MEASUREMENTS: _measurements(config),
         LIMITS: "; ".join(export_limits(config)),

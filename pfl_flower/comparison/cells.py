@@ -16,6 +16,7 @@ from pfl_flower.config.run_config import RunConfig
 from pfl_flower.data import federation, stamp
 from pfl_flower.data.schema import TaskName, target_scale
 from pfl_flower.engines import Engine, simulate
+from pfl_flower.results.class_scores import reported_scores
 from pfl_flower.results.files import describe, summarize
 from pfl_flower.results.method_run import MethodRun, select
 from pfl_flower.server.callbacks import Progress
@@ -78,6 +79,10 @@ class CellResult:
         are the best of several, so they are too good to be compared.
     network : str, default ""
         Which network it trained, as the run key ``model`` names it.
+    score : str, default "accuracy"
+        Name of the score that ``test`` and ``validation`` hold.
+    score_names, scores : tuple of str and ndarray, optional
+        All S scores that classifiers report, (S, R, C) on test examples; () for accuracy alone.
     constant_validation, constant_test, constant_r2 : ndarray, optional
         (K, C) scores of always answering the same on the same examples, see
         :mod:`pfl_flower.comparison.constants`.
@@ -110,6 +115,9 @@ class CellResult:
     left_out: tuple[str, ...] = ()
     safeguarded: bool = False
     network: str = ""
+    score: str = "accuracy"
+    score_names: tuple[str, ...] = ()
+    scores: np.ndarray = field(default_factory=lambda: np.zeros((0, 0)))
     constant_validation: np.ndarray = field(default_factory=lambda: np.zeros((0, 0)))
     constant_test: np.ndarray = field(default_factory=lambda: np.zeros((0, 0)))
     constant_r2: np.ndarray = field(default_factory=lambda: np.zeros((0, 0)))
@@ -178,7 +186,6 @@ def result_of(run: MethodRun, config: Mapping[str, Any], num_clients: int) -> Ce
     costs = summarize(run)
     labels, counts = label_counts(run, clients, num_clients)
     trained = [r for r in run.reports if r.phase == "train" and not r.dropped]
-    regression = run.score == "rmse"
     return CellResult(
         method=run.method,
         seed=run.config.seed,
@@ -188,7 +195,7 @@ def result_of(run: MethodRun, config: Mapping[str, Any], num_clients: int) -> Ce
         clients=np.array(clients),
         test=table(run.score),
         validation=table(f"validation-{run.score}"),
-        r2=table("r2") if regression else np.full((len(rounds), len(clients)), np.nan),
+        r2=table("r2") if run.score == "rmse" else np.full((len(rounds), len(clients)), np.nan),
         train_examples=_last(trained, clients),
         test_examples=_last(evaluated, clients),
         labels=labels,
@@ -200,6 +207,9 @@ def result_of(run: MethodRun, config: Mapping[str, Any], num_clients: int) -> Ce
         left_out=run.left_out,
         seconds_per_round=costs["seconds_per_round"],
         network=run.config.architecture.model,
+        score=run.score,
+        score_names=reported_scores(run),
+        scores=np.array([table(n) for n in reported_scores(run)] or np.zeros((0, 0))),
         **_constants(run, clients, num_clients),
         **_unseen(run),
     )
@@ -284,7 +294,7 @@ def load_cell(path: Path) -> CellResult | None:
         for name in arrays:
             found = np.array(values[name], dtype=object).astype(int if name in whole else float)
             values[name] = found if found.size or name not in tables else np.zeros((0, 0))
-        words = {name: tuple(values[name]) for name in ("labels", "names", "left_out")}
+        words = {n: tuple(values[n]) for n in ("labels", "names", "left_out", "score_names")}
         return CellResult(**{**values, **words})
     except (OSError, ValueError, KeyError, TypeError):
         return None

@@ -113,5 +113,7 @@ def _constant_cell(cell: "CellResult", name: str, place: int) -> "CellResult":
         test=cell.constant_test[[place]],
         r2=cell.constant_r2[[place]],
         unseen_test=np.zeros((0, 0)),
+        score_names=(),
+        scores=np.zeros((0, 0)),
         **without,
     )

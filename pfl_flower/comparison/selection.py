@@ -6,6 +6,7 @@ from typing import Literal
 
 import numpy as np
 
+from clients.inference.class_scores import CLASS_SCORES
 from pfl_flower.comparison.cells import CellResult
 
 GLOBAL = "fedavg"
@@ -30,6 +31,17 @@ def direction(task: str) -> int:
 def task_of(cells: Sequence[CellResult]) -> str:
     """Return the task of the cells that ran; all have the same."""
     return next((cell.task for cell in cells if not cell.failure), "classification")
+
+
+def score_of(cells: Sequence[CellResult]) -> str:
+    """Return the name of the score of the cells that ran; all have the same."""
+    return next((cell.score for cell in cells if not cell.failure), "accuracy")
+
+
+def score_name(cells: Sequence[CellResult]) -> str:
+    """Return the name of the score of the cells that ran, as it stands in a sentence."""
+    others = {"regression": "RMSE", "link-prediction": "AUC"}
+    return others.get(task_of(cells)) or CLASS_SCORES[score_of(cells)].name
 
 
 def finished(cells: Sequence[CellResult], method: str) -> list[CellResult]:

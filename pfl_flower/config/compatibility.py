@@ -11,6 +11,7 @@ from pfl_flower.data.degradation.measurements import check_measurements
 from pfl_flower.data.heterogeneity import parse_heterogeneity
 from pfl_flower.data.pixels import are_channels_last
 from pfl_flower.models import GRAPH_MODELS, IMAGE_MODELS, MODELS
+from pfl_flower.utils.text import hyphenated
 
 if TYPE_CHECKING:
     from pfl_flower.config.run_config import RunConfig
@@ -26,7 +27,7 @@ def check_compatibility(config: "RunConfig") -> None:
     """
     for check in (
         *(_check_examples, _check_network, _check_model_of_method, _check_phases),
-        *(_check_clients, _check_thresholds, _check_devices, _check_method),
+        *(_check_clients, _check_scores, _check_thresholds, _check_devices, _check_method),
     ):
         check(config)
 
@@ -46,12 +47,31 @@ def _check_examples(config: "RunConfig") -> None:
             value=True,
             choices=("false",),
         )
+    _check_split(config)
     if config.validation_fraction + config.test_fraction >= 1:
         raise ConfigError(
             "validation-fraction and test-fraction leave nothing to train on",
             key="test-fraction",
             value=config.test_fraction,
         )
+
+
+def _check_split(config: "RunConfig") -> None:
+    """Refuse a split by time without a time, or by something else as well."""
+    if config.split == "time" and not config.time_column:
+        raise ConfigError(
+            "split=time needs time-column, a column of numbers or dates",
+            key="time-column",
+            value="",
+        )
+    others = {"stratify": config.stratify, "split-column": config.split_column}
+    for key, value in others.items():
+        if config.split == "time" and value:
+            raise ConfigError(
+                f"split=time decides who tests, and so does {key}; leave one of them out",
+                key=key,
+                value=value,
+            )
 
 
 def _check_network(config: "RunConfig") -> None:
@@ -178,6 +198,21 @@ def _check_clients(config: "RunConfig") -> None:
         )
 
 
+def _check_scores(config: "RunConfig") -> None:
+    """Refuse scores of classes where there are none."""
+    known = config.known_schema
+    if known is None or known.task == "classification":
+        return
+    for key, value in (("scores", config.scores), ("select-by", config.select_by)):
+        if value not in ("", "accuracy"):
+            raise ConfigError(
+                f"{key} names scores of classes, and {config.dataset!r} is for {known.task}",
+                key=key,
+                value=value,
+                choices=("accuracy",),
+            )
+
+
 def _check_thresholds(config: "RunConfig") -> None:
     """Refuse thresholds where there are no classes, or nothing to find them on."""
     if config.threshold is None:
@@ -217,6 +252,15 @@ def _check_devices(config: "RunConfig") -> None:
             check_measurements(config.data, known.shape, known.graph, streams, bool(known.inputs))
     except DataError as error:
         raise ConfigError.from_error(error) from error
+    degrading = ("missing", "noise", "corrupted_clients", "calibrate_inputs")
+    for name in degrading if config.categories else ():
+        if value := getattr(config, name):
+            raise ConfigError(
+                f"{hyphenated(name)} changes measurements, and categories are none; leave one of "
+                f"them out",
+                key=hyphenated(name),
+                value=value,
+            )
     draws = IMPUTATIONS[config.data.imputation].draws
     if draws > 1 and config.row.sums:
         raise ConfigError(

@@ -5,6 +5,7 @@ The keys that only some methods have are in :mod:`pfl_flower.methods`.
 
 from dataclasses import dataclass
 
+from clients.inference.class_scores import CLASS_SCORES, SELECTING
 from clients.local_training.training import SCHEDULES
 from clients.thresholds.rules import RULES
 from pfl_flower.config.validators import (
@@ -58,6 +59,17 @@ class CommonKeys:
     )
     client_column: str = key("", "of a table of your own; empty: client")
     label_column: str = key("", "of a table of your own; empty: label")
+    split_column: str = key("", "of a table: says of each row train, validation or test")
+    group_column: str = key("", "of a table: whose rows stay together in one part, as a patient's")
+    time_column: str = key("", "of a table: number or date by which split=time splits")
+    drop_columns: str = key("", "of a table: columns that are no features, separated by commas")
+    feature_columns: str = key("", "of a table: columns that are features; empty: all others")
+    categories: str = key(
+        "", "of a table: features that become columns of 0 and 1; all: every column of text"
+    )
+    min_category: int = key(
+        5, "fewest training rows of a client (or groups) for it to report a category", between(1)
+    )
     partition: str = key("iid", "who gets which examples", choice(*PARTITIONS))
     heterogeneity: str | None = key(
         None,
@@ -75,6 +87,11 @@ class CommonKeys:
     )
     stratify: bool = key(
         False, "split each client's examples class by class, so that no part lacks a rare class"
+    )
+    split: str = key(
+        "random",
+        "of a table: time tests on the latest rows of each client, by time-column",
+        choice("random", "time"),
     )
     phases: str = key(
         "stream", "of a smartwatch's data: one by one, or all at once", choice("stream", "joint")
@@ -181,6 +198,14 @@ class CommonKeys:
     adaptation_steps: int = key(100, "minibatch steps of an unseen client", between(0))
     safeguard: bool = key(
         False, "each client may fall back on the global model or one trained alone"
+    )
+    scores: str = key(
+        "accuracy", "of classes, that clients report beside accuracy", names(CLASS_SCORES)
+    )
+    select_by: str = key(
+        "accuracy",
+        "of classes, the score that models are compared and chosen by",
+        choice(*SELECTING),
     )
     threshold: str | None = key(
         None,

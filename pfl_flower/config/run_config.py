@@ -6,7 +6,6 @@ from functools import cached_property
 from typing import Any, TypeVar
 
 from clients import (
-    Classification,
     FineTuning,
     LinkPrediction,
     Optimization,
@@ -15,6 +14,7 @@ from clients import (
     Scope,
     Task,
 )
+from clients.inference.class_scores import classification
 from clients.local_training.training import EVERYTHING, SCHEDULES, Schedule
 from pfl_flower.config.compatibility import check_compatibility
 from pfl_flower.config.errors import ConfigError
@@ -224,8 +224,7 @@ class RunConfig(CommonKeys):
         ConfigError
             If no client has reported anything yet.
         """
-        known = self.known_schema
-        if known is None:
+        if (known := self.known_schema) is None:
             raise ConfigError(
                 f"nothing is known of {self.dataset!r} before clients are asked",
                 key="dataset",
@@ -239,7 +238,8 @@ class RunConfig(CommonKeys):
         schema = self.required_schema
         if schema.task == "regression":
             return Regression(unit=target_scale(schema)[1])
-        return LinkPrediction() if schema.task == "link-prediction" else Classification()
+        classes = classification(split_words(self.scores), self.select_by)
+        return LinkPrediction() if schema.task == "link-prediction" else classes
 
     @cached_property
     def architecture(self) -> Architecture:

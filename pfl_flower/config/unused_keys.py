@@ -9,10 +9,12 @@ from pfl_flower.config.errors import ConfigError
 from pfl_flower.config.keys import OF_FIRST_METHOD, CommonKeys
 from pfl_flower.data import SOURCES, is_own
 from pfl_flower.data.degradation.imputation import IMPUTATIONS
+from pfl_flower.data.settings import OF_TABLES
 from pfl_flower.methods import METHODS, Method
 from pfl_flower.methods.method import COMMON_DEFAULTS
 from pfl_flower.models import ADAPTER_MODELS, IMAGE_MODELS
 from pfl_flower.models.libraries import LIBRARIES, is_of_library
+from pfl_flower.utils.text import hyphenated
 
 if TYPE_CHECKING:
     from pfl_flower.config.run_config import RunConfig
@@ -89,6 +91,13 @@ NEEDS: tuple[Need, ...] = (
         "a dataset table:<file> or huggingface:<name>",
         lambda c, _: _has_columns(c),
     ),
+    Need(
+        (*map(hyphenated, OF_TABLES), "split"),
+        "a dataset table:<file>",
+        lambda c, _: c.dataset.startswith("table:"),
+    ),
+    Need(("min-category",), "categories", lambda c, _: c.categories != ""),
+    Need(("time-column",), "split=time", lambda c, _: c.split == "time"),
     Need(("phases",), "data that come in phases", lambda c, _: _streams(c)),
     Need(("missingness",), "a share of missing values", lambda c, _: c.missing != ""),
     Need(("tiers",), "missing or noise", lambda c, _: (c.missing, c.noise) != ("", "")),

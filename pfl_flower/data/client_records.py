@@ -12,6 +12,7 @@ from pfl_flower.data.degradation.imputation import FILLING
 from pfl_flower.data.errors import DataError
 from pfl_flower.data.named_inputs import names_of_inputs, stack_inputs
 from pfl_flower.data.readers.array_checks import KINDS, checked_inputs, checked_targets
+from pfl_flower.data.readers.table_columns import TableColumns, TableDetails
 
 RawSplit = tuple[np.ndarray, np.ndarray]
 """(inputs, targets) of some examples, see :class:`RawClient`."""
@@ -51,6 +52,9 @@ class RawClient:
     inputs : tuple of str, default ()
         Names of several inputs, where the network gets them by name. They are stacked, ``(N, names,
         length)`` int64 (:mod:`pfl_flower.data.named_inputs`).
+    table : TableDetails
+        What else is known of rows of a table: which features are dates and which are categories
+        (the last ones, as places in a list of words), and the group and time of each training row.
     """
 
     train: RawSplit
@@ -62,6 +66,7 @@ class RawClient:
     declared_errors: DeclaredErrors | None = None
     columns: tuple[str, ...] = ()
     inputs: tuple[str, ...] = ()
+    table: TableDetails = TableDetails()
 
 
 @dataclass(frozen=True)
@@ -87,6 +92,8 @@ class OwnRequest:
         Whether features may be missing (NaN), because an imputation fills them in.
     whole : str, default ""
         Name of the client whose rows all rows are, in a table without ``client_column``.
+    columns : TableColumns
+        Further columns of a table that run keys name.
     """
 
     location: str
@@ -97,6 +104,7 @@ class OwnRequest:
     task: str = "auto"
     allow_missing: bool = False
     whole: str = ""
+    columns: TableColumns = TableColumns()
 
 
 class OwnData(Protocol):

@@ -3,6 +3,9 @@
 import numpy as np
 import torch
 
+from clients.data.table_cells import Categories
+from clients.logs import info_once
+from pfl_flower.data.categories import reported_categories
 from pfl_flower.data.client_records import RawClient, RawSplit
 from pfl_flower.data.degradation.devices import Device
 from pfl_flower.data.degradation.imputation import IMPUTATIONS
@@ -44,11 +47,14 @@ def schema_of(
     standardizes = _standardizes(settings, inputs)
     sends_features = enough and (standardizes or _imputes(settings, inputs))
     sends_target = enough and task == "regression"
+    categories = _categories(raw, settings)
+    numbers = inputs[:, : inputs.shape[1] - len(categories)] if categories else inputs
+    own = is_own(settings.dataset)
     return ClientSchema(
         shape=tuple(inputs.shape[1:] if raw.graph is None else raw.graph.features.shape[1:]),
         task=task,
         labels=ordered(set().union(known, *parts)),
-        features=moments(as_numbers(inputs)) if sends_features else None,
+        features=moments(as_numbers(numbers)) if sends_features else None,
         target=moments(torch.from_numpy(targets.astype(float))) if sends_target else None,
         graph=raw.graph is not None,
         edges=edges,
@@ -58,11 +64,24 @@ def schema_of(
         train_labels=ordered(parts[0]) if single and enough else (),
         test_labels=ordered(parts[2]) if single and _has_enough(raw.test) else (),
         pixels="" if raw.graph is not None or raw.inputs else pixels_of(inputs),
-        unscaled=is_own(settings.dataset) and not standardizes and _is_far_from_1(raw),
-        tests_on_training=is_own(settings.dataset) and repeats(raw),
+        unscaled=own and not standardizes and _is_far_from_1(raw),
+        tests_on_training=own and repeats(raw),
         whole_targets=task == "regression" and enough and are_few_whole_numbers(targets),
         inputs=raw.inputs,
+        categories=categories,
+        dates=raw.table.dates,
+        unique_columns=raw.table.unique,
+        torn_classes=own and single and parts[0] != parts[2],
     )
+
+
+def _categories(raw: RawClient, settings: DataSettings) -> Categories:
+    """Return the categories that the client reports, and show them to whoever runs it."""
+    own, groups = raw.table.categories, raw.table.groups
+    found = reported_categories(raw.train[0], own, groups, settings.min_category) if own else ()
+    for name, words in found:
+        info_once(f"Categories of {name!r} that are reported: {', '.join(words) or 'none'}")
+    return found
 
 
 FAR = 100.0

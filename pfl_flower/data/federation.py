@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from functools import cached_property, lru_cache
 
+from pfl_flower.data.categories import with_one_hot
 from pfl_flower.data.client_data import ClientData, phase_starts
 from pfl_flower.data.client_records import RawClient, RawSplit
 from pfl_flower.data.client_schema import schema_of
@@ -220,7 +221,7 @@ class Federation:
             check_graph(raw.graph, schema)
         else:
             check_pixels(raw.train[0], schema)
-        check_columns(raw.columns, schema)
+        check_columns(raw.columns, schema, raw.table)
         parts = (raw.train, raw.validation, raw.test)
         train, validation, test = (self._fit(client, part, schema, raw) for part in parts)
         data = ClientData(train, validation, test, graph=raw.graph)
@@ -233,6 +234,7 @@ class Federation:
     def _fit(self, client: int, part: RawSplit | None, schema: DataSchema, raw: RawClient) -> Split:
         assert part is not None  # both kinds of clients have all three splits
         inputs = fit_named_inputs(as_numbers(part[0]), raw.inputs, schema)
+        inputs = with_one_hot(inputs, raw.table.categories, schema.categories)
         inputs = inputs if raw.graph is not None else fit_inputs(inputs, schema)
         targets = fit_targets(part[1], schema)
         for name in parse_heterogeneity(self.settings.heterogeneity):

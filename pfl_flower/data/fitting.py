@@ -8,11 +8,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from clients.graphs.graph import Graph
+from pfl_flower.data.categories import features_of_tables
 from pfl_flower.data.errors import SchemaError
 from pfl_flower.data.moments import feature_scales
 from pfl_flower.data.pixels import pixels_of
+from pfl_flower.data.readers.table_columns import TableDetails
 from pfl_flower.data.schema import DataSchema, target_scale
-from pfl_flower.data.schema_merging import column_difference
+from pfl_flower.data.schema_merging import column_difference, column_kinds
 
 
 def check_graph(graph: Graph, schema: DataSchema) -> None:
@@ -45,7 +47,9 @@ def check_graph(graph: Graph, schema: DataSchema) -> None:
         )
 
 
-def check_columns(columns: tuple[str, ...], schema: DataSchema) -> None:
+def check_columns(
+    columns: tuple[str, ...], schema: DataSchema, table: TableDetails = TableDetails()
+) -> None:
     """Check that a table has the same features as the tables of the other clients.
 
     Parameters
@@ -54,15 +58,22 @@ def check_columns(columns: tuple[str, ...], schema: DataSchema) -> None:
         Names of the client's features. Empty for data without names, which are not checked.
     schema : DataSchema
         The data schema.
+    table : TableDetails
+        Which of them are dates, and which categories.
 
     Raises
     ------
     SchemaError
         If the features differ.
     """
-    if columns and schema.columns and columns != schema.columns:
+    if not (columns and schema.columns):
+        return
+    tables = features_of_tables(schema.columns, schema.categories)
+    own = column_kinds(columns, table.dates, table.categories)
+    common = column_kinds(tables, schema.dates, schema.categories)
+    if own != common:
         raise SchemaError(
-            f"{column_difference(columns, schema.columns)} of the federation",
+            f"{column_difference(own, common)} of the federation",
             key="columns",
             value=columns,
         )

@@ -57,6 +57,8 @@ def moments(values: Tensor) -> Moments:
     columns = values.double().flatten(1) if values.ndim > 1 else values.double()[:, None]
     if columns.isnan().any():
         return _moments_of_known(columns.numpy())
+    if not columns.shape[1]:  # torch has no variance of nothing
+        return Moments(len(columns), (), ())
     variances = columns.var(dim=0, correction=0)
     return Moments(len(columns), tuple(columns.mean(dim=0).tolist()), tuple(variances.tolist()))
 

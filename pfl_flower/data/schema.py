@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from clients.data.table_cells import Categories
 from pfl_flower.data.moments import Moments
 
 Split = tuple[Tensor, Tensor]
@@ -75,6 +76,16 @@ class ClientSchema:
         In the schema that a server sends: the fingerprint of the frozen base, if there is one.
     sends_base : bool, default False
         In the schema that a server sends: whether a client that has another base is sent it.
+    categories : tuple, default ()
+        The last columns of a table, each with the categories that enough of the client's rows have.
+        In the schema of all clients: with those of the federation; ``shape``, ``columns`` and
+        ``features`` are then those of the columns of 0 and 1 that they become.
+    dates : tuple of str, default ()
+        Columns of a table that are dates.
+    unique_columns : tuple of str, default ()
+        Columns of a table that have another value in almost every row.
+    torn_classes : bool, default False
+        Whether own data have a class that is not in train and test alike.
     """
 
     shape: tuple[int, ...]
@@ -96,6 +107,10 @@ class ClientSchema:
     inputs: tuple[str, ...] = ()
     base: str = ""
     sends_base: bool = False
+    categories: Categories = ()
+    dates: tuple[str, ...] = ()
+    unique_columns: tuple[str, ...] = ()
+    torn_classes: bool = False
 
     def to_json(self) -> str:
         """Return the schema as JSON."""
@@ -131,6 +146,10 @@ class ClientSchema:
             tuple(values["inputs"]),
             values["base"],
             values["sends_base"],
+            tuple((name, tuple(words)) for name, words in values["categories"]),
+            tuple(values["dates"]),
+            tuple(values["unique_columns"]),
+            values["torn_classes"],
         )
 
 

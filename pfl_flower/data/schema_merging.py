@@ -1,10 +1,16 @@
 """Merging of what clients report of their data, into the data schema of a run."""
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from clients.data.table_cells import Categories
+from pfl_flower.data.categories import (
+    features_of_model,
+    merge_categories,
+    with_moments_of_one_hot,
+)
 from pfl_flower.data.moments import merge_moments
 from pfl_flower.data.pixels import common_pixels
 from pfl_flower.data.schema import ClientSchema, DataSchema, TaskName, ordered
@@ -72,8 +78,21 @@ def merge_schemas(schemas: Mapping[int, ClientSchema]) -> tuple[DataSchema, dict
         whole_targets=all(own.whole_targets for own in fitting),
         pixels=pixels,
         inputs=inputs,
+        dates=next((own.dates for own in fitting if own.columns), ()),
     )
-    return schema, deviants
+    return _with_categories(schema, [own.categories for own in fitting if own.columns]), deviants
+
+
+def _with_categories(schema: DataSchema, reported: Sequence[Categories]) -> DataSchema:
+    """Return the schema with columns of 0 and 1 for the categories of tables."""
+    categories = merge_categories(reported)
+    if not categories:
+        return schema
+    columns = features_of_model(schema.columns, categories)
+    features = schema.features and with_moments_of_one_hot(schema.features, categories)
+    return replace(
+        schema, shape=(len(columns),), columns=columns, categories=categories, features=features
+    )
 
 
 def _with_classes(schemas: Mapping[int, ClientSchema]) -> dict[int, ClientSchema]:
@@ -90,7 +109,11 @@ def _common_columns(schemas: Mapping[int, ClientSchema]) -> tuple[tuple[str, ...
 
     A client without column names has no table. Its shape is all that is checked.
     """
-    named = {client: own.columns for client, own in sorted(schemas.items()) if own.columns}
+    named = {
+        client: column_kinds(own.columns, own.dates, own.categories)
+        for client, own in sorted(schemas.items())
+        if own.columns
+    }
     if not named:
         return (), {}
     common, count = Counter(named.values()).most_common(1)[0]
@@ -99,22 +122,48 @@ def _common_columns(schemas: Mapping[int, ClientSchema]) -> tuple[tuple[str, ...
         for client, own in named.items()
         if own != common
     }
-    return common, reasons
+    return tuple(name for name, _ in common), reasons
 
 
-def column_difference(own: tuple[str, ...], common: tuple[str, ...]) -> str:
+ColumnKinds = tuple[tuple[str, str], ...]
+"""(name, kind) of each feature of a table: numbers, dates or categories."""
+
+
+def column_kinds(
+    columns: Sequence[str], dates: Sequence[str], categories: Categories
+) -> ColumnKinds:
+    """Return the features of a table, each with what it holds.
+
+    Parameters
+    ----------
+    columns : sequence of str
+        All of them.
+    dates : sequence of str
+        Those that are dates.
+    categories : tuple
+        Those that are categories.
+    """
+    kinds = dict.fromkeys(dates, "dates") | {name: "categories" for name, _ in categories}
+    return tuple((name, kinds.get(name, "numbers")) for name in columns)
+
+
+def column_difference(own: ColumnKinds, common: ColumnKinds) -> str:
     """Return in words which columns only one table has, and which only the others have.
 
     Parameters
     ----------
-    own : tuple of str
-        Columns of the one table.
-    common : tuple of str
+    own : tuple
+        Columns of the one table, and what they hold.
+    common : tuple
         Columns of the others.
     """
+    here, there = dict(own), dict(common)
+    if odd := [name for name in here if name in there and here[name] != there[name]]:
+        name = odd[0]
+        return f"its column {name!r} holds {here[name]} in place of {there[name]} in the tables"
     mine, theirs = (
         ", ".join(repr(name) for name in names if name not in others)
-        for names, others in ((own, common), (common, own))
+        for names, others in ((here, there), (there, here))
     )
     return f"its table has the features {mine} in place of {theirs} in the tables"
 

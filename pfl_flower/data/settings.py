@@ -1,13 +1,23 @@
 """DataSettings, the run keys that decide the data, and where data are looked for."""
 
 import os
-from dataclasses import dataclass, fields
+from dataclasses import Field, dataclass, fields
 from pathlib import Path
+from typing import Any
 
 from pfl_flower.data.errors import DataError
 
 OF_NODES = ("whole",)
 """What only a node can say of its data of its own; the others are run keys."""
+
+OF_TABLES = (
+    *("split_column", "group_column", "time_column", "drop_columns", "feature_columns"),
+    *("categories", "min_category"),
+)
+"""Settings that only a table has a use for."""
+
+LATER = ("stratify", "split", *OF_TABLES)
+"""Settings that files with personal state of earlier versions do not name."""
 
 
 @dataclass(frozen=True)
@@ -29,6 +39,18 @@ class DataSettings:
     client_column, label_column : str, default ""
         Columns of a table or a Hugging Face data set. Empty: ``client`` and ``label`` in a table,
         and the data set's own choice in a Hugging Face data set.
+    split_column, group_column, time_column : str, default ""
+        Columns of a table with the part of each row (train, validation or test), with whose rows
+        stay together in one part, and with the time by which ``split="time"`` splits.
+    drop_columns, feature_columns : str, default ""
+        Comma-separated columns of a table that are no features, or the only ones.
+    categories : str, default ""
+        Comma-separated features of a table that become columns of 0 and 1; ``"all"`` for all of
+        text.
+    min_category : int, default 5
+        Fewest training rows (with ``group_column`` groups) of a client for it to report a category.
+    split : str, default "random"
+        ``"random"``, or ``"time"``: the latest rows test, those before them validate.
     alpha : float, default 0.5
         Concentration of the ``dirichlet`` partition; smaller is more skewed.
     classes_per_client : int, default 2
@@ -84,6 +106,14 @@ class DataSettings:
     task: str = "auto"
     client_column: str = ""
     label_column: str = ""
+    split_column: str = ""
+    group_column: str = ""
+    time_column: str = ""
+    drop_columns: str = ""
+    feature_columns: str = ""
+    categories: str = ""
+    min_category: int = 5
+    split: str = "random"
     alpha: float = 0.5
     classes_per_client: int = 2
     min_examples: int = 0
@@ -112,9 +142,13 @@ class DataSettings:
         Files with personal state hold this text. A setting that came later is left out at its
         default, so that files of earlier versions still fit.
         """
-        skip = ["data_dir", "download", *OF_NODES] + ([] if self.stratify else ["stratify"])
+        skip = {"data_dir", "download", *OF_NODES}
+        skip |= {f.name for f in fields(self) if f.name in LATER and self._is_default(f)}
         values = [(f.name, getattr(self, f.name)) for f in fields(self) if f.name not in skip]
         return " ".join(f"{name.replace('_', '-')}={value}" for name, value in values)
+
+    def _is_default(self, item: "Field[Any]") -> bool:
+        return bool(getattr(self, item.name) == item.default)
 
 
 RUN_KEYS = tuple(item.name for item in fields(DataSettings) if item.name not in OF_NODES)

@@ -9,7 +9,7 @@ from torch import nn
 
 from clients.data.inputs import MASK, Inputs
 from clients.graphs.graph import Graph, GraphNetwork, bind
-from clients.model_components.table import is_a
+from clients.model_components.layer_types import is_a
 from pfl_flower.models.architecture import Architecture
 from pfl_flower.models.networks import Shape
 from strategies.errors import ArgumentError

@@ -9,7 +9,7 @@ from torch import nn
 from clients.entries import canonical_names
 from clients.logs import info_once, warn_once
 from clients.model_components.errors import ScopeError
-from clients.model_components.table import is_a
+from clients.model_components.layer_types import is_a
 from clients.model_components.words import Components, shortened
 from clients.scopes import select
 from pfl_flower.models.architecture import Architecture

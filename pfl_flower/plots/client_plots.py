@@ -32,7 +32,8 @@ def plot_clients(scores: Mapping[str, np.ndarray], path: Path, score: str = "acc
         figsize=(max(4.6, 1.6 + 1.5 * len(methods)), 4.2), layout="constrained"
     )
     for place, method in enumerate(methods):
-        values = np.sort((100 if percent else 1) * np.asarray(scores[method]))
+        values = np.asarray(scores[method], dtype=float)
+        values = np.sort((100 if percent else 1) * values[~np.isnan(values)])
         if not len(values):
             continue
         spots = place + np.linspace(-0.28, 0.28, len(values)) if len(values) > 1 else [place]

@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from clients.inference.class_scores import CLASS_SCORES
+from pfl_flower.results.class_scores import describe_scores, score_rows, score_summary
 from pfl_flower.results.divergence import divergence
 from pfl_flower.results.method_run import MethodRun
 from pfl_flower.results.rows import client_rows, round_rows, unseen_rows
@@ -45,13 +47,15 @@ def summarize(run: MethodRun) -> dict[str, Any]:
     each = {p: np.mean(s, axis=0) if s else np.zeros(2) for p, s in sizes.items()}
     finding = np.array(run.query_bytes) / (rounds * max(1, run.num_clients))
     task = run.config.client_task
+    score = run.score.replace("-", "_")
     return {
         "clients": run.num_clients,
-        run.score: known_spread(run.values(), task.higher_is_better),
-        f"validation_{run.score}": known_spread(
+        score: known_spread(run.values(), task.higher_is_better),
+        f"validation_{score}": known_spread(
             run.values(f"validation-{run.score}"), task.higher_is_better
         ),
         **({"r2": known_spread(run.values("r2"))} if run.score == "rmse" else {}),
+        **score_summary(run),
         "bytes_per_round": {
             "down": float(each["train"][0] + each["evaluate"][0] + finding[0]),
             "up": float(each["train"][1] + finding[1]),
@@ -86,12 +90,13 @@ def write(folder: Path, runs: Sequence[MethodRun]) -> None:
     ``config.json``, ``rounds.csv``, ``clients.csv`` (a row a method, client and round),
     ``summary.json``, ``shared.safetensors`` (the first method's final shared arrays),
     ``base.safetensors`` if the file of first arrays gave a frozen base, and ``accuracy.png``
-    (``rmse.png``); ``unseen.csv`` if there are unseen clients, and
-    ``stream.csv`` (a row a method and client) if data came in phases; of methods with groups what
-    :func:`write_groups` writes, of those that report shrinkage what :func:`write_shrinkage` does,
-    of those with decision thresholds what :func:`write_thresholds` does,
-    of one with a hypernetwork ``hypernetwork.safetensors`` (the first method's) and
-    ``metadata.csv``, what clients reported. Each file is written whole or not at all.
+    (``rmse.png``); ``scores.csv`` (a row a method and score) if clients report further scores,
+    ``unseen.csv`` if there are unseen clients, and ``stream.csv`` (a row a method and client) if
+    data came in phases; of methods with groups what :func:`write_groups` writes, of those that
+    report shrinkage what :func:`write_shrinkage` does, of those with decision thresholds what
+    :func:`write_thresholds` does, of one with a hypernetwork ``hypernetwork.safetensors`` (the
+    first method's) and ``metadata.csv``, what clients reported. Each file is written whole or not
+    at all.
     """
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / "config.json", runs[0].config.dump())
@@ -100,6 +105,8 @@ def write(folder: Path, runs: Sequence[MethodRun]) -> None:
     write_json(folder / "summary.json", {run.method: summarize(run) for run in runs})
     if unseen := [row for run in runs for row in unseen_rows(run)]:
         write_csv(folder / "unseen.csv", unseen)
+    if scores := [row for run in runs for row in score_rows(run)]:
+        write_csv(folder / "scores.csv", scores)
     streams = [
         {"method": run.method, "client": client, **scores}
         for run in runs
@@ -136,6 +143,7 @@ def describe(runs: Sequence[MethodRun]) -> list[str]:
     ]
     lines += untrained(first)
     lines += [words for run in runs if (words := divergence(run.config, _last_training(run)))]
+    lines += describe_scores(first)
     lines += describe_thresholds(first)
     lines += [_against(first, other) for other in runs[1:]]
     return lines + [f"Left out: {words}" for words in first.left_out]
@@ -185,6 +193,12 @@ def _quality(run: MethodRun) -> str:
             f"On its own test examples it ranks a link above another pair {scores['mean']:.1%} of "
             f"the time{over} (area under the curve; standard deviation over clients "
             f"{scores['std']:.1%}, worst tenth {scores['worst_tenth']:.1%})."
+        )
+    if run.score in CLASS_SCORES:
+        return (
+            f"On its own test examples its {CLASS_SCORES[run.score].name} is {scores['mean']:.1%}"
+            f"{over} (standard deviation over clients {scores['std']:.1%}, worst tenth "
+            f"{scores['worst_tenth']:.1%})."
         )
     r2 = run.values("r2")
     return (

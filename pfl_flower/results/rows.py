@@ -42,7 +42,7 @@ def unseen_rows(run: MethodRun) -> list[dict[str, Any]]:
             "local_examples": "all" if examples == ALL else examples,
             "client": report.client,
             **named(run, report.client),
-            run.score: "" if report.dropped else report.metrics[run.score],
+            run.score.replace("-", "_"): "" if report.dropped else report.metrics[run.score],
             **({"group": report.metrics.get(GROUP, "")} if run.grouping else {}),
             "dropped": report.dropped,
         }
@@ -60,15 +60,16 @@ def round_rows(run: MethodRun) -> list[dict[str, Any]]:
             for metric in (run.score, f"validation-{run.score}")
         )
         used = [r.metrics for r in reports if not r.dropped]
+        score = run.score.replace("-", "_")
         losses = [metrics["train-loss"] for metrics in used if "train-loss" in metrics]
         rows.append(
             {
                 "method": run.method,
                 "round": server_round,
-                run.score: test["mean"],
-                f"{run.score}_std": test["std"],
-                f"{run.score}_worst_tenth": test["worst_tenth"],
-                f"validation_{run.score}": validation["mean"],
+                score: test["mean"],
+                f"{score}_std": test["std"],
+                f"{score}_worst_tenth": test["worst_tenth"],
+                f"validation_{score}": validation["mean"],
                 "train_loss": spread(losses)["mean"],
                 "clients_trained": sum(r.phase == "train" and not r.dropped for r in reports),
                 "clients_evaluated": sum(r.phase == "evaluate" and not r.dropped for r in reports),

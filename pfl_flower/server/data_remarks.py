@@ -1,5 +1,6 @@
 """What is odd about the data of a federation, logged before round 1."""
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from logging import INFO, WARNING
 
@@ -42,11 +43,13 @@ def log_data(
     log(INFO, "Data: examples of shape %s, to predict %s", schema.shape, what)
     if schema.columns:
         log(INFO, "Features: %s", ", ".join(schema.columns))
+    if schema.dates:
+        log(INFO, "Dates are days since 1970: %s", ", ".join(schema.dates))
     if words := numbering(schema.labels):
         info_once(words)  # a comparison comes here once a method and seed
     fitting = {client: own for client, own in schemas.items() if client not in misfits}
     on_all = (_on_labels(schema), _on_moments(schema), _on_types(config))
-    for remarks in (*on_all, _on_splits(fitting, schema)):
+    for remarks in (*on_all, _on_splits(fitting, schema), _on_columns(fitting)):
         for form, *values in remarks:
             warn_once(str(form) % tuple(values))
 
@@ -75,6 +78,9 @@ def _on_labels(schema: DataSchema) -> Iterator[Remark]:
         yield "All labels are %r: there is nothing to learn", labels[0]
     for alike in look_alikes(labels):
         yield "Labels %s look alike, and are kept apart: a mistake in the data?", alike
+    written, words = mixed_labels(labels)
+    if written and words:
+        yield "Labels %s are numbers and %s are words: a mistake in the data?", written, words
 
 
 def look_alikes(labels: Iterable[Label]) -> list[list[Label]]:
@@ -89,6 +95,31 @@ def look_alikes(labels: Iterable[Label]) -> list[list[Label]]:
     for label in labels:
         groups.setdefault(str(label).strip().casefold(), []).append(label)
     return [group for group in groups.values() if len(group) > 1]
+
+
+def mixed_labels(labels: Iterable[Label]) -> tuple[list[Label], list[Label]]:
+    """Return the labels that are numbers, or are written as some, and those that are words.
+
+    Parameters
+    ----------
+    labels : iterable of Label
+        The classes of all clients, such as ``0``, ``"1"`` and ``"yes"``.
+    """
+    found: tuple[list[Label], list[Label]] = [], []
+    for label in labels:
+        found[not str(label).strip().removeprefix("-").isdecimal()].append(label)
+    return found
+
+
+def _on_columns(schemas: Mapping[int, ClientSchema]) -> Iterator[Remark]:
+    """Say which features may be ids."""
+    counts = Counter(name for own in schemas.values() for name in own.unique_columns)
+    for name, count in sorted(counts.items()):
+        yield (
+            "Column %r is almost unique per row (at %d of %d clients), as an id is, and is a "
+            "feature; if it is an id, set drop-columns, or group-column if rows belong together",
+            *(name, count, len(schemas)),
+        )
 
 
 def _on_moments(schema: DataSchema) -> Iterator[Remark]:
@@ -124,6 +155,14 @@ def _on_splits(schemas: Mapping[int, ClientSchema], schema: DataSchema) -> Itera
             "used as they are: scale them to the order of 1, or learning rates do not fit",
             len(unscaled),
             len(schemas),
+        )
+    if torn := [client for client, own in sorted(schemas.items()) if own.torn_classes]:
+        yield (
+            "%d of %d clients have a class that is not in training and test examples alike (too "
+            "few examples or groups of it, or the data or the time split them so): %s",
+            len(torn),
+            len(schemas),
+            torn,
         )
     if untrained := with_untrained_classes(schemas) if schema.labels else []:
         yield (

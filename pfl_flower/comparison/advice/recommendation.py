@@ -27,6 +27,7 @@ from pfl_flower.comparison.selection import (
     finished,
     mean_at_choice,
     methods_of,
+    score_of,
     task_of,
 )
 from pfl_flower.comparison.wording import NAMES, gain_over, listed, score_words
@@ -87,7 +88,7 @@ def _nothing_beats(cells: Sequence[CellResult], best: str) -> list[str]:
         return ["Nothing is recommended: the training of every method diverged.", change]
     mean = mean_at_choice(cells, constant, "validation")[0]
     level = score_words(task, mean)
-    if task == "classification" and mean >= COMMON:
+    if score_of(cells) == "accuracy" and mean >= COMMON and task == "classification":
         change = (
             "Where one class is so common, accuracy cannot tell a model that knows something from "
             "this answer: run a method with a decision threshold (run key threshold), and judge by "

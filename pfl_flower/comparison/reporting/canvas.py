@@ -14,7 +14,7 @@ matplotlib.use("Agg")  # no screen needed
 from matplotlib import pyplot as plt
 
 from pfl_flower.comparison.cells import CellResult
-from pfl_flower.comparison.selection import ALONE, BASELINES, GLOBAL
+from pfl_flower.comparison.selection import ALONE, BASELINES, GLOBAL, score_name, task_of
 
 WIDTH = 5.4
 """Inches. At this width a text of 10 points is still legible on a phone 390 pixels wide."""
@@ -73,11 +73,10 @@ def shown_name(method: str) -> str:
     return f"{method} ({ROLES[method]})" if method in ROLES else method
 
 
-def score_axis(task: str, whose: str = "") -> str:
+def score_axis(cells: Sequence[CellResult], whose: str = "") -> str:
     """Return the words on an axis of scores."""
-    if task == "regression":
-        return f"test RMSE{whose}"
-    return f"test {'AUC' if task == 'link-prediction' else 'accuracy'}{whose}, %"
+    unit = "" if task_of(cells) == "regression" else ", %"
+    return f"test {score_name(cells)}{whose}{unit}"
 
 
 def scaled(task: str, values: Any) -> np.ndarray:

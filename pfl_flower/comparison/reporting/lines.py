@@ -44,7 +44,7 @@ def curves_of(cells: Sequence[CellResult], method: str) -> tuple[np.ndarray, np.
 
 def draw_curves(cells: Sequence[CellResult]) -> Picture:
     """Draw a panel a method with its curve, its band over seeds, and both baselines."""
-    task, colors = task_of(cells), colors_of(cells)
+    colors = colors_of(cells)
     methods = methods_of([cell for cell in cells if not cell.safeguarded])  # they have one round
     curves = {method: curves_of(cells, method) for method in methods}
     shown = [method for method in methods if method not in BASELINES] or methods[:1]
@@ -63,7 +63,7 @@ def draw_curves(cells: Sequence[CellResult]) -> Picture:
     if there:
         figure.legend(loc="outside upper left", ncols=2)
     figure.supxlabel("round", fontsize=10)
-    figure.supylabel(f"mean {score_axis(task)}", fontsize=10)
+    figure.supylabel(f"mean {score_axis(cells)}", fontsize=10)
     return Picture(
         "curves",
         "Learning curves",
@@ -90,7 +90,7 @@ def _mark_choices(axes: Any, own: Sequence[CellResult], color: str) -> None:
 
 def draw_traffic(cells: Sequence[CellResult]) -> Picture | None:
     """Draw mean scores against what a client has sent and received until then."""
-    task, colors, methods = task_of(cells), colors_of(cells), methods_of(cells)
+    colors, methods = colors_of(cells), methods_of(cells)
     per_round = {m: cost.bytes_down + cost.bytes_up for m in methods if (cost := cost_of(cells, m))}
     if not any(per_round.values()):
         return None
@@ -108,14 +108,14 @@ def draw_traffic(cells: Sequence[CellResult]) -> Picture | None:
             axes.axhline(mean[-1], **(style | {"linestyle": "-."}))
     axes.set_xlim(left=0)
     axes.set_xlabel(f"{unit} moved per client, down and up")
-    axes.set_ylabel(f"mean {score_axis(task)}")
+    axes.set_ylabel(f"mean {score_axis(cells)}")
     figure.legend(loc="outside lower center", ncols=3)
     return Picture(
         "traffic",
         "Score against traffic",
         "How far each method is once a client has moved so many bytes of arrays; a dot ends its "
         "last round. Steeper at the left is cheaper; a level line is a method that moves nothing.",
-        f"Mean {score_axis(task)} against bytes moved per client for {', '.join(methods)}.",
+        f"Mean {score_axis(cells)} against bytes moved per client for {', '.join(methods)}.",
         save(figure),
     )
 
@@ -153,7 +153,7 @@ def draw_unseen(cells: Sequence[CellResult]) -> Picture | None:
     names = ["all" if examples == ALL_EXAMPLES else str(examples) for examples in order]
     axes.set_xticks(range(len(order)), names)
     axes.set_xlabel("local training examples of the new client")
-    axes.set_ylabel(f"mean {score_axis(task)}")
+    axes.set_ylabel(f"mean {score_axis(cells)}")
     figure.legend(loc="outside lower center", ncols=3)
     return Picture(
         "unseen",

@@ -7,7 +7,7 @@ from pfl_flower.comparison.cells import CellResult
 from pfl_flower.comparison.gains import RESAMPLES, SEEDS_FOR_A_TEST
 from pfl_flower.comparison.reporting.tables import row_name, table_rows
 from pfl_flower.comparison.scores import summarize_method
-from pfl_flower.comparison.selection import finished, methods_of, task_of
+from pfl_flower.comparison.selection import finished, methods_of, score_name, task_of
 from pfl_flower.comparison.wording import counted, listed
 
 FEW_SEEDS = 5
@@ -64,7 +64,8 @@ def table_note(cells: Sequence[CellResult]) -> str:
     if task_of(cells) == "regression":
         unit = "Root mean squared error on the own test examples of each client; less is better."
     else:
-        unit = "Accuracy in per cent on the own test examples of each client."
+        name = score_name(cells)
+        unit = f"{name[0].upper()}{name[1:]} in per cent on the own test examples of each client."
     return (
         f"{unit} A positive gain is an improvement; its 95% interval is written under it. The "
         "baselines come first, then always answering the same (the best answer without any input, "

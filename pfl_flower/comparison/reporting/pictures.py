@@ -69,13 +69,13 @@ def draw_clients(cells: Sequence[CellResult]) -> Picture:
     axes.set_ylim(len(methods) - 0.45, -0.55)
     axes.grid(axis="y", visible=False)
     axes.tick_params(axis="y", length=0)
-    axes.set_xlabel(score_axis(task, " of each client"))
+    axes.set_xlabel(score_axis(cells, " of each client"))
     return Picture(
         "clients",
         "Every client under every method",
         "A dot is a client of a seed, sorted from bottom to top; the bar and the number are the "
         f"mean. {'Further left' if task == 'regression' else 'Further right'} is better.",
-        f"Strip of the {score_axis(task)} of every client for {', '.join(methods)}.",
+        f"Strip of the {score_axis(cells)} of every client for {', '.join(methods)}.",
         save(figure),
     )
 

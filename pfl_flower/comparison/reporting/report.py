@@ -12,6 +12,7 @@ from pfl_flower.comparison.cells import CellResult
 from pfl_flower.comparison.reporting.canvas import Picture
 from pfl_flower.comparison.reporting.notes import notes_of, settings_of, subtitle_of, table_note
 from pfl_flower.comparison.reporting.pictures import draw_pictures
+from pfl_flower.comparison.reporting.score_table import NOTE, shown_scores
 from pfl_flower.comparison.reporting.tables import (
     Row,
     cell_text,
@@ -86,6 +87,8 @@ def to_html(
         columns=[{"heading": h, "starts": k in STARTS} for k, h in columns.items()],
         rows=[_shown_row(row, list(columns), recommendation.method) for row in rows],
         pictures=[_shown_picture(picture) for picture in pictures],
+        scores=shown_scores(cells),
+        score_note=NOTE,
         costs=_costs(rows),
         settings=settings_of(cells, description),
         notes=notes_of(cells),

@@ -10,6 +10,7 @@ import numpy as np
 from clients.local_training.adaptation import ALL
 from pfl_flower.comparison.cells import CellResult
 from pfl_flower.comparison.gains import SEEDS_FOR_A_TEST, compare, paired_gains
+from pfl_flower.comparison.reporting import score_table
 from pfl_flower.comparison.scores import cost_of, summarize_method, weighted_mean
 from pfl_flower.comparison.selection import (
     ALONE,
@@ -228,12 +229,15 @@ def unseen_rows(cells: Sequence[CellResult]) -> list[Row]:
 def write_tables(cells: Sequence[CellResult], folder: Path) -> None:
     """Write ``table.md``, ``table.csv``, ``clients.csv``, ``curves.csv``, each atomically.
 
-    And ``unseen.csv``, if there are unseen clients.
+    And ``scores.csv`` if clients report further scores, ``unseen.csv`` if there are unseen clients.
     """
     rows = table_rows(cells)
-    write_bytes(folder / "table.md", to_markdown(rows).encode())
+    further = score_table.to_markdown(cells)
+    write_bytes(folder / "table.md", f"{to_markdown(rows)}{further}".encode())
     write_csv(folder / "table.csv", rows)
     write_csv(folder / "clients.csv", client_rows(cells))
     write_csv(folder / "curves.csv", curve_rows(cells))
+    if scores := score_table.score_rows(cells):
+        write_csv(folder / "scores.csv", scores)
     if joined := unseen_rows(cells):
         write_csv(folder / "unseen.csv", joined)

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from clients.data.data_quality import DataQuality, calibration, reliability_of
 from clients.data.preprocessing import Preprocessing
+from clients.data.table_cells import width
 from pfl_flower.data.client_data import ClientData
 from pfl_flower.data.client_records import RawClient
 from pfl_flower.data.degradation.devices import PER_TIER, Device, take_measurements, tier_values
@@ -281,6 +282,7 @@ def _quality(
         stuck = (known.number >= ENOUGH_TO_VARY) & (lowest == highest)
         if schema.features is not None:
             stuck &= feature_deviations(schema.features) > 0
+        stuck[size - width(schema.categories) :] = False  # a ward that a client lacks
         # A stuck feature has no error to correct.
         noise, reliability = np.where(stuck, 0.0, noise), np.where(stuck, 0.0, reliability)
     return DataQuality(count, missing, noise, reliability)

@@ -15,10 +15,13 @@ from pfl_flower.data.client_records import RawClient, RawSplit
 from pfl_flower.data.degradation.imputation import IMPUTATIONS
 from pfl_flower.data.errors import DataError
 from pfl_flower.data.partition.link_split import link_splits
+from pfl_flower.data.partition.own_split import split_own
 from pfl_flower.data.partition.partitioners import PARTITIONS, PartitionRequest
-from pfl_flower.data.partition.splits import quantity_limit, split
+from pfl_flower.data.partition.splits import quantity_limit
 from pfl_flower.data.readers.registry import OWN, OwnData, OwnRequest
+from pfl_flower.data.readers.table_columns import TableColumns
 from pfl_flower.data.settings import DataSettings, data_directory, find
+from pfl_flower.utils.text import split_words
 from strategies.randomness import named_seed
 
 
@@ -70,9 +73,20 @@ def open_own(settings: DataSettings) -> OwnData:
     partitioner = None if natural else partial(_partitioner, settings)
     missing = IMPUTATIONS[settings.imputation].allows_missing
     request = OwnRequest(
-        *(location, *columns, partitioner, settings.seed, settings.task, missing, settings.whole)
+        *(location, *columns, partitioner, settings.seed, settings.task, missing, settings.whole),
+        columns=_table_columns(settings),
     )
     return OWN[kind](request)
+
+
+def _table_columns(settings: DataSettings) -> TableColumns:
+    """Return the columns that run keys name, but for those of clients and labels."""
+    lists = (settings.drop_columns, settings.feature_columns, settings.categories)
+    drop, features, categories = (tuple(split_words(words)) for words in lists)
+    roles = {"split": settings.split_column, "group": settings.group_column}
+    return TableColumns(
+        **roles, time=settings.time_column, drop=drop, features=features, categories=categories
+    )
 
 
 def client_column(settings: DataSettings) -> str:
@@ -167,11 +181,12 @@ class OwnClients:
         settings = self.settings
         if raw.validation is not None:
             settings = replace(settings, validation_fraction=0.0)
-        given = None if raw.test is None else np.zeros(count, dtype=bool)
-        train, validation, test = split(settings, client, count, given, labels=raw.train[1])
+        train, validation, test = split_own(settings, client, raw)
+        train = train[: quantity_limit(settings, client)]
         return replace(
             raw,
-            train=_take(raw.train, train[: quantity_limit(settings, client)]),
+            table=raw.table.of_rows(train),
+            train=_take(raw.train, train),
             validation=_take(raw.train, validation) if raw.validation is None else raw.validation,
             test=_take(raw.train, test) if raw.test is None else raw.test,
         )

@@ -18,6 +18,7 @@ from clients.export.example_files import ExampleFileError, read_examples
 from clients.export.export import export_model
 from clients.export.model_card import MEASUREMENTS, NETWORK, TRUSTED, ExportError
 from clients.export.predict import build_network, preprocessing_of, table
+from clients.export.table_form import TableForm
 from clients.export.whose import rows_of_others
 from clients.state import personal_state
 from clients.state.model_file import PersonalizedModel, model_files, read_model, write_model
@@ -298,11 +299,11 @@ def test_pixels_become_0_to_1_and_no_examples_give_no_predictions(tmp_path):
 def test_columns_are_known_by_their_names(tmp_path):
     path = tmp_path / "x.csv"
     path.write_text("patient,weight,age\nAda,61.5,36\nAlan,70,41\n")
-    found = read_examples(path, (2,), ("age", "weight"))
+    found = read_examples(path, (2,), TableForm(("age", "weight")))
     np.testing.assert_array_equal(found.inputs, [[36, 61.5], [41, 70]])
     assert found.others == [{"patient": "Ada"}, {"patient": "Alan"}]
     np.save(tmp_path / "x.npy", np.array([[36, 61]], np.uint8))  # ages, no pixels
-    same = read_examples(tmp_path / "x.npy", (2,), ("age", "weight"))
+    same = read_examples(tmp_path / "x.npy", (2,), TableForm(("age", "weight")))
     np.testing.assert_array_equal(same.inputs, [[36, 61]])
 
 
@@ -325,7 +326,7 @@ def test_tables_that_a_model_cannot_take(tmp_path, content, found):
     path = tmp_path / "x.csv"
     path.write_text(content)
     with pytest.raises(ExampleFileError) as raised:
-        read_examples(path, (2,), ("age", "weight"))
+        read_examples(path, (2,), TableForm(("age", "weight")))
     assert raised.value.path == path
     assert attributes(raised.value, found) == repr(found)  # NaN is not equal to itself
     assert (raised.value.__cause__ is not None) == (found is UNREADABLE)
@@ -345,14 +346,14 @@ def test_tables_that_a_model_cannot_take(tmp_path, content, found):
 def test_columns_may_be_called_what_a_table_may_call_them(tmp_path, names, columns):
     path = tmp_path / "x.csv"
     path.write_text(f"{names}\n36,41,61\n" if "20,w" in names else f"{names}\n36,61\n")
-    np.testing.assert_array_equal(read_examples(path, (2,), columns).inputs, [[36, 61]])
+    np.testing.assert_array_equal(read_examples(path, (2,), TableForm(columns)).inputs, [[36, 61]])
 
 
 def test_a_column_does_not_stand_for_two(tmp_path):
     path = tmp_path / "x.csv"
     path.write_text("age,weight\n1,2\n")
     with pytest.raises(ExampleFileError) as raised:
-        read_examples(path, (2,), ("age", "age "))
+        read_examples(path, (2,), TableForm(("age", "age ")))
     assert (raised.value.columns, raised.value.expected) == (("age",), ["age", "age "])
 
 
@@ -361,11 +362,11 @@ def test_a_blank_line_of_one_column_is_a_missing_value(tmp_path, columns):
     path = tmp_path / "x.csv"
     path.write_text("age\n1\n\n3\n")
     with pytest.raises(ExampleFileError) as raised:
-        read_examples(path, (1,), columns)
+        read_examples(path, (1,), TableForm(columns))
     assert raised.value.row == 2
     assert math.isnan(raised.value.value)
     path.write_text("age\n1\n3\n\n\n")
-    np.testing.assert_array_equal(read_examples(path, (1,), columns).inputs, [[1], [3]])
+    np.testing.assert_array_equal(read_examples(path, (1,), TableForm(columns)).inputs, [[1], [3]])
 
 
 def test_columns_without_names_that_matter_are_taken_by_their_places(tmp_path):
@@ -383,11 +384,11 @@ def test_columns_without_names_that_matter_are_taken_by_their_places(tmp_path):
 def test_columns_of_a_spreadsheet_that_are_empty_are_none(tmp_path):
     path = tmp_path / "x.csv"
     path.write_text("\nage,weight,,\n36,61,,\n")
-    found = read_examples(path, (2,), ("age", "weight"))
+    found = read_examples(path, (2,), TableForm(("age", "weight")))
     np.testing.assert_array_equal(found.inputs, [[36, 61]])
     assert found.others == []
     path.write_text(",age,weight\nAda,36,61\n")  # what pandas makes of an index
-    assert read_examples(path, (2,), ("age", "weight")).others == [{"": "Ada"}]
+    assert read_examples(path, (2,), TableForm(("age", "weight"))).others == [{"": "Ada"}]
 
 
 OWN = ["--network", "tests.clients.export.test_export:build_own"]

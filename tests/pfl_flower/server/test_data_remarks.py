@@ -92,7 +92,7 @@ def channels_last(client, count):
 @pytest.mark.parametrize(
     ("data", "said"),
     [
-        ("skewed", ["[2]", "1 of 2 clients"]),
+        ("skewed", ["[2]", "2 of 2 clients", "1 of 2 clients"]),
         ("as_floats", ["task=classification"]),
         ("pictures", ["linear"]),
         ("channels_last", ["32 channels"]),
