@@ -241,7 +241,6 @@ def test_a_tied_head_is_trained_under_all_its_names(kind, word):
     assert trained(model) == {"embed.weight", "fc.bias"} | lora
 
 
-@needs("timm")
 @pytest.mark.parametrize(
     ("name", "first", "count"),
     [
@@ -252,8 +251,7 @@ def test_a_tied_head_is_trained_under_all_its_names(kind, word):
     ],
 )
 def test_stages_of_timm_hold_blocks_and_are_none(name, first, count):
-    import timm
-
+    timm = pytest.importorskip("timm")
     with torch.device("meta"):
         found = blocks_of(timm.create_model(name))
     assert (found[0], len(found)) == (first, count)
