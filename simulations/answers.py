@@ -84,6 +84,11 @@ ANSWERS: Mapping[str, str] = {
         "above one model for all, 3 above a model for each community. Communities have to be "
         "known: found by gradients or by updates, they are worth little or nothing."
     ),
+    "social-labels": (
+        "The fewer labels, the more there is to share. With 10 a client, adapters and head of the "
+        "community are 15 points above a personal head, with 60 less than 2. Communities found by "
+        "updates are worth nothing with 10, most of it with 20, all of it with 60."
+    ),
     "social-large": "On two cores, beside other work, less than a minute and 1.2 GB.",
     "social-links": (
         "Here one model for all is the best. Adapters for communities neither gain nor lose, and "
