@@ -65,10 +65,11 @@ class PersonalClient(MethodHooks):
         personal parameters.
     scopes : mapping
         Scope of every state-dict entry, from :func:`clients.assign_scopes`.
-    train_loader : iterable
-        The client's training batches. A client without examples takes no step and returns what it
-        received with ``num-examples`` 0, which strategies leave out.
-    validation_loader, test_loader : iterable, optional
+    train_loader : iterable or Dataset
+        The client's training batches, or a map-style ``Dataset``: shuffled batches of 32. A client
+        without examples returns what it received with ``num-examples`` 0, which strategies leave
+        out.
+    validation_loader, test_loader : iterable or Dataset, optional
         Its other two splits.
     schedule : sequence of Phase, default joint(1)
         Phases of local training (:func:`clients.joint` and its siblings).
@@ -127,7 +128,7 @@ class PersonalClient(MethodHooks):
         ------
         ArgumentError
             If an array has a wrong shape.
-        TrainingDivergedError, PersonalStateError
+        TrainingDivergedError, PersonalStateError, DatasetError
             See there. The client's state is then what it was before.
         """
         server_round = int(config.get(SERVER_ROUND, 0))

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 
 from torch import Tensor, nn
 
+from clients.data.datasets import reading
 from clients.data.inputs import Inputs, take
 from clients.data.loaders import Batch, Loader, gathered, in_memory_loader, parted
 from clients.local_training.local_step import Optimization
@@ -40,7 +41,7 @@ def take_examples(loader: Loader, count: int) -> tuple[Inputs, Tensor, int]:
     """
     batches: list[Batch] = []
     found = 0
-    for batch in loader:
+    for batch in reading(loader):
         batches.append(batch)
         found += len(parted(batch)[1])
         if count != ALL and found >= count:

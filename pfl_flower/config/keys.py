@@ -5,10 +5,12 @@ The keys that only some methods have are in :mod:`pfl_flower.methods`.
 
 from dataclasses import dataclass
 
+from clients.data.augmentation import AUGMENTATIONS
 from clients.local_training.training import SCHEDULES
 from clients.thresholds.rules import RULES
 from pfl_flower.config.validators import (
     between,
+    channels,
     choice,
     device_name,
     epochs,
@@ -58,6 +60,14 @@ class CommonKeys:
     )
     client_column: str = key("", "of a table of your own; empty: client")
     label_column: str = key("", "of a table of your own; empty: label")
+    path_column: str = key("", "of a table of pictures: their files; empty: path")
+    split_column: str = key(
+        "", "of a table of pictures: train, val or test; empty: split, if there is one"
+    )
+    image_size: int = key(0, "height and width of pictures in files; 0: as they are", between(0))
+    image_channels: int = key(
+        0, "of pictures in files: 1 grey, 3 colour; 0: grey if all of a client's are", channels
+    )
     partition: str = key("iid", "who gets which examples", choice(*PARTITIONS))
     heterogeneity: str | None = key(
         None,
@@ -158,6 +168,12 @@ class CommonKeys:
         32, "examples a step; of a graph up to whole-graph all of them", between(1)
     )
     drop_last: bool = key(False, "leave out a last batch that is not full")
+    num_workers: int = key(
+        0, "processes a client that read batches of files or of a Dataset ahead", between(0)
+    )
+    augmentation: str = key(
+        "", "random changes of training pictures, in this order", names(AUGMENTATIONS)
+    )
     optimizer: str = key("sgd", "local optimizer", choice("sgd", "adam"))
     learning_rate: float = key(0.1, "of local steps", between(0, open_low=True))
     momentum: float = key(0.9, "of sgd", between(0, 0.999))

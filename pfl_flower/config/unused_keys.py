@@ -9,6 +9,7 @@ from pfl_flower.config.errors import ConfigError
 from pfl_flower.config.keys import OF_FIRST_METHOD, CommonKeys
 from pfl_flower.data import SOURCES, is_own
 from pfl_flower.data.degradation.imputation import IMPUTATIONS
+from pfl_flower.data.readers.registry import OWN
 from pfl_flower.methods import METHODS, Method
 from pfl_flower.methods.method import COMMON_DEFAULTS
 from pfl_flower.models import ADAPTER_MODELS, IMAGE_MODELS
@@ -49,8 +50,18 @@ def _shares(config: "RunConfig", row: Method) -> bool:
     return bool(_chosen(config, row, "personal") != "all")
 
 
-def _has_columns(config: "RunConfig") -> bool:
-    return config.dataset.partition(":")[0] in ("table", "huggingface")
+def _is_of(config: "RunConfig", *kinds: str) -> bool:
+    return config.dataset.partition(":")[0] in kinds
+
+
+def _reads_lazily(config: "RunConfig") -> bool:
+    kind, colon, _ = config.dataset.partition(":")
+    return kind == "images" or bool(colon and kind not in OWN)
+
+
+def _is_picture(config: "RunConfig") -> bool:
+    known = config.known_schema
+    return known is None or (len(known.shape) == 3 and not known.graph)
 
 
 def _streams(config: "RunConfig") -> bool:
@@ -86,9 +97,20 @@ NEEDS: tuple[Need, ...] = (
     ),
     Need(
         ("client-column", "label-column"),
-        "a dataset table:<file> or huggingface:<name>",
-        lambda c, _: _has_columns(c),
+        "a dataset table:<file>, images:<table> or huggingface:<name>",
+        lambda c, _: _is_of(c, "table", "images", "huggingface"),
     ),
+    Need(
+        ("image-size", "image-channels", "path-column", "split-column"),
+        "a dataset images:<folder or table>",
+        lambda c, _: _is_of(c, "images"),
+    ),
+    Need(
+        ("num-workers",),
+        "pictures in files (images:<folder>), or a function that returns a Dataset",
+        lambda c, _: _reads_lazily(c),
+    ),
+    Need(("augmentation",), "pictures", lambda c, _: _is_picture(c)),
     Need(("phases",), "data that come in phases", lambda c, _: _streams(c)),
     Need(("missingness",), "a share of missing values", lambda c, _: c.missing != ""),
     Need(("tiers",), "missing or noise", lambda c, _: (c.missing, c.noise) != ("", "")),

@@ -13,8 +13,9 @@ from pfl_flower.data.errors import DataError
 from pfl_flower.data.named_inputs import names_of_inputs, stack_inputs
 from pfl_flower.data.readers.array_checks import KINDS, checked_inputs, checked_targets
 
-RawSplit = tuple[np.ndarray, np.ndarray]
-"""(inputs, targets) of some examples, see :class:`RawClient`."""
+RawSplit = tuple[Any, np.ndarray]
+"""(inputs, targets) of some examples, see :class:`RawClient`. Inputs are an array, or
+:class:`~pfl_flower.data.lazy_inputs.LazyInputs`, which are read when a batch needs them."""
 
 SPLITS = ("train", "val", "test")
 """Endings of the names of a client's arrays, after ``x_`` and ``y_``."""
@@ -51,6 +52,12 @@ class RawClient:
     inputs : tuple of str, default ()
         Names of several inputs, where the network gets them by name. They are stacked, ``(N, names,
         length)`` int64 (:mod:`pfl_flower.data.named_inputs`).
+    classes : tuple of str, default ()
+        Classes that the data name, those without examples included.
+    stratify : bool, default False
+        Whether data that are not split are split class by class, whatever the run key says.
+    left_out : int, default 0
+        Number of examples that cannot be read.
     """
 
     train: RawSplit
@@ -62,6 +69,9 @@ class RawClient:
     declared_errors: DeclaredErrors | None = None
     columns: tuple[str, ...] = ()
     inputs: tuple[str, ...] = ()
+    classes: tuple[str, ...] = ()
+    stratify: bool = False
+    left_out: int = 0
 
 
 @dataclass(frozen=True)
@@ -87,6 +97,8 @@ class OwnRequest:
         Whether features may be missing (NaN), because an imputation fills them in.
     whole : str, default ""
         Name of the client whose rows all rows are, in a table without ``client_column``.
+    path_column, split_column, image_size, image_channels : str and int
+        See :class:`pfl_flower.data.settings.DataSettings`.
     """
 
     location: str
@@ -97,6 +109,10 @@ class OwnRequest:
     task: str = "auto"
     allow_missing: bool = False
     whole: str = ""
+    path_column: str = ""
+    split_column: str = ""
+    image_size: int = 0
+    image_channels: int = 0
 
 
 class OwnData(Protocol):

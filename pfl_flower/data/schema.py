@@ -16,10 +16,12 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from clients.data.inputs import Inputs
 from pfl_flower.data.moments import Moments
 
-Split = tuple[Tensor, Tensor]
-"""(inputs, targets) of some examples."""
+Split = tuple[Inputs, Tensor]
+"""(inputs, targets) of some examples. Inputs are a tensor, or
+:class:`~pfl_flower.data.lazy_inputs.LazyInputs`."""
 
 TaskName = Literal["classification", "regression", "link-prediction"]
 Label = int | str
@@ -73,6 +75,8 @@ class ClientSchema:
         ``shape`` is then their number and the length of the longest sequence.
     base : str, default ""
         In the schema that a server sends: the fingerprint of the frozen base, if there is one.
+    left_out : int, default 0
+        Number of examples of the client's own files that cannot be read.
     """
 
     shape: tuple[int, ...]
@@ -93,6 +97,7 @@ class ClientSchema:
     tests_on_training: bool = False
     inputs: tuple[str, ...] = ()
     base: str = ""
+    left_out: int = 0
 
     def to_json(self) -> str:
         """Return the schema as JSON."""
@@ -127,6 +132,7 @@ class ClientSchema:
             values["tests_on_training"],
             tuple(values["inputs"]),
             values["base"],
+            values["left_out"],
         )
 
 

@@ -72,6 +72,7 @@ def merge_schemas(schemas: Mapping[int, ClientSchema]) -> tuple[DataSchema, dict
         whole_targets=all(own.whole_targets for own in fitting),
         pixels=pixels,
         inputs=inputs,
+        left_out=sum(own.left_out for own in fitting),
     )
     return schema, deviants
 

@@ -6,6 +6,9 @@ from pathlib import Path
 
 from pfl_flower.data.errors import DataError
 
+LATER = ("stratify", "image_size", "image_channels", "path_column", "split_column")
+"""Settings that came later: a personal file of an earlier version does not name them."""
+
 OF_NODES = ("whole",)
 """What only a node can say of its data of its own; the others are run keys."""
 
@@ -29,6 +32,13 @@ class DataSettings:
     client_column, label_column : str, default ""
         Columns of a table or a Hugging Face data set. Empty: ``client`` and ``label`` in a table,
         and the data set's own choice in a Hugging Face data set.
+    path_column, split_column : str, default ""
+        Of a table of pictures: its columns with the file and with the split (``train``, ``val`` or
+        ``test``). Empty: ``path``, and ``split`` if there is one.
+    image_size : int, default 0
+        Height and width to which pictures in files are made; 0 as they are.
+    image_channels : int, default 0
+        1 for grey, 3 for colour; 0: grey if all pictures of a client are.
     alpha : float, default 0.5
         Concentration of the ``dirichlet`` partition; smaller is more skewed.
     classes_per_client : int, default 2
@@ -84,6 +94,10 @@ class DataSettings:
     task: str = "auto"
     client_column: str = ""
     label_column: str = ""
+    path_column: str = ""
+    split_column: str = ""
+    image_size: int = 0
+    image_channels: int = 0
     alpha: float = 0.5
     classes_per_client: int = 2
     min_examples: int = 0
@@ -112,7 +126,7 @@ class DataSettings:
         Files with personal state hold this text. A setting that came later is left out at its
         default, so that files of earlier versions still fit.
         """
-        skip = ["data_dir", "download", *OF_NODES] + ([] if self.stratify else ["stratify"])
+        skip = ["data_dir", "download", *OF_NODES, *(n for n in LATER if not getattr(self, n))]
         values = [(f.name, getattr(self, f.name)) for f in fields(self) if f.name not in skip]
         return " ".join(f"{name.replace('_', '-')}={value}" for name, value in values)
 

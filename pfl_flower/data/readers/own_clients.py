@@ -21,6 +21,9 @@ from pfl_flower.data.readers.registry import OWN, OwnData, OwnRequest
 from pfl_flower.data.settings import DataSettings, data_directory, find
 from strategies.randomness import named_seed
 
+OF_PICTURES = ("path_column", "split_column", "image_size", "image_channels")
+"""Settings of pictures in files."""
+
 
 def is_own(dataset: str) -> bool:
     """Return whether a data set is own data: ``kind:location``.
@@ -50,9 +53,9 @@ def open_own(settings: DataSettings) -> OwnData:
     if kind not in OWN:
         kind, location = "function", settings.dataset
     columns = (client_column(settings), settings.label_column)
-    if kind == "table":
+    if kind in ("table", "images"):
         columns = (columns[0], columns[1] or "label")
-    if kind in ("folder", "table"):
+    if kind in ("folder", "table", "images"):
         location = str(find(location, settings.data_dir))
     if kind == "huggingface":
         with suppress(DataError):  # a local folder, or else a name on the Hub
@@ -70,7 +73,8 @@ def open_own(settings: DataSettings) -> OwnData:
     partitioner = None if natural else partial(_partitioner, settings)
     missing = IMPUTATIONS[settings.imputation].allows_missing
     request = OwnRequest(
-        *(location, *columns, partitioner, settings.seed, settings.task, missing, settings.whole)
+        *(location, *columns, partitioner, settings.seed, settings.task, missing, settings.whole),
+        **{name: getattr(settings, name) for name in OF_PICTURES},
     )
     return OWN[kind](request)
 
@@ -83,7 +87,7 @@ def client_column(settings: DataSettings) -> str:
     settings : DataSettings
         The run keys that decide the data.
     """
-    default = "client" if settings.dataset.startswith("table:") else ""
+    default = "client" if settings.dataset.startswith(("table:", "images:")) else ""
     return settings.client_column or default
 
 
@@ -167,6 +171,8 @@ class OwnClients:
         settings = self.settings
         if raw.validation is not None:
             settings = replace(settings, validation_fraction=0.0)
+        if raw.stratify:
+            settings = replace(settings, stratify=True)
         given = None if raw.test is None else np.zeros(count, dtype=bool)
         train, validation, test = split(settings, client, count, given, labels=raw.train[1])
         return replace(
@@ -199,7 +205,7 @@ def stamp(settings: DataSettings) -> str:
     """
     kind, _, location = settings.dataset.partition(":")
     directory = data_directory(settings.data_dir)
-    if kind not in ("folder", "table", "huggingface"):
+    if kind not in ("folder", "table", "huggingface", "images"):
         return str(directory)
     try:
         path = find(location, settings.data_dir)
