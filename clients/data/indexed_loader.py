@@ -98,7 +98,7 @@ class IndexedLoader(ABC):
             slice(start, end) if order is None else order[start:end]
             for start, end in zip([0, *ends], ends, strict=False)
         ]
-        return self._read(parts, drawn)
+        yield from self._read(parts, drawn)
 
     @abstractmethod
     def _read(self, parts: Sequence[Places], drawn: Tensor) -> Iterator[Batch]:
@@ -127,14 +127,14 @@ def drawing(seed: int) -> Iterator[None]:
 
     Transforms of a user's own draw from one of them.
     """
-    legacy = np.random.mtrand._rand  # NumPy's global generator, which transforms may draw from
-    before = torch.default_generator.get_state(), legacy.get_state(), random.getstate()
+    legacy = np.random.get_state()  # noqa: NPY002 - what transforms draw from
+    before = torch.default_generator.get_state(), random.getstate()
     try:
         torch.default_generator.manual_seed(seed)
-        legacy.seed(seed % 2**32)
+        np.random.seed(seed % 2**32)  # noqa: NPY002
         random.seed(seed)
         yield
     finally:
         torch.default_generator.set_state(before[0])
-        legacy.set_state(before[1])
-        random.setstate(before[2])
+        np.random.set_state(legacy)  # noqa: NPY002
+        random.setstate(before[1])

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 
+from clients.data.datasets import reading
 from clients.data.indexed_loader import (
     Augment,
     Batch,
@@ -194,7 +195,7 @@ def labels_of(loader: Loader) -> Tensor:
     if isinstance(loader, IndexedLoader):
         parts = [loader.targets]
     else:
-        parts = [parted(batch)[1] for batch in loader]
+        parts = [parted(batch)[1] for batch in reading(loader)]
     return torch.cat([torch.zeros(0, dtype=torch.int64), *(part.flatten().cpu() for part in parts)])
 
 
@@ -222,4 +223,4 @@ def count_examples(loader: Loader) -> int:
     if iter(loader) is loader:
         kind = type(loader).__name__
         raise ArgumentError("loader", kind, "iterable again and again, unlike an iterator")
-    return sum(len(parted(batch)[1]) for batch in loader)
+    return sum(len(parted(batch)[1]) for batch in reading(loader))

@@ -5,8 +5,9 @@ from collections.abc import Mapping, Sequence
 from torch import Tensor, nn
 
 from clients.data.datasets import reading
+from clients.data.indexed_loader import Batch
 from clients.data.inputs import Inputs, take
-from clients.data.loaders import Batch, Loader, gathered, in_memory_loader, parted
+from clients.data.loaders import Loader, gathered, in_memory_loader, parted
 from clients.local_training.local_step import Optimization
 from clients.local_training.proximal import ProximalTerm
 from clients.local_training.training import Phase, train

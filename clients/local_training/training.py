@@ -11,8 +11,9 @@ from torch.nn.functional import cross_entropy
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from clients.data.datasets import reading
+from clients.data.indexed_loader import Batch
 from clients.data.inputs import to_device
-from clients.data.loaders import Batch, Loader, batches_for_batch_norm, copied, parted
+from clients.data.loaders import Loader, batches_for_batch_norm, copied, parted
 from clients.entries import places_of
 from clients.frozen import modules_at_rest, trained_parameters
 from clients.local_training.local_step import LocalState, Optimization, Step, gradient, local_step

@@ -161,7 +161,8 @@ def _input(example: Any, where: str, name: str) -> np.ndarray:
             value=kind,
             choices=("Tensor", "ndarray"),
         )
-    return as_array(inputs, name, where)
+    found: np.ndarray = as_array(inputs, name, where)
+    return found
 
 
 def _named(dataset: Any, labels: np.ndarray) -> np.ndarray:

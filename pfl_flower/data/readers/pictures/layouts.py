@@ -72,29 +72,27 @@ class Folders:
                 f"there is no folder {root.absolute()}; name one with {LAYOUTS}",
                 path=str(root.absolute()),
             )
-        self.root, self.whole = root, whole
-        self.of_one = bool(_folders(root)) and _has_classes(root)
-        if self.of_one and not whole:
+        self.root = root
+        folders = _folders(root)
+        has_pictures = any(map(_files, folders))
+        self.of_one = bool(whole) and (_has_splits(root) or has_pictures)
+        # a picture beside the classes of a client is said of that client, later
+        has_classes = has_pictures and not any(map(_folders, folders))
+        if not folders or (not whole and (_has_splits(root) or has_classes)):
             raise DataError(
-                f"folder {root.absolute()} has folders of classes, and none of clients; put the "
-                f"pictures into {LAYOUTS}; on a device that has its own, give its node a name",
+                f"folder {root.absolute()} has no folders of clients, in which those of classes "
+                f"are; put pictures into {LAYOUTS}; on a device that has its own, give its node a "
+                f"name",
                 key="dataset",
                 value=str(root),
                 path=str(root.absolute()),
                 choices=LAYOUTS.split(" or "),
             )
-        if not _folders(root):
-            raise DataError(
-                f"folder {root.absolute()} has no folder of a client; it needs {LAYOUTS}",
-                key="dataset",
-                value=str(root),
-                path=str(root.absolute()),
-                choices=LAYOUTS.split(" or "),
-            )
+        self.names = [whole] if self.of_one else [folder.name for folder in folders]
 
     def clients(self) -> Sequence[str]:
         """See :class:`Layout`."""
-        return [self.whole] if self.of_one else [folder.name for folder in _folders(self.root)]
+        return self.names
 
     def listed(self, client: str) -> Listed:
         """See :class:`Layout`; raises a DataError for pictures without a class."""
@@ -151,9 +149,8 @@ def _splits(folder: Path) -> dict[str, Path]:
     return {"train": folder}
 
 
-def _has_classes(folder: Path) -> bool:
-    """Return whether a folder is that of one client: of splits, or of classes with pictures."""
-    return _splits(folder) != {"train": folder} or any(map(_files, _folders(folder)))
+def _has_splits(folder: Path) -> bool:
+    return _splits(folder) != {"train": folder}
 
 
 class PathTable:

@@ -1,5 +1,6 @@
 """PictureData: pictures in files, each client's in a folder of its own or named by a table."""
 
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -36,21 +37,21 @@ class PictureData:
 
     def count(self) -> int:
         """Return the number of clients; see :class:`OwnData`."""
-        return len(self._layout().clients())
+        return len(self._layout.clients())
 
     def names(self) -> list[str]:
         """Return the names of the clients; see :class:`OwnData`."""
-        return list(self._layout().clients())
+        return list(self._layout.clients())
 
     def load(self, partition_id: int, num_partitions: int) -> RawClient:
         """Return a client's pictures, split as their folders or the table say; see `OwnData`."""
         with error_context(client=partition_id, path=str(self.location)):
-            layout = self._layout()
-            names = layout.clients()
+            names = self._layout.clients()
             name = names[client_index(partition_id, names, f"{self.location}")]
             where = f"client {name!r} of {self.location}"
-            return self._client(layout.listed(name), where)
+            return self._client(self._layout.listed(name), where)
 
+    @cached_property
     def _layout(self) -> Layout:
         if self.location.is_file():
             return PathTable(self.location, self.request)
