@@ -133,7 +133,8 @@ class CommonKeys:
     )
     pretrained: str | bool = key(
         "",
-        "whether a network of a library starts from its weights; or the file or folder of others",
+        "whether a network of a library starts from its weights; or the file or folder of others; "
+        "of a network of the app the shared.safetensors of an earlier run",
         kind=(str, bool),
     )
     trainable: str = key(

@@ -12,7 +12,7 @@ from pfl_flower.data.degradation.imputation import IMPUTATIONS
 from pfl_flower.data.readers.registry import OWN
 from pfl_flower.methods import METHODS, Method
 from pfl_flower.methods.method import COMMON_DEFAULTS
-from pfl_flower.models import ADAPTER_MODELS, IMAGE_MODELS
+from pfl_flower.models import ADAPTER_MODELS, IMAGE_MODELS, MODELS, Architecture
 from pfl_flower.models.libraries import LIBRARIES, is_of_library
 
 if TYPE_CHECKING:
@@ -57,6 +57,11 @@ def _is_of(config: "RunConfig", *kinds: str) -> bool:
 def _reads_lazily(config: "RunConfig") -> bool:
     kind, colon, _ = config.dataset.partition(":")
     return kind == "images" or bool(colon and kind not in OWN)
+
+
+def _starts_from_weights(architecture: Architecture) -> bool:
+    of_run = architecture.model in MODELS and architecture.weights != "true"
+    return of_run or is_of_library(architecture.model)
 
 
 def _is_picture(config: "RunConfig") -> bool:
@@ -129,8 +134,9 @@ NEEDS: tuple[Need, ...] = (
     ),
     Need(
         ("pretrained",),
-        f"a network of a library: {', '.join(f'{name}:<name>' for name in LIBRARIES)}",
-        lambda c, _: c.known_schema is None or is_of_library(c.architecture.model),
+        f"a network of a library: {', '.join(f'{name}:<name>' for name in LIBRARIES)}; or the "
+        f"file of an earlier run, and a network of the app",
+        lambda c, _: c.known_schema is None or _starts_from_weights(c.architecture),
     ),
     Need(
         ("lora-rank", "lora-alpha", "lora-targets"),

@@ -130,9 +130,11 @@ ELSEWHERE = ("social-large",)
 REAL_GRAPHS = ("social-cora", "social-citeseer", "social-twitch")
 REAL_TEXTS = ("assistants", "assistants-settings")
 """These read pretrained weights, which come with a package of their own (80 MB)."""
+REAL_PICTURES = ("pictures", "pictures-settings")
 LONG = (
     *("gallery", "safeguard", "proximal", "clusters", "clusters-sizes", "cold-start"),
     *("borrowing-digits", "social", *REAL_GRAPHS, *REAL_TEXTS),
+    *REAL_PICTURES,
 )
 """Over three minutes of a core each: before a release, not at every change."""
 
@@ -152,7 +154,7 @@ def encoder_or_skip():
     "name", [promising(n) for n in STUDIES if n not in PROMISE_NOTHING + ELSEWHERE]
 )
 def test_every_promise_of_every_study(name, tmp_path):
-    if name in (*REAL_GRAPHS, *REAL_TEXTS) and not os.environ.get("PFL_DATA_DIR"):
+    if name in (*REAL_GRAPHS, *REAL_TEXTS, *REAL_PICTURES) and not os.environ.get("PFL_DATA_DIR"):
         pytest.skip("needs $PFL_DATA_DIR")
     if name in REAL_TEXTS:
         encoder_or_skip()
