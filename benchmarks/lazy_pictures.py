@@ -78,8 +78,8 @@ def main() -> int:
     """Measure, and print or write the result as JSON."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("target", type=Path, nargs="?", help="file to write; printed by default")
-    parser.add_argument("--clients", type=int, default=3)
-    parser.add_argument("--examples", type=int, default=96, help="training pictures of a client")
+    parser.add_argument("--clients", type=int, default=4)
+    parser.add_argument("--examples", type=int, default=200, help="training pictures of a client")
     parser.add_argument("--rounds", type=int, default=2, help="that count, after the first")
     parser.add_argument("--turns", type=int, default=2)
     parser.add_argument("--model", default="resnet18")

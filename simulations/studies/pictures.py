@@ -119,9 +119,9 @@ STUDY = Study(
         "model": "cnn",
         "augmentation": "flip",
         "validation-fraction": 0.0,
-        "num-server-rounds": 10,
+        "num-server-rounds": 12,
         "local-epochs": 1,
-        "learning-rate": 0.02,
+        "learning-rate": 0.005,
     },
     arms=[
         Arm(BODY, {"method": "fedavg"}),
@@ -138,7 +138,7 @@ STUDY = Study(
     tables=_tables,
 )
 
-RATES = (0.01, 0.02, 0.05)
+RATES = (0.003, 0.005, 0.01)
 
 SETTINGS_STUDY = replace(
     STUDY,

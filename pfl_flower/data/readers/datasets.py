@@ -161,8 +161,7 @@ def _input(example: Any, where: str, name: str) -> np.ndarray:
             value=kind,
             choices=("Tensor", "ndarray"),
         )
-    found: np.ndarray = as_array(inputs, name, where)
-    return found
+    return np.asarray(as_array(inputs, name, where))
 
 
 def _named(dataset: Any, labels: np.ndarray) -> np.ndarray:

@@ -1,4 +1,5 @@
 import random
+from typing import Any
 
 import numpy as np
 import pytest
@@ -25,7 +26,7 @@ from tests.errors import refused
 X, Y = torch.arange(34.0)[:, None] * torch.ones(34, 3), torch.arange(34) % 3
 
 
-class Rows(Dataset):
+class Rows(Dataset[Any]):
     """Rows that are counted when they are read."""
 
     def __init__(self, count=34, says=None, transform=lambda x: x):

@@ -1,5 +1,7 @@
 """Functions that return torch data sets; the functions are found as attributes of this module."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -13,7 +15,7 @@ from tests.errors import refused
 from tests.helpers import assert_identical
 
 
-class Points(Dataset):
+class Points(Dataset[Any]):
     """Points of which one side is a class; classes have names, in an order of the client's own."""
 
     def __init__(self, client, count=40, kind=torch.float32, says=None, named=True):
