@@ -161,7 +161,7 @@ def _input(example: Any, where: str, name: str) -> np.ndarray:
             value=kind,
             choices=("Tensor", "ndarray"),
         )
-    return np.asarray(as_array(inputs, name, where))
+    return as_array(inputs, name, where)
 
 
 def _named(dataset: Any, labels: np.ndarray) -> np.ndarray:
@@ -171,7 +171,8 @@ def _named(dataset: Any, labels: np.ndarray) -> np.ndarray:
         return labels
     if labels.min() < 0 or labels.max() >= len(names):
         return labels
-    return np.array(names, dtype=np.str_)[labels]
+    named: np.ndarray = np.array(names, dtype=np.str_)[labels]
+    return named
 
 
 def _classes(dataset: Any) -> list[str]:
