@@ -86,10 +86,18 @@ def test_what_transforms_draw_is_theirs_alone():
     first, second = (seeded(dataset_loader(Rows(transform=noisy), 8, True)) for _ in range(2))
     assert first == second != seeded(dataset_loader(Rows(), 8, True))
     assert random.getstate() == before
+
+
+@pytest.mark.parametrize(
+    "draw",
+    [lambda: torch.rand(1), random.random, lambda: np.random.rand()],  # noqa: NPY002
+    ids=["torch", "python", "numpy"],
+)
+def test_every_batch_and_epoch_is_drawn_for_itself_whatever_draws(draw):
     torch.manual_seed(3)
-    loader = dataset_loader(Rows(transform=noisy), 8)
-    one, other = ([x.tolist() for x, _ in loader] for _ in range(2))
-    assert one != other  # each epoch is drawn for itself
+    loader = dataset_loader(Rows(transform=lambda x: torch.zeros(1) + draw()), 8)
+    drawn = [float(x[0]) for _ in range(2) for x, _ in loader]
+    assert len(set(drawn)) == len(drawn) == 10
 
 
 @pytest.mark.integration
