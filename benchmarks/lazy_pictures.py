@@ -8,7 +8,7 @@ epoch a round, on the same pictures in three ways:
 - ``decoded``: as ``images:``, each picture decoded again for every batch (no room for that file).
 
 They take turns. Of each round times are taken by the clock and of the CPU; the first round is left
-out, in which data are loaded and pictures decoded. All three must end with the same accuracy::
+out, in which data are loaded and pictures decoded. All three must end with the same loss::
 
     python benchmarks/lazy_pictures.py
     python benchmarks/lazy_pictures.py --clients 4 --examples 200 --model cnn out.json
@@ -53,7 +53,7 @@ def arrays(partition_id: int, _: int) -> dict[str, np.ndarray]:
 
 
 def measure(way: str, options: argparse.Namespace) -> tuple[dict[str, list[float]], float]:
-    """Return the seconds of each round but the first, and the mean accuracy after the last."""
+    """Return the seconds of each round but the first, and the mean test loss after the last."""
     store.ROOM = math.inf if way == "decoded" else 2
     os.environ["XDG_CACHE_HOME"] = str(Path(options.cache, way).absolute())
     watch = Stopwatch()
@@ -71,7 +71,7 @@ def measure(way: str, options: argparse.Namespace) -> tuple[dict[str, list[float
         "num-server-rounds": options.rounds + 1,
     }
     (run,) = simulate(config, options.clients, progress=lambda _: watch.lap())
-    return watch.rounds(), statistics.mean(run.by_client().values())
+    return watch.rounds(), statistics.mean(run.by_client("loss").values())
 
 
 def main() -> int:
@@ -87,11 +87,11 @@ def main() -> int:
     parser.add_argument("--cache", default="lazy-pictures-cache", help="of decoded pictures")
     options = parser.parse_args()
     found: dict[str, dict[str, list[float]]] = {w: {"clock": [], "cpu": []} for w in DATASETS}
-    accuracy = set()
+    losses = set()
     for _ in range(options.turns):
         for way in DATASETS:
-            seconds, score = measure(way, options)
-            accuracy.add(score)
+            seconds, loss = measure(way, options)
+            losses.add(loss)
             for kind, each in seconds.items():
                 found[way][kind] += each
     medians = {
@@ -101,7 +101,7 @@ def main() -> int:
     result = {
         **surroundings(),
         "setting": {**vars(options), "target": str(options.target)},
-        "accuracy": sorted(accuracy),
+        "loss": sorted(losses),
         "seconds a round, median": medians,
         "of memory": {
             way: {kind: own[kind] / medians["memory"][kind] for kind in own}
@@ -110,7 +110,7 @@ def main() -> int:
         "seconds a round": found,
     }
     write_result(result, options.target)
-    return 0 if len(accuracy) == 1 else 1
+    return 0 if len(losses) == 1 else 1
 
 
 if __name__ == "__main__":

@@ -60,5 +60,5 @@ def test_pictures_that_are_read_lazily_are_measured(tmp_path):
     sizes = ["--clients", "2", "--examples", "20", "--rounds", "1", "--turns", "1"]
     subprocess.run([*command, *sizes], check=True, cwd=tmp_path)
     found = json.loads(target.read_text())
-    assert len(found["accuracy"]) == 1
+    assert len(found["loss"]) == 1
     assert found["of memory"].keys() == {"memory", "mapped", "decoded"}

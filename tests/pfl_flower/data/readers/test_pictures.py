@@ -358,6 +358,13 @@ def test_augmentation_needs_pictures_and_known_names():
         RunConfig.parse({"dataset": "images:x", "image-channels": 2})
 
 
+def test_a_personal_file_names_how_pictures_were_made_only_where_something_was_set():
+    plain = DataSettings()
+    keys = ("image-size", "image-channels", "path-column", "split-column", "stratify")
+    assert not any(f"{key}=" in plain.describe() for key in keys)
+    assert "image-size=32" in DataSettings(image_size=32).describe()
+
+
 def run(photos, engine="in-process", **changes):
     config = {"dataset": f"images:{photos}", "baselines": "", "num-server-rounds": 2}
     return simulate({**config, **{k.replace("_", "-"): v for k, v in changes.items()}}, 2, engine)
