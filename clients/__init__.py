@@ -9,6 +9,8 @@ from clients.app import client_app
 from clients.base_client import ClientDetails
 from clients.clustered.clustered_client import ClusteredClient
 from clients.clustered.start_gradient import start_gradient
+from clients.data.dataset_loader import dataset_loader
+from clients.data.datasets import DatasetError
 from clients.data.inputs import pad_sequences
 from clients.data.loaders import in_memory_loader
 from clients.entries import entries_of
@@ -57,6 +59,7 @@ __all__ = [
     "ClientDetails",
     "ClusteredClient",
     "CorruptStateError",
+    "DatasetError",
     "DittoClient",
     "ErrorsInVariablesClient",
     "FedDPAClient",
@@ -93,6 +96,7 @@ __all__ = [
     "body_only",
     "client_app",
     "components",
+    "dataset_loader",
     "entries_of",
     "evaluate",
     "fine_tune",

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from clients.data.data_quality import DataQuality
+from clients.data.dataset_loader import Data, as_loader
 from clients.data.inputs import spread_inputs
 from clients.data.loaders import Loader, count_examples
 from clients.entries import by_name, canonical_names, check_replaceable, check_types, entries_of
@@ -20,7 +21,7 @@ from clients.local_training.normalization_buffers import check_variances, settle
 from clients.local_training.proximal import ProximalRule, ProximalTerm
 from clients.local_training.training import Schedule, joint, train
 from clients.model_components.outputs import take_logits
-from clients.rng import Seeded
+from clients.rng import ClientStream
 from clients.scopes import MOVING, Scope, names_of
 from clients.state.model_file import PersonalizedModel
 from clients.state.personal_state import PersonalState, Snapshot, tensor_spec
@@ -87,9 +88,9 @@ class BaseClient(NumPyClient):
         self,
         model: nn.Module,
         scopes: Mapping[str, Scope],
-        train_loader: Loader,
-        validation_loader: Loader | None = None,
-        test_loader: Loader | None = None,
+        train_loader: Data,
+        validation_loader: Data | None = None,
+        test_loader: Data | None = None,
         *,
         schedule: Schedule = joint(1),
         optimization: Optimization = Optimization(),
@@ -110,11 +111,11 @@ class BaseClient(NumPyClient):
         spread_inputs(model)
         self.model = model
         self.scopes = scopes
-        self.train_loader = train_loader
-        self.validation_loader = validation_loader
-        self.test_loader = test_loader
+        self.train_loader = as_loader(train_loader, shuffle=True)
+        self.validation_loader = as_loader(validation_loader)
+        self.test_loader = as_loader(test_loader)
         known = details.num_examples
-        self.num_examples = count_examples(train_loader) if known is None else known
+        self.num_examples = count_examples(self.train_loader) if known is None else known
         self.schedule = schedule
         self.optimization = optimization
         self.proximal_rules = proximal_rules
@@ -141,10 +142,10 @@ class BaseClient(NumPyClient):
         """The training batches; none where the client counts as one without examples."""
         return self.train_loader if self.num_examples else ()
 
-    def random(self, server_round: int, purpose: str) -> Seeded:
+    def random(self, server_round: int, purpose: str) -> ClientStream:
         """Return a context in which torch draws from a stream of this client, round and purpose."""
         seed = named_seed(self.seed, purpose, self.partition_id or 0, server_round)
-        return Seeded(seed, self.model)
+        return ClientStream(seed, self.model, self.partition_id)
 
     # ------------------------------------------------------------------ the network
 

@@ -9,6 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from clients.data.datasets import reading
 from clients.data.inputs import to_device
 from clients.data.loaders import Loader, parted
 from clients.local_training.training import device_of
@@ -54,7 +55,7 @@ def evaluate(model: nn.Module, loader: Loader | None, task: Task = Classificatio
     device = device_of(model)
     loss, count = 0.0, 0
     parts: list[Tensor] = []
-    for batch in loader:
+    for batch in reading(loader):
         inputs, targets = (to_device(part, device) for part in parted(batch))
         outputs = model(inputs)
         loss += float(task.criterion(outputs, targets)) * len(targets)
@@ -105,7 +106,7 @@ def predictions(
     loss = 0.0
     chances = [torch.zeros(0, num_classes, dtype=torch.float64)]
     targets = [torch.zeros(0, dtype=torch.int64)]
-    for batch in loader or ():
+    for batch in reading(loader or ()):
         inputs, wanted = (to_device(part, device) for part in parted(batch))
         outputs = model(inputs)
         loss += float(task.criterion(outputs, wanted)) * len(wanted)

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 from numpy.typing import NDArray
 from torch import nn
@@ -65,10 +65,11 @@ class PersonalClient(MethodHooks):
         personal parameters.
     scopes : mapping
         Scope of every state-dict entry, from :func:`clients.assign_scopes`.
-    train_loader : iterable
-        The client's training batches. A client without examples takes no step and returns what it
-        received with ``num-examples`` 0, which strategies leave out.
-    validation_loader, test_loader : iterable, optional
+    train_loader : iterable or Dataset
+        The client's training batches, or a map-style ``Dataset``: shuffled batches of 32. A client
+        without examples returns what it received with ``num-examples`` 0, which strategies leave
+        out.
+    validation_loader, test_loader : iterable or Dataset, optional
         Its other two splits.
     schedule : sequence of Phase, default joint(1)
         Phases of local training (:func:`clients.joint` and its siblings).
@@ -127,7 +128,7 @@ class PersonalClient(MethodHooks):
         ------
         ArgumentError
             If an array has a wrong shape.
-        TrainingDivergedError, PersonalStateError
+        TrainingDivergedError, PersonalStateError, DatasetError
             See there. The client's state is then what it was before.
         """
         server_round = int(config.get(SERVER_ROUND, 0))
@@ -219,8 +220,8 @@ class PersonalClient(MethodHooks):
         Those of an example that is there several times, filled in by different draws, are, too.
         """
         with self.random(0, "query"):
-            found: NDArray[Any] = labels_of(self.train_loader).numpy()
-        return found
+            labels = labels_of(self.train_loader)
+        return cast(NDArray[Any], labels.numpy())
 
     def get_properties(self, config: dict[str, Any]) -> Scalars:
         """Answer a query.

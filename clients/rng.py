@@ -5,6 +5,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from clients.data.datasets import DatasetError
 from clients.local_training.training import device_of
 
 
@@ -36,3 +37,24 @@ class Seeded:
     def __exit__(self, *_: Any) -> None:
         for generator, state in zip(self._generators, self._before, strict=True):
             generator.set_state(state)
+
+
+class ClientStream(Seeded):
+    """The random stream of a client: a seeded context, whose errors of data name the client.
+
+    Parameters
+    ----------
+    seed, model : int and nn.Module
+        As in :class:`Seeded`.
+    client : int or None
+        Number of the client.
+    """
+
+    def __init__(self, seed: int, model: nn.Module, client: int | None) -> None:
+        super().__init__(seed, model)
+        self._client = client
+
+    def __exit__(self, kind: Any, error: BaseException | None, *_: Any) -> None:
+        super().__exit__(kind, error, *_)
+        if isinstance(error, DatasetError) and error.client is None and self._client is not None:
+            raise error.of(self._client) from error

@@ -29,6 +29,7 @@ from simulations.studies import (
     gallery,
     hospitals,
     lighting,
+    pictures,
     proximal,
     safeguard,
     sensors,
@@ -44,7 +45,7 @@ from simulations.summary import print_summary, write_outcome
 
 _MODULES = (
     *(taste, lighting, gallery, safeguard, proximal, smartwatch, clusters, cold_start),
-    *(borrowing, social, hospitals, sensors, assistants),
+    *(borrowing, social, hospitals, sensors, assistants, pictures),
 )
 _STUDIES = (
     *(module.STUDY for module in _MODULES),
@@ -63,6 +64,7 @@ _STUDIES = (
     hospitals.REAL_STUDY,
     sensors.CLASSES_STUDY,
     assistants.SETTINGS_STUDY,
+    pictures.SETTINGS_STUDY,
 )
 STUDIES = {study.name: study for study in _STUDIES}
 

@@ -17,6 +17,11 @@ from pfl_flower.server.callbacks import Progress
 from simulations.answers import ANSWERS
 
 
+def prepare_nothing(config: Mapping[str, Any], num_clients: int) -> Mapping[str, Any]:
+    """Add no run keys to those that an arm is written down with."""
+    return {}
+
+
 @dataclass(frozen=True)
 class Arm:
     """One line of a study's table: a name and the run-config keys it sets.
@@ -29,11 +34,15 @@ class Arm:
         Hyphenated run-config keys.
     point : float, optional
         Where it stands on the study's curve; None for the table only.
+    prepare : callable, default prepare_nothing
+        (run keys of the study with the seed, number of clients) -> further run keys, such as what
+        an earlier run left; a function of a module, which workers can find.
     """
 
     name: str
     config: Mapping[str, Any]
     point: float | None = None
+    prepare: Callable[[Mapping[str, Any], int], Mapping[str, Any]] = prepare_nothing
 
     @property
     def key(self) -> str:
@@ -216,7 +225,8 @@ def run_arm(
     progress: Progress | None = None,
 ) -> Result:
     """Run one arm on one seed; with a safeguard, what clients chose counts."""
-    config = {**arm.on_top_of(study_config), "seed": seed, "baselines": ""}
+    prepared = arm.prepare({**study_config, "seed": seed, "baselines": ""}, num_clients)
+    config = {**arm.on_top_of(study_config), "seed": seed, "baselines": "", **prepared}
     run = simulate(config, num_clients, engine, progress)[-1]
     return Result(arm, seed, run.by_client(), summarize(run), measure(run))
 

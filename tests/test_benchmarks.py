@@ -50,3 +50,15 @@ def test_a_simulated_round_is_measured(tmp_path):
     for kind in ("clock", "cpu"):
         assert len(found["seconds a round"][kind]) == 2
         assert 0 < found["seconds a round, median"][kind] < 60
+
+
+@pytest.mark.integration
+@pytest.mark.skipif(not os.environ.get("PFL_DATA_DIR"), reason="needs $PFL_DATA_DIR")
+def test_pictures_that_are_read_lazily_are_measured(tmp_path):
+    target = tmp_path / "out.json"
+    command = [sys.executable, FOLDER / "lazy_pictures.py", target, "--model", "cnn"]
+    sizes = ["--clients", "2", "--examples", "20", "--rounds", "1", "--turns", "1"]
+    subprocess.run([*command, *sizes], check=True, cwd=tmp_path)
+    found = json.loads(target.read_text())
+    assert len(found["loss"]) == 1
+    assert found["of memory"].keys() == {"memory", "mapped", "decoded"}

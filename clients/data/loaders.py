@@ -1,22 +1,25 @@
 """Data loaders: batches, in-memory loaders, counting examples, batches for batch norm."""
 
-import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from functools import partial
-from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 
+from clients.data.datasets import reading
+from clients.data.indexed_loader import (
+    Augment,
+    Batch,
+    IndexedLoader,
+    Places,
+    batch_seed,
+    drawing,
+)
 from clients.data.inputs import Inputs, clone, concatenated, mapped, num_examples, trimmed
 from strategies.errors import ArgumentError
 
 __all__ = ["in_memory_loader"]
-
-Batch = Sequence[Any] | Mapping[str, Tensor]
-"""Inputs (:data:`~clients.data.inputs.Inputs`) and targets; the first dimension of each tensor is
-the example. Or a mapping of both, as data sets of Hugging Face give it, with targets ``labels``."""
 
 LABELS = "labels"
 """Name of the targets in a batch that is a mapping, as transformers calls them."""
@@ -85,11 +88,11 @@ def merge_lone_examples(batches: Loader) -> Iterator[Batch]:
 def batches_for_batch_norm(loader: Loader) -> Iterator[Batch]:
     """Yield an epoch's batches, none so small that batch norm would train on noise.
 
-    An :func:`in_memory_loader` shares a small last batch evenly with the one before
-    (:meth:`InMemoryLoader.batches`). Of any other loader, which its user made, batches of one are
-    merged with a neighbour, and all others are as they come.
+    An :func:`in_memory_loader` or a :func:`dataset_loader` shares a small last batch evenly with
+    the one before (:meth:`IndexedLoader.batches`). Of any other loader, which its user made,
+    batches of one are merged with a neighbour, and all others are as they come.
     """
-    if isinstance(loader, InMemoryLoader):
+    if isinstance(loader, IndexedLoader):
         loader = loader.batches(evenly=True)
     return merge_lone_examples(loader)
 
@@ -105,70 +108,43 @@ def _at(tensor: Tensor, places: Tensor) -> Tensor:
     return tensor[places]
 
 
-class InMemoryLoader:
+class InMemoryLoader(IndexedLoader):
     """Batches of tensors that are in memory, fetched whole; see :func:`in_memory_loader`.
 
     A ``DataLoader`` over them takes longer to set up than a small client's step, and every message
-    makes new ones. This draws what a ``DataLoader`` draws from torch's global generator, in the
-    same order.
+    makes new ones.
 
     Attributes
     ----------
     inputs : Inputs
         Of all examples: a tensor, or several by name or in order.
-    targets : Tensor
-        Of all examples.
-    used : int
-        Number of examples of an epoch.
     """
 
     def __init__(
-        self, inputs: Inputs, targets: Tensor, batch_size: int, shuffle: bool, drop_last: bool
+        self,
+        inputs: Inputs,
+        targets: Tensor,
+        batch_size: int,
+        shuffle: bool,
+        drop_last: bool,
+        augment: Augment | None = None,
     ) -> None:
+        # len() of a tensor takes three times as long
+        super().__init__(targets.shape[0], batch_size, shuffle, drop_last, augment)
         self.inputs, self.targets = inputs, targets
-        self.batch_size, self.shuffle = batch_size, shuffle
-        count = targets.shape[0]  # len() of a tensor takes three times as long
-        full = count - count % batch_size
-        self.used = full if drop_last and full else count
 
-    def __iter__(self) -> Iterator[Batch]:
-        return self.batches()
-
-    def batches(self, evenly: bool = False) -> Iterator[Batch]:
-        """Yield the batches of an epoch, which has the same order of examples either way.
-
-        Parameters
-        ----------
-        evenly : bool, default False
-            Whether a last batch of less than half the size shares evenly with the one before: 34
-            examples in batches of 32 are then batches of 17 and 17 in place of 32 and 2. Batch
-            norm needs that, since the statistics of two examples are mostly noise. (One batch of
-            34 would have good statistics, too, but is one step less.)
-        """
+    def _read(self, parts: Sequence[Places], drawn: Tensor) -> Iterator[Batch]:
         inputs, targets = self.inputs, self.targets
-        order = torch.randperm(len(targets)) if self.shuffle else None
-        torch.empty((), dtype=torch.int64).random_()  # the seed of a DataLoader's workers
-        ends = self._ends(evenly)
-        for start, end in zip([0, *ends], ends, strict=False):
-            if order is None:  # rows one after the other in memory, as an index would have them
-                rows: Rows = partial(_rows, start=start, end=end)
+        for number, part in enumerate(parts):
+            if isinstance(part, slice):  # rows one after the other in memory, as an index has them
+                rows: Rows = partial(_rows, start=part.start, end=part.stop)
             else:
-                rows = partial(_at, places=order[start:end])
-            yield trimmed(mapped(rows, inputs)), rows(targets)
-
-    def _ends(self, evenly: bool) -> list[int]:
-        """Return how many examples have passed at the end of each batch."""
-        ends = [
-            min(start + self.batch_size, self.used)
-            for start in range(0, self.used, self.batch_size)
-        ]
-        rest = self.used % self.batch_size
-        if evenly and len(ends) > 1 and 0 < 2 * rest < self.batch_size:
-            ends[-2] -= (self.batch_size - rest) // 2
-        return ends
-
-    def __len__(self) -> int:
-        return math.ceil(self.used / self.batch_size)
+                rows = partial(_at, places=part)
+            found = trimmed(mapped(rows, inputs))
+            if self.augment is not None:
+                with drawing(batch_seed(drawn, number)):
+                    found = self.augment(found)
+            yield found, rows(targets)
 
 
 def in_memory_loader(
@@ -177,6 +153,7 @@ def in_memory_loader(
     batch_size: int,
     shuffle: bool = False,
     drop_last: bool = False,
+    augment: Augment | None = None,
 ) -> InMemoryLoader:
     """Return batches of tensors, fetched whole.
 
@@ -196,44 +173,43 @@ def in_memory_loader(
         Whether every epoch has an order of its own.
     drop_last : bool, default False
         Whether a last batch that is not full is left out, unless it is the only one.
+    augment : callable, optional
+        Changes the inputs of a batch at random: tensor -> tensor of the same shape.
 
     Raises
     ------
     ArgumentError
         If ``batch_size`` is below 1, or there is not one target for each input.
     """
-    if batch_size < 1:
-        raise ArgumentError("batch_size", batch_size, "at least 1")
     if (count := num_examples(inputs)) != targets.shape[0]:
         raise ArgumentError("targets", targets.shape[0], f"{count}, as there are inputs")
-    return InMemoryLoader(inputs, targets, batch_size, shuffle, drop_last)
+    return InMemoryLoader(inputs, targets, batch_size, shuffle, drop_last, augment)
 
 
 def labels_of(loader: Loader) -> Tensor:
     """Return the targets of all examples of a loader, flat, in no particular order.
 
-    For an :func:`in_memory_loader` they include the examples that ``drop_last`` leaves out. Any
+    For loaders of this package they include the examples that ``drop_last`` leaves out. Any
     other loader is iterated once.
     """
-    if isinstance(loader, InMemoryLoader):
+    if isinstance(loader, IndexedLoader):
         parts = [loader.targets]
     else:
-        parts = [parted(batch)[1] for batch in loader]
+        parts = [parted(batch)[1] for batch in reading(loader)]
     return torch.cat([torch.zeros(0, dtype=torch.int64), *(part.flatten().cpu() for part in parts)])
 
 
 def count_examples(loader: Loader) -> int:
     """Return the number of examples in an epoch of a loader.
 
-    Loaders of this module and ordinary ``DataLoader`` objects know it; any other loader is iterated
-    once.
+    Loaders of this package and ordinary ``DataLoader`` objects know it; any other is iterated once.
 
     Raises
     ------
     ArgumentError
         If the loader is an iterator, which an epoch would exhaust.
     """
-    if isinstance(loader, InMemoryLoader):
+    if isinstance(loader, IndexedLoader):
         return loader.used
     sampler = getattr(loader, "sampler", None)
     if (
@@ -247,4 +223,4 @@ def count_examples(loader: Loader) -> int:
     if iter(loader) is loader:
         kind = type(loader).__name__
         raise ArgumentError("loader", kind, "iterable again and again, unlike an iterator")
-    return sum(len(parted(batch)[1]) for batch in loader)
+    return sum(len(parted(batch)[1]) for batch in reading(loader))

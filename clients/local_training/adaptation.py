@@ -4,8 +4,10 @@ from collections.abc import Mapping, Sequence
 
 from torch import Tensor, nn
 
+from clients.data.datasets import reading
+from clients.data.indexed_loader import Batch
 from clients.data.inputs import Inputs, take
-from clients.data.loaders import Batch, Loader, gathered, in_memory_loader, parted
+from clients.data.loaders import Loader, gathered, in_memory_loader, parted
 from clients.local_training.local_step import Optimization
 from clients.local_training.proximal import ProximalTerm
 from clients.local_training.training import Phase, train
@@ -40,7 +42,7 @@ def take_examples(loader: Loader, count: int) -> tuple[Inputs, Tensor, int]:
     """
     batches: list[Batch] = []
     found = 0
-    for batch in loader:
+    for batch in reading(loader):
         batches.append(batch)
         found += len(parted(batch)[1])
         if count != ALL and found >= count:

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from clients.data.indexed_loader import Batch
 from clients.data.inputs import take
-from clients.data.loaders import Batch, Loader, copied, gathered, parted
+from clients.data.loaders import Loader, copied, gathered, parted
 from clients.entries import entries_of, put_entries
 from clients.evaluation import Evaluation, evaluate
 from clients.local_training.local_step import Optimization

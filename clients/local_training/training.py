@@ -10,8 +10,10 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from clients.data.datasets import reading
+from clients.data.indexed_loader import Batch
 from clients.data.inputs import to_device
-from clients.data.loaders import Batch, Loader, batches_for_batch_norm, copied, parted
+from clients.data.loaders import Loader, batches_for_batch_norm, copied, parted
 from clients.entries import places_of
 from clients.frozen import modules_at_rest, trained_parameters
 from clients.local_training.local_step import LocalState, Optimization, Step, gradient, local_step
@@ -124,10 +126,11 @@ def train(
 
     A client with fewer examples than a batch trains on one smaller batch; one without examples
     takes no step. Under batch norm a last batch of less than half the size shares evenly with the
-    one before, if the loader is an :func:`clients.in_memory_loader`; of another one a batch of one
-    is merged with its neighbour. Where it has none (a client with a single example) batch norm
-    uses its running statistics for that step and leaves them as they are. What the user froze
-    (``requires_grad`` false) stays frozen.
+    one before, if the loader is an :func:`clients.in_memory_loader` or a
+    :func:`clients.dataset_loader`; of another one a batch of one is merged with its neighbour.
+    Where it has none (a client with a single example) batch norm uses its running statistics for
+    that step and leaves them as they are. What the user froze (``requires_grad`` false) stays
+    frozen.
 
     Parameters
     ----------
@@ -262,7 +265,7 @@ def _batches(loader: Loader, phase: Phase, has_batch_norm: bool) -> Iterator[Bat
     taken = 0
     while steps or epochs:
         before = taken
-        for batch in batches_for_batch_norm(loader) if has_batch_norm else loader:
+        for batch in reading(batches_for_batch_norm(loader) if has_batch_norm else loader):
             for _ in range(phase.repeats):
                 yield batch if phase.repeats == 1 else copied(batch)
             taken += 1

@@ -8,28 +8,20 @@ import torch
 from flwr.app import Context
 from torch import Tensor, nn
 
-from clients import ClientDetails, PersonalClient, PersonalState, Scope, bind, in_memory_loader
-from clients.data.inputs import TOKENS, Inputs, named_inputs
-from clients.data.loaders import Loader
-from clients.evaluation import Stream
+from clients import ClientDetails, PersonalClient, PersonalState, Scope, bind
 from clients.frozen import copy_beside
-from clients.graphs.graph import Graph
 from clients.local_training.training import device_of
 from clients.measurement_error.multiple_imputation import average_predictions
-from clients.model_components.token_ids import check_token_ids, vocabulary_of
 from clients.scopes import names_of
 from pfl_flower.client.frozen_base import check_base
+from pfl_flower.client.loaders import evaluation_loader, stream_of, training_loader
 from pfl_flower.client.model_card import about_client, about_model
 from pfl_flower.client.node_config import Node, node_of, personal_directory
 from pfl_flower.config.errors import ConfigError
 from pfl_flower.config.run_config import RunConfig
 from pfl_flower.data import ClientData, Federation, federation
-from pfl_flower.data.schema import Split
 from pfl_flower.model_setup import ModelSetup, model_setup
-from pfl_flower.models.libraries import is_of_library
 from strategies.protocol import NUM_PARTITIONS
-
-_EVALUATION_BATCH = 512
 
 
 @dataclass(frozen=True)
@@ -126,9 +118,9 @@ def build_client(
     return config.row.client(
         _network(setup, data, private_copy),
         setup.scopes,
-        _training_loader(config, data),
-        _evaluation_loader(config, data.validation, data.graph),
-        _evaluation_loader(config, data.test, data.graph),
+        training_loader(config, data),
+        evaluation_loader(config, data.validation, data.graph),
+        evaluation_loader(config, data.test, data.graph),
         **arguments | config.own_keys.client_arguments(build),
     )
 
@@ -153,7 +145,7 @@ def _details(build: ClientBuild, whole: ClientData, data: ClientData) -> ClientD
     config = build.config
     return ClientDetails(
         num_examples=data.num_examples,
-        stream=_stream(config, whole, build.phase),
+        stream=stream_of(config, whole, build.phase),
         quality=data.quality,
         properties={
             NUM_PARTITIONS: build.node.num_partitions,
@@ -232,38 +224,3 @@ def _whose(node: Node, own_name: str) -> str:
         The client's name in the data; empty without.
     """
     return f" name={own_name}" if own_name and not node.named else ""
-
-
-def _training_loader(config: RunConfig, data: ClientData) -> Loader:
-    batch = config.batch_size
-    if data.graph is not None and len(data.graph) <= config.whole_graph:
-        batch = max(1, len(data.train[1]))  # every step encodes all nodes anyway
-    inputs, targets = _named(config, data.train)
-    return in_memory_loader(inputs, targets, batch, shuffle=True, drop_last=config.drop_last)
-
-
-def _named(config: RunConfig, examples: Split) -> tuple[Inputs, Tensor]:
-    """Return inputs by name, where the network gets several, and the targets."""
-    inputs, targets = examples
-    schema = config.required_schema
-    found = named_inputs(inputs, schema.inputs) if schema.inputs else inputs
-    if schema.inputs or (schema.integers and is_of_library(config.model)):
-        ids = found if schema.inputs else {TOKENS: inputs}
-        check_token_ids(ids, config.once("vocabulary", lambda: _vocabulary(config)))
-    return found, targets
-
-
-def _vocabulary(config: RunConfig) -> int | None:
-    return vocabulary_of(model_setup(config).model)
-
-
-def _evaluation_loader(config: RunConfig, examples: Split, graph: Graph | None = None) -> Loader:
-    """Return batches to evaluate on; of a graph one, since each would encode all of its nodes."""
-    size = _EVALUATION_BATCH if graph is None else max(1, len(examples[1]))
-    return in_memory_loader(*_named(config, examples), size)
-
-
-def _stream(config: RunConfig, data: ClientData, phase: int) -> Stream | None:
-    if not data.phases:
-        return None
-    return Stream(phase, [_evaluation_loader(config, p.test) for p in data.phases])

@@ -5,9 +5,9 @@ from typing import TYPE_CHECKING
 
 from pfl_flower.config.errors import ConfigError
 from pfl_flower.data import SOURCES, DataError, is_own
+from pfl_flower.data.degradation.applicability import check_measurements
 from pfl_flower.data.degradation.devices import check_devices
 from pfl_flower.data.degradation.imputation import IMPUTATIONS
-from pfl_flower.data.degradation.measurements import check_measurements
 from pfl_flower.data.heterogeneity import parse_heterogeneity
 from pfl_flower.data.pixels import are_channels_last
 from pfl_flower.models import GRAPH_MODELS, IMAGE_MODELS, MODELS

@@ -5,11 +5,13 @@ The keys that only some methods have are in :mod:`pfl_flower.methods`.
 
 from dataclasses import dataclass
 
+from clients.data.augmentation import AUGMENTATIONS
 from clients.inference.class_scores import CLASS_SCORES, SELECTING
 from clients.local_training.training import SCHEDULES
 from clients.thresholds.rules import RULES
 from pfl_flower.config.validators import (
     between,
+    channels,
     choice,
     device_name,
     epochs,
@@ -59,7 +61,9 @@ class CommonKeys:
     )
     client_column: str = key("", "of a table of your own; empty: client")
     label_column: str = key("", "of a table of your own; empty: label")
-    split_column: str = key("", "of a table: says of each row train, validation or test")
+    split_column: str = key(
+        "", "of a table: says of each row train, validation or test; of pictures empty: split"
+    )
     group_column: str = key("", "of a table: whose rows stay together in one part, as a patient's")
     time_column: str = key("", "of a table: number or date by which split=time splits")
     drop_columns: str = key("", "of a table: columns that are no features, separated by commas")
@@ -69,6 +73,11 @@ class CommonKeys:
     )
     min_category: int = key(
         5, "fewest training rows of a client (or groups) for it to report a category", between(1)
+    )
+    path_column: str = key("", "of a table of pictures: their files; empty: path")
+    image_size: int = key(0, "height and width of pictures in files; 0: as they are", between(0))
+    image_channels: int = key(
+        0, "of pictures in files: 1 grey, 3 colour; 0: grey if all of a client's are", channels
     )
     partition: str = key("iid", "who gets which examples", choice(*PARTITIONS))
     heterogeneity: str | None = key(
@@ -140,7 +149,8 @@ class CommonKeys:
     )
     pretrained: str | bool = key(
         "",
-        "whether a network of a library starts from its weights; or the file or folder of others",
+        "whether a network of a library starts from its weights; or the file or folder of others; "
+        "of a network of the app the shared.safetensors of an earlier run",
         kind=(str, bool),
     )
     trainable: str = key(
@@ -175,6 +185,12 @@ class CommonKeys:
         32, "examples a step; of a graph up to whole-graph all of them", between(1)
     )
     drop_last: bool = key(False, "leave out a last batch that is not full")
+    num_workers: int = key(
+        0, "processes a client that read batches of files or of a Dataset ahead", between(0)
+    )
+    augmentation: str = key(
+        "", "random changes of training pictures, in this order", names(AUGMENTATIONS)
+    )
     optimizer: str = key("sgd", "local optimizer", choice("sgd", "adam"))
     learning_rate: float = key(0.1, "of local steps", between(0, open_low=True))
     momentum: float = key(0.9, "of sgd", between(0, 0.999))

@@ -9,10 +9,11 @@ from pfl_flower.config.errors import ConfigError
 from pfl_flower.config.keys import OF_FIRST_METHOD, CommonKeys
 from pfl_flower.data import SOURCES, is_own
 from pfl_flower.data.degradation.imputation import IMPUTATIONS
+from pfl_flower.data.readers.registry import OWN
 from pfl_flower.data.settings import OF_TABLES
 from pfl_flower.methods import METHODS, Method
 from pfl_flower.methods.method import COMMON_DEFAULTS
-from pfl_flower.models import ADAPTER_MODELS, IMAGE_MODELS
+from pfl_flower.models import ADAPTER_MODELS, IMAGE_MODELS, MODELS, Architecture
 from pfl_flower.models.libraries import LIBRARIES, is_of_library
 from pfl_flower.utils.text import hyphenated
 
@@ -51,8 +52,23 @@ def _shares(config: "RunConfig", row: Method) -> bool:
     return bool(_chosen(config, row, "personal") != "all")
 
 
-def _has_columns(config: "RunConfig") -> bool:
-    return config.dataset.partition(":")[0] in ("table", "huggingface")
+def _is_of(config: "RunConfig", *kinds: str) -> bool:
+    return config.dataset.partition(":")[0] in kinds
+
+
+def _reads_lazily(config: "RunConfig") -> bool:
+    kind, colon, _ = config.dataset.partition(":")
+    return kind == "images" or bool(colon and kind not in OWN)
+
+
+def _starts_from_weights(architecture: Architecture) -> bool:
+    of_run = architecture.model in MODELS and architecture.weights != "true"
+    return of_run or is_of_library(architecture.model)
+
+
+def _is_picture(config: "RunConfig") -> bool:
+    known = config.known_schema
+    return known is None or (len(known.shape) == 3 and not known.graph)
 
 
 def _streams(config: "RunConfig") -> bool:
@@ -88,16 +104,32 @@ NEEDS: tuple[Need, ...] = (
     ),
     Need(
         ("client-column", "label-column"),
-        "a dataset table:<file> or huggingface:<name>",
-        lambda c, _: _has_columns(c),
+        "a dataset table:<file>, images:<table> or huggingface:<name>",
+        lambda c, _: _is_of(c, "table", "images", "huggingface"),
     ),
     Need(
-        (*map(hyphenated, OF_TABLES), "split"),
+        (*(hyphenated(name) for name in OF_TABLES if name != "split_column"), "split"),
         "a dataset table:<file>",
         lambda c, _: c.dataset.startswith("table:"),
     ),
     Need(("min-category",), "categories", lambda c, _: c.categories != ""),
     Need(("time-column",), "split=time", lambda c, _: c.split == "time"),
+    Need(
+        ("split-column",),
+        "a dataset table:<file> or images:<table>",
+        lambda c, _: _is_of(c, "table", "images"),
+    ),
+    Need(
+        ("image-size", "image-channels", "path-column"),
+        "a dataset images:<folder or table>",
+        lambda c, _: _is_of(c, "images"),
+    ),
+    Need(
+        ("num-workers",),
+        "pictures in files (images:<folder>), or a function that returns a Dataset",
+        lambda c, _: _reads_lazily(c),
+    ),
+    Need(("augmentation",), "pictures", lambda c, _: _is_picture(c)),
     Need(("phases",), "data that come in phases", lambda c, _: _streams(c)),
     Need(("missingness",), "a share of missing values", lambda c, _: c.missing != ""),
     Need(("tiers",), "missing or noise", lambda c, _: (c.missing, c.noise) != ("", "")),
@@ -116,8 +148,9 @@ NEEDS: tuple[Need, ...] = (
     ),
     Need(
         ("pretrained",),
-        f"a network of a library: {', '.join(f'{name}:<name>' for name in LIBRARIES)}",
-        lambda c, _: c.known_schema is None or is_of_library(c.architecture.model),
+        f"a network of a library: {', '.join(f'{name}:<name>' for name in LIBRARIES)}; or the "
+        f"file of an earlier run, and a network of the app",
+        lambda c, _: c.known_schema is None or _starts_from_weights(c.architecture),
     ),
     Need(
         ("lora-rank", "lora-alpha", "lora-targets"),

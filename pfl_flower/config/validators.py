@@ -113,6 +113,11 @@ def per_tier(low: float, high: float) -> Check:
     return check
 
 
+def channels(value: int) -> str:
+    """Allow 0, 1 (grey) and 3 (colour)."""
+    return "" if value in (0, 1, 3) else "0, 1 (grey) or 3 (colour)"
+
+
 def trainable(value: str) -> str:
     """Allow all, head, lora, or blocks with their number."""
     word, _, number = value.partition(":")

@@ -20,6 +20,9 @@ from strategies.randomness import generator
 class ClientData:
     """One client's examples; inputs are float32, targets int64 classes or float32 numbers.
 
+    Inputs of pictures in files and of data sets are
+    :class:`~pfl_flower.data.lazy_inputs.LazyInputs`, which are read batch by batch.
+
     Attributes
     ----------
     train, validation, test : tuple of Tensor

@@ -14,8 +14,9 @@ from pfl_flower.data.named_inputs import names_of_inputs, stack_inputs
 from pfl_flower.data.readers.array_checks import KINDS, checked_inputs, checked_targets
 from pfl_flower.data.readers.table_columns import TableColumns, TableDetails
 
-RawSplit = tuple[np.ndarray, np.ndarray]
-"""(inputs, targets) of some examples, see :class:`RawClient`."""
+RawSplit = tuple[Any, np.ndarray]
+"""(inputs, targets) of some examples, see :class:`RawClient`. Inputs are an array, or
+:class:`~pfl_flower.data.lazy_inputs.LazyInputs`, which are read when a batch needs them."""
 
 SPLITS = ("train", "val", "test")
 """Endings of the names of a client's arrays, after ``x_`` and ``y_``."""
@@ -55,6 +56,12 @@ class RawClient:
     table : TableDetails
         What else is known of rows of a table: which features are dates and which are categories
         (the last ones, as places in a list of words), and the group and time of each training row.
+    classes : tuple of str, default ()
+        Classes that the data name, those without examples included.
+    stratify : bool, default False
+        Whether data that are not split are split class by class, whatever the run key says.
+    left_out : int, default 0
+        Number of examples that cannot be read.
     """
 
     train: RawSplit
@@ -67,6 +74,9 @@ class RawClient:
     columns: tuple[str, ...] = ()
     inputs: tuple[str, ...] = ()
     table: TableDetails = TableDetails()
+    classes: tuple[str, ...] = ()
+    stratify: bool = False
+    left_out: int = 0
 
 
 @dataclass(frozen=True)
@@ -94,6 +104,8 @@ class OwnRequest:
         Name of the client whose rows all rows are, in a table without ``client_column``.
     columns : TableColumns
         Further columns of a table that run keys name.
+    path_column, split_column, image_size, image_channels : str and int
+        See :class:`pfl_flower.data.settings.DataSettings`.
     """
 
     location: str
@@ -105,6 +117,10 @@ class OwnRequest:
     allow_missing: bool = False
     whole: str = ""
     columns: TableColumns = TableColumns()
+    path_column: str = ""
+    split_column: str = ""
+    image_size: int = 0
+    image_channels: int = 0
 
 
 class OwnData(Protocol):

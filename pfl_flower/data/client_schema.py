@@ -10,6 +10,7 @@ from pfl_flower.data.client_records import RawClient, RawSplit
 from pfl_flower.data.degradation.devices import Device
 from pfl_flower.data.degradation.imputation import IMPUTATIONS
 from pfl_flower.data.fitting import as_numbers
+from pfl_flower.data.lazy_inputs import LazyInputs
 from pfl_flower.data.moments import FEWEST_ROWS, moments
 from pfl_flower.data.pixels import pixels_of
 from pfl_flower.data.readers.own_clients import is_own
@@ -53,7 +54,7 @@ def schema_of(
     return ClientSchema(
         shape=tuple(inputs.shape[1:] if raw.graph is None else raw.graph.features.shape[1:]),
         task=task,
-        labels=ordered(set().union(known, *parts)),
+        labels=ordered(set().union(known, raw.classes, *parts)),
         features=moments(as_numbers(numbers)) if sends_features else None,
         target=moments(torch.from_numpy(targets.astype(float))) if sends_target else None,
         graph=raw.graph is not None,
@@ -72,6 +73,7 @@ def schema_of(
         dates=raw.table.dates,
         unique_columns=raw.table.unique,
         torn_classes=own and single and parts[0] != parts[2],
+        left_out=raw.left_out,
     )
 
 
@@ -98,6 +100,7 @@ def _is_far_from_1(raw: RawClient) -> bool:
     """Whether vectors of floats have a value beyond :data:`FAR`; integers may be indices."""
     inputs = raw.train[0]
     vectors = raw.graph is None and inputs.ndim == 2 and inputs.dtype.kind == "f"
+    vectors = vectors and isinstance(inputs, np.ndarray)  # lazy ones are not read for this
     return vectors and bool((np.abs(inputs) > FAR).any())
 
 
@@ -115,6 +118,8 @@ def repeats(raw: RawClient) -> bool:
     inputs = raw.train[0]
     if raw.graph is not None or raw.test is None or inputs.ndim < 2:
         return False
+    if isinstance(inputs, LazyInputs):
+        return False  # all would have to be read
     if inputs.ndim == 2 and max(len(np.unique(column)) for column in inputs.T) <= MANY_VALUES:
         return False
     known = {row.tobytes() for row in np.ascontiguousarray(inputs)}

@@ -8,8 +8,9 @@ from pfl_flower.data.categories import with_one_hot
 from pfl_flower.data.client_data import ClientData, phase_starts
 from pfl_flower.data.client_records import RawClient, RawSplit
 from pfl_flower.data.client_schema import schema_of
+from pfl_flower.data.degradation.applicability import check_raw
 from pfl_flower.data.degradation.devices import check_devices, draw_devices
-from pfl_flower.data.degradation.measurements import apply_device, check_raw
+from pfl_flower.data.degradation.measurements import apply_device
 from pfl_flower.data.errors import DataError, error_context
 from pfl_flower.data.fitting import (
     as_numbers,
@@ -19,7 +20,13 @@ from pfl_flower.data.fitting import (
     fit_inputs,
     fit_targets,
 )
-from pfl_flower.data.heterogeneity import HETEROGENEITIES, draw_clusters, parse_heterogeneity
+from pfl_flower.data.heterogeneity import (
+    HETEROGENEITIES,
+    OF_INPUTS,
+    draw_clusters,
+    parse_heterogeneity,
+)
+from pfl_flower.data.lazy_inputs import LazyInputs
 from pfl_flower.data.named_inputs import fit_named_inputs
 from pfl_flower.data.partition.benchmark_clients import BenchmarkClients
 from pfl_flower.data.readers.own_clients import OwnClients, is_own
@@ -237,10 +244,12 @@ class Federation:
         inputs = with_one_hot(inputs, raw.table.categories, schema.categories)
         inputs = inputs if raw.graph is not None else fit_inputs(inputs, schema)
         targets = fit_targets(part[1], schema)
+        lazy = isinstance(inputs, LazyInputs)
         for name in parse_heterogeneity(self.settings.heterogeneity):
-            if schema.task == "link-prediction":
+            if schema.task == "link-prediction" or (lazy and name in OF_INPUTS):
+                what = "pictures in files, or a Dataset" if lazy else "link prediction"
                 raise DataError(
-                    f"heterogeneity {name!r} does not apply to link prediction; use 'none'",
+                    f"heterogeneity {name!r} does not apply to {what}; use 'none'",
                     key="heterogeneity",
                     value=name,
                     choices=("none",),

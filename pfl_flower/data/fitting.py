@@ -7,9 +7,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from clients.data.inputs import Inputs
 from clients.graphs.graph import Graph
 from pfl_flower.data.categories import features_of_tables
 from pfl_flower.data.errors import SchemaError
+from pfl_flower.data.lazy_inputs import LazyInputs
 from pfl_flower.data.moments import feature_scales
 from pfl_flower.data.pixels import pixels_of
 from pfl_flower.data.readers.table_columns import TableDetails
@@ -79,12 +81,12 @@ def check_columns(
         )
 
 
-def check_pixels(inputs: NDArray[Any], schema: DataSchema) -> None:
+def check_pixels(inputs: NDArray[Any] | LazyInputs, schema: DataSchema) -> None:
     """Check that pictures are on the scale of the other clients' (:mod:`pfl_flower.data.pixels`).
 
     Parameters
     ----------
-    inputs : ndarray
+    inputs : ndarray or LazyInputs
         The client's training inputs as a reader returned them.
     schema : DataSchema
         The data schema.
@@ -103,31 +105,35 @@ def check_pixels(inputs: NDArray[Any], schema: DataSchema) -> None:
         )
 
 
-def as_numbers(inputs: NDArray[Any]) -> Tensor:
+def as_numbers(inputs: NDArray[Any] | LazyInputs) -> Inputs:
     """Return inputs as they are; pixels (uint8) as float32 in 0 to 1.
+
+    Lazy inputs stay lazy.
 
     Parameters
     ----------
-    inputs : ndarray
+    inputs : ndarray or LazyInputs
         ``(N, *shape)``.
     """
+    if isinstance(inputs, LazyInputs):
+        return inputs
     found = torch.from_numpy(inputs)
     return found.float() / 255.0 if found.dtype == torch.uint8 else found
 
 
-def fit_inputs(inputs: Tensor, schema: DataSchema) -> Tensor:
+def fit_inputs(inputs: Inputs, schema: DataSchema) -> Inputs:
     """Return inputs as the model gets them: standardised where the schema says so.
 
     Parameters
     ----------
-    inputs : Tensor
+    inputs : Tensor or LazyInputs
         ``(N, *shape)`` float32, float64 or int64.
     schema : DataSchema
         The data schema.
 
     Returns
     -------
-    Tensor
+    Tensor or LazyInputs
         The same shape, float32 (a constant feature becomes 0), or int64 where the schema says so.
 
     Raises
@@ -149,6 +155,8 @@ def fit_inputs(inputs: Tensor, schema: DataSchema) -> Tensor:
             key="shape",
             value=shape,
         )
+    if isinstance(inputs, LazyInputs):
+        return inputs.fitted(schema)
     if schema.integers:
         return _as_integers(inputs)
     if schema.features is None or not schema.standardize:

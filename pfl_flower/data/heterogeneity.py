@@ -108,6 +108,10 @@ HETEROGENEITIES: Mapping[str, Transform] = {
 """Name -> transform. A new one is one row."""
 
 
+OF_INPUTS = frozenset({"lighting"})
+"""Those that change inputs; the others change targets only."""
+
+
 def draw_clusters(sizes: str, num_clients: int, seed: int) -> list[int]:
     """Draw the cluster of every client, in random order.
 

@@ -6,14 +6,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pfl_flower.data.lazy_inputs import LazyInputs
 
-def pixels_of(inputs: NDArray[Any]) -> str:
+
+def pixels_of(inputs: NDArray[Any] | LazyInputs) -> str:
     """Return what the pixels of pictures are.
 
     Parameters
     ----------
-    inputs : ndarray
-        ``(N, ...)`` as a reader returns them.
+    inputs : ndarray or LazyInputs
+        ``(N, ...)`` as a reader returns them; lazy ones know it from a few examples.
 
     Returns
     -------
@@ -21,6 +23,8 @@ def pixels_of(inputs: NDArray[Any]) -> str:
         ``"bytes"`` of uint8, which are scaled to 0 to 1; of other arrays ``"unit"`` if all values
         are there already, else ``"other"``. Empty with fewer than three axes an example.
     """
+    if isinstance(inputs, LazyInputs):
+        return inputs.pixels
     if inputs.ndim < 4:
         return ""
     if inputs.dtype == np.uint8:

@@ -16,11 +16,13 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from clients.data.inputs import Inputs
 from clients.data.table_cells import Categories
 from pfl_flower.data.moments import Moments
 
-Split = tuple[Tensor, Tensor]
-"""(inputs, targets) of some examples."""
+Split = tuple[Inputs, Tensor]
+"""(inputs, targets) of some examples. Inputs are a tensor, or
+:class:`~pfl_flower.data.lazy_inputs.LazyInputs`."""
 
 TaskName = Literal["classification", "regression", "link-prediction"]
 Label = int | str
@@ -86,6 +88,8 @@ class ClientSchema:
         Columns of a table that have another value in almost every row.
     torn_classes : bool, default False
         Whether own data have a class that is not in train and test alike.
+    left_out : int, default 0
+        Number of examples of the client's own files that cannot be read.
     """
 
     shape: tuple[int, ...]
@@ -111,6 +115,7 @@ class ClientSchema:
     dates: tuple[str, ...] = ()
     unique_columns: tuple[str, ...] = ()
     torn_classes: bool = False
+    left_out: int = 0
 
     def to_json(self) -> str:
         """Return the schema as JSON."""
@@ -150,6 +155,7 @@ class ClientSchema:
             tuple(values["dates"]),
             tuple(values["unique_columns"]),
             values["torn_classes"],
+            values["left_out"],
         )
 
 

@@ -79,6 +79,7 @@ def merge_schemas(schemas: Mapping[int, ClientSchema]) -> tuple[DataSchema, dict
         pixels=pixels,
         inputs=inputs,
         dates=next((own.dates for own in fitting if own.columns), ()),
+        left_out=sum(own.left_out for own in fitting),
     )
     return _with_categories(schema, [own.categories for own in fitting if own.columns]), deviants
 

@@ -14,9 +14,12 @@ OF_TABLES = (
     *("split_column", "group_column", "time_column", "drop_columns", "feature_columns"),
     *("categories", "min_category"),
 )
-"""Settings that only a table has a use for."""
+"""Settings that only a table has a use for; of ``split_column`` one of pictures, too."""
 
-LATER = ("stratify", "split", *OF_TABLES)
+OF_PICTURES = ("path_column", "image_size", "image_channels")
+"""Settings that only pictures in files have a use for."""
+
+LATER = ("stratify", "split", *OF_TABLES, *OF_PICTURES)
 """Settings that files with personal state of earlier versions do not name."""
 
 
@@ -51,6 +54,13 @@ class DataSettings:
         Fewest training rows (with ``group_column`` groups) of a client for it to report a category.
     split : str, default "random"
         ``"random"``, or ``"time"``: the latest rows test, those before them validate.
+    path_column : str, default ""
+        Column of a table of pictures with the file. Empty: ``path``; ``split_column`` is then
+        ``split`` if there is one.
+    image_size : int, default 0
+        Height and width to which pictures in files are made; 0 as they are.
+    image_channels : int, default 0
+        1 for grey, 3 for colour; 0: grey if all pictures of a client are.
     alpha : float, default 0.5
         Concentration of the ``dirichlet`` partition; smaller is more skewed.
     classes_per_client : int, default 2
@@ -114,6 +124,9 @@ class DataSettings:
     categories: str = ""
     min_category: int = 5
     split: str = "random"
+    path_column: str = ""
+    image_size: int = 0
+    image_channels: int = 0
     alpha: float = 0.5
     classes_per_client: int = 2
     min_examples: int = 0

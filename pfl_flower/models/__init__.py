@@ -9,11 +9,13 @@ from torch.nn.parameter import is_lazy
 
 from clients import take_logits
 from clients.data.inputs import spread_inputs
+from clients.scopes import select
 from pfl_flower.models.architecture import Architecture
 from pfl_flower.models.blocks import BottleneckAdapter, LowRankAdapter
 from pfl_flower.models.input_type import check_input_names, trial_inputs
 from pfl_flower.models.libraries import build_of_library, is_of_library
 from pfl_flower.models.networks import CNN, MLP, LargeCNN, LinearModel, resnet
+from pfl_flower.models.pretrained_weights import put_weights, read_weights
 from pfl_flower.models.trainable import freeze, keep_trainable
 from pfl_flower.utils.imports import resolve
 from strategies.errors import ArgumentError
@@ -107,7 +109,7 @@ def _untouched(architecture: Architecture) -> tuple[nn.Module, frozenset[str]]:
     """Return a network of which all is trained, and the entries that are not pretrained."""
     if architecture.model in MODELS:
         model = MODELS[architecture.model](architecture)
-        return model, frozenset(model.state_dict())
+        return model, _put_file(model, architecture)
     if is_of_library(architecture.model):
         return build_of_library(architecture)
     model = resolve(architecture.model)(architecture.shape, architecture.num_classes)
@@ -120,6 +122,20 @@ def _untouched(architecture: Architecture) -> tuple[nn.Module, frozenset[str]]:
     spread_inputs(model)
     _give_shapes(model, architecture)
     return model, frozenset()
+
+
+def _put_file(model: nn.Module, architecture: Architecture) -> frozenset[str]:
+    """Put the weights of an earlier run into a network, if wanted; return the entries that are new.
+
+    A file of shared arrays has no head where that was personal: it is new.
+    """
+    if not architecture.weights:
+        return frozenset(model.state_dict())
+    if architecture.weights == "true":
+        wanted = f"the shared.safetensors of a run: {architecture.model} has no published weights"
+        raise ArgumentError("pretrained", architecture.pretrained, wanted)
+    weights = read_weights(architecture.weights)
+    return put_weights(model, weights, select(model, "head"), architecture.weights)
 
 
 def _give_shapes(model: nn.Module, architecture: Architecture) -> None:

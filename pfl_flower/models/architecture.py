@@ -30,7 +30,7 @@ class Architecture:
         Names of several inputs of one shape, which the network gets by name.
     pretrained : str or bool, default ""
         Whether a network of a library starts from the library's weights; or the file or folder
-        with others.
+        with others; of a network of the app the file of an earlier run's shared arrays.
     download : bool, default False
         Whether weights that are not on this machine are downloaded.
     trainable : str, default "all"

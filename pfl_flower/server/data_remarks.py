@@ -149,6 +149,14 @@ def _on_splits(schemas: Mapping[int, ClientSchema], schema: DataSchema) -> Itera
             len(schemas),
             repeating,
         )
+    if lacking := {client: own.left_out for client, own in schemas.items() if own.left_out}:
+        yield (
+            "%d pictures of %d clients cannot be decoded and are left out, of client -> how many: "
+            "%s; the logs of the clients name them",
+            sum(lacking.values()),
+            len(lacking),
+            lacking,
+        )
     if unscaled := [client for client, own in sorted(schemas.items()) if own.unscaled]:
         yield (
             "%d of %d clients have features beyond 100, and those of a folder or a function are "

@@ -132,6 +132,7 @@ ELSEWHERE = ("social-large",)
 REAL_GRAPHS = ("social-cora", "social-citeseer", "social-twitch")
 REAL_TEXTS = ("assistants", "assistants-settings")
 """These read pretrained weights, which come with a package of their own (80 MB)."""
+REAL_PICTURES = ("pictures", "pictures-settings")
 LONG = (
     *(
         "lighting",
@@ -145,6 +146,7 @@ LONG = (
         "cold-start",
     ),
     *("borrowing-digits", "social", *REAL_GRAPHS, *REAL_TEXTS),
+    *REAL_PICTURES,
 )
 """Over two minutes of a core each: before a release, not at every change."""
 
@@ -164,7 +166,7 @@ def encoder_or_skip():
     "name", [promising(n) for n in STUDIES if n not in PROMISE_NOTHING + ELSEWHERE]
 )
 def test_every_promise_of_every_study(name, tmp_path):
-    if name in (*REAL_GRAPHS, *REAL_TEXTS) and not os.environ.get("PFL_DATA_DIR"):
+    if name in (*REAL_GRAPHS, *REAL_TEXTS, *REAL_PICTURES) and not os.environ.get("PFL_DATA_DIR"):
         pytest.skip("needs $PFL_DATA_DIR")
     if name in REAL_TEXTS:
         encoder_or_skip()

@@ -20,11 +20,9 @@ from clients.data.data_quality import DataQuality, calibration, reliability_of
 from clients.data.preprocessing import Preprocessing
 from clients.data.table_cells import width
 from pfl_flower.data.client_data import ClientData
-from pfl_flower.data.client_records import RawClient
-from pfl_flower.data.degradation.devices import PER_TIER, Device, take_measurements, tier_values
-from pfl_flower.data.degradation.imputation import FILLING, IMPUTATIONS, empty_columns
-from pfl_flower.data.degradation.missingness import check_share
-from pfl_flower.data.errors import DataError
+from pfl_flower.data.degradation.devices import Device, take_measurements
+from pfl_flower.data.degradation.imputation import IMPUTATIONS, empty_columns
+from pfl_flower.data.lazy_inputs import LazyInputs
 from pfl_flower.data.moments import KnownValues, feature_deviations
 from pfl_flower.data.schema import DataSchema, federated_means
 from pfl_flower.data.settings import DataSettings
@@ -34,84 +32,6 @@ Floats = NDArray[np.float64]
 
 ENOUGH_TO_VARY = 20
 """With so many examples, a feature that never varies counts as a stuck sensor."""
-
-
-def check_measurements(
-    settings: DataSettings, shape: tuple[int, ...], graph: bool, streams: bool, named: bool = False
-) -> None:
-    """Check that devices and imputation apply to the data.
-
-    Parameters
-    ----------
-    settings : DataSettings
-        The run keys that decide the data.
-    shape : tuple of int
-        Shape of one example.
-    graph, streams : bool
-        Whether examples are nodes of a graph, or come as a stream of phases.
-    named : bool, default False
-        Whether inputs have names, as token ids and their mask.
-
-    Raises
-    ------
-    DataError
-        If a key is set that has no meaning for such data.
-    """
-    imputation = IMPUTATIONS[settings.imputation]
-    names = (*PER_TIER, "tiers", "corrupted_clients", "calibrate_inputs")
-    changed = {name: value for name in names if (value := getattr(settings, name))}
-    changed |= {"imputation": settings.imputation} if settings.imputation != "none" else {}
-    if (graph or streams or named) and changed:
-        keys = ", ".join(name.replace("_", "-") for name in changed)
-        what = "data of inputs by name" if named else "a stream of phases"
-        raise DataError(
-            f"{settings.dataset!r} is {'a graph' if graph else what}, which has no "
-            f"devices, imputation or calibration of inputs; leave {keys} at the default",
-            key=keys,
-            value=next(iter(changed.values())),
-        )
-    if len(shape) != 1 and (imputation.vectors or settings.calibrate_inputs):
-        what = f"imputation {settings.imputation!r}" if imputation.vectors else "calibrate-inputs"
-        fitting = [name for name, row in IMPUTATIONS.items() if not row.vectors]
-        raise DataError(
-            f"{what} needs examples that are vectors, but those of {settings.dataset!r} have shape "
-            f"{shape}; use imputation {' or '.join(fitting)}, and no calibrate-inputs",
-            key="imputation" if imputation.vectors else "calibrate-inputs",
-            value=settings.imputation if imputation.vectors else True,
-            choices=fitting if imputation.vectors else (),
-        )
-    if rate := max(tier_values(settings)["missing"]):
-        check_share(settings.missingness, rate, math.prod(shape))
-
-
-def check_raw(raw: RawClient, settings: DataSettings) -> None:
-    """Check that devices and imputation apply to a client's data.
-
-    Parameters
-    ----------
-    raw : RawClient
-        The client's data.
-    settings : DataSettings
-        The run keys that decide the data.
-
-    Raises
-    ------
-    DataError
-        See :func:`check_measurements`; or if values are missing without an imputation.
-    """
-    inputs = raw.train[0]
-    shape, graph = inputs.shape[1:], raw.graph is not None
-    check_measurements(settings, shape, graph, bool(raw.phases), bool(raw.inputs))
-    parts = [part[0] for part in (raw.train, raw.validation, raw.test) if part is not None]
-    has_missing = raw.graph is None and any(bool(np.isnan(part).any()) for part in parts)
-    if has_missing and not IMPUTATIONS[settings.imputation].allows_missing:
-        raise DataError(
-            f"{settings.dataset!r} has missing values, but imputation {settings.imputation!r} "
-            f"fills in no values; set imputation to one of {', '.join(FILLING)}",
-            key="imputation",
-            value=settings.imputation,
-            choices=FILLING,
-        )
 
 
 def apply_device(
@@ -140,6 +60,10 @@ def apply_device(
         Number of the client.
     """
     splits = (data.train, data.validation, data.test)
+    if isinstance(data.train[0], LazyInputs):  # perfect: check_raw refuses what would change them
+        exact = math.prod(data.train[0].shape_of_one)
+        quality = DataQuality(len(data.train[0]), 0.0, np.zeros(exact), np.ones(exact))
+        return replace(data, quality=quality)
     has_missing = any(bool(torch.isnan(inputs).any()) for inputs, _ in splits)
     imputation = IMPUTATIONS[settings.imputation]
     calibrates = settings.calibrate_inputs and bool(declared is not None or device.noise)

@@ -20,7 +20,7 @@ from pfl_flower.data.partition.partitioners import PARTITIONS, PartitionRequest
 from pfl_flower.data.partition.splits import quantity_limit
 from pfl_flower.data.readers.registry import OWN, OwnData, OwnRequest
 from pfl_flower.data.readers.table_columns import TableColumns
-from pfl_flower.data.settings import DataSettings, data_directory, find
+from pfl_flower.data.settings import OF_PICTURES, DataSettings, data_directory, find
 from pfl_flower.utils.text import split_words
 from strategies.randomness import named_seed
 
@@ -53,9 +53,9 @@ def open_own(settings: DataSettings) -> OwnData:
     if kind not in OWN:
         kind, location = "function", settings.dataset
     columns = (client_column(settings), settings.label_column)
-    if kind == "table":
+    if kind in ("table", "images"):
         columns = (columns[0], columns[1] or "label")
-    if kind in ("folder", "table"):
+    if kind in ("folder", "table", "images"):
         location = str(find(location, settings.data_dir))
     if kind == "huggingface":
         with suppress(DataError):  # a local folder, or else a name on the Hub
@@ -75,6 +75,7 @@ def open_own(settings: DataSettings) -> OwnData:
     request = OwnRequest(
         *(location, *columns, partitioner, settings.seed, settings.task, missing, settings.whole),
         columns=_table_columns(settings),
+        **{name: getattr(settings, name) for name in (*OF_PICTURES, "split_column")},
     )
     return OWN[kind](request)
 
@@ -97,7 +98,7 @@ def client_column(settings: DataSettings) -> str:
     settings : DataSettings
         The run keys that decide the data.
     """
-    default = "client" if settings.dataset.startswith("table:") else ""
+    default = "client" if settings.dataset.startswith(("table:", "images:")) else ""
     return settings.client_column or default
 
 
@@ -179,8 +180,8 @@ class OwnClients:
                 client=client,
             )
         settings = self.settings
-        if raw.validation is not None:
-            settings = replace(settings, validation_fraction=0.0)
+        if raw.stratify:
+            settings = replace(settings, stratify=True)
         train, validation, test = split_own(settings, client, raw)
         train = train[: quantity_limit(settings, client)]
         return replace(
@@ -214,7 +215,7 @@ def stamp(settings: DataSettings) -> str:
     """
     kind, _, location = settings.dataset.partition(":")
     directory = data_directory(settings.data_dir)
-    if kind not in ("folder", "table", "huggingface"):
+    if kind not in ("folder", "table", "huggingface", "images"):
         return str(directory)
     try:
         path = find(location, settings.data_dir)

@@ -20,8 +20,10 @@ from pfl_flower.data.client_records import (
 )
 from pfl_flower.data.degradation.declared_errors import DECLARED
 from pfl_flower.data.errors import DataError, error_context
+from pfl_flower.data.readers.datasets import checked_datasets, parts_of_datasets
 from pfl_flower.data.readers.graph import checked_graph, parts_of_graph
 from pfl_flower.data.readers.huggingface import HubData
+from pfl_flower.data.readers.pictures.reader import PictureData
 from pfl_flower.data.readers.table import TableData
 from pfl_flower.utils.imports import ResolveError, resolve, takes
 
@@ -147,8 +149,10 @@ class FunctionData:
     One that draws its data may have a third argument, ``seed``: it gets the run's. It returns a
     mapping with ``x_train`` and ``y_train``, and optionally ``x_val``, ``y_val``, ``x_test`` and
     ``y_test``: numpy arrays or tensors; and optionally one that declares how exact inputs are
-    (:mod:`pfl_flower.data.degradation.declared_errors`). Or it returns a graph: PyG's ``Data``, or
-    a mapping with its names (see :mod:`pfl_flower.data.readers.graph`).
+    (:mod:`pfl_flower.data.degradation.declared_errors`). Or it returns torch map-style data sets
+    (see :mod:`pfl_flower.data.readers.datasets`): a mapping with ``train``, and optionally
+    ``validation``, ``test`` and ``collate``, or one that is to be split. Or a graph: PyG's
+    ``Data``, or a mapping with its names (see :mod:`pfl_flower.data.readers.graph`).
 
     Parameters
     ----------
@@ -192,20 +196,24 @@ class FunctionData:
     def _checked(self, arrays: Any, call: str) -> RawClient:
         if (parts := parts_of_graph(arrays)) is not None:
             return checked_graph(parts, call, self.task)
+        if (named := parts_of_datasets(arrays)) is not None:
+            return checked_datasets(named, call)
         if not isinstance(arrays, Mapping):
             raise DataError(
                 f"{call} returned a {type(arrays).__name__}; it must return a mapping with the "
-                f"arrays x_train and y_train, and optionally x_val, y_val, x_test and y_test; or a "
-                f"graph: PyG's Data, or a mapping with x, edge_index and y",
+                f"arrays x_train and y_train, and optionally x_val, y_val, x_test and y_test; "
+                f"map-style Datasets train, validation and test; or a graph: PyG's Data, or a "
+                f"mapping with x, edge_index and y",
                 key="dataset",
                 value=self.name,
-                choices=("mapping", "Data"),
+                choices=("mapping", "Dataset", "Data"),
             )
         return checked(arrays, call, allow_missing=self.allow_missing)
 
 
 OWN: Mapping[str, Callable[[OwnRequest], OwnData]] = {
     "folder": FolderData,
+    "images": PictureData,
     "table": TableData,
     "huggingface": HubData,
     "function": FunctionData,

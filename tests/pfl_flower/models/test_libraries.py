@@ -2,6 +2,7 @@
 
 import importlib.util
 import pickle
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -441,3 +442,27 @@ def test_a_client_with_a_tokenizer_of_another_vocabulary_says_so(bert):
     settings |= {"dataset": f"{HERE}:other_vocabulary", "num-server-rounds": 1}
     (run,) = simulate(settings, num_clients=3)
     assert sorted(run.by_client()) == [0, 2]
+
+
+def test_a_network_of_the_app_starts_from_the_arrays_of_an_earlier_run(tmp_path):
+    plain = Architecture("cnn", (1, 8, 8), 3)
+    trained = {name: torch.full_like(each, 0.5) for name, each in state(plain).items()}
+    save_file(trained, tmp_path / "whole.safetensors")
+    body = {name: each for name, each in trained.items() if not name.startswith("head.")}
+    save_file(body, tmp_path / "body.safetensors")
+    for file in ("whole", "body"):
+        path = str(tmp_path / f"{file}.safetensors")
+        model = build_model(replace(plain, pretrained=path, trainable="head"), 0)
+        for name, each in model.named_parameters():
+            new = file == "body" and name.startswith("head.")
+            assert each.requires_grad == name.startswith("head.")
+            assert torch.equal(each, state(plain)[name] if new else trained[name])
+    other = replace(plain, model="mlp", pretrained=str(tmp_path / "whole.safetensors"))
+    for wrong in (other, replace(plain, pretrained=True)):
+        with pytest.raises(ArgumentError) as error:
+            build_model(wrong, 0)
+        assert error.value.argument == "pretrained"
+
+
+def state(architecture):
+    return build_model(architecture, 0).state_dict()

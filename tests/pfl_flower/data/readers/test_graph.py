@@ -156,7 +156,7 @@ def test_a_function_must_return_a_mapping_or_a_graph(monkeypatch):
     with pytest.raises(DataError) as error:
         FunctionData(OwnRequest("module:function")).load(0, 1)
     assert (error.value.key, error.value.value) == ("dataset", "module:function")
-    assert (error.value.client, error.value.choices) == (0, ("mapping", "Data"))
+    assert (error.value.client, error.value.choices) == (0, ("mapping", "Dataset", "Data"))
 
 
 def test_a_graph_of_ones_own_is_split_by_the_fractions():

@@ -312,7 +312,7 @@ def test_a_function_that_draws_its_data_gets_the_seed(module):
 @pytest.mark.parametrize(
     ("name", "key", "client", "choices", "cause"),
     [
-        ("own_code:nothing", "dataset", 0, ("mapping", "Data"), type(None)),
+        ("own_code:nothing", "dataset", 0, ("mapping", "Dataset", "Data"), type(None)),
         ("own_code:bad", "x_train, y_train", 0, ("x",), type(None)),
         ("own_code:broken", "dataset", 0, (), ZeroDivisionError),
         ("own_code:laod", "dataset", None, (), ResolveError),
