@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any, cast
+from typing import Any
 
 from numpy.typing import NDArray
 from torch import nn
@@ -220,8 +220,7 @@ class PersonalClient(MethodHooks):
         Those of an example that is there several times, filled in by different draws, are, too.
         """
         with self.random(0, "query"):
-            labels = labels_of(self.train_loader)
-        return cast(NDArray[Any], labels.numpy())
+            return labels_of(self.train_loader).numpy()
 
     def get_properties(self, config: dict[str, Any]) -> Scalars:
         """Answer a query.
