@@ -84,6 +84,10 @@ ANSWERS: Mapping[str, str] = {
         "above one model for all, 3 above a model for each community. Communities have to be "
         "known: found by gradients or by updates, they are worth little or nothing."
     ),
+    "social-cora": (
+        "All layers can be everybody's: adapters by updates gain nothing over one model for all, "
+        "which is 2 points above training alone. Clusters by gradients lose what that gains."
+    ),
     "social-labels": (
         "The fewer labels, the more there is to share. With 10 a client, adapters and head of the "
         "community are 15 points above a personal head, with 60 less than 2. Communities found by "
