@@ -125,7 +125,7 @@ STUDY = Study(
         "model": "cnn",
         "augmentation": "flip",
         "validation-fraction": 0.0,
-        "num-server-rounds": 12,
+        "num-server-rounds": 10,
         "local-epochs": 1,
         "learning-rate": 0.005,
     },
