@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
-from tempfile import mkdtemp
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -36,6 +36,10 @@ PAIRS = (
 """What is compared with what, client by client."""
 
 
+_FOLDERS: list[TemporaryDirectory[str]] = []
+"""Of what was trained; they go when the process ends."""
+
+
 def body_of(config: Mapping[str, Any], num_clients: int) -> tuple[Path, Path]:
     """Train a network by fedavg, once a process; return the files of all of it and of its body.
 
@@ -56,10 +60,12 @@ def _body_of(config: tuple[tuple[str, Any], ...], num_clients: int) -> tuple[Pat
     head = select(model, "head")
     arrays = {name: view(array) for name, array in run.arrays.items()}
     parts = arrays, {name: each for name, each in arrays.items() if name not in head}
-    folders = [Path(mkdtemp(prefix="pictures-")) for _ in parts]
-    for folder, own in zip(folders, parts, strict=True):
+    _FOLDERS.append(TemporaryDirectory(prefix="pictures-"))
+    whole, body = (Path(_FOLDERS[-1].name, name) for name in ("whole", "body"))
+    for folder, own in zip((whole, body), parts, strict=True):
+        folder.mkdir()
         write_shared(folder, own, run.config.required_schema, run.base)
-    return folders[0] / NAME, folders[1] / NAME
+    return whole / NAME, body / NAME
 
 
 def from_whole(config: Mapping[str, Any], num_clients: int) -> Mapping[str, Any]:
@@ -119,7 +125,7 @@ STUDY = Study(
         "model": "cnn",
         "augmentation": "flip",
         "validation-fraction": 0.0,
-        "num-server-rounds": 12,
+        "num-server-rounds": 10,
         "local-epochs": 1,
         "learning-rate": 0.005,
     },
