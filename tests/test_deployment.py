@@ -76,7 +76,7 @@ def test_a_base_of_the_server_is_sent_to_a_device_once(tmp_path):
     with ExitStack() as up:
         here = federation(tmp_path / "real", up)
         settings = {"dataset": f"folder:{here.data}", "model": "mlp", "heterogeneity": "none"}
-        settings |= {"baselines": "", "num-server-rounds": 2}
+        settings |= {"baselines": "", "num-server-rounds": 1}
         write(body, simulate(settings | {"method": "fedavg"}, 3))
         settings |= {"method": "fedavg", "trainable": "head", "initial": str(body)}
         for results in ("first", "second"):
