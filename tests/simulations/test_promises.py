@@ -5,7 +5,7 @@ import pytest
 from pfl_flower.comparison.advice.recommendation import recommend
 from pfl_flower.comparison.compare import Comparison, compare
 
-pytestmark = pytest.mark.study
+pytestmark = pytest.mark.long  # two minutes of a core each
 
 METHODS = ["fedavg-ft", "fedper", "fedbn"]
 
