@@ -13,6 +13,9 @@ from strategies.errors import ArgumentError
 
 __all__ = ["DatasetError"]
 
+_MOST_READ = 100
+"""At most so many examples are read to see whether targets are what a data set declares."""
+
 
 class DatasetError(RuntimeError):
     """A data set, or a user's loader, raised while it was read.
@@ -50,8 +53,9 @@ def known_labels(dataset: Any) -> Any:
     """Return the targets that a data set knows without reading its examples; None otherwise.
 
     They are its attribute ``targets`` or ``labels``, or those of the data sets that a ``Subset`` or
-    a ``ConcatDataset`` is made of. They count if there is one for each example, and those of the
-    first and of the last example are what these have: a ``target_transform`` changes them.
+    a ``ConcatDataset`` is made of. They count if there is one for each example, and the first
+    example of each target, and the last example, have what they say: a ``target_transform`` may
+    change any of them.
 
     Parameters
     ----------
@@ -66,8 +70,10 @@ def known_labels(dataset: Any) -> Any:
     found = _declared(dataset)
     if found is None or len(found) != len(dataset) or not len(found):
         return None
-    ends = (0, len(found) - 1)
-    same = all(_scalar(dataset[place][1]) == _scalar(found[place]) for place in ends)
+    values = [_scalar(value) for value in found]
+    first = {value: place for place, value in reversed([*enumerate(values)])}
+    places = {*[*first.values()][-_MOST_READ:], len(values) - 1}
+    same = all(_scalar(read_example(dataset, place)[1]) == values[place] for place in places)
     return found if same else None
 
 
@@ -109,9 +115,9 @@ def labels_of_dataset(dataset: Any) -> NDArray[Any]:
     DatasetError
         If an example cannot be read.
     """
-    known = known_labels(dataset)
-    if known is None:
-        with drawing(0):  # transforms may draw, and nobody else's numbers are to change
+    with drawing(0):  # transforms may draw, and nobody else's numbers are to change
+        known = known_labels(dataset)
+        if known is None:
             known = [read_example(dataset, place)[1] for place in range(len(dataset))]
     return np.asarray([_scalar(value) for value in known])
 

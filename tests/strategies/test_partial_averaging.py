@@ -292,7 +292,7 @@ def test_everybody_is_asked_when_everybody_trains():
     assert sampled(PartialAveraging(), InProcessGrid(answering_app(), 7), 1) == list(range(7))
 
 
-@pytest.mark.study
+@pytest.mark.long  # a measurement of speed needs a machine that does nothing else
 @pytest.mark.parametrize("values", [65_000, 1_000_000, 11_000_000])
 def test_faster_than_flower_by_half_in_at_most_two_models_of_memory(values, monkeypatch):
     """By the CPU: what else the machine does takes time by the clock from either of them."""

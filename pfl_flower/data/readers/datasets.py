@@ -176,12 +176,25 @@ def _named(dataset: Any, labels: np.ndarray) -> np.ndarray:
 
 
 def _classes(dataset: Any) -> list[str]:
-    """Return the names of the classes that a data set declares; none without."""
+    """Return the names of the classes that a data set declares; none without.
+
+    Raises
+    ------
+    DataError
+        If parts of a ``ConcatDataset`` name them otherwise: one number would be two classes.
+    """
     if isinstance(dataset, Subset):
         return _classes(dataset.dataset)
     if isinstance(dataset, ConcatDataset):
         found = [_classes(part) for part in dataset.datasets]
-        return found[0] if all(each == found[0] for each in found) else []
+        if any(each != found[0] for each in found):
+            raise DataError(
+                f"the parts of a ConcatDataset have classes {found[:3]}; give them the same ones "
+                f"in the same order, or targets that are names",
+                key="classes",
+                value=found,
+            )
+        return found[0]
     names = getattr(dataset, "classes", None)
     words = isinstance(names, list | tuple) and all(isinstance(name, str) for name in names)
     return list(names) if words and names else []

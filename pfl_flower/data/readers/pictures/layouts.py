@@ -140,17 +140,43 @@ def _is_picture(name: str) -> bool:
 
 
 def _splits(folder: Path) -> dict[str, Path]:
-    """Return the folders of splits; the whole folder as ``train`` where it has classes."""
-    folders = _folders(folder)
+    """Return a client's folders of splits; its whole folder as ``train`` where it has classes.
+
+    A class may be called train, too: then there are pictures in it, and no folders.
+
+    Raises
+    ------
+    DataError
+        If something stands beside the splits, one is there twice, or there is none to train on.
+    """
+    found: dict[str, Path] = {}
+    odd = []
+    for each in (folders := _folders(folder)):
+        name = SPLIT_NAMES.get(each.name.lower())
+        if name is None or name in found:
+            odd.append(each.name)
+        else:
+            found[name] = each
+    if not any(map(_folders, found.values())):
+        return {"train": folder}
+    if odd or "train" not in found:
+        problem = f"beside its splits {', '.join(odd)}" if odd else "no split to train on"
+        raise DataError(
+            f"folder {folder} has {problem}; there may be one of each of train, val and test, and "
+            f"nothing else",
+            key="split",
+            value=odd or [each.name for each in folders],
+            path=str(folder),
+            choices=SPLIT_NAMES,
+        )
+    return found
+
+
+def _has_splits(root: Path) -> bool:
+    """Return whether a folder is one client's, with splits; clients may be called as splits are."""
+    folders = _folders(root)
     names = [SPLIT_NAMES.get(each.name.lower()) for each in folders]
-    # a class may be called train, too: then there are pictures in it
-    if "train" in names and None not in names and not any(map(_files, folders)):
-        return {str(name): each for name, each in zip(names, folders, strict=True)}
-    return {"train": folder}
-
-
-def _has_splits(folder: Path) -> bool:
-    return _splits(folder) != {"train": folder}
+    return "train" in names and None not in names and not any(map(_files, folders))
 
 
 class PathTable:

@@ -97,6 +97,12 @@ def subsets(client, num_clients):
     return {"train": Subset(whole, range(60)), "test": Subset(whole, range(60, 80))}
 
 
+def other_classes(client, num_clients):
+    parts = [Points(client), Points(client)]
+    parts[1].classes = [*reversed(parts[1].classes)]
+    return ConcatDataset(parts)
+
+
 def amounts(client, num_clients):
     x = torch.randn(30, 5, generator=torch.Generator().manual_seed(client))
     return TensorDataset(x, x.sum(dim=1).double())
@@ -253,3 +259,8 @@ def test_engines_and_workers_give_the_same_numbers():
     assert_identical(here, run(parts, engine="ray", augmentation="flip,crop"))
     workers = run(parts, augmentation="flip,crop", num_workers=2)
     assert [r.metrics for r in workers[0].reports] == [r.metrics for r in here[0].reports]
+
+
+def test_parts_that_name_classes_otherwise_are_refused():
+    with refused(DataError, key="classes", client=0):
+        data(other_classes).client_schema(0)

@@ -269,6 +269,31 @@ def test_folders_that_are_none(photos, tmp_path):
         data(photos, 3).client_schema(2)
 
 
+def test_what_stands_beside_splits_is_refused_and_no_test_picture_trains(photos):
+    fill(photos / "ann" / "train" / "cat")
+    fill(photos / "ann" / "test" / "cat")
+    fill(photos / "ann" / "unlabelled")
+    with refused(DataError, key="split", value=["unlabelled"], client=0):
+        data(photos, 1).client_schema(0)
+    (photos / "ann" / "unlabelled").rename(photos / "ann" / "Training")
+    with refused(DataError, key="split", client=0):
+        data(photos, 1).client_schema(0)
+
+
+def test_a_picture_among_the_classes_of_a_split_is_refused(photos):
+    fill(photos / "ann" / "train" / "cat")
+    fill(photos / "ann" / "test" / "cat")
+    save(photos / "ann" / "train" / "lone.png")
+    with refused(DataError, key="label", value=["lone.png"], client=0):
+        data(photos, 1).client_schema(0)
+
+
+def test_splits_without_one_to_train_on_are_refused(photos):
+    fill(photos / "ann" / "test" / "cat")
+    with refused(DataError, key="split", value=["test"], client=0):
+        data(photos, 1).client_schema(0)
+
+
 def test_a_client_reads_its_own_files_and_only_what_a_batch_needs(photos, monkeypatch):
     opened = []
     real = store.decode
